@@ -16,7 +16,7 @@ from bench.client import import_time, many
 from bench.models import models
 from bench.shim import shim
 from bench.stage import code_of, staged
-from comfy_core.comfyui.events import Addressed, Finished, Image, Started
+from comfy_core.comfyui.events import AttributedEvent, Finished, Image, Started
 from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.graphs import Graph
@@ -78,7 +78,7 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
         times: dict[type, float] = {}
         while Finished not in times:
             match notices.get(timeout=10):
-                case Addressed(event=event):
+                case AttributedEvent(event=event):
                     times.setdefault(type(event), time.monotonic())
     server.cleanup.remove_prompts([prompt_id])
     if Image not in times:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 
 WORKERS = 4
 GAME = """
@@ -40,7 +40,7 @@ def batch_kills(options: argparse.Namespace) -> None:
 
     def respond(job: Body) -> Body:
         pause.wait(options.job_s * chance.uniform(0.5, 1.5))
-        return pictured(job)
+        return image_result(job)
 
     with tempfile.TemporaryDirectory() as name, RunPodPlatform(long_poll_s=2.0) as platform:
         folder = Path(name)

@@ -18,7 +18,7 @@ import aiohttp
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result
 
 CALLER_POLL_S = (2.0, 3.0)
 """Seconds between two polls. Scenario recommends 2 to 3 s (docs/reference/scenario.md#polling)."""
@@ -51,7 +51,7 @@ def shim(options: argparse.Namespace) -> None:
 
 def _endpoint(pipe: Connection) -> None:
     """Run an endpoint whose workers respond at once, until the parent asks it to stop; then send the number of jobs."""
-    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, threads=SHIM_WORKERS):
+    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, image_result, threads=SHIM_WORKERS):
         pipe.send(platform.client_env())
         pipe.recv()
         pipe.send(platform.submissions)

@@ -16,8 +16,8 @@ from comfy_client.client import (
     Client,
     client_from_env,
 )
+from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
-from comfy_client.pictures import PictureSource
 from comfy_client.providers.interface import (
     NO_OPTIONS,
     GenerationRequest,
@@ -56,7 +56,7 @@ class AsyncClient:
         """See Client.txt2img."""
         return await self.run("txt2img", prompt=prompt, **inputs)
 
-    async def img2img(self, image: PictureSource, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
+    async def img2img(self, image: ImageInput, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
         """See Client.img2img."""
         return await self.run("img2img", image=image, prompt=prompt, **inputs)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client import coroutines
+from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
-from comfy_client.pictures import PictureSource
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -124,7 +124,7 @@ class Client:
         """
         return self.run("txt2img", prompt=prompt, **inputs)
 
-    def img2img(self, image: PictureSource, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
+    def img2img(self, image: ImageInput, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
         """Generate images from an image and a prompt.
 
         Args:

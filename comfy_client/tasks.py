@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from comfy_client import coroutines
+from comfy_client.input_images import with_texts
 from comfy_client.job import Done, JobPoller, Observer
-from comfy_client.pictures import with_texts
 from comfy_client.providers.interface import NO_OPTIONS, GenerationRequest, GenerationResult, JobOptions
 from comfy_core.errors import ComfyClientError
 from comfy_core.graphs import Graph
@@ -30,7 +30,7 @@ def make_request(
 ) -> GenerationRequest:
     """Return the request for a workflow by name, or for a whole graph in ComfyUI's API format.
 
-    `image`, and `images` (`{name: image}`) for graphs, may have any type of `PictureSource`. Inputs that are None are
+    `image`, and `images` (`{name: image}`) for graphs, may have any type of `ImageInput`. Inputs that are None are
     omitted. Raises JobError (invalid_image).
     """
     texts = with_texts(inputs)

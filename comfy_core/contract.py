@@ -180,9 +180,9 @@ class ErrorReport:
         match parsed:
             case {"code": str(code), "message": str(message), **rest}:
                 details = rest.get("details")
-                known = {known.value: known for known in ErrorCode}
-                if code in known:
-                    return ErrorReport(known[code], message, details if isinstance(details, dict) else {})
+                codes = {each.value: each for each in ErrorCode}
+                if code in codes:
+                    return ErrorReport(codes[code], message, details if isinstance(details, dict) else {})
                 return ErrorReport(ErrorCode.UNRECOGNIZED, message, {"error": parsed})
         return ErrorReport(ErrorCode.UNRECOGNIZED, text, {"error": text})
 
@@ -202,5 +202,5 @@ def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def is_asset_id(text: object) -> bool:
-    """Return whether `text` has the form of an asset id, as Scenario and the shim assign to images."""
+    """Return whether `text` has the form of the asset ids that Scenario and the shim assign to images."""
     return isinstance(text, str) and re.fullmatch(r"asset_[\w-]{1,64}", text, re.ASCII) is not None

@@ -28,7 +28,7 @@ from comfy_core.urls import is_base_url
 T = TypeVar("T")
 Number = TypeVar("Number", bound=float)
 Parse: TypeAlias = Callable[[str], T]
-"""Returns the value of a text. Raises ValueError with what the text must be, and does not repeat the text."""
+"""Returns the value for a variable's text. Its ValueError says what the text must be, and does not contain the text."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Variable(Generic[T]):
     secret: bool = False
 
     def read(self, environment: Mapping[str, str]) -> T:
-        """Return the variable's value. Raises ConfigError with its name, its value unless it is secret, and its help.
+        """Return the variable's value.
 
-        A value that may be a URL with a password is not shown either.
+        Raises ConfigError with the variable's name, text and help. A text that is secret, or may be a URL with a
+        password, is left out.
         """
         text = environment.get(self.name, "").strip() or self.default
         try:
@@ -55,7 +56,7 @@ class Variable(Generic[T]):
             raise ConfigError(f"{self.name}={shown}: {error}. {self.help}{default}") from None
 
 
-def variable(name: str, parse: Parse[T], help: str, default: str = "", *, secret: bool = False) -> T:  # noqa: A002 - its name everywhere
+def variable(name: str, parse: Parse[T], help: str, default: str = "", *, secret: bool = False) -> T:  # noqa: A002 - argparse has the same name for it
     """Return the dataclass field of a variable. The repr of the dataclass does not contain secrets."""
     declared = Variable(name, parse, help, default, secret)
     field: Any = dataclasses.field(

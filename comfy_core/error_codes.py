@@ -33,7 +33,7 @@ class _Row(NamedTuple):
     cause: str
     remedy: str
     details: str = ""
-    is_of_client: bool = False
+    is_raised_by_client: bool = False
 
 
 class ErrorCode(enum.StrEnum):
@@ -44,19 +44,19 @@ class ErrorCode(enum.StrEnum):
         cause: what happened, in full sentences.
         remedy: what to change, in full sentences.
         details: the keys of the report's `details`.
-        is_of_client: whether the client creates the error, rather than the worker.
+        is_raised_by_client: whether the client creates the error, rather than the worker.
     """
 
     retry: Retry
     cause: str
     remedy: str
     details: str
-    is_of_client: bool
+    is_raised_by_client: bool
 
     def __new__(cls, code: str, *facts: Any) -> Self:  # noqa: ANN401, D102 - the fields of a _Row
         member = str.__new__(cls, code)
         member._value_ = code
-        member.retry, member.cause, member.remedy, member.details, member.is_of_client = facts
+        member.retry, member.cause, member.remedy, member.details, member.is_raised_by_client = facts
         return member
 
     INVALID_INPUT = _Row(
@@ -180,7 +180,7 @@ class ErrorCode(enum.StrEnum):
         remedy="Check RUNPOD_API_KEY, and whether the key may use the endpoint (RunPod's console: Settings > API "
         "Keys).",
         details="`status`",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     ENDPOINT_NOT_FOUND = _Row(
         "endpoint_not_found",
@@ -189,7 +189,7 @@ class ErrorCode(enum.StrEnum):
         remedy="Copy the id from RunPod's console (Serverless > the endpoint), and check RUNPOD_ENDPOINT_BASE_URL if "
         "it is set.",
         details="`status`",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     RATE_LIMITED = _Row(
         "rate_limited",
@@ -197,7 +197,7 @@ class ErrorCode(enum.StrEnum):
         cause="The platform's rate limit was reached, and several retries failed.",
         remedy="Send fewer requests at once, or wait.",
         details="`status`",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     PAYLOAD_TOO_LARGE = _Row(
         "payload_too_large",
@@ -207,7 +207,7 @@ class ErrorCode(enum.StrEnum):
         remedy="Send smaller images, as JPEG or WebP. At RunPod, send them as https URLs: base64 adds a third to their "
         "size.",
         details="`bytes`, `limit`",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     NETWORK = _Row(
         "network",
@@ -216,7 +216,7 @@ class ErrorCode(enum.StrEnum):
         remedy="Try again. If `details.may_run` is true, first check whether the job is running: a submit is never "
         "retried automatically.",
         details="`status`, `may_run`: whether a job may have been accepted",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     WORKER_LOST = _Row(
         "worker_lost",
@@ -224,7 +224,7 @@ class ErrorCode(enum.StrEnum):
         cause="RunPod lost contact with the worker that was running the job, and failed the job.",
         remedy="Send the job again. If it fails again, read the worker's log: the worker may run out of memory.",
         details="`error`: RunPod's error text",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     JOB_EXPIRED = _Row(
         "job_expired",
@@ -233,7 +233,7 @@ class ErrorCode(enum.StrEnum):
         "fetched in time (RunPod keeps results for 30 minutes).",
         remedy="Check the job id and the endpoint, or send the job again. At RunPod, allow a longer `ttl_s`, and fetch "
         "the result sooner.",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     RESULT_LOST = _Row(
         "result_lost",
@@ -243,7 +243,7 @@ class ErrorCode(enum.StrEnum):
         remedy="Fetch a result at once. If RunPod dropped it, request `output_format` webp or jpeg, fewer images or "
         "`delivery` s3. Then send the job again.",
         details="`filename`, if the error is about one image",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     QUEUE_TIMEOUT = _Row(
         "queue_timeout",
@@ -251,14 +251,14 @@ class ErrorCode(enum.StrEnum):
         cause="The caller's wait timed out before the job ended. The job is still queued or running.",
         remedy="The job continues: wait for it again by its id, or cancel it.",
         details="`job_id`, `state`, `workers`: counts by state, `why`",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     MISCONFIGURED = _Row(
         "misconfigured",
         Retry.NO,
         cause="A setting is missing or invalid. Nothing was sent.",
         remedy="Set the variable named in the message.",
-        is_of_client=True,
+        is_raised_by_client=True,
     )
     UNRECOGNIZED = _Row(
         "unrecognized",

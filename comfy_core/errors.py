@@ -78,7 +78,7 @@ class RequestError(ComfyClientError):
     def explained(
         self, message: str, code: ErrorCode | None = None, *, body: str | None = None, is_unsent: bool = False
     ) -> RequestError:
-        """Return this failure with another message and perhaps another code: Unauthorized if it is AUTH_FAILED."""
+        """Return a copy of this error with another message, code or body. With AUTH_FAILED, it is an Unauthorized."""
         code = code or self.code
         kind = Unauthorized if code is ErrorCode.AUTH_FAILED else RequestError
         return kind(
@@ -112,7 +112,7 @@ class JobError(ComfyClientError):
 
     @classmethod
     def because(cls, code: ErrorCode, problem: str = "", **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
-        """Return the error of `ErrorReport.because`."""
+        """Return a JobError with the report that `ErrorReport.because` returns."""
         return cls.of(ErrorReport.because(code, problem, **details))
 
     @classmethod

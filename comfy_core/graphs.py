@@ -24,13 +24,13 @@ EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "S
 """Class types that exist only in ComfyUI's editor."""
 _GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """Class types of group nodes and subgraphs. An API export replaces them with their contents."""
-_SEEDS = {
+_SEED_INPUTS = {
     "KSampler": "seed",
     "KSamplerAdvanced": "noise_seed",
     "SamplerCustom": "noise_seed",
     "RandomNoise": "noise_seed",
 }
-"""Samplers of ComfyUI's own, and the input that is their seed."""
+"""ComfyUI's own samplers and noise nodes, and the input that is their seed."""
 _OUTPUT_NODE = re.compile(
     r"(?!load)(.*(save|preview|export|write|upload|output|send|show|display|view))", re.IGNORECASE
 )
@@ -113,7 +113,7 @@ def _editor_only(class_type: str) -> str:
     return ""
 
 
-def with_links(graph: Graph) -> None:
+def normalise_links(graph: Graph) -> None:
     """Normalise every link of `graph` to `["1", 0]`, and unwrap values such as `{"__value__": 5}`.
 
     Other spellings of a link are `[1, 0]`, `["1", "0"]` and `["1", 0.0]`. ComfyUI reads every list of two items as a
@@ -126,21 +126,21 @@ def with_links(graph: Graph) -> None:
                 case {"__value__": str() | int() | float() as wrapped}:
                     inputs[name] = wrapped
                 case [str() | int() | float() as node_id, int() | float() | str() as slot] if not is_link(value):
-                    link = [_whole(node_id), _whole(slot)]
+                    link = [_integer_text(node_id), _integer_text(slot)]
                     if link[0] in graph and link[1].isdecimal() and len(link[1]) < 4:  # noqa: PLR2004 - a slot is small
                         inputs[name] = [link[0], int(link[1])]
 
 
-def _whole(value: str | float) -> str:
+def _integer_text(value: str | float) -> str:
     """Return a number as text, without `.0`."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def with_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]:
+def replace_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]:
     """Replace each seed of -1 in a core node, which would reject it, by a random seed; return a warning for each."""
     warnings = []
     for node_id, node in graph.items():
-        name = _SEEDS.get(node["class_type"], "")
+        name = _SEED_INPUTS.get(node["class_type"], "")
         if as_number(node["inputs"].get(name)) == -1:
             node["inputs"][name] = random_seed()
             warnings.append(
@@ -162,14 +162,14 @@ def remove_unneeded(graph: Graph, faults: Faults) -> None:
     links = {
         node_id: {value[0] for value in node["inputs"].values() if is_link(value)} for node_id, node in graph.items()
     }
-    users: dict[str, set[str]] = {node_id: set() for node_id in graph}
+    dependents: dict[str, set[str]] = {node_id: set() for node_id in graph}
     for node_id, sources in links.items():
         for source in sources & graph.keys():
-            users[source].add(node_id)
-    tainted = _closure(broken, users)
+            dependents[source].add(node_id)
+    tainted = _closure(broken, dependents)
     outputs = {node_id for node_id, node in graph.items() if _is_output(node)}
-    ends = outputs | {node_id for node_id in graph if not users[node_id] and node_id not in tainted}
-    needed = _closure(ends, links) if ends else set(graph)
+    needed_outputs = outputs | {node_id for node_id in graph if not dependents[node_id] and node_id not in tainted}
+    needed = _closure(needed_outputs, links) if needed_outputs else set(graph)
     if broken & needed:
         faults.extend(fault for node_id in graph if node_id in needed for fault in faults_of[node_id])
         return
@@ -190,10 +190,10 @@ def _is_output(node: JsonObject) -> bool:
 def _closure(start: Iterable[str], edges: dict[str, set[str]]) -> set[str]:
     """Return the nodes of `start` and all nodes reachable from them over `edges`."""
     reached: set[str] = set()
-    waiting = list(start)
-    while waiting:
-        node_id = waiting.pop()
+    pending = list(start)
+    while pending:
+        node_id = pending.pop()
         if node_id not in reached and node_id in edges:
             reached.add(node_id)
-            waiting += edges[node_id]
+            pending += edges[node_id]
     return reached

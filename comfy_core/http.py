@@ -21,13 +21,13 @@ from comfy_core.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530})
-"""Statuses after which a retry may succeed. RunPod's own client retries most of them; 52x and 530 come from Cloudflare,
-which RunPod is behind."""
+"""Statuses after which a retry may succeed. RunPod's own client retries most of them. Cloudflare, its proxy, sends
+52x and 530."""
 MAX_RETRY_AFTER_S = 30.0
 _KEPT_CONNECTIONS = 8
-_SHOWN_BODY = 2000
-_MAX_MESSAGE = 300
-_MOST_ERRORS = 10
+_MAX_BODY_CHARACTERS = 2000
+_MAX_MESSAGE_CHARACTERS = 300
+_MAX_ERRORS = 10
 
 
 class Retries(Retry):
@@ -41,8 +41,8 @@ class Retries(Retry):
 def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: bool = True) -> Retries:
     """Return a policy of up to `times` retries, after 0.5 s, 1 s, 2 s, and so on.
 
-    Failed connects are always retried, because the request was not sent. Responses with one of `statuses` are retried
-    too. If the connection is lost after the request was sent, it is retried only if `is_repeatable`.
+    A failed connect is always retried, because the request was not sent. A response with one of `statuses` is retried
+    too. If the connection is lost after the request was sent, the request is retried only if `is_repeatable`.
     """
     return Retries(
         total=times,
@@ -92,13 +92,13 @@ class HttpApi:
         self._name = name
         self._session = requests.Session()
         self._session.trust_env = use_proxies
-        self._session.auth = _unchanged  # otherwise requests replaces our header with credentials from ~/.netrc
+        self._session.auth = _keep_headers  # otherwise requests replaces our header with credentials from ~/.netrc
         self._session.headers.update(headers or {})
-        for prefix, policy in {"http://": 0, "https://": 0, **self._below(policies or {})}.items():
+        for prefix, policy in {"http://": 0, "https://": 0, **self._with_base_url(policies or {})}.items():
             adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=policy)
             self._session.mount(prefix, adapter)
 
-    def _below(self, policies: Mapping[str, Retry]) -> dict[str, Any]:
+    def _with_base_url(self, policies: Mapping[str, Retry]) -> dict[str, Any]:
         return {self.base_url + path: policy for path, policy in policies.items()}
 
     def call(
@@ -125,14 +125,14 @@ class HttpApi:
         except (requests.RequestException, ValueError) as error:  # requests does not wrap ValueErrors from urllib3
             raise RequestError(
                 f"{self._name} was not reached ({request_line}: {_reason(error)})",
-                is_transient=isinstance(error, _LOST),
+                is_transient=isinstance(error, _CONNECTION_ERRORS),
                 is_unsent=_is_unsent(error),
             ) from error
         if response.status_code >= requests.codes.bad_request:
             raise RequestError(
-                f"{self._name} answered {response.status_code} to {request_line}",
+                f"{self._name} returned {response.status_code} for {request_line}",
                 status=response.status_code,
-                body=response.text[:_SHOWN_BODY]
+                body=response.text[:_MAX_BODY_CHARACTERS]
                 if response.status_code != requests.codes.bad_request
                 else response.text,
                 is_transient=response.status_code in TRANSIENT,
@@ -158,9 +158,9 @@ class HttpApi:
         except (ValueError, RecursionError) as error:
             request_line = f"{response.request.method} {urlsplit(response.url).path}"
             raise RequestError(
-                f"{self._name} answered {request_line} with a body that is not JSON",
+                f"{self._name} returned a body that is not JSON for {request_line}",
                 status=response.status_code,
-                body=response.text[:_SHOWN_BODY],
+                body=response.text[:_MAX_BODY_CHARACTERS],
                 is_transient=True,
             ) from error
 
@@ -170,35 +170,35 @@ class HttpApi:
 
 
 def error_message(body: object) -> str:
-    """Return the message in the body of an HTTP error, shortened. Empty for an HTML page.
+    """Return the message in the body of an HTTP error, shortened; empty for an HTML page.
 
-    Knows the `errors` of RFC 9457, one for each invalid field, and Scenario's `trace_id`.
+    It includes the `errors` of RFC 9457, one for each invalid field, and Scenario's `trace_id`.
     """
     if isinstance(body, str):
         try:
             body = json.loads(body)
         except (ValueError, RecursionError):
-            return "" if "<" in str(body)[:200] else _line(body)
+            return "" if "<" in str(body)[:200] else _one_line(body)
     if not isinstance(body, dict):
         return ""
-    messages = (_line(body[key]) for key in ("reason", "detail", "message", "error", "title") if body.get(key))
+    messages = (_one_line(body[key]) for key in ("reason", "detail", "message", "error", "title") if body.get(key))
     errors = body.get("errors")
-    fields = map(_line, errors[:_MOST_ERRORS]) if isinstance(errors, list) else ()
-    trace = f"trace {_line(body['trace_id'])}" if body.get("trace_id") else ""
+    fields = map(_one_line, errors[:_MAX_ERRORS]) if isinstance(errors, list) else ()
+    trace = f"trace {_one_line(body['trace_id'])}" if body.get("trace_id") else ""
     return "; ".join(filter(None, [next(messages, "").rstrip("."), *fields, trace]))
 
 
-def _line(value: object) -> str:
+def _one_line(value: object) -> str:
     match value:
         case str(text) | {"message": str(text)} | {"detail": str(text)}:
-            return " ".join(text.split())[:_MAX_MESSAGE]
-    return json.dumps(value)[:_MAX_MESSAGE]
+            return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]
+    return json.dumps(value)[:_MAX_MESSAGE_CHARACTERS]
 
 
-_LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_CONNECTION_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
-def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 

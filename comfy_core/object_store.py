@@ -30,13 +30,13 @@ _TICK_S = 0.1
 """Interval between calls of `check` during an upload."""
 
 
-def is_address(text: str, *schemes: str) -> bool:
+def is_valid_url(text: str, *schemes: str) -> bool:
     """Return whether `text` is a URL with a valid host and one of `schemes`."""
     return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
 
 
-def _endpoint(text: str) -> str:
-    if text and not is_address(text, "http", "https"):
+def _parse_endpoint(text: str) -> str:
+    if text and not is_valid_url(text, "http", "https"):
         raise ValueError("must be a URL that begins with http:// or https://")
     return text
 
@@ -47,7 +47,7 @@ class Bucket:
 
     endpoint_url: str = variable(
         "BUCKET_ENDPOINT_URL",
-        _endpoint,
+        _parse_endpoint,
         "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
     )
     name: str = variable("BUCKET_NAME", str, "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL.")
@@ -75,7 +75,7 @@ class Bucket:
         return f"{self.prefix}/{name}" if self.prefix else name
 
 
-class _GivenUpError(Exception):
+class _AbandonedError(Exception):
     """The upload was abandoned."""
 
 
@@ -89,7 +89,7 @@ class _Body(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.is_given_up:
-            raise _GivenUpError
+            raise _AbandonedError
         return super().read(size)
 
 
@@ -157,7 +157,7 @@ class ObjectStore:
     def get(self, name: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError if it does not exist."""
         client = self._client
-        with self._errors(_ABSENT):
+        with self._errors(_NOT_FOUND_CODES):
             data: bytes = client.get_object(Bucket=self.bucket.name, Key=self.bucket.key(name))["Body"].read()
         return data
 
@@ -168,17 +168,17 @@ class ObjectStore:
             client.delete_object(Bucket=self.bucket.name, Key=self.bucket.key(name))
 
     @contextmanager
-    def _errors(self, absent: frozenset[str] = frozenset()) -> Iterator[None]:
-        """Raise JobError instead of boto3's exceptions, and FileNotFoundError for the codes `absent`."""
+    def _errors(self, not_found: frozenset[str] = frozenset()) -> Iterator[None]:
+        """Raise JobError instead of boto3's exceptions, and FileNotFoundError for the error codes `not_found`."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _client
 
         try:
             yield
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", "an error"))[:100]
-            if code in absent:
+            if code in not_found:
                 raise FileNotFoundError(code) from None
-            raise _not_stored(self.bucket, f"answered {code}") from None
+            raise _not_stored(self.bucket, f"returned {code}") from None
         except BotoCoreError as error:
             raise _not_stored(self.bucket, f"was not reached ({type(error).__name__})") from None
 
@@ -225,7 +225,7 @@ class ObjectStore:
             raise _not_stored(self.bucket, "is not on the public internet")
 
 
-_ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+_NOT_FOUND_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
 def _disposition(filename: str) -> str:
@@ -252,7 +252,7 @@ NEEDED = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_
 
 
 def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
-    """Return the bucket in the variables BUCKET_*, or None if none of the NEEDED variables is set.
+    """Return the bucket that the variables BUCKET_* configure, or None if none of REQUIRED_VARIABLES is set.
 
     Raises ConfigError for an invalid value, or if only some of the NEEDED variables are set.
     """

@@ -8,40 +8,40 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from comfy_core.images.codec import invalid_image
-from comfy_core.safe_fetch import FetchRules, Resolve, fetch_picture, resolve_host
+from comfy_core.safe_fetch import FetchRules, Resolve, fetch_image, resolve_host
 
-PARALLEL = 8
+MAX_PARALLEL = 8
 _TICK_S = 0.1
 """Interval between calls of `check`."""
 
 
-def fetch_pictures(
+def fetch_images(
     wanted: Sequence[tuple[str, str]],
     rules: FetchRules,
     check: Callable[[], None],
     *,
     resolve: Resolve = resolve_host,
 ) -> list[bytes]:
-    """Return the bytes at each URL. `wanted` holds pairs of URL and request path, such as `images[0].image`.
+    """Return the bytes at each URL. `wanted` contains pairs of URL and path in the request, such as `images[0].image`.
 
-    Blocks for at most `rules.all_s`. `check` is called ten times a second; an exception that it raises ends the wait
-    at once, and downloads in progress then end in their own threads. Raises JobError (invalid_image) for the first
-    download that fails.
+    Blocks for at most `rules.total_timeout_s`. `check` is called ten times a second; an exception that it raises ends
+    the wait at once, and downloads in progress then end in their own threads. Raises JobError (invalid_image) for the
+    first download that fails.
     """
     given_up = threading.Event()
-    deadline = time.monotonic() + rules.all_s
-    threads = ThreadPoolExecutor(PARALLEL, "fetch")
+    deadline = time.monotonic() + rules.total_timeout_s
+    threads = ThreadPoolExecutor(MAX_PARALLEL, "fetch")
     futures = [
-        threads.submit(fetch_picture, url, path, rules, resolve=resolve, given_up=given_up) for url, path in wanted
+        threads.submit(fetch_image, url, path, rules, resolve=resolve, given_up=given_up) for url, path in wanted
     ]
     waiting = set(futures)
     try:
         while waiting:
             check()
             if time.monotonic() > deadline:
-                late = next(path for future, (_, path) in zip(futures, wanted, strict=True) if future in waiting)
-                problem = f"was not fetched: the request's URLs took more than {rules.all_s:g} s in all"
-                raise invalid_image(late, problem)
+                path = next(path for future, (_, path) in zip(futures, wanted, strict=True) if future in waiting)
+                problem = f"was not fetched: the request's URLs took more than {rules.total_timeout_s:g} s in all"
+                raise invalid_image(path, problem)
             done, waiting = wait(waiting, _TICK_S, FIRST_EXCEPTION)
             for future in done:
                 future.result()

@@ -1,4 +1,4 @@
-"""Progress of a job while it samples: as events show it, and as the worker reports it."""
+"""Progress of a job while it samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, fields
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling has reached step `step` of `steps` of image `picture` of `pictures`; `percent` is of the whole job."""
+    """Sampling has reached step `step` of `steps` of image `picture` of `pictures`; `percent` is of the whole job.
+
+    The fields have the names that the worker's progress report has.
+    """
 
     picture: int = 1
     pictures: int = 1
@@ -24,10 +27,10 @@ class Progress(Sampling):
     preview: bytes | None = field(default=None, repr=False)
 
     @staticmethod
-    def at(picture: int, pictures: int, step: int = 0, steps: int = 0) -> Progress:
-        """Return the progress at a step; the percentage counts the steps of all images."""
-        done = picture - 1 + (step / steps if steps else 0)
-        return Progress(picture, pictures, step, steps, int(100 * done / pictures))
+    def at(image: int, images: int, step: int = 0, steps: int = 0) -> Progress:
+        """Return the progress at a step of image number `image`; the percentage counts the steps of all images."""
+        done = image - 1 + (step / steps if steps else 0)
+        return Progress(image, images, step, steps, int(100 * done / images))
 
     @property
     def sampling(self) -> Sampling:

@@ -1,4 +1,4 @@
-"""Tells public IP addresses from internal ones, including IPv4 addresses embedded in IPv6. Pure."""
+"""Distinguishes public IP addresses from internal ones, including IPv4 addresses embedded in IPv6. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 _NAT64 = ip_network("64:ff9b::/96")
 _UNICAST = ip_network("2000::/3")
-_NEVER = tuple(
+_REJECTED = tuple(
     ip_network(network)
     for network in (
         "168.63.129.16/32",  # Azure's WireServer: a public address that is served by the machine's own host
@@ -23,7 +23,7 @@ _NEVER = tuple(
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Return whether `address` is a unicast address on the public internet; embedded IPv4 addresses are unwrapped."""
     inner = unwrapped(address)
-    if inner.is_multicast or any(inner in network for network in _NEVER):
+    if inner.is_multicast or any(inner in network for network in _REJECTED):
         return False
     return inner.is_global and (inner.version == 4 or inner in _UNICAST)  # noqa: PLR2004 - IPv4
 

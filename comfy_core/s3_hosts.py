@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 _BUCKET = r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]*)\.)?"
 _AWS_REGION = r"(?P<region>[a-z]{2,4}(?:-[a-z]+)+-\d+)"
 _AWS_DOMAIN = r"(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws)"
-_REGION_BEHIND_S3 = (
+_REGION_AFTER_S3 = (
     r"backblazeb2\.com|wasabisys\.com|scw\.cloud|io\.cloud\.ovh\.[a-z]+|cloud-object-storage\.appdomain\.cloud"
 )
 _REGION_FIRST = r"digitaloceanspaces\.com|linodeobjects\.com|vultrobjects\.com|your-objectstorage\.com"
@@ -26,7 +26,7 @@ _HOSTS = tuple(
         # Cloudflare R2: the account, and its jurisdiction
         r"(?P<server>[0-9a-f]{32}(?:\.[a-z]+)?\.r2\.cloudflarestorage\.com)",
         # Backblaze B2, Wasabi, Scaleway, OVHcloud, IBM
-        rf"(?P<server>s3\.(?P<region>[a-z0-9-]+)\.(?:{_REGION_BEHIND_S3}))",
+        rf"(?P<server>s3\.(?P<region>[a-z0-9-]+)\.(?:{_REGION_AFTER_S3}))",
         # DigitalOcean Spaces, Akamai (Linode), Vultr, Hetzner
         rf"(?P<server>(?P<region>[a-z0-9-]+)\.(?:{_REGION_FIRST}))",
     )
@@ -45,7 +45,7 @@ class BucketServer:
 
 
 def located(endpoint_url: str, region: str = "") -> BucketServer:
-    """Return the server of `endpoint_url` without the bucket in its host or path, that bucket, and the region.
+    """Return the parts of `endpoint_url`: the URL without the bucket, the bucket in its host or path, and the region.
 
     `region` is the configured region. If it is empty or `auto`, the region is taken from the host. Default for a host
     without a region: us-east-1 on AWS, else `auto`, which R2, GCS and others accept.
@@ -59,14 +59,14 @@ def located(endpoint_url: str, region: str = "") -> BucketServer:
     is_aws = _IS_AWS.fullmatch(host) is not None
     groups = found.groupdict() if found else {}
     other = _ANY_AWS_REGION.fullmatch(host) if is_aws else None
-    of_host = groups.get("region") or (other["region"] if other else "us-east-1" if is_aws else "auto")
-    wanted = of_host if region in {"", "auto"} else region
+    host_region = groups.get("region") or (other["region"] if other else "us-east-1" if is_aws else "auto")
+    chosen_region = host_region if region in {"", "auto"} else region
     bucket = groups.get("bucket") or ""
     if found is None:
-        return BucketServer(endpoint_url, "", wanted)
+        return BucketServer(endpoint_url, "", chosen_region)
     if not bucket and re.fullmatch(r"/[a-z0-9.-]+/?", parts.path):
         bucket = parts.path.strip("/")
     if not bucket:
-        return BucketServer(endpoint_url, "", wanted)
+        return BucketServer(endpoint_url, "", chosen_region)
     _, colon, port = parts.netloc.partition(":")
-    return BucketServer(urlunsplit((parts.scheme, groups["server"] + colon + port, "", "", "")), bucket, wanted)
+    return BucketServer(urlunsplit((parts.scheme, groups["server"] + colon + port, "", "", "")), bucket, chosen_region)

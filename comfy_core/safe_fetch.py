@@ -33,10 +33,10 @@ from comfy_core.public_addresses import is_public, unwrapped
 CONNECT_TIMEOUT_S = 5.0
 """Connect timeout for one address, so that time is left for a host's other addresses (IPv6 may be unreachable)."""
 
-_LONGEST_WAIT_S = 1.0
+_READ_TIMEOUT_S = 1.0
 """Timeout of one read, after which the deadline and `given_up` are checked again."""
 _MAX_URL = 8192
-_PIECE = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 _PORTS = {"https": 443, "http": 80}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}")
@@ -54,7 +54,7 @@ class FetchRules:
         extra_ports: allowed ports in addition to the scheme's default port.
         max_bytes: maximum size of one image.
         timeout_s: timeout from the DNS lookup to the last byte, including redirects.
-        all_s: timeout for all images of one request.
+        total_timeout_s: timeout for all images of one request.
         max_redirects: maximum number of redirects to follow.
         tls: TLS context. Default: one that trusts the certificate authorities bundled with requests.
     """
@@ -64,7 +64,7 @@ class FetchRules:
     extra_ports: frozenset[int] = frozenset()
     max_bytes: int = MAX_BYTES
     timeout_s: float = 20.0
-    all_s: float = 60.0
+    total_timeout_s: float = 60.0
     max_redirects: int = 3
     tls: ssl.SSLContext | None = None
 
@@ -74,7 +74,7 @@ def resolve_host(host: str, port: int) -> Sequence[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def fetch_picture(
+def fetch_image(
     url: str,
     path: str,
     rules: FetchRules,
@@ -172,7 +172,7 @@ def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _
         port = parts.port
         resource = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=string.punctuation)
     except ValueError:
-        raise _FetchError(f"{which} is not valid; write https://host/picture.png") from None
+        raise _FetchError(f"{which} is not valid; write https://host/image.png") from None
     if previous and previous.scheme == "https" and parts.scheme == "http":
         raise _FetchError("it redirects from https to http; send a URL that stays on https")
     if parts.scheme != "https" and not (parts.scheme == "http" and rules.allow_http):
@@ -180,7 +180,7 @@ def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _
     if "@" in parts.netloc:
         raise _FetchError(f"{which} contains a user name; send a URL that needs none, such as a presigned URL")
     if not _HOST.fullmatch(host):
-        raise _FetchError(f"{which} has no valid host; write https://host/picture.png")
+        raise _FetchError(f"{which} has no valid host; write https://host/image.png")
     usual = _PORTS[parts.scheme]
     port = usual if port is None else port
     if port != usual and port not in rules.extra_ports:
@@ -217,18 +217,18 @@ def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, dea
 
 def _resolved(host: str, port: int, resolve: Resolve, timeout_s: float) -> Sequence[str]:
     """Return the addresses of `host`; empty if it is not found. Raises TimeoutError."""
-    answers: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
-            answers.put(resolve(host, port))
+            results.put(resolve(host, port))
         except (OSError, ValueError):
-            answers.put([])
+            results.put([])
 
     # The system's resolver has no timeout, so it runs in a thread that is abandoned if it takes too long.
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
-        return answers.get(timeout=timeout_s)
+        return results.get(timeout=timeout_s)
     except queue.Empty:
         raise TimeoutError from None
 
@@ -300,22 +300,22 @@ class _Wire(io.RawIOBase):
 
     def _received(self, buffer: Any) -> int:  # noqa: ANN401 - as above
         while True:
-            self._sock.settimeout(min(_LONGEST_WAIT_S, self._deadline.left()))
+            self._sock.settimeout(min(_READ_TIMEOUT_S, self._deadline.left()))
             with contextlib.suppress(TimeoutError):  # the loop checks the deadline
                 return self._sock.recv_into(buffer)
 
 
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.status != http.client.OK:
-        raise _FetchError(f"it answered {response.status}; send a URL that returns 200 without a login")
+        raise _FetchError(f"it returned {response.status}; send a URL that returns 200 without a login")
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
         raise _FetchError("it sent a compressed response although identity was requested")
     too_large = _FetchError(f"the image is larger than {max_bytes:,} bytes")
     if response.length is not None and response.length > max_bytes:
         raise too_large
     body = bytearray()
-    while piece := response.read(_PIECE):
-        body += piece
+    while chunk := response.read(_CHUNK_BYTES):
+        body += chunk
         if len(body) > max_bytes:
             raise too_large
     if response.length:

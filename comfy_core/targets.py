@@ -11,9 +11,9 @@ from typing import Any
 from comfy_core.graphs import Graph, is_link, title_of
 from comfy_core.validation import Faults, Suggestions, path_of, shown
 
-_INPUTS = "inputs."
-_NO_INPUT = re.compile(r"(class_type|inputs|_meta)(\.|$)")
-"""What a node has in ComfyUI's JSON beside its inputs."""
+_INPUTS_PREFIX = "inputs."
+_NODE_KEYS = re.compile(r"(class_type|inputs|_meta)(\.|$)")
+"""Matches the keys of a node in ComfyUI's JSON, which are not inputs."""
 _MAX_DOTS = 16
 """Maximum number of dots tried as the end of the node's name, from the last to the first."""
 
@@ -70,9 +70,9 @@ class TargetFinder:
         """Return the input that `place` names, like `target`, even if the node does not have that input yet."""
         node_id, name = self._split(place)
         inputs = self._graph[node_id]["inputs"]
-        if name not in inputs and name.startswith(_INPUTS):  # a place as ComfyUI's JSON has it: `12.inputs.width`
-            name = name.removeprefix(_INPUTS) or name
-        if name not in inputs and _NO_INPUT.match(name):
+        if name not in inputs and name.startswith(_INPUTS_PREFIX):  # as in ComfyUI's JSON: `12.inputs.width`
+            name = name.removeprefix(_INPUTS_PREFIX) or name
+        if name not in inputs and _NODE_KEYS.match(name):
             raise LookupError(f"{shown(name)} is not an input of a node; overrides can only set inputs")
         head, dot, last = name.rpartition(".")
         if name in inputs or not (dot and head in inputs and re.fullmatch("[0-9]{1,4}", last)):
@@ -128,7 +128,7 @@ def override(graph: Graph, overrides: Mapping[str, Any], faults: Faults) -> dict
             faults.add(path, str(error.args[0]))
             continue
         if near := finder.near(target):
-            faults.warnings.append(f"{path}: the node had no such input, and got it{near}")
+            faults.warnings.append(f"{path}: the node had no such input; it was added{near}")
         target.set(graph, copy.deepcopy(value))
         written[place] = target
     return written

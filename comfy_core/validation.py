@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS = 60
 _MAX_CANDIDATES = 200
 """Maximum number of known names that an unknown name is compared with; a graph can have thousands of nodes."""
 
-_NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")
+_INVALID_TEXT = re.compile("[\\0\\ud800-\\udfff]")
 """NUL, and halves of surrogate pairs."""
 
 _TYPE_NAMES = {
@@ -121,14 +121,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class Suggestions:
     """Suggests the closest known name, but only for the first few unknown names, because each search takes time."""
 
-    def __init__(self, most: int = 3) -> None:
-        self._left = most
+    def __init__(self, max_searches: int = 3) -> None:
+        self._searches_left = max_searches
 
     def nearest(self, name: str, known: Iterable[str]) -> str:
         """Return the result of `nearest`, or an empty string after the maximum number of searches."""
-        if self._left == 0:
+        if self._searches_left == 0:
             return ""
-        self._left -= 1
+        self._searches_left -= 1
         return nearest(name, known)
 
 
@@ -166,7 +166,7 @@ def _plain(value: object, path: list[str | int], faults: Faults) -> object:
 
 
 def _is_text(value: str) -> bool:
-    return not _NO_TEXT.search(value)
+    return not _INVALID_TEXT.search(value)
 
 
 def _key(key: object) -> str:
@@ -175,7 +175,7 @@ def _key(key: object) -> str:
 
 
 def schema_faults(value: object, schema: JsonObject) -> list[Fault]:
-    """Return the faults of `value` against `schema` (2020-12), at most one for each path, in the order of the schema.
+    """Return the faults of `value` against `schema` (2020-12), at most one for each path.
 
     Validation stops after MAX_FAULTS faults.
     """

@@ -61,8 +61,8 @@ _KEYWORDS: JsonObject = {
     },
 }
 """JSON Schema of the additional keywords in an inputs file."""
-_KEYWORDS_OF_ALL = frozenset({"x-task", "x-models"})
-_KEYWORDS_OF_INPUT = frozenset({"x-node", "x-add", "x-insert"})
+_TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models"})
+_INPUT_KEYWORDS = frozenset({"x-node", "x-add", "x-insert"})
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Workflow:
         return properties
 
     @property
-    def pictures(self) -> tuple[str, ...]:
+    def image_inputs(self) -> tuple[str, ...]:
         """The names of the inputs that are images."""
         return tuple(name for name, rule in self.inputs.items() if rule.get("contentMediaType") == "image/*")
 
@@ -124,11 +124,11 @@ def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
     version = hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
     workflow = Workflow(name, graph, schema, version)
     try:
-        _check_keywords(schema, _KEYWORDS_OF_ALL, "it")
+        _check_keywords(schema, _TOP_LEVEL_KEYWORDS, "it")
         for input_name, rule in workflow.inputs.items():
-            _check_keywords(rule, _KEYWORDS_OF_INPUT, f"input {shown(input_name)}")
+            _check_keywords(rule, _INPUT_KEYWORDS, f"input {shown(input_name)}")
             _check_rule(input_name, rule)
-            _check_reach(workflow, input_name, rule)
+            _check_is_bound(workflow, input_name, rule)
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
     return workflow
@@ -151,13 +151,13 @@ def _check_keywords(rule: JsonObject, known: frozenset[str], subject: str) -> No
             raise LookupError(f"{subject} has the unknown keyword {shown(keyword)}{nearest(keyword, known)}")
 
 
-def _check_reach(workflow: Workflow, name: str, rule: JsonObject) -> None:
+def _check_is_bound(workflow: Workflow, name: str, rule: JsonObject) -> None:
     """Raise LookupError, with a message for the user, for an input that is not bound to a node."""
     if not workflow.targets(name) and name != "num_images":
-        raise LookupError(f"input {shown(name)} reaches no node: {_missing_place(rule)}")
+        raise LookupError(f"input {shown(name)} reaches no node: {_unbound_reason(rule)}")
 
 
-def _missing_place(rule: JsonObject) -> str:
+def _unbound_reason(rule: JsonObject) -> str:
     """Return the reason why an input is not bound to a node."""
     if "x-node" in rule:
         return "its x-node is an empty list"

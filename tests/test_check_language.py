@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts import check_language
+from tools import check_language
 
 
 def test_a_banned_phrase_is_found_in_prose_and_not_in_code() -> None:

@@ -238,12 +238,12 @@ def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:
     """`--test_input` runs that job; a failed job prints its report."""
-    good = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
-    bad = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
+    succeeded = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
+    failed = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
 
-    assert good.returncode == 0, good.stderr
-    assert bad.returncode == 1
-    assert "steps: must be at least 1" in bad.stdout
+    assert succeeded.returncode == 0, succeeded.stderr
+    assert failed.returncode == 1
+    assert "steps: must be at least 1" in failed.stdout
 
 
 def test_an_invalid_variable_ends_the_process(simulator: Simulator) -> None:
@@ -286,11 +286,11 @@ def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[
 
 def test_the_local_api_serves_jobs(local_api: str) -> None:
     """/runsync returns the result, or the report of a failed job. SIGTERM ends the process with status 0."""
-    good = requests.post(f"{local_api}/runsync", json={"input": SMALL}, timeout=30).json()
-    bad = requests.post(f"{local_api}/runsync", json={"input": {"prompt": ""}}, timeout=30).json()
+    succeeded = requests.post(f"{local_api}/runsync", json={"input": SMALL}, timeout=30).json()
+    failed = requests.post(f"{local_api}/runsync", json={"input": {"prompt": ""}}, timeout=30).json()
 
-    assert good["output"]["images"][0]["width"] == 64
-    assert ErrorReport.from_json(bad["error"]).code is ErrorCode.INVALID_INPUT
+    assert succeeded["output"]["images"][0]["width"] == 64
+    assert ErrorReport.from_json(failed["error"]).code is ErrorCode.INVALID_INPUT
 
 
 class _Webhook(HttpHandler):

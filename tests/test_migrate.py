@@ -201,7 +201,7 @@ def test_the_provider_scenario_works_with_the_shim(setup: MigrationSetup) -> Non
 
 def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:
     """Return p50 and p95 of a simulated queue with that many workers and 50,000 randomly arriving jobs."""
-    chance = random.Random(1)  # noqa: S311 - no secret
+    chance = random.Random(1)  # noqa: S311 - not secret
     free_at, now, took = [0.0] * workers, 0.0, []
     for _ in range(50_000):
         now += chance.expovariate(jobs_per_hour / 3600)

@@ -1,4 +1,4 @@
-"""The wheel: what an application installs has the workflows in it, and imports quickly without the worker."""
+"""The wheel: it contains the workflows, and is imported quickly without the worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The wheel that scripts/release/wheel builds in a checkout of its own, and what the script printed."""
+    """The wheel that scripts/release/wheel builds in a separate checkout, and the script's output."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in NEEDED:
         if (ROOT / name).is_dir():
@@ -56,8 +56,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return wheel, ended.stdout
 
 
-def test_the_wheel_is_tried_where_nothing_else_is_installed(built: tuple[Path, str]) -> None:
-    """`scripts/release/wheel` installs it into an environment of its own, where it makes an image on the simulator."""
+def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, str]) -> None:
+    """`scripts/release/wheel` installs it into a new environment, where it generates an image on the simulator."""
     wheel, printed = built
     version, image, path = printed.splitlines()
 
@@ -66,14 +66,14 @@ def test_the_wheel_is_tried_where_nothing_else_is_installed(built: tuple[Path, s
     assert path == str(wheel)
 
 
-def test_the_wheel_has_its_workflows_and_nothing_of_the_worker(built: tuple[Path, str], tmp_path: Path) -> None:
-    """Unpacked elsewhere and imported, it finds the templates inside itself."""
+def test_the_wheel_has_the_workflows_and_not_the_worker(built: tuple[Path, str], tmp_path: Path) -> None:
+    """Unpacked into a folder and imported, it finds the templates inside itself."""
     with zipfile.ZipFile(built[0]) as archive:
         names = archive.namelist()
         [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
         assert b"comfy-client = comfy_client.cli.main:main" in archive.read(entry_points)
         archive.extractall(tmp_path / "installed")
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "installed")},
@@ -83,7 +83,7 @@ def test_the_wheel_has_its_workflows_and_nothing_of_the_worker(built: tuple[Path
         timeout=30,
     ).stdout
 
-    assert told.startswith("flux-dev-img2img flux-dev-txt2img ")
-    assert str(tmp_path) in told
+    assert output.startswith("flux-dev-img2img flux-dev-txt2img ")
+    assert str(tmp_path) in output
     assert not [name for name in names if name.startswith(("worker", "tests", "handler", "scripts"))]
     assert "comfy_client/py.typed" in names

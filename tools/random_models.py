@@ -11,8 +11,6 @@ The folders for input, output and the user are new and empty. It changes `num_la
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import importlib
 import json
 import os
 import sys
@@ -53,50 +51,49 @@ FLUX_CONFIG = {
 }
 
 
-def random_weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any]:  # noqa: ANN401 - torch is not installed here
+def random_weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any]:  # noqa: ANN401 - torch has no types here
     """Return random weights with a model's keys and shapes. Norms are 1, so that values stay in range."""
-    torch = importlib.import_module("torch")
-    return {
-        name: (
-            torch.ones(tensor.shape)
-            if "norm" in name and name.endswith(("scale", "weight"))
-            else torch.randn(tensor.shape) * scale
-        )
-        .to(dtype)
-        .contiguous()
-        for name, tensor in model.state_dict().items()
-    }
+    import torch
+
+    def weight(name: str, shape: Any) -> Any:  # noqa: ANN401 - torch has no types here
+        is_norm = "norm" in name and name.endswith(("scale", "weight"))
+        return torch.ones(shape) if is_norm else torch.randn(shape) * scale
+
+    return {name: weight(name, each.shape).to(dtype).contiguous() for name, each in model.state_dict().items()}
 
 
 def make_models(comfyui: Path) -> None:
     """Write the four files into ComfyUI's models folder."""
-    torch = importlib.import_module("torch")
-    save_file = importlib.import_module("safetensors.torch").save_file
-    importlib.import_module("comfy.options").enable_args_parsing()
-    operations = importlib.import_module("comfy.ops").disable_weight_init
-    flux = importlib.import_module("comfy.ldm.flux.model")
+    import comfy.options
+
+    comfy.options.enable_args_parsing()  # before the other modules, which read the arguments
+    import torch
+    from comfy.clip_model import CLIPTextModel
+    from comfy.ldm.flux.model import Flux, FluxParams
+    from comfy.ldm.models.autoencoder import AutoencodingEngine
+    from comfy.ops import disable_weight_init as operations
+    from comfy.text_encoders.t5 import T5
+    from safetensors.torch import save_file
+
     torch.manual_seed(7)
     fp8, models = torch.float8_e4m3fn, comfyui / "models"
-    parameters = {field.name for field in dataclasses.fields(flux.FluxParams)}
-    newer_parameters: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in parameters else {}
-    transformer = flux.Flux(**FLUX_CONFIG, **newer_parameters, dtype=torch.float32, device="cpu", operations=operations)
-    save_file(random_weights(transformer, fp8), models / "diffusion_models/flux1-dev-fp8.safetensors")
+    newer_parameters: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
+    flux = Flux(**FLUX_CONFIG, **newer_parameters, dtype=torch.float32, device="cpu", operations=operations)
+    save_file(random_weights(flux, fp8), models / "diffusion_models/flux1-dev-fp8.safetensors")
     t5_config = json.loads((comfyui / T5_CONFIG).read_text()) | {"num_layers": 1}
     (comfyui / T5_CONFIG).write_text(json.dumps(t5_config, indent=2))
-    t5 = random_weights(
-        importlib.import_module("comfy.text_encoders.t5").T5(t5_config, torch.float32, "cpu", operations), fp8
-    )
+    t5 = random_weights(T5(t5_config, torch.float32, "cpu", operations), fp8)
     # ComfyUI recognizes T5-XXL by this key of its last layer.
     t5["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 4096).to(fp8)
     save_file(t5, models / "text_encoders/t5xxl_fp8_e4m3fn.safetensors")
     clip_config = json.loads((comfyui / "comfy/sd1_clip_config.json").read_text())
-    clip = importlib.import_module("comfy.clip_model").CLIPTextModel(clip_config, torch.float32, "cpu", operations)
+    clip = CLIPTextModel(clip_config, torch.float32, "cpu", operations)
     save_file(random_weights(clip, torch.float16), models / "text_encoders/clip_l.safetensors")
-    ldm = "comfy.ldm"
-    vae = importlib.import_module(f"{ldm}.models.autoencoder").AutoencodingEngine(
-        regularizer_config={"target": f"{ldm}.models.autoencoder.DiagonalGaussianRegularizer"},
-        encoder_config={"target": f"{ldm}.modules.diffusionmodules.model.Encoder", "params": VAE_CONFIG},
-        decoder_config={"target": f"{ldm}.modules.diffusionmodules.model.Decoder", "params": VAE_CONFIG},
+    modules = "comfy.ldm.modules.diffusionmodules.model"
+    vae = AutoencodingEngine(
+        regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+        encoder_config={"target": f"{modules}.Encoder", "params": VAE_CONFIG},
+        decoder_config={"target": f"{modules}.Decoder", "params": VAE_CONFIG},
     )
     save_file(random_weights(vae, torch.float32, 0.05), models / "vae/ae.safetensors")
 
@@ -111,14 +108,14 @@ def main() -> None:
     os.chdir(comfyui)
     sys.path.insert(0, str(comfyui))
     if not (comfyui / "models/vae/ae.safetensors").exists():
-        sys.argv = ["main.py", "--cpu"]  # ComfyUI's modules parse sys.argv when they are imported
+        sys.argv = ["main.py", "--cpu"]  # ComfyUI's modules read it when they are imported
         make_models(comfyui)
     data = Path(tempfile.mkdtemp(prefix="comfyui-"))
     for name in FOLDERS:
         (data / name).mkdir()
     folders = [part for name in FOLDERS for part in (f"--{name}-directory", str(data / name))]
     command = [sys.executable, "main.py", "--cpu", "--port", str(options.port), "--disable-auto-launch"]
-    os.execv(sys.executable, [*command, *folders, *flags])  # noqa: S606 - no shell
+    os.execv(sys.executable, [*command, *folders, *flags])  # noqa: S606 - the same arguments
 
 
 if __name__ == "__main__":

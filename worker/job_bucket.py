@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from comfy_core.contract import Fault
-from comfy_core.object_store import Bucket, is_address, is_public_address
+from comfy_core.object_store import Bucket, is_public_address, is_valid_url
 from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, resolve_host
 
@@ -43,7 +43,7 @@ def job_bucket(
         return None, faults
     if server.bucket not in {"", values["bucketName"]}:
         faults.append(Fault("s3Config.bucketName", f"must be {server.bucket!r}, which s3Config.endpointUrl names"))
-    elif not is_ours and not is_address(str(endpoint), "https"):
+    elif not is_ours and not is_valid_url(str(endpoint), "https"):
         faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
     elif not is_ours and not is_public_address(str(endpoint), resolve):
         faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))

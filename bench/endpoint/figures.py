@@ -104,7 +104,7 @@ def level_figures(concurrency: int, samples: Sequence[Sample], price: Price, wor
         "failures": failures(samples),
         "seconds": seconds,
         "pictures": images,
-        "pictures_per_min": 60 * images / seconds if seconds and images else None,
+        "images_per_min": 60 * images / seconds if seconds and images else None,
         "workers": workers,
         "total": percentiles([sample.total_s for sample in done]),
         "stages": {name: percentiles(_stage(done, name)) for name in STAGES if _stage(done, name)},

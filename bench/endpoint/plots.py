@@ -116,12 +116,12 @@ def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) 
     """Draw images per minute, and p50 and p95 of the job duration, by concurrency."""
     left, right = axes
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        levels = [level for level in run["levels"] if level["pictures_per_min"]]
+        levels = [level for level in run["levels"] if level["images_per_min"]]
         if not levels:
             continue
         at_once = [level["concurrency"] for level in levels]
         colour, prefix = COLOURS[number], f"{name}, " if len(runs) > 1 else ""
-        made = [level["pictures_per_min"] for level in levels]
+        made = [level["images_per_min"] for level in levels]
         left.plot(at_once, made, marker=MARKERS[number], color=colour, linewidth=2, label=name)
         linear = [made[0] * each / at_once[0] for each in at_once]
         left.plot(at_once, linear, color=colour, linestyle=":", linewidth=1.2, zorder=1)

@@ -47,7 +47,7 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
                 str(level["cancelled"] + level["not_run"]),
                 seconds(total.get("p50")),
                 seconds(total.get("p95")),
-                rate(level["pictures_per_min"]),
+                rate(level["images_per_min"]),
                 cents(cost.get("by_time", cost.get("by_execution"))),
                 str(level["workers"] or NONE),
             ]

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from comfy_client.providers.results import fetch_signed
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.http import HttpApi
 from comfy_core.object_store import NEEDED, Bucket, ObjectStore, read_bucket
 
 CHECK_TIMEOUT_S = 30.0
@@ -68,15 +68,10 @@ class BucketDestination:
         return url.partition("?")[0] if self.bucket.public_url else f"{self.place}/{name}"
 
     def _check(self, url: str, name: str, data: bytes) -> None:
-        parts = urlsplit(url)
-        api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket's URL at {parts.hostname}")
         try:
-            path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-            served = api.call("GET", path, timeout_s=CHECK_TIMEOUT_S).content
+            served = fetch_signed(url, "The bucket's URL", CHECK_TIMEOUT_S)
         except RequestError as error:
             raise _not_served(name, str(error)) from error
-        finally:
-            api.close()
         if hashlib.sha256(served).digest() != hashlib.sha256(data).digest():
             raise _not_served(name, f"it serves {len(served):,} different bytes")
 

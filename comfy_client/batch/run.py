@@ -170,7 +170,7 @@ class Batch:
                     if error.report.details.get("may_run"):
                         raise
                     self._note(UNSENT, asset)
-                    if (not error.is_transient and error.code is not ErrorCode.RATE_LIMITED) or attempt + 1 == ATTEMPTS:
+                    if not error.is_transient or attempt + 1 == ATTEMPTS:
                         raise
                     pause_s = backoff_s(attempt, error.retry_after_s)
                 except JobError:

@@ -23,7 +23,7 @@ from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_o
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
-from comfy_core.request.encoded import is_address
+from comfy_core.request.encoded import is_url
 from comfy_core.workflows import Workflow
 
 STATE = Path(".batch", "journal.jsonl")
@@ -125,7 +125,7 @@ def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path
     out = call.options.out
     if out is None:
         return None, Path("assets", plan.game)
-    if is_address(out) and not out.startswith("s3://"):
+    if is_url(out) and not out.startswith("s3://"):
         raise UsageError(f"--out {out}: the only supported URL is s3://bucket/prefix")
     if out.startswith("s3://"):
         destination = bucket_destination(out, call.environment, call.options.upload_timeout)

@@ -9,7 +9,7 @@ from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, seconds
 from comfy_client.cli.following import cancel_interrupted, make, save, submit_in_thread, wait_with_progress
 from comfy_client.cli.output import FORCE, OUTPUT, check_output
-from comfy_client.cli.requests import OPTIONS, RUN, SET, one_picture, run_request, template_request
+from comfy_client.cli.requests import OPTIONS, RUN, SET, one_image, run_request, template_request
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
 from comfy_client.providers.direct import DirectProvider
@@ -49,7 +49,7 @@ def _txt2img(call: Call) -> int:
 
 
 def _img2img(call: Call) -> int:
-    image = one_picture(call.options.image)
+    image = one_image(call.options.image)
     return make(call, template_request(call, "img2img", {"prompt": call.options.prompt, "image": image}))
 
 

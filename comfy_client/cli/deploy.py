@@ -71,9 +71,9 @@ def _deploy(call: Call) -> int:
             tell("Nothing to do: RunPod already matches the description.")
         endpoint = apply(rest, models, description, plan, tell)
         variables = client_variables(endpoint, BASE_URL)
-        wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
+        wants_image = bool(plan.steps) if call.options.picture is None else call.options.picture
         stale = partial(stale_workers, rest, str(endpoint["id"]))
-        picture = _picture(call, output, variables, stale) if wants_picture else None
+        picture = _picture(call, output, variables, stale) if wants_image else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],

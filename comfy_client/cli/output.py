@@ -17,7 +17,7 @@ from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationR
 from comfy_core.contract import ENVELOPE, ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
-from comfy_core.request.encoded import is_address
+from comfy_core.request.encoded import is_url
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
@@ -72,7 +72,7 @@ def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> Outpu
                 "-o - would write binary image data to the terminal. Nothing was sent. Use -o FILE, or a pipe"
             )
         return OutputTarget("-", Path(), is_folder=True)
-    if is_address(text):
+    if is_url(text):
         raise UsageError(f"-o {text} is a URL, but images can only be saved to files. Nothing was sent")
     path = _home(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)

@@ -129,7 +129,7 @@ def _read_graph(file: Path) -> JsonObject:
     return graph
 
 
-def one_picture(images: list[str]) -> str:
+def one_image(images: list[str]) -> str:
     """Return the value of `--image`. Raises UsageError if it was given more than once."""
     _without_duplicates("--image", [("", image) for image in images])
     return images[0]

@@ -135,7 +135,7 @@ def _downloaded(url: str, filename: str, status: JobStatus) -> bytes:
         ) from error
 
 
-def fetch_signed(url: str, holder: str) -> bytes:
+def fetch_signed(url: str, holder: str, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> bytes:
     """Return the bytes at a presigned URL. The URL never appears in messages; `holder` names its server there.
 
     Raises RequestError.
@@ -144,7 +144,7 @@ def fetch_signed(url: str, holder: str) -> bytes:
     api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"{holder} at {parts.hostname}")
     try:
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        return api.call("GET", path, timeout_s=DOWNLOAD_TIMEOUT_S).content
+        return api.call("GET", path, timeout_s=timeout_s).content
     finally:
         api.close()
 

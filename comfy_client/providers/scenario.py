@@ -36,8 +36,8 @@ from comfy_core.comfyui.outputs import parameters_text
 from comfy_core.contract import ALIASES, ErrorReport, Fault, is_asset_id
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, invalid_input
-from comfy_core.images.child_process import check_picture, encode_picture
-from comfy_core.images.codec import Picture
+from comfy_core.images.child_process import check_image, encode_image
+from comfy_core.images.codec import EncodedImage
 from comfy_core.request import intake
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
@@ -96,14 +96,14 @@ class ScenarioProvider:
         del wait_s
         asset_id = request.input.get("image") if is_asset_id(request.input.get("image")) else None
         if asset_id is not None:
-            request = replace(request, input={**request.input, "image": self._stored_picture(asset_id)})
+            request = replace(request, input={**request.input, "image": self._stored_image(asset_id)})
         parsed = read_request(request.input, self._workflows)
         check_supported(parsed, request.options, self._loras)
         rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
-                body["image"] = asset_id or self._uploaded(upload.picture)
+                body["image"] = asset_id or self._uploaded(upload.file)
             response = self._api.generate(self._model_id, body)
         except RequestError as error:
             if error.code is ErrorCode.INVALID_INPUT:
@@ -205,7 +205,7 @@ class ScenarioProvider:
         """Close the connections."""
         self._api.close()
 
-    def _uploaded(self, picture: Picture) -> str:
+    def _uploaded(self, picture: EncodedImage) -> str:
         """Upload an image to Scenario and return its asset id."""
         text = base64.b64encode(picture.data).decode("ascii")
         if len(text) > UPLOAD_LIMIT_BYTES:
@@ -222,7 +222,7 @@ class ScenarioProvider:
                 return asset_id
         raise RequestError("Scenario's response to the upload is not an asset", is_transient=True, may_run=False)
 
-    def _stored_picture(self, asset_id: str) -> str:
+    def _stored_image(self, asset_id: str) -> str:
         """Return an asset's image as base64: the job needs its size. Raises JobError (invalid_image), RequestError."""
         try:
             _, picture = self._picture(asset_id, "")
@@ -231,7 +231,7 @@ class ScenarioProvider:
             raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": "image"})) from error
         return base64.b64encode(picture.data).decode("ascii")
 
-    def _picture(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, Picture]:
+    def _picture(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, EncodedImage]:
         """Download an asset's image. Downloads it a second time if it is damaged."""
         image = f"Scenario's image {asset_id}"
         try:
@@ -253,14 +253,18 @@ class ScenarioProvider:
 
 
 def _image(
-    picture: Picture, asset: ScenarioAsset, submitted: SubmittedRequest | None, number: int, requested_seed: int | None
+    picture: EncodedImage,
+    asset: ScenarioAsset,
+    submitted: SubmittedRequest | None,
+    number: int,
+    requested_seed: int | None,
 ) -> GeneratedImage:
     """Return an image in the requested format. Scenario returns plain PNG without prompt and seed in it."""
     seed = asset.seed if asset.seed is not None else requested_seed
     if submitted is not None:
         keeps_text = submitted.request.metadata and seed is not None
         text = {"parameters": parameters_text(submitted.rendered, seed or 0)} if keeps_text else {}
-        picture = encode_picture(picture.data, submitted.request.output_format, submitted.request.output_quality, text)
+        picture = encode_image(picture.data, submitted.request.output_format, submitted.request.output_quality, text)
     return GeneratedImage(
         filename=f"scenario_{number:05}_{mimetypes.guess_extension(picture.mime_type) or ''}",
         mime_type=picture.mime_type,
@@ -281,10 +285,10 @@ def _format_warnings(images: tuple[GeneratedImage, ...], submitted: SubmittedReq
     )
 
 
-def _whole(data: bytes) -> Picture | None:
+def _whole(data: bytes) -> EncodedImage | None:
     """Return the image in `data`, or None if it cannot be decoded completely."""
     try:
-        picture = check_picture(data, "image", flatten=False)
+        picture = check_image(data, "image", flatten=False)
     except JobError:
         return None
     return picture if picture.is_whole else None

@@ -36,7 +36,7 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
 from comfy_core.graphs import Graph, is_link
-from comfy_core.images.child_process import encode_picture, identify
+from comfy_core.images.child_process import encode_image, identify
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Upload, read_request
 from comfy_core.workflows import Workflow
@@ -123,7 +123,7 @@ def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
 
 
 def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
-    picture = upload.picture
+    picture = upload.file
     name = f"{uuid.uuid4().hex}.{upload.extension}"
     for graph in graphs:
         for target in upload.targets:
@@ -174,7 +174,7 @@ def _encoded(image: GeneratedImage, submitted: SubmittedRequest) -> tuple[Genera
     sent = identify(image.bytes)
     if sent is None or sent.is_animated:
         return image, ""
-    picture = encode_picture(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
+    picture = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
     stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
     encoded = replace(
         image,

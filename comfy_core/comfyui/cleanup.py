@@ -12,7 +12,7 @@ from typing import Protocol
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.errors import RequestError
 
-_ATTEMPTS = 3
+_DELETE_ATTEMPTS = 3
 
 
 class CleanupApi(Protocol):
@@ -21,7 +21,7 @@ class CleanupApi(Protocol):
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
         """Stop the prompts, and return those that are still running."""
 
-    def forget_prompts(self, prompt_ids: Collection[str]) -> None:
+    def delete_history(self, prompt_ids: Collection[str]) -> None:
         """Remove the prompts from the history."""
 
     def written_files(self, prompt_id: str) -> tuple[OutputFile, ...]:
@@ -44,12 +44,12 @@ class Cleanup:
     def __init__(self, api: CleanupApi) -> None:
         self._api = api
         self._lock = threading.Lock()
-        self._unended: frozenset[str] = frozenset()
-        self._unforgotten: frozenset[str] = frozenset()
-        self._unremoved: dict[OutputFile, int] = {}
-        self._folders: dict[str, frozenset[str]] = {}
+        self._to_stop: frozenset[str] = frozenset()
+        self._to_delete_from_history: frozenset[str] = frozenset()
+        self._files_to_delete: dict[OutputFile, int] = {}
+        self._folders_to_delete: dict[str, frozenset[str]] = {}
         self.stuck_prompts: frozenset[str] = frozenset()
-        """Prompts that were still running, or may have been, after they were interrupted."""
+        """Prompts that were still running, or may have been, after their interrupt."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
         """Remove prompts from ComfyUI's history: those that `ended`, and `others`, which are stopped first.
@@ -58,38 +58,38 @@ class Cleanup:
         a failed request (RequestError).
         """
         with self._lock:
-            self._unforgotten |= set(ended)
-            self._unended |= set(others)
-            unended = self._unended
-        if unended:
-            self._end(unended)
+            self._to_delete_from_history |= set(ended)
+            self._to_stop |= set(others)
+            to_stop = self._to_stop
+        if to_stop:
+            self._stop(to_stop)
         with self._lock:
-            forgotten = self._unforgotten
-        if forgotten:
-            self._api.forget_prompts(forgotten)
+            to_delete = self._to_delete_from_history
+        if to_delete:
+            self._api.delete_history(to_delete)
             with self._lock:
-                self._unforgotten -= forgotten
+                self._to_delete_from_history -= to_delete
 
     def remove_folder(self, name: str, prompts: Collection[str]) -> None:
         """Delete a run's folder, and delete it again once all its `prompts` have ended, as they may still write."""
         with self._lock:
-            self._folders[name] = frozenset(prompts)
+            self._folders_to_delete[name] = frozenset(prompts)
         self._remove_folders()
 
     def _remove_folders(self) -> None:
         with self._lock:
-            folders = dict(self._folders)
-            self._folders = {name: prompts for name, prompts in folders.items() if prompts & self._unended}
+            folders = dict(self._folders_to_delete)
+            self._folders_to_delete = {name: prompts for name, prompts in folders.items() if prompts & self._to_stop}
         for name in folders:
             self._api.remove_folder(name)
 
     def note_restart(self) -> None:
         """Forget all prompts after a restart of ComfyUI, which has cleared its queue and history."""
         with self._lock:
-            self._unended = self._unforgotten = self.stuck_prompts = frozenset()
+            self._to_stop = self._to_delete_from_history = self.stuck_prompts = frozenset()
         self._remove_folders()
 
-    def _end(self, prompt_ids: frozenset[str]) -> None:
+    def _stop(self, prompt_ids: frozenset[str]) -> None:
         """Stop prompts whose history was not read yet, and delete the files that they wrote."""
         try:
             running = self._api.stop_prompts(prompt_ids)
@@ -102,33 +102,33 @@ class Cleanup:
         stopped = prompt_ids - running
         files = [file for each in stopped for file in self._api.written_files(each)]
         with self._lock:
-            self._unended -= stopped
-            self._unforgotten |= stopped
+            self._to_stop -= stopped
+            self._to_delete_from_history |= stopped
         self._remove_folders()
         self.remove_files(files)
 
     def remove_files(self, files: Iterable[OutputFile] = ()) -> None:
         """Delete files. Raises RequestError if that fails.
 
-        Later calls try again. Files that ComfyUI answers with an error are given up after a few attempts.
+        Later calls try again. A file for which ComfyUI returns an error is given up after _DELETE_ATTEMPTS attempts.
         """
         with self._lock:
             for file in files:
-                self._unremoved.setdefault(file, _ATTEMPTS)
-            unremoved = list(self._unremoved.items())
-        refusal = None
-        for file, attempts in unremoved:
+                self._files_to_delete.setdefault(file, _DELETE_ATTEMPTS)
+            to_delete = list(self._files_to_delete.items())
+        failure = None
+        for file, attempts in to_delete:
             try:
                 self._api.remove_file(file)
             except RequestError as error:
                 if error.status is None:
                     raise
-                refusal, attempts = error, attempts - 1  # noqa: PLW2901 - one fewer
+                failure, attempts = error, attempts - 1  # noqa: PLW2901 - one attempt less
             else:
-                attempts = 0  # noqa: PLW2901 - done
+                attempts = 0  # noqa: PLW2901 - deleted
             with self._lock:
-                self._unremoved.pop(file, None)
+                self._files_to_delete.pop(file, None)
                 if attempts:
-                    self._unremoved[file] = attempts
-        if refusal is not None:
-            raise refusal
+                    self._files_to_delete[file] = attempts
+        if failure is not None:
+            raise failure

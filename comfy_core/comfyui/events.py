@@ -91,7 +91,7 @@ def _parse_binary(frame: bytes) -> Image | None:
     return None
 
 
-def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return an event
+def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return for each event
     try:
         message = json.loads(frame)
     except ValueError:
@@ -121,8 +121,8 @@ def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return an ev
 
 
 @dataclass(frozen=True)
-class Addressed:
-    """An event with its prompt and node; each is None if no frame has named it."""
+class AttributedEvent:
+    """An event with its prompt and node. Each is None if no frame has named it."""
 
     prompt_id: str | None
     node: str | None
@@ -136,7 +136,7 @@ class Attribution:
         self._prompt_id: str | None = None
         self._node: str | None = None
 
-    def address(self, event: Event) -> Addressed:
+    def attribute(self, event: Event) -> AttributedEvent:
         """Return `event` with its prompt and node, and remember them for later events."""
         match event:
             case Started(prompt_id) | Cached(prompt_id):
@@ -145,5 +145,5 @@ class Attribution:
                 self._prompt_id, self._node = prompt_id, node
             case Finished(prompt_id):
                 self._prompt_id, self._node = None, None
-                return Addressed(prompt_id, None, event)
-        return Addressed(self._prompt_id, self._node, event)
+                return AttributedEvent(prompt_id, None, event)
+        return AttributedEvent(self._prompt_id, self._node, event)

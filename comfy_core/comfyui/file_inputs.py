@@ -100,7 +100,7 @@ LITERALS = {
     "String Literal": "string",
     "easy string": "value",
 }
-"""Nodes that only output the value of one of their inputs."""
+"""Nodes that only output the value of one of their inputs, and that input."""
 _CORE: dict[tuple[str, str], FileUse | None] = {
     **{(name, each): FileUse.LOADS for name, inputs in _CORE_LOADERS.items() for each in inputs},
     **dict.fromkeys(_CORE_FOLDER_LOADERS.items(), FileUse.LOADS_FOLDER),
@@ -112,7 +112,7 @@ _CORE: dict[tuple[str, str], FileUse | None] = {
 }
 
 
-def _set(words: str) -> frozenset[str]:
+def _word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
@@ -120,15 +120,17 @@ _LOADER = re.compile(r"load|read(?!y)|import|open(?!ai|pose)|(from|by)[ _-]?(pat
 _SAVER = re.compile(r"save|write|export|record", re.IGNORECASE)
 _ENCODED = re.compile(r"base64|b64|url", re.IGNORECASE)
 """Matches names of nodes and inputs whose text is the content itself, or a URL."""
-_MEDIA = _set("image images img mask masks video videos audio sound latent picture photo mesh upload")
-_MODELS = _set("model models encoder decoder ckpt checkpoint lora vae clip unet net")
-_FOLDERS = _set("dir dirs directory directories folder folders")
-_FILES = _set("file files filename filenames filepath path paths pathname subfolder") | _FOLDERS
-_OUTPUTS = _set("output out save prefix write export destination dest target subfolder filename")
-_PLACES = _OUTPUTS | _set("name location root base")
-"""Words of an input that a saver writes under."""
-_NOT_A_NAME = _set("type format mode extension ext padding delimiter separator count size index digits number limit")
-_FREE_TEXT = _set("text texts prompt prompts positive negative string caption wildcard regex title label")
+_MEDIA = _word_set("image images img mask masks video videos audio sound latent picture photo mesh upload")
+_MODELS = _word_set("model models encoder decoder ckpt checkpoint lora vae clip unet net")
+_FOLDERS = _word_set("dir dirs directory directories folder folders")
+_FILES = _word_set("file files filename filenames filepath path paths pathname subfolder") | _FOLDERS
+_OUTPUTS = _word_set("output out save prefix write export destination dest target subfolder filename")
+_OUTPUT_PATHS = _OUTPUTS | _word_set("name location root base")
+"""Words in the name of an input that holds the path to which a node writes."""
+_NO_FILE_NAME = _word_set(
+    "type format mode extension ext padding delimiter separator count size index digits number limit"
+)
+_FREE_TEXT = _word_set("text texts prompt prompts positive negative string caption wildcard regex title label")
 
 
 def file_use(class_type: str, input_name: str, declared: object = None) -> FileUse | None:
@@ -168,8 +170,8 @@ def _is_upload(declared: object) -> bool:
 
 
 def _custom_use(class_type: str, input_name: str) -> FileUse | None:
-    words = tuple(_words(input_name))
-    if not words or words[-1] in _NOT_A_NAME:
+    words = tuple(_words_of(input_name))
+    if not words or words[-1] in _NO_FILE_NAME:
         return None
     named = set(words)
     loads = bool(_LOADER.search(class_type))
@@ -177,14 +179,14 @@ def _custom_use(class_type: str, input_name: str) -> FileUse | None:
         if not loads and (named & _OUTPUTS or _SAVER.search(class_type)):
             return FileUse.WRITES
         return FileUse.LOADS_FOLDER if named & _FOLDERS else FileUse.LOADS
-    if not loads and _SAVER.search(class_type) and named & _PLACES and not named & _FREE_TEXT:
+    if not loads and _SAVER.search(class_type) and named & _OUTPUT_PATHS and not named & _FREE_TEXT:
         return FileUse.WRITES
     if not loads or named & _FREE_TEXT:
         return None
     return FileUse.LOADS if named & _MEDIA and not named & _MODELS else FileUse.LOADS_MODEL
 
 
-def _words(name: str) -> Iterator[str]:
+def _words_of(name: str) -> Iterator[str]:
     """Yield the words of an input's name in lower case: `imagePath_2` gives `image` and `path`."""
     for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name.rpartition(".")[2] or name):
         yield word.lower()

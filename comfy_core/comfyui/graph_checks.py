@@ -22,9 +22,9 @@ from comfy_core.validation import shown
 _ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {EXPORT_MENU}"
 _NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or remove the node"
 _NOT_REPORTED = "writes files that ComfyUI does not report, so the job cannot return them; add a SaveImage node"
-_SHOWN_NODES = 8
-_Choices: TypeAlias = dict[tuple[str, str], dict[str, list[Any]]]
-"""Choices of an input of a class, by their spelling in lower case."""
+_SHOWN_PROBLEMS = 8
+_ChoicesBySpelling: TypeAlias = dict[tuple[str, str], dict[str, list[Any]]]
+"""For each class and input: its choices, by their spelling in lower case."""
 
 
 def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
@@ -45,9 +45,9 @@ def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
         problems.append(_problem(graph, cycle[0], "", f"is part of a cycle: {shortened(' -> '.join(cycle))}"))
     if problems:
         listed = "; ".join(
-            f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in problems[:_SHOWN_NODES]
+            f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in problems[:_SHOWN_PROBLEMS]
         )
-        more = f"; and {len(problems) - _SHOWN_NODES} more" if len(problems) > _SHOWN_NODES else ""
+        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
         raise JobError.because(
             ErrorCode.WORKFLOW_REJECTED,
             f"ComfyUI cannot run the graph: {listed}{more}.",
@@ -98,7 +98,7 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
     """
     filled = copy.deepcopy(graph)
     warnings = []
-    by_spelling: _Choices = {}
+    by_spelling: _ChoicesBySpelling = {}
     for node_id, node in filled.items():
         node_type = node_types.get(node["class_type"])
         required = _required(node_type)
@@ -125,10 +125,11 @@ def _required(node_type: object) -> Mapping[str, Any]:
     return {}
 
 
-def _respelled(class_type: str, name: str, value: Any, declared: object, by_spelling: _Choices) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a whole number that is text, or the only choice that differs in case or slashes; else `value`.
+def _respelled(class_type: str, name: str, value: Any, declared: object, by_spelling: _ChoicesBySpelling) -> Any:  # noqa: ANN401 - any JSON value
+    """Return `value` as the node spells it: a whole number given as text as an int, a choice in its case and slashes.
 
-    Names of files in the input folder stay: two files may differ so. `by_spelling` is filled with what was looked up.
+    A value that matches no choice, or several, stays unchanged. So do names of files in the input folder, because two
+    files may differ only in case. `by_spelling` caches the choices.
     """
     match declared, value:
         case ["INT", *_], str() if (number := as_number(value)) is not None and float(number).is_integer():
@@ -136,15 +137,15 @@ def _respelled(class_type: str, name: str, value: Any, declared: object, by_spel
         case (([[*choices], *_] | ["COMBO", {"options": [*choices]}, *_]), str()) if value not in choices:
             if file_use(class_type, name, declared) in {None, FileUse.LOADS_MODEL}:
                 if (class_type, name) not in by_spelling:
-                    spelt = by_spelling[class_type, name] = {}
+                    choices_by_spelling = by_spelling[class_type, name] = {}
                     for each in choices:
-                        spelt.setdefault(_plain(each), []).append(each)
-                meant = by_spelling[class_type, name].get(_plain(value), [])
-                return meant[0] if len(meant) == 1 else value
+                        choices_by_spelling.setdefault(_folded(each), []).append(each)
+                matches = by_spelling[class_type, name].get(_folded(value), [])
+                return matches[0] if len(matches) == 1 else value
     return value
 
 
-def _plain(choice: object) -> str:
+def _folded(choice: object) -> str:
     return str(choice).strip().lower().replace("\\", "/")
 
 

@@ -32,8 +32,8 @@ from comfy_core.comfyui.file_inputs import (
 )
 from comfy_core.graphs import Graph, is_link
 
-SAVE_NODE = "SaveImageWebsocket"
-_TAG = "run-tag"
+WEBSOCKET_SAVER = "SaveImageWebsocket"
+_TAG_INPUT = "run-tag"
 TEXT_NODES = frozenset({"RegexReplace", "StringConcatenate"})
 """Core nodes that are inserted to keep a computed prefix in the run's folder. Both versions have them."""
 _PREVIEWS = {
@@ -59,12 +59,12 @@ def rewrite_graph(
     *,
     over_websocket: bool,
     node_types: Mapping[str, object] | None = None,
-    again: Collection[str] = (),
+    rerun: Collection[str] = (),
 ) -> Graph:
     """Return a copy of `graph` that saves only into `folder`, and with `over_websocket` sends images instead.
 
-    `folder` may have several parts. `node_types` are the /object_info entries of the node types. The nodes `again` are
-    executed even if ComfyUI has their results in its cache.
+    `folder` may have several parts. `node_types` are the /object_info entries of the node types. The nodes with the ids
+    `rerun` are executed even if ComfyUI has their results in its cache.
     """
     changed = copy.deepcopy(graph)
     links = _links_by_source(changed)
@@ -73,34 +73,34 @@ def rewrite_graph(
         match node["class_type"], node["inputs"]:
             case "SaveImage", {"images": images} if over_websocket and is_link(images):
                 _redirect(links, node_id, images)
-                changed[node_id] = {"class_type": SAVE_NODE, "inputs": {"images": images}}
+                changed[node_id] = {"class_type": WEBSOCKET_SAVER, "inputs": {"images": images}}
             case "SaveImageWebsocket", {"images": images} if not over_websocket:
                 inputs = {"images": images, "filename_prefix": f"{folder}/{_DEFAULT_PREFIX}"}
                 changed[node_id] = {"class_type": "SaveImage", "inputs": inputs}
             case class_type, inputs:
-                _set_place(changed, class_type, inputs, folder, (node_types or {}).get(class_type))
+                _set_output_path(changed, class_type, inputs, folder, (node_types or {}).get(class_type))
                 if (node_types or {}).keys() >= TEXT_NODES:
                     _confine_computed_paths(changed, node_id, folder, node_types or {})
-                if node_id in again:
-                    inputs[_TAG] = tag_of(folder)
+                if node_id in rerun:
+                    inputs[_TAG_INPUT] = tag_of(folder)
     return changed
 
 
-def _set_place(graph: Graph, class_type: str, inputs: dict[str, Any], folder: str, node_type: object) -> None:
-    """Make a saving node write into `folder`, or under a unique name."""
+def _set_output_path(graph: Graph, class_type: str, inputs: dict[str, Any], folder: str, node_type: object) -> None:
+    """Make a node that saves files write into `folder`, or use a unique file name."""
     path_input = PREFIX_SAVERS.get(class_type) or FOLDER_SAVERS.get(class_type)
-    if path_input and (path := _text(graph, inputs, path_input)) is not None:
-        inputs[path_input] = f"{folder}/{_inside(path)}"
+    if path_input and (path := _literal_text(graph, inputs, path_input)) is not None:
+        inputs[path_input] = f"{folder}/{_relative_path(path)}"
         return
     name_input = "filename_prefix"
-    if (name := _text(graph, inputs, name_input)) is not None:
+    if (name := _literal_text(graph, inputs, name_input)) is not None:
         start, slash, last = name.rpartition("/")
         inputs[name_input] = f"{start}{slash}{tag_of(folder)}_{_DOTS.sub('_', last)}"
-    if _writes(class_type, inputs, node_type):
-        inputs[_TAG] = tag_of(folder)
+    if _writes_files(class_type, inputs, node_type):
+        inputs[_TAG_INPUT] = tag_of(folder)
 
 
-def _text(graph: Graph, inputs: Mapping[str, Any], name: str) -> str | None:
+def _literal_text(graph: Graph, inputs: Mapping[str, Any], name: str) -> str | None:
     """Return an input's value as text, or None if it is absent or computed by another node."""
     value = linked_literal(graph, inputs.get(name))
     return None if name not in inputs or is_comfyui_link(value) else str(value)
@@ -134,10 +134,10 @@ def _is_text(graph: Graph, link: list[Any], node_types: Mapping[str, object]) ->
     return False
 
 
-def _writes(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bool:
+def _writes_files(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bool:
     """Return whether a node writes files, judging by its names and its /object_info entry."""
     match node_type:
-        case {"output_node": True} if class_type != SAVE_NODE:
+        case {"output_node": True} if class_type != WEBSOCKET_SAVER:
             return True
     return any(file_use(class_type, name, declared_input(node_type, name)) is FileUse.WRITES for name in inputs)
 
@@ -158,7 +158,7 @@ def _links_by_source(graph: Graph) -> dict[str, list[list[Any]]]:
 
 
 def _drop_previews(graph: Graph, links: dict[str, list[list[Any]]]) -> None:
-    """Remove previews whose outputs are unused, or that pass on their input."""
+    """Remove each preview node whose outputs are unused, or whose only output is its own input."""
     for node_id, node in list(graph.items()):
         passed = node["inputs"].get(_PREVIEWS.get(node["class_type"], ""))
         outputs = {link[1] for link in links.get(node_id, ())}
@@ -174,19 +174,19 @@ def _redirect(links: dict[str, list[list[Any]]], node_id: str, source: list[Any]
         links.setdefault(source[0], []).append(link)
 
 
-def save_nodes(graph: Graph) -> tuple[str, ...]:
+def websocket_savers(graph: Graph) -> tuple[str, ...]:
     """Return the ids of the nodes that send images over the websocket."""
-    return tuple(node_id for node_id, node in graph.items() if node["class_type"] == SAVE_NODE)
+    return tuple(node_id for node_id, node in graph.items() if node["class_type"] == WEBSOCKET_SAVER)
 
 
 def prefix_of(graph: Graph, node_id: str) -> str | None:
     """Return a node's filename prefix without folders, or None if its inputs do not contain one."""
     match graph.get(node_id):
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
-            prefix = _text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
+            prefix = _literal_text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
             if prefix is not None:
                 return re.split(r"[/\\]", prefix.rstrip("/\\"))[-1] or _DEFAULT_PREFIX
-            return _DEFAULT_PREFIX if class_type in {"SaveImage", SAVE_NODE} else None
+            return _DEFAULT_PREFIX if class_type in {"SaveImage", WEBSOCKET_SAVER} else None
     return None
 
 
@@ -198,12 +198,12 @@ def filled_name(prefix: str, size: tuple[int, int], number: int, now: time.struc
     values = {"%width%": size[0], "%height%": size[1], "%batch_num%": number}
     for name, value in values.items():
         prefix = prefix.replace(name, str(value))
-    for name, form in _TIMES.items():
+    for name, form in _TIME_FORMATS.items():
         prefix = prefix.replace(name, time.strftime(form, now))
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", prefix)
 
 
-_TIMES = {
+_TIME_FORMATS = {
     "%year%": "%Y",
     "%month%": "%m",
     "%day%": "%d",
@@ -213,7 +213,7 @@ _TIMES = {
 }
 
 
-def _inside(prefix: str) -> str:
+def _relative_path(prefix: str) -> str:
     """Return `prefix` as a relative path without "..", because /view rejects file names that contain it."""
     parts = [part for part in re.split(r"[/\\]", prefix) if part not in {"", ".", ".."}]
     return _DOTS.sub("_", "/".join(parts)) or _DEFAULT_PREFIX

@@ -16,20 +16,20 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from comfy_core.comfyui.file_inputs import RUN_FOLDER
-from comfy_core.comfyui.graph_rewrite import SAVE_NODE, filled_name, prefix_of, save_nodes
+from comfy_core.comfyui.graph_rewrite import WEBSOCKET_SAVER, filled_name, prefix_of, websocket_savers
 from comfy_core.comfyui.prompt_monitor import Prompt
 from comfy_core.comfyui.responses import OutputFile, Succeeded
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
-from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, encode_picture, go_on, identify
-from comfy_core.images.codec import Picture, png_size
+from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, encode_image, identify, never_stop
+from comfy_core.images.codec import EncodedImage, png_size
 from comfy_core.request.reading import Rendered, Request
 
-ENCODE_S = 60.0
-"""Time limit for encoding all images of a job. Images left after it are returned as ComfyUI saved them."""
-_LONGEST_STRING = 4096
+ENCODE_TIMEOUT_S = 60.0
+"""Time limit for encoding all images of a job. The images that remain are returned as ComfyUI saved them."""
+_MAX_METADATA_STRING = 4096
 """Maximum length of a graph's string in an image's metadata, in characters."""
 
 
@@ -85,9 +85,9 @@ def prompt_result(prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes
         check: called regularly; an exception that it raises ends the work.
     """
     images, others, now = [], [], time.localtime()
-    for node in save_nodes(prompt.graph):
+    for node in websocket_savers(prompt.graph):
         for number, data in enumerate(prompt.images.get(node, ())):
-            prefix = prefix_of(graph, node) or SAVE_NODE
+            prefix = prefix_of(graph, node) or WEBSOCKET_SAVER
             images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
     saved: Counter[str] = Counter()
     for file, data in files.items():
@@ -143,7 +143,7 @@ class JobOutputs:
 
 
 def job_outputs(
-    request: Request, rendered: Rendered, results: Sequence[PromptResult], check: Check = go_on
+    request: Request, rendered: Rendered, results: Sequence[PromptResult], check: Check = never_stop
 ) -> JobOutputs:
     """Return the outputs of all prompts in order, with images encoded in the requested format.
 
@@ -153,38 +153,38 @@ def job_outputs(
     warnings: list[str] = []
     names: set[str] = set()
     numbers: Counter[str] = Counter()
-    until = time.monotonic() + ENCODE_S
+    deadline = time.monotonic() + ENCODE_TIMEOUT_S
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
         text = metadata_text(rendered, graph, seed) if request.metadata else {}
         for image in result.images:
             if image.filename:
-                picture = identify(image.data, check)
-                size = _size(picture) if picture else {}
+                found = identify(image.data, check)
+                size = _size(found) if found else {}
                 images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
                 continue
-            left_s = min(IMAGE_TIMEOUT_S, until - time.monotonic())
-            picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
-            extension = mimetypes.guess_extension(picture.mime_type) or ""
+            left_s = min(IMAGE_TIMEOUT_S, deadline - time.monotonic())
+            encoded = encode_image(image.data, request.output_format, request.output_quality, text, check, left_s)
+            extension = mimetypes.guess_extension(encoded.mime_type) or ""
             numbers[image.prefix] += 1
-            filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
-            images.append(JobOutput(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
-            if picture.warning:
-                warnings.append(f"{filename} {picture.warning}")
+            filename = _unique_name(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
+            images.append(JobOutput(filename, encoded.data, encoded.mime_type, {**_size(encoded), "seed": seed}))
+            if encoded.warning:
+                warnings.append(f"{filename} {encoded.warning}")
     files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
     return JobOutputs(tuple(images), tuple(files), tuple(warnings))
 
 
 def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> JobOutput:
     """Return a file unchanged, as a node saved it."""
-    name = _unused(filename, names)
+    name = _unique_name(filename, names)
     return JobOutput(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
-def _size(picture: Picture) -> JsonObject:
-    return {"width": picture.width, "height": picture.height} if picture.width else {}
+def _size(image: EncodedImage) -> JsonObject:
+    return {"width": image.width, "height": image.height} if image.width else {}
 
 
-def _unused(filename: str, names: set[str]) -> str:
+def _unique_name(filename: str, names: set[str]) -> str:
     """Return `filename`, prefixed with a number if the name is already in use."""
     numbered = (f"{number}_{filename}" for number in itertools.count(2))
     name = next(each for each in itertools.chain([filename], numbered) if each not in names)
@@ -206,9 +206,9 @@ def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[st
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return `value` with strings of more than _LONGEST_STRING characters replaced by a note."""
+    """Return `value` with strings of more than _MAX_METADATA_STRING characters replaced by a note."""
     match value:
-        case str() if len(value) > _LONGEST_STRING:
+        case str() if len(value) > _MAX_METADATA_STRING:
             return f"[{len(value):,} characters were left out of this file]"
         case dict():
             return {key: _shortened(each) for key, each in value.items()}

@@ -41,37 +41,42 @@ _SLASHES = str.maketrans(
     dict.fromkeys("\u2215\u2044\u29f8\u2571\u27cb", "/") | dict.fromkeys("\u29f5\u2216\u29f9", "\\"),
 )
 """Characters that look like slashes and are not changed by NFKC."""
-_START = r"(?:^|[\n'\"\[({,;|=])\s*"
+_BEGIN = r"(?:^|[\n'\"\[({,;|=])\s*"
 """Matches the start of a path in a value that may list several paths."""
 _WILDCARD_FOLDER = re.compile(r"\*\*|[*?][^/\\]*[/\\]")
 _VARIABLE = re.compile(r"%([^%.]+)\.([^%]+)%")
 _NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FILE|FILES)$")
 """Output types that may carry a file name. All other types (IMAGE, LATENT, …) carry data."""
-_READ = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
-_OF_INPUT_FOLDER = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
+_READING_USES = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
+_INPUT_FOLDER_USES = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
 _SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
 _CONTENT = re.compile(r"\s*https?://.*|\s*(?:data:[\w/+.;=-]*,)?[A-Za-z0-9+/=_\s-]{200,}", re.IGNORECASE | re.DOTALL)
 """An http URL, or base64 that is longer than a path."""
 _BAD_SPELLINGS = (
     (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
-    (rf"{_START}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])", frozenset(FileUse), "must not be an absolute path"),
-    (rf"{_START}[A-Za-z]:", _READ, "must not be an absolute path"),
+    (
+        rf"{_BEGIN}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])",
+        frozenset(FileUse),
+        "must not be an absolute path",
+    ),
+    (rf"{_BEGIN}[A-Za-z]:", _READING_USES, "must not be an absolute path"),
     (r"(?:^|[/\\\s'\"\[({,;|=:])\.\.+\s*(?:$|[/\\\s'\"\])},;|:])", frozenset(FileUse), 'must not contain ".."'),
-    (rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", frozenset(FileUse), "must not be a URL"),
+    (rf"{_BEGIN}(?:(?:{_SCHEMES}):|subfile,)", frozenset(FileUse), "must not be a URL"),
     (
         r"\[\s*(?:output|temp)\s*\]",
-        _OF_INPUT_FOLDER,
+        _INPUT_FOLDER_USES,
         "must not end in [output] or [temp]: a job can only load its own files",
     ),
-    (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _OF_INPUT_FOLDER, "must not be a device name"),
+    (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _INPUT_FOLDER_USES, "must not be a device name"),
 )
 """Patterns of names that lead outside the job's folders, the file uses they are rejected for, and the problem."""
 _PLAYLIST = re.compile(
     rb"#EXTM3U|ffconcat|^c=IN IP|<MPD|<CompositionPlaylist|<smil|<asx|\[playlist\]|# VobSub",
     re.IGNORECASE | re.MULTILINE,
 )
-"""First bytes of formats that refer to other files: HLS, concat, SDP, DASH, IMF, SMIL, ASX, PLS, VobSub."""
+"""Matches formats that refer to other files: HLS, concat, SDP, DASH, IMF, SMIL, ASX, PLS, VobSub."""
 _PLAYLIST_BYTES = 1 << 16
+"""Number of bytes at the start of a file that are searched for _PLAYLIST."""
 _ADVICE = {
     FileUse.LOADS: "send the file in `images` and use its name here",
     FileUse.LOADS_FOLDER: "use the name of a folder in ComfyUI's input folder",
@@ -125,7 +130,7 @@ class _Guard:
             for node in self.graph.values()
             for name, value in node["inputs"].items()
             if not isinstance(value, int | float) and file_use(node["class_type"], name)
-            for part in _parts(value)
+            for part in _texts_and_links(value)
             if isinstance(part, str) and not is_encoded(node["class_type"], name)
         )
 
@@ -135,7 +140,7 @@ class _Guard:
         use = file_use(class_type, name, declared)
         if use is None:
             return None
-        for part in _parts(value):
+        for part in _texts_and_links(value):
             if is_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
                 continue
             if is_comfyui_link(part):
@@ -149,7 +154,7 @@ class _Guard:
     def _link_problem(self, use: FileUse, class_type: str, name: str, link: list[object]) -> str | None:
         literal = linked_literal(self.graph, link)
         if not is_comfyui_link(literal):
-            problems = (self._name_problem(use, class_type, str(part)) for part in _parts(literal))
+            problems = (self._name_problem(use, class_type, str(part)) for part in _texts_and_links(literal))
             return next((f"{problem} (in node {shown(link[0])})" for problem in problems if problem), None)
         if use is FileUse.LOADS_MODEL or (use is not FileUse.WRITES and self._carries_data(class_type, name, link)):
             return None
@@ -183,9 +188,9 @@ class _Guard:
             return "names the folder of another job"
         if use in {FileUse.WRITES, FileUse.LOADS_MODEL}:
             return None
-        whole = name.strip().strip("./\\").lower()
-        is_root = name.strip() in {".", "./", ".\\"} or whole in {"input", "output", "temp"}
-        if is_root or (not whole and use is FileUse.LOADS_FOLDER and is_loader(class_type)):
+        stripped = name.strip().strip("./\\").lower()
+        is_root = name.strip() in {".", "./", ".\\"} or stripped in {"input", "output", "temp"}
+        if is_root or (not stripped and use is FileUse.LOADS_FOLDER and is_loader(class_type)):
             return "names one of ComfyUI's own folders, which contains files of other jobs"
         if _WILDCARD_FOLDER.search(name) or (use is FileUse.LOADS_FOLDER and re.search(r"[*?]", name)):
             return "must not contain a wildcard in a folder name"
@@ -229,7 +234,7 @@ def _without_annotations(name: str) -> Iterator[str]:
         yield name
 
 
-def _parts(value: object) -> Iterator[object]:
+def _texts_and_links(value: object) -> Iterator[object]:
     """Yield all texts and links in a nested value. ComfyUI reads `{"__value__": ["a.png"]}` as a list."""
     pending = [value]
     while pending:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from comfy_core.comfyui.events import Addressed, Finished, Image, Started, StepProgress
-from comfy_core.comfyui.graph_rewrite import save_nodes
+from comfy_core.comfyui.events import AttributedEvent, Finished, Image, Started, StepProgress
+from comfy_core.comfyui.graph_rewrite import websocket_savers
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
 from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
-from comfy_core.comfyui.websocket_listener import Notice, SocketBack, SocketLost
+from comfy_core.comfyui.websocket_listener import Notice, SocketLost, SocketReopened
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.graphs import Graph
@@ -40,7 +40,7 @@ class WaitLimits:
     """From queueing to the start of the first prompt, while ComfyUI executes other prompts."""
     silence_s: float = 1.0
     """Polling interval of /history while no frames arrive."""
-    late_s: float = 5.0
+    history_delay_s: float = 5.0
     """Maximum delay of a prompt's history entry after its last frame."""
     unreachable_s: float = 10.0
     """How long ComfyUI may fail to respond."""
@@ -53,8 +53,14 @@ Observe: TypeAlias = Callable[[Progress], None]
 class Prompt:
     """A prompt and its state.
 
-    `images` are the images received as frames, by the node that saved them. `original` is the caller's graph; in
-    `graph` some nodes have another class.
+    Attributes:
+        graph: the graph as queued. Some nodes have another class than in `original`.
+        original: the caller's graph.
+        images: the images received as frames, by the node that saved them.
+        frames_missing: whether frames were lost with the websocket.
+        finished_at: time of the last frame.
+        unknown_before: whether the previous poll found the prompt neither in the queue nor in the history.
+        ended_before: whether the previous poll found the prompt in the history.
     """
 
     graph: Graph
@@ -73,8 +79,8 @@ class Prompt:
 
         Every saving node sends at least one image. If one is missing, its frames were lost unnoticed.
         """
-        is_whole = all(self.images.get(node) for node in save_nodes(self.graph))
-        return self.finished_at is not None and not self.frames_missing and is_whole
+        has_all_images = all(self.images.get(node) for node in websocket_savers(self.graph))
+        return self.finished_at is not None and not self.frames_missing and has_all_images
 
     def class_of(self, node_id: str, node_type: str) -> str:
         """Return the node's class in the caller's graph, or `node_type` if the caller's graph lacks the node."""
@@ -97,7 +103,7 @@ class PromptMonitor:
         self._observe = observe
         self._progress = Progress()
         self._queued_at = self._polled_at = time.monotonic()
-        self._unanswered_since: float | None = None
+        self._unreachable_since: float | None = None
         self.started_at: float | None = None
 
     def wait(self, prompts: Sequence[Prompt], notices: queue.SimpleQueue[Notice]) -> None:
@@ -108,52 +114,52 @@ class PromptMonitor:
         numbered = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(prompts, 1)}
         self._progress = Progress(pictures=len(prompts))
         while waiting := [prompt for prompt in prompts if prompt.outcome is None]:
-            self._check_ends()
+            self._raise_if_over()
             try:
                 notice = notices.get(timeout=_TICK_S)
             except queue.Empty:
                 if self._is_poll_due(waiting):
                     self._poll(waiting)
                 continue
-            self._take(notice, numbered, waiting)
+            self._handle(notice, numbered, waiting)
 
-    def _check_ends(self) -> None:
+    def _raise_if_over(self) -> None:
         error = self._stop()
         if error is not None:
             raise error
         if self.started_at is None:
             waited_s = time.monotonic() - self._queued_at
             if waited_s > self._limits.queue_timeout_s:
-                raise _deadline(waited_s, "had not started: ComfyUI was executing other prompts")
+                raise _timed_out(waited_s, "had not started: ComfyUI was executing other prompts")
         else:
             ran_s = time.monotonic() - self.started_at
             if ran_s > self._limits.timeout_s:
-                raise _deadline(ran_s, "had not finished, and its prompts were interrupted")
+                raise _timed_out(ran_s, "had not finished, and its prompts were interrupted")
 
     def _is_poll_due(self, waiting: Sequence[Prompt]) -> bool:
-        """Whether no frame arrived for `silence_s`, or a prompt's last frame arrived before its history entry."""
+        """Return whether to poll: no frame arrived for `silence_s`, or a prompt's history entry is delayed."""
         pause_s = _TICK_S if waiting[0].finished_at is not None else self._limits.silence_s
         return time.monotonic() - self._polled_at >= pause_s
 
-    def _take(self, notice: Notice, numbered: dict[str, tuple[int, Prompt]], waiting: Sequence[Prompt]) -> None:
+    def _handle(self, notice: Notice, numbered: dict[str, tuple[int, Prompt]], waiting: Sequence[Prompt]) -> None:
         match notice:
             case SocketLost():
                 for prompt in waiting:
                     prompt.frames_missing = True
-            case SocketBack():
+            case SocketReopened():
                 self._poll(waiting)
-            case Addressed(str(prompt_id), node, event):
+            case AttributedEvent(str(prompt_id), node, event):
                 self._polled_at = time.monotonic()
                 number, prompt = numbered[prompt_id]
-                self._take_event(prompt, node, event)
-                self._report_progress(number, node in save_nodes(prompt.graph), event)
+                self._handle_event(prompt, node, event)
+                self._report_progress(number, node in websocket_savers(prompt.graph), event)
 
-    def _take_event(self, prompt: Prompt, node: str | None, event: object) -> None:
+    def _handle_event(self, prompt: Prompt, node: str | None, event: object) -> None:
         self._note_start()
         match event:
             case Started():
                 prompt.frames_missing = False
-            case Image(data, is_png=True) if node in save_nodes(prompt.graph):
+            case Image(data, is_png=True) if node in websocket_savers(prompt.graph):
                 prompt.images.setdefault(str(node), []).append(data)
             case Finished():
                 prompt.finished_at = time.monotonic()
@@ -181,12 +187,12 @@ class PromptMonitor:
         self._polled_at = time.monotonic()
         try:
             self._poll_each(waiting)
-            self._unanswered_since = None
+            self._unreachable_since = None
         except RequestError as error:
-            self._unanswered_since = self._unanswered_since or time.monotonic()
-            unanswered_s = time.monotonic() - self._unanswered_since
-            if unanswered_s > self._limits.unreachable_s:
-                raise unavailable(f"{error}, for {unanswered_s:.0f} s") from error
+            self._unreachable_since = self._unreachable_since or time.monotonic()
+            unreachable_s = time.monotonic() - self._unreachable_since
+            if unreachable_s > self._limits.unreachable_s:
+                raise unavailable(f"{error}, for {unreachable_s:.0f} s") from error
 
     def _poll_each(self, waiting: Sequence[Prompt]) -> None:
         ended_by_frame = waiting[0].finished_at is not None
@@ -209,14 +215,14 @@ class PromptMonitor:
         self._note_start()
         if not isinstance(outcome, Succeeded):
             raise replace(outcome, node_type=prompt.class_of(outcome.node_id, outcome.node_type)).error()
-        if prompt.is_complete or prompt.frames_missing or prompt.ended_before or not save_nodes(prompt.graph):
+        if prompt.is_complete or prompt.frames_missing or prompt.ended_before or not websocket_savers(prompt.graph):
             prompt.outcome = outcome
         prompt.ended_before = True
 
     def _note_unknown(self, prompt: Prompt) -> None:
         """Handle a prompt that is neither queued, running nor in the history: its entry is delayed, or it was lost."""
         if prompt.finished_at is not None:
-            if time.monotonic() - prompt.finished_at > self._limits.late_s:
+            if time.monotonic() - prompt.finished_at > self._limits.history_delay_s:
                 raise unavailable("ComfyUI finished the job but has no history entry for it")
         elif prompt.unknown_before:
             raise unavailable("ComfyUI has lost the job; it was restarted, or its queue was cleared")
@@ -228,6 +234,6 @@ def unavailable(problem: str) -> JobError:
     return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem)
 
 
-def _deadline(after_s: float, what: str) -> JobError:
+def _timed_out(after_s: float, what: str) -> JobError:
     problem = f"After {after_s:.1f} s the job {what}"
     return JobError.because(ErrorCode.DEADLINE_EXCEEDED, problem, after_s=round(after_s, 1))

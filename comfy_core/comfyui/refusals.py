@@ -81,7 +81,7 @@ class Refusal:
         return replace(self, problems=tuple(problems))
 
     def missing(self, node_types: Mapping[str, object]) -> tuple[NodeProblem, ...]:
-        """Return the problems that are missing names: of a model, LoRA, sampler or scheduler."""
+        """Return the problems whose value is a name that ComfyUI lacks: of a model, LoRA, sampler or scheduler."""
         return tuple(
             problem
             for problem in self.problems
@@ -93,7 +93,7 @@ class Refusal:
 
         Args:
             node_types: the /object_info entries of the node types.
-            available: the available names for each input with a missing name.
+            available: the names that ComfyUI has, for each input in `missing`.
         """
         missing = self.missing(node_types)
         details: JsonObject = {}
@@ -102,7 +102,7 @@ class Refusal:
             details["available"] = {name: [shortened(each) for each in names] for name, names in available.items()}
         if missing and len(missing) == len(self.problems):
             listed = _listed([_missing_text(each, available) for each in missing])
-            return JobError.because(ErrorCode.MODEL_MISSING, f"This ComfyUI has {listed}{_where(missing)}", **details)
+            return JobError.because(ErrorCode.MODEL_MISSING, f"This ComfyUI has {listed}{_folders(missing)}", **details)
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         listed = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
         code = ErrorCode.WORKFLOW_REJECTED
@@ -120,7 +120,7 @@ def _listed(texts: list[str]) -> str:
     return "; ".join(texts[:_SHOWN_PROBLEMS]) + more
 
 
-def _where(missing: Iterable[NodeProblem]) -> str:
+def _folders(missing: Iterable[NodeProblem]) -> str:
     """Return the folders in which the missing files belong, for an error; empty if they are not known."""
     found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
     folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)

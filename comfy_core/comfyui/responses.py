@@ -18,8 +18,8 @@ from comfy_core.contract import shortened
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError
 
-_READ_TEXT = 10_000
-"""Characters of a text that are processed. The text of a node's exception has no size limit."""
+_MAX_PROCESSED_TEXT = 10_000
+"""Maximum number of characters of a text that are processed. The text of a node's exception has no size limit."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
 
 def _read_outputs(outputs: object) -> Succeeded:
     files, texts = [], []
-    for node_id, shown in outputs.items() if isinstance(outputs, dict) else ():
-        for key, items in shown.items() if isinstance(shown, dict) else ():
+    for node_id, node_outputs in outputs.items() if isinstance(outputs, dict) else ():
+        for key, items in node_outputs.items() if isinstance(node_outputs, dict) else ():
             for item in items if isinstance(items, list | tuple) else ():
                 match item:
                     case {"filename": str(name), "type": str(kind)}:
@@ -147,7 +147,7 @@ def _read_outputs(outputs: object) -> Succeeded:
 
 def foreign_text(text: str) -> str:
     """Return a text from ComfyUI for use in an error message: shortened, and without absolute paths."""
-    return shortened(without_paths(text[:_READ_TEXT]))
+    return shortened(without_paths(text[:_MAX_PROCESSED_TEXT]))
 
 
 def without_paths(text: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
-from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, rewrite_graph, save_nodes
+from comfy_core.comfyui.graph_rewrite import TEXT_NODES, WEBSOCKET_SAVER, rewrite_graph, websocket_savers
 from comfy_core.comfyui.outputs import PromptResult, prompt_result, require_content
 from comfy_core.comfyui.path_guard import path_faults, playlist_faults
 from comfy_core.comfyui.prompt_monitor import Observe, Prompt, PromptMonitor, WaitLimits, unavailable
@@ -77,7 +77,7 @@ def run_graphs(
     """
     run = _Run(server, limits, stop, hooks, extra_data or {})
     try:
-        return run.make(graphs, uploads)
+        return run.execute(graphs, uploads)
     except RequestError as error:
         raise unavailable(str(error)) from error
     finally:
@@ -105,11 +105,11 @@ class _Run:
         self._files: list[OutputFile] = []
         self._node_types: Mapping[str, JsonObject] = {}
 
-    def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
-        with _logged("removing what earlier runs left"):
+    def execute(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
+        with _log_failure("removing what earlier runs left"):
             self._server.cleanup.remove_prompts()
             self._server.cleanup.remove_files()
-        named = self._named(graphs, uploads)
+        named = self._with_upload_names(graphs, uploads)
         classes = {node["class_type"] for graph in named for node in graph.values()}
         node_types = self._server.node_types(classes | TEXT_NODES)
         self._check(named, node_types, uploads)
@@ -117,10 +117,10 @@ class _Run:
         named = [graph for graph, _ in filled]
         self._upload(named, uploads)
         self._node_types = node_types
-        over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
+        over_websocket = WEBSOCKET_SAVER in self._server.node_types({WEBSOCKET_SAVER})
         monitor = self._monitor()
         queued_at = time.monotonic()
-        prompts = self._execute(monitor, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
+        prompts = self._execute(monitor, [self._new_prompt(graph, over_websocket=over_websocket) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
@@ -133,7 +133,7 @@ class _Run:
     def _monitor(self) -> PromptMonitor:
         return PromptMonitor(self._server, self._limits, self._stop, self._hooks.observe)
 
-    def _named(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
+    def _with_upload_names(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
         """Return copies of `graphs` that refer to the uploads by the names they will have in ComfyUI."""
         named = [copy.deepcopy(graph) for graph in graphs]
         for number, upload in enumerate(uploads):
@@ -145,7 +145,7 @@ class _Run:
     def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject], uploads: Sequence[Upload]) -> None:
         """Raise JobError if a graph would access files of other jobs, or cannot be executed."""
         faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
-        faults += [fault for each in uploads for fault in playlist_faults(each.picture.data, each.targets)]
+        faults += [fault for each in uploads for fault in playlist_faults(each.file.data, each.targets)]
         if faults:
             raise invalid_input(list(dict.fromkeys(faults))[:MAX_FAULTS])
         for graph in graphs:
@@ -156,11 +156,9 @@ class _Run:
         for number, upload in enumerate(uploads):
             filename = _upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
-            picture = upload.picture
+            file = upload.file
             try:
-                name = self._server.upload(
-                    picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
-                )
+                name = self._server.upload(file.data, folder=self._folder, filename=filename, mime_type=file.mime_type)
             except RequestError as error:
                 if (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise _not_stored(error) from error
@@ -198,7 +196,7 @@ class _Run:
         try:
             refusal = read_refusal(self._post(prompt))
         except RequestError as error:
-            refusal = _refusal_of(error)
+            refusal = _refusal_in(error)
             if refusal is None:
                 raise
         if refusal is not None:
@@ -225,26 +223,25 @@ class _Run:
             log.warning("no response to POST /prompt, and ComfyUI does not have the prompt; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
 
-    def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
-        folder = f"{self._folder}/again" if again else self._folder
+    def _new_prompt(self, graph: Graph, *, over_websocket: bool, rerun: Collection[str] = ()) -> Prompt:
+        folder = f"{self._folder}/again" if rerun else self._folder
         types = self._node_types
-        changed = rewrite_graph(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        changed = rewrite_graph(graph, folder, over_websocket=over_websocket, node_types=types, rerun=rerun)
         return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return a prompt's outputs. If websocket frames are missing, run it again and save the images to files."""
-        if save_nodes(prompt.graph) and not prompt.is_complete:
+        if websocket_savers(prompt.graph) and not prompt.is_complete:
             log.warning("websocket frames are missing; running the prompt again and saving its images to files")
             self._server.reopen_socket()
-            [prompt] = self._execute(self._monitor(), [self._prompt(graph, over_websocket=False)])
+            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph, over_websocket=False)])
         files = self._read_files(prompt)
         if empty := {file.node_id for file, data in files.items() if not data}:
             log.warning("nodes %s reported cached files that are empty or deleted; running these nodes again", empty)
-            again = self._prompt(graph, over_websocket=False, again=empty)
-            [prompt] = self._execute(self._monitor(), [again])
+            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph, over_websocket=False, rerun=empty)])
             files = self._read_files(prompt)
         require_content(graph, files)
-        return prompt_result(prompt, graph, files, self._end_if_stopped)
+        return prompt_result(prompt, graph, files, self._raise_if_stopped)
 
     def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
         """Return the content of the prompt's output files; empty for a file that no longer exists."""
@@ -260,7 +257,7 @@ class _Run:
                 return b""
             raise
 
-    def _end_if_stopped(self) -> None:
+    def _raise_if_stopped(self) -> None:
         error = self._stop()
         if error is not None:
             raise error
@@ -272,14 +269,14 @@ class _Run:
         """
         prompt_ids = {prompt.prompt_id for prompt in self._prompts}
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
-        with _logged("removing prompts"):
+        with _log_failure("removing prompts"):
             self._server.cleanup.remove_prompts(ended, prompt_ids - ended)
         for prompt in self._prompts:
             if isinstance(prompt.outcome, Succeeded):
                 self._files += prompt.outcome.written
-        with _logged("removing files"):
+        with _log_failure("removing files"):
             self._server.cleanup.remove_files(self._files)
-        with _logged("removing folders"):
+        with _log_failure("removing folders"):
             self._server.cleanup.remove_folder(self._folder, prompt_ids)
 
 
@@ -292,7 +289,7 @@ def _upload_name(number: int, upload: Upload) -> str:
     return f"{number}.{upload.extension}"
 
 
-def _refusal_of(error: RequestError) -> Refusal | None:
+def _refusal_in(error: RequestError) -> Refusal | None:
     if error.status != 400:  # noqa: PLR2004 - the status of a rejected prompt
         return None
     try:
@@ -302,7 +299,7 @@ def _refusal_of(error: RequestError) -> Refusal | None:
 
 
 @contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
+def _log_failure(what: str) -> Iterator[None]:
     try:
         yield
     except (RequestError, OSError) as error:

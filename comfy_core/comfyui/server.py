@@ -37,7 +37,7 @@ POLL_TIMEOUT_S = 2.0
 _STOP_WAIT_S = 2.0
 """How long to wait for interrupted prompts to end. Prompts that take longer are removed after a later run."""
 _STOP_POLL_S = 0.02
-_MANY_NODE_TYPES = 32
+_MAX_SEPARATE_NODE_TYPES = 32
 """Up to this number, node types are requested one by one. The response for all types has several megabytes."""
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ComfyServer:
         url: base URL, such as `http://127.0.0.1:8188`. Raises ConfigError if it is not an http or https URL.
         directory: ComfyUI's base folder (with `input`, `output`, `temp`), if this process can access it. A run's files
             are deleted there. Without it they can only be emptied, because ComfyUI has no request to delete a file.
-        connect_timeout_s: how long a run waits for the websocket before it continues without.
+        connect_timeout_s: how long a run waits for the websocket before it continues without it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ComfyServer:
 
     @contextlib.contextmanager
     def listen(self, prompt_ids: Collection[str]) -> Iterator[queue.SimpleQueue[Notice]]:
-        """Yield a queue that receives the events of these prompts, and SocketLost and SocketBack notices.
+        """Yield a queue that receives the events of these prompts, and SocketLost and SocketReopened notices.
 
         The websocket is open when the queue is yielded. If it cannot be opened, the first notice is SocketLost, and
         the listener keeps trying to connect.
@@ -147,7 +147,7 @@ class ComfyServer:
         Entries are cached. Their lists of files may therefore be outdated; their inputs and outputs do not change.
         """
         unknown = set(class_types) - self._node_types.keys()
-        if len(unknown) > _MANY_NODE_TYPES:
+        if len(unknown) > _MAX_SEPARATE_NODE_TYPES:
             found = self._http.json("GET", "/object_info", timeout_s=CALL_TIMEOUT_S)
             self._node_types |= found if isinstance(found, dict) else {}
         else:
@@ -206,7 +206,7 @@ class ComfyServer:
         freed = {"unload_models": True, "free_memory": True}
         self._http.call("POST", "/free", timeout_s=CALL_TIMEOUT_S, json=freed)
 
-    def forget_prompts(self, prompt_ids: Collection[str]) -> None:
+    def delete_history(self, prompt_ids: Collection[str]) -> None:
         """Remove ended prompts from ComfyUI's history."""
         self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(prompt_ids)})
 

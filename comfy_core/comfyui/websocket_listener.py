@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import websocket
 
-from comfy_core.comfyui.events import Addressed, Attribution, parse_frame
+from comfy_core.comfyui.events import AttributedEvent, Attribution, parse_frame
 
 CONNECT_TIMEOUT_S = 5.0
 _RECONNECT_DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -32,11 +32,11 @@ class SocketLost:
 
 
 @dataclass(frozen=True)
-class SocketBack:
+class SocketReopened:
     """The connection is open again. Frames sent in the meantime are not repeated."""
 
 
-Notice: TypeAlias = Addressed | SocketLost | SocketBack
+Notice: TypeAlias = AttributedEvent | SocketLost | SocketReopened
 
 
 class WebsocketListener:
@@ -46,36 +46,36 @@ class WebsocketListener:
         self._url = url
         self._connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
-        self._listeners: dict[queue.SimpleQueue[Notice], frozenset[str]] = {}
-        self._users = 0
+        self._subscriptions: dict[queue.SimpleQueue[Notice], frozenset[str]] = {}
+        self._subscribers = 0
         self._failures = 0
         self._connection: websocket.WebSocket | None = None
         self._opened = threading.Event()
-        self._wanted = threading.Event()
+        self._is_wanted = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def add(self, notices: queue.SimpleQueue[Notice], prompt_ids: frozenset[str]) -> None:
-        """Subscribe `notices` to the events of these prompts, and to SocketLost and SocketBack."""
+        """Subscribe `notices` to the events of these prompts, and to SocketLost and SocketReopened."""
         with self._lock:
-            self._users += 1
-            self._wanted.set()
+            self._subscribers += 1
+            self._is_wanted.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read_loop, name="comfyui-events", daemon=True)
                 self._thread.start()
         self._opened.wait(self._connect_timeout_s)
         with self._lock:
-            self._listeners[notices] = prompt_ids
+            self._subscriptions[notices] = prompt_ids
             if not self._opened.is_set():
                 notices.put(SocketLost())
 
     def remove(self, notices: queue.SimpleQueue[Notice]) -> None:
         """Unsubscribe `notices`."""
         with self._lock:
-            del self._listeners[notices]
-            self._users -= 1
-            if not self._users:
-                self._wanted.clear()
+            del self._subscriptions[notices]
+            self._subscribers -= 1
+            if not self._subscribers:
+                self._is_wanted.clear()
 
     def drop(self) -> None:
         """Close the connection, so that it is reopened."""
@@ -87,14 +87,14 @@ class WebsocketListener:
     def close(self) -> None:
         """Close the connection and stop the thread."""
         self._closed = True
-        self._wanted.set()
+        self._is_wanted.set()
         self.drop()
         if self._thread is not None:
             self._thread.join(self._connect_timeout_s)
 
     def _read_loop(self) -> None:
         """Keep a connection open while there are subscribers. An idle one stays open, but is not reopened if lost."""
-        while self._wanted.wait() and not self._closed:
+        while self._is_wanted.wait() and not self._closed:
             time.sleep(_RECONNECT_DELAYS_S[min(self._failures, len(_RECONNECT_DELAYS_S) - 1)])
             try:
                 self._read_one_connection()
@@ -118,26 +118,26 @@ class WebsocketListener:
             connection.settimeout(None)
             self._failures = 0
             self._opened.set()
-            self._tell_all(SocketBack())
+            self._notify_all(SocketReopened())
             while not self._closed:
                 self._dispatch(connection.recv(), attribution)
         finally:
             self._opened.clear()
             self._connection = None
             connection.shutdown()  # type: ignore[no-untyped-call] # websocket-client is only partly typed
-            self._tell_all(SocketLost())
+            self._notify_all(SocketLost())
 
     def _dispatch(self, frame: str | bytes, attribution: Attribution) -> None:
         event = parse_frame(frame)
         if event is None:
             return
-        addressed = attribution.address(event)
+        attributed = attribution.attribute(event)
         with self._lock:
-            for notices, prompt_ids in self._listeners.items():
-                if addressed.prompt_id in prompt_ids:
-                    notices.put(addressed)
+            for notices, prompt_ids in self._subscriptions.items():
+                if attributed.prompt_id in prompt_ids:
+                    notices.put(attributed)
 
-    def _tell_all(self, notice: SocketLost | SocketBack) -> None:
+    def _notify_all(self, notice: SocketLost | SocketReopened) -> None:
         with self._lock:
-            for notices in self._listeners:
+            for notices in self._subscriptions:
                 notices.put(notice)

@@ -21,21 +21,21 @@ from typing import IO
 
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.errors import JobError
-from comfy_core.images.codec import Picture, check_picture, converted, encode_picture, identify
+from comfy_core.images.codec import EncodedImage, check_image, converted, encode_image, identify
 
 MEMORY_BYTES = 3 * 1024**3
 """Limit of the process's address space. Flattening and encoding 64 megapixels takes 1.6 GB."""
-_LENGTHS = struct.Struct(">IQ")
+_FRAME_LENGTHS = struct.Struct(">IQ")
 _MAX_HEADER = 16 * 1024 * 1024
-_WATCH_S = 1.0
+_PARENT_POLL_S = 1.0
 
-_FUNCTIONS = {each.__name__: each for each in (check_picture, converted, encode_picture, identify)}
+_FUNCTIONS = {each.__name__: each for each in (check_image, converted, encode_image, identify)}
 
 
 def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> None:
     """Write one frame."""
     head = json.dumps(header).encode()
-    stream.write(_LENGTHS.pack(len(head), len(content)))
+    stream.write(_FRAME_LENGTHS.pack(len(head), len(content)))
     stream.write(head)
     stream.write(content)
     stream.flush()
@@ -43,16 +43,16 @@ def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> 
 
 def read_frame(stream: IO[bytes], max_content: int = MEMORY_BYTES) -> tuple[JsonObject, bytes]:
     """Return the next frame. Raises EOFError if the stream has ended, ValueError if the frame is invalid."""
-    head_length, content_length = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
+    head_length, content_length = _FRAME_LENGTHS.unpack(_read_exactly(stream, _FRAME_LENGTHS.size))
     if head_length > _MAX_HEADER or content_length > max_content:
         raise ValueError("a frame is too long")
-    header = json.loads(_read(stream, head_length))
+    header = json.loads(_read_exactly(stream, head_length))
     if not isinstance(header, dict):
-        raise ValueError("a frame has no header")  # noqa: TRY004 - the sender's fault, as the lengths are
-    return header, _read(stream, content_length)
+        raise ValueError("a frame has no header")  # noqa: TRY004 - an invalid frame, as above
+    return header, _read_exactly(stream, content_length)
 
 
-def _read(stream: IO[bytes], length: int) -> bytes:
+def _read_exactly(stream: IO[bytes], length: int) -> bytes:
     data = stream.read(length)
     if len(data) != length:
         raise EOFError
@@ -62,36 +62,36 @@ def _read(stream: IO[bytes], length: int) -> bytes:
 def respond(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
     """Return the response to one request: an image, nothing, or an error."""
     try:
-        picture: Picture | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
+        image: EncodedImage | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
     except JobError as error:
         return {"report": error.report.to_json()}, b""
     except Exception as error:  # noqa: BLE001 - the parent turns it into an error message
         return {"failed": type(error).__name__}, b""
-    if picture is None:
+    if image is None:
         return {}, b""
-    is_same = picture.data is content
-    facts = {name: value for name, value in vars(picture).items() if name != "data"}
-    return {"picture": facts, "is_same": is_same}, b"" if is_same else picture.data
+    is_same = image.data is content
+    facts = {name: value for name, value in vars(image).items() if name != "data"}
+    return {"image": facts, "is_same": is_same}, b"" if is_same else image.data
 
 
-def picture_of(header: JsonObject, content: bytes, sent: bytes) -> Picture | None:
+def read_response(header: JsonObject, content: bytes, sent: bytes) -> EncodedImage | None:
     """Return the image in a response to a request with the content `sent`. Raises JobError, ValueError."""
     match header:
         case {"report": str(report)}:
             raise JobError.of(ErrorReport.from_json(report))
         case {"failed": failed}:
             raise ValueError(str(failed)[:80])
-        case {"picture": dict(facts)}:
-            return _picture(sent if header.get("is_same") else content, facts)
+        case {"image": dict(facts)}:
+            return _parse_image(sent if header.get("is_same") else content, facts)
     return None
 
 
-def _picture(data: bytes, facts: JsonObject) -> Picture:
+def _parse_image(data: bytes, facts: JsonObject) -> EncodedImage:
     match facts:
         case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
             is_animated, is_whole = bool(facts.get("is_animated")), bool(facts.get("is_whole"))
-            return Picture(data, width, height, mime_type, is_animated, is_whole, warning[:300])
-    raise ValueError("no picture")
+            return EncodedImage(data, width, height, mime_type, is_animated, is_whole, warning[:300])
+    raise ValueError("no image")
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def main() -> None:
 def _end_with_parent(parent: int) -> None:
     """End this process when its parent has ended, even while an image is being processed."""
     while os.getppid() == parent:
-        time.sleep(_WATCH_S)
+        time.sleep(_PARENT_POLL_S)
     os._exit(1)
 
 
@@ -138,7 +138,7 @@ def _ends_after(timeout_s: float) -> Iterator[None]:
 
 def _limit_memory() -> None:
     try:
-        import resource  # noqa: PLC0415 - Windows has none
+        import resource  # noqa: PLC0415 - does not exist on Windows
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

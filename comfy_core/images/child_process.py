@@ -25,9 +25,9 @@ from typing import TypeAlias
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.images.child import picture_of, read_frame, write_frame
-from comfy_core.images.codec import Picture, invalid_image, kept_as_it_is, png_size, require_size
-from comfy_core.images.codec import encode_picture as encode_here
+from comfy_core.images.child import read_frame, read_response, write_frame
+from comfy_core.images.codec import EncodedImage, invalid_image, png_size, require_size, unconverted
+from comfy_core.images.codec import encode_image as encode_here
 
 IMAGE_TIMEOUT_S = 20.0
 """Timeout for one image."""
@@ -44,38 +44,38 @@ Check: TypeAlias = Callable[[], None]
 """Called 20 times a second while an image is being processed. An exception that it raises ends the processing."""
 
 
-def go_on() -> None:
+def never_stop() -> None:
     """Do nothing: a `check` that never ends the processing."""
 
 
-class PictureError(Exception):
+class ImageProcessError(Exception):
     """The child failed to process an image. The message is a predicate whose subject is the image."""
 
 
-class NotStartedError(PictureError):
+class NotStartedError(ImageProcessError):
     """No child could be started. The image is not the cause."""
 
 
-class PictureProcesses:
+class ImageProcessPool:
     """A pool of child processes, each of which processes one image at a time."""
 
     def __init__(self, processes: int = PROCESSES, python: str = sys.executable) -> None:
-        self._turns = threading.Semaphore(processes)
+        self._slots = threading.Semaphore(processes)
         self._python = python
         self._idle: list[_Child] = []
 
     def run(
         self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = IMAGE_TIMEOUT_S
-    ) -> Picture | None:
+    ) -> EncodedImage | None:
         """Run a function of `codec` on `data` and return its result.
 
-        Raises PictureError, the exceptions of `check`, and the function's own JobError.
+        Raises ImageProcessError, the exceptions of `check`, and the function's own JobError.
         """
         check()
-        while not self._turns.acquire(timeout=_TICK_S):
+        while not self._slots.acquire(timeout=_TICK_S):
             check()
         try:
-            child = self._taken()
+            child = self._take_child()
             try:
                 header = {"function": function, "arguments": arguments, "timeout_s": timeout_s}
                 response = child.request(header, data, check, timeout_s)
@@ -84,11 +84,11 @@ class PictureProcesses:
                 raise
             self._idle.append(child)
         finally:
-            self._turns.release()
+            self._slots.release()
         try:
-            return picture_of(*response, data)
+            return read_response(*response, data)
         except ValueError as error:
-            raise PictureError(f"failed ({error})") from None
+            raise ImageProcessError(f"failed ({error})") from None
 
     def warm(self) -> None:
         """Start a child if none is idle, so that the next image does not wait for its start."""
@@ -100,7 +100,7 @@ class PictureProcesses:
         while self._idle:
             self._idle.pop().kill()
 
-    def _taken(self) -> _Child:
+    def _take_child(self) -> _Child:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread took the last one
                 child = self._idle.pop()
@@ -126,7 +126,7 @@ class _Child:
         assert self._process.stdin is not None  # noqa: S101 - for mypy: both are pipes
         assert self._process.stdout is not None  # noqa: S101 - as above
         self._requests, self._responses = self._process.stdin, self._process.stdout
-        self._thread = ThreadPoolExecutor(1, "picture")
+        self._thread = ThreadPoolExecutor(1, "image")
         self._started = self._thread.submit(read_frame, self._responses)
 
     def is_alive(self) -> bool:
@@ -135,14 +135,14 @@ class _Child:
     def request(self, header: JsonObject, data: bytes, check: Check, timeout_s: float) -> _Frame:
         """Send a request and return the response frame. `timeout_s` does not include the start of the process."""
         try:
-            _awaited(self._started, check, timeout_s)
+            _wait_for(self._started, check, timeout_s)
         except EOFError:
             status = self._process.wait()
             raise NotStartedError(f"got no child process (exit status {status})") from None
         try:
-            return _awaited(self._thread.submit(self._exchange, header, data), check, timeout_s)
+            return _wait_for(self._thread.submit(self._exchange, header, data), check, timeout_s)
         except (OSError, EOFError, ValueError, RecursionError):
-            raise PictureError("crashed the decoder") from None
+            raise ImageProcessError("crashed the decoder") from None
 
     def kill(self) -> None:
         self._process.kill()
@@ -157,60 +157,60 @@ class _Child:
         return read_frame(self._responses)
 
 
-def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
+def _wait_for(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
     deadline = time.monotonic() + timeout_s
     while not wait([future], _TICK_S).done:
         check()
         if time.monotonic() > deadline:
-            raise PictureError(f"takes longer than {timeout_s:g} s")
+            raise ImageProcessError(f"takes longer than {timeout_s:g} s")
     return future.result()
 
 
-def check_picture(
-    data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = IMAGE_TIMEOUT_S
-) -> Picture:
-    """Return the image in `data` in a form that LoadImage accepts: see codec.check_picture."""
+def check_image(
+    data: bytes, path: str, *, flatten: bool, check: Check = never_stop, timeout_s: float = IMAGE_TIMEOUT_S
+) -> EncodedImage:
+    """Return the image in `data` in a form that LoadImage accepts: see codec.check_image."""
     require_size(data, path)
     arguments = {"path": path, "flatten": flatten}
-    return _some(_run("check_picture", data, arguments, path, check, timeout_s))
+    return _require_image(_run("check_image", data, arguments, path, check, timeout_s))
 
 
-def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
+def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}
-    return _some(_run("converted", data, arguments, "image", go_on, IMAGE_TIMEOUT_S))
+    return _require_image(_run("converted", data, arguments, "image", never_stop, IMAGE_TIMEOUT_S))
 
 
-def identify(data: bytes, check: Check = go_on) -> Picture | None:
+def identify(data: bytes, check: Check = never_stop) -> EncodedImage | None:
     """Return the image whose header is at the start of `data`, or None if it is not an image or the timeout expires."""
     try:
         return _processes(os.getpid()).run("identify", data, {}, check)
-    except PictureError:
+    except ImageProcessError:
         return None
 
 
-def encode_picture(
+def encode_image(
     data: bytes,
     output_format: str,
     quality: int,
     text: Mapping[str, str],
-    check: Check = go_on,
+    check: Check = never_stop,
     timeout_s: float = IMAGE_TIMEOUT_S,
-) -> Picture:
-    """Return ComfyUI's image in another format: see codec.encode_picture.
+) -> EncodedImage:
+    """Return ComfyUI's image in another format: see codec.encode_image.
 
     A PNG that stays a PNG is not decoded, so no child is needed.
     """
     if output_format == "png" and png_size(data) is not None:
         return encode_here(data, output_format, quality, text)
     if timeout_s <= 0:
-        return kept_as_it_is(data, text, f"no time was left to encode it as {output_format}")
+        return unconverted(data, text, f"no time was left to encode it as {output_format}")
     used = {key: value for key, value in text.items() if key == "parameters"}
     arguments = {"output_format": output_format, "quality": quality, "text": used}
     try:
-        return _some(_processes(os.getpid()).run("encode_picture", data, arguments, check, timeout_s))
-    except PictureError as error:
-        return kept_as_it_is(data, text, f"encoding it as {output_format} failed, since it {error}")
+        return _require_image(_processes(os.getpid()).run("encode_image", data, arguments, check, timeout_s))
+    except ImageProcessError as error:
+        return unconverted(data, text, f"encoding it as {output_format} failed, since it {error}")
 
 
 def warm() -> None:
@@ -219,25 +219,25 @@ def warm() -> None:
 
 
 @functools.cache
-def _processes(_pid: int) -> PictureProcesses:
+def _processes(_pid: int) -> ImageProcessPool:
     """Return the child processes of this process. A fork gets its own, because pipes must not be shared."""
-    processes = PictureProcesses()
+    processes = ImageProcessPool()
     atexit.register(processes.close)
     return processes
 
 
 def _run(
     function: str, data: bytes, arguments: JsonObject, path: str, check: Check, timeout_s: float
-) -> Picture | None:
+) -> EncodedImage | None:
     try:
         return _processes(os.getpid()).run(function, data, arguments, check, timeout_s)
     except NotStartedError as error:
         raise JobError.because(ErrorCode.INTERNAL, f"{path} was not decoded: it {error}") from None
-    except PictureError as error:
+    except ImageProcessError as error:
         raise invalid_image(path, f"cannot be decoded: it {error}") from None
 
 
-def _some(picture: Picture | None) -> Picture:
-    if picture is None:
-        raise ValueError("no picture")
-    return picture
+def _require_image(image: EncodedImage | None) -> EncodedImage:
+    if image is None:
+        raise ValueError("no image")
+    return image

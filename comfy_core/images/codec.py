@@ -47,7 +47,7 @@ _PNG_HEADER = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """An image file: its bytes, size in pixels, and MIME type (detected from its content).
 
     Attributes:
@@ -65,7 +65,7 @@ class Picture:
     warning: str = ""
 
 
-def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
+def check_image(data: bytes, path: str, *, flatten: bool) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts.
 
     With `flatten`, it becomes a single upright RGB frame (transparent areas on white), as image to image needs it. An
@@ -96,7 +96,7 @@ def require_size(data: bytes, path: str) -> None:
         raise invalid_image(path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
-def _checked(data: bytes, *, flatten: bool) -> Picture:
+def _checked(data: bytes, *, flatten: bool) -> EncodedImage:
     found = decoded(data)
     image = found.image
     mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
@@ -108,11 +108,11 @@ def _checked(data: bytes, *, flatten: bool) -> Picture:
         require_few_frames(image)
         stays = is_animated or image.format != "AVIF"
     if stays:
-        return Picture(data, image.width, image.height, mime_type, is_animated, found.is_whole)
+        return EncodedImage(data, image.width, image.height, mime_type, is_animated, found.is_whole)
     image = _flattened(image) if flatten else ImageOps.exif_transpose(image)
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=1)
-    return Picture(encoded.getvalue(), image.width, image.height, "image/png", is_whole=found.is_whole)
+    return EncodedImage(encoded.getvalue(), image.width, image.height, "image/png", is_whole=found.is_whole)
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -155,7 +155,7 @@ def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int
     return min(fitting, key=lambda size: math.dist(size, wanted))
 
 
-def encode_picture(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> Picture:
+def encode_image(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> EncodedImage:
     """Return ComfyUI's image as png, webp or jpeg, with `text` embedded.
 
     Only PNGs are converted; any other format was chosen by the graph. A PNG that stays a PNG is not decoded: its text
@@ -166,32 +166,32 @@ def encode_picture(data: bytes, output_format: str, quality: int, text: Mapping[
     """
     size = png_size(data)
     if size is None:
-        return kept_as_it_is(data, text, "")
+        return unconverted(data, text, "")
     if output_format == "png":
         return _png_with_text(data, text)
     longest = LONGEST_SIDE[output_format]
     if max(size) > longest:
-        return kept_as_it_is(data, text, f"{output_format} holds at most {longest:,} pixels a side")
+        return unconverted(data, text, f"{output_format} holds at most {longest:,} pixels a side")
     try:
-        return Picture(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
+        return EncodedImage(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
     except _UNENCODABLE as error:
-        return kept_as_it_is(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
+        return unconverted(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:
-    """Return the width and height of a PNG by its header, or None if `data` is no PNG. Takes no time on any bytes."""
+    """Return the width and height in the header of a PNG, or None if `data` is not a PNG. Decodes no pixels."""
     if len(data) < _PNG_HEADER or not data.startswith(_PNG_SIGNATURE):
         return None
     width, height = struct.unpack_from(">II", data, len(_PNG_SIGNATURE) + 8)
     return width, height
 
 
-def kept_as_it_is(data: bytes, text: Mapping[str, str], why: str) -> Picture:
-    """Return a picture of ComfyUI's in its own format; `why` it did not become another one, if it was to."""
+def unconverted(data: bytes, text: Mapping[str, str], why: str) -> EncodedImage:
+    """Return ComfyUI's image in its own format. For a PNG, the warning says `why` it was not converted."""
     if png_size(data) is not None:
         return replace(_png_with_text(data, text), warning=f"is a PNG: {why}")
     found = identify(data)
-    return found or Picture(data, 0, 0, "application/octet-stream", warning="cannot be read as a picture")
+    return found or EncodedImage(data, 0, 0, "application/octet-stream", warning="cannot be read as an image")
 
 
 def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
@@ -202,15 +202,15 @@ def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, st
             comment = text["parameters"][:_MAX_COMMENT].encode("utf-16-be")
             exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + comment
         if output_format == "webp" and image.has_transparency_data:
-            picture = image.convert("RGBA")
+            encodable = image.convert("RGBA")
         else:
-            picture = _flattened(image)
-        picture.save(encoded, output_format, quality=quality, exif=exif)
+            encodable = _flattened(image)
+        encodable.save(encoded, output_format, quality=quality, exif=exif)
     return encoded.getvalue()
 
 
-def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
-    """Return `png` with text chunks: tEXt for Latin-1 text, which all readers support, else iTXt."""
+def _png_with_text(png: bytes, text: Mapping[str, str]) -> EncodedImage:
+    """Return `png` with text chunks: tEXt for Latin-1 text, because all readers support it, else iTXt."""
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
@@ -219,7 +219,7 @@ def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
         PngImagePlugin.putchunk(chunks, kind, content)
     width, height = png_size(png) or (0, 0)
     rest = _without_text(png[_PNG_HEADER:], text.keys() or _COMFYUI_TEXT)
-    return Picture(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
+    return EncodedImage(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
 
 
 def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
@@ -234,7 +234,7 @@ def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
     return b"".join([*kept, chunks[start:]])
 
 
-def identify(data: bytes) -> Picture | None:
+def identify(data: bytes) -> EncodedImage | None:
     """Return the image at the start of `data`, reading only its header, or None if it is not one of INPUT_FORMATS."""
     try:
         return _identified(data)
@@ -249,10 +249,10 @@ def identify(data: bytes) -> Picture | None:
         return None
 
 
-def _identified(data: bytes) -> Picture:
+def _identified(data: bytes) -> EncodedImage:
     image = Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
     mime_type = Image.MIME.get(image.format or "", "")
-    return Picture(data, image.width, image.height, mime_type, has_more_frames(image, 1))
+    return EncodedImage(data, image.width, image.height, mime_type, has_more_frames(image, 1))
 
 
 def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
@@ -267,19 +267,19 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
     return encoded.getvalue()
 
 
-def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
+def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg, scaled down to `width` pixels if `width` is above 0.
 
     Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
     """
-    check_picture(data, "image", flatten=False)
+    check_image(data, "image", flatten=False)
     image = decoded(data).image
     if 0 < width < image.width:
         image.thumbnail((width, image.height))
     encoded = io.BytesIO()
     try:
-        picture = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
-        picture.save(encoded, output_format, quality=quality)
+        encodable = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
+        encodable.save(encoded, output_format, quality=quality)
     except _UNENCODABLE as error:
         raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error
-    return Picture(encoded.getvalue(), image.width, image.height, f"image/{output_format}")
+    return EncodedImage(encoded.getvalue(), image.width, image.height, f"image/{output_format}")

@@ -39,12 +39,12 @@ BROKEN = (
 """Exceptions that Pillow's decoders raise for damaged files (found by fuzzing)."""
 
 _EXIF_ORIENTATION = 0x0112
-_MAY_BE_MISSING = 1 / 20
-"""Fraction of an image that may be missing at its end."""
+_MAX_MISSING_FRACTION = 1 / 20
+"""Maximum fraction of an image that may be missing at its end."""
 _END_OF_JPEG = b"\xff\xd9"
-_ENTROPY = bytes(range(1, 251))
+_JPEG_FILLER = bytes(range(1, 251))
 """Bytes that extend a JPEG's last scan. They exclude 0xFF, which would start a marker."""
-_BAND = 256
+_BAND_ROWS = 256
 """Number of rows that are compared at a time."""
 _lenient_lock = threading.Lock()
 
@@ -151,7 +151,7 @@ def _mostly_decoded(data: bytes) -> Decoded | None:
     try:
         if data.startswith(b"\xff\xd8"):
             scans = data.rstrip(b"\xff")
-            more = _ENTROPY * (len(scans) // len(_ENTROPY) + 1)
+            more = _JPEG_FILLER * (len(scans) // len(_JPEG_FILLER) + 1)
             pair = _loaded(scans + _END_OF_JPEG), _loaded(scans + more + _END_OF_JPEG)
         else:
             with leniently():
@@ -160,7 +160,7 @@ def _mostly_decoded(data: bytes) -> Decoded | None:
         is_last_scan = "progressive" not in first.info or _is_full_precision(data)
     except BROKEN:
         return None
-    return pair[0] if is_last_scan and _difference(first, second) <= _MAY_BE_MISSING else None
+    return pair[0] if is_last_scan and _difference(first, second) <= _MAX_MISSING_FRACTION else None
 
 
 def _is_full_precision(jpeg: bytes) -> bool:
@@ -178,8 +178,8 @@ def _is_full_precision(jpeg: bytes) -> bool:
 def _difference(first: Image.Image, second: Image.Image) -> float:
     """Return the fraction of bytes that differ between two images of the same size and mode."""
     different = total = 0
-    for top in range(0, first.height, _BAND):
-        band = (0, top, first.width, min(top + _BAND, first.height))
+    for top in range(0, first.height, _BAND_ROWS):
+        band = (0, top, first.width, min(top + _BAND_ROWS, first.height))
         these, those = (image.crop(band).tobytes() for image in (first, second))
         mixed = int.from_bytes(these, "little") ^ int.from_bytes(those, "little")
         different += len(these) - mixed.to_bytes(len(these), "little").count(0)

@@ -11,31 +11,31 @@ from comfy_core.contract import is_asset_id
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,31}://", re.IGNORECASE)
 _HTTPS = re.compile(r"https://", re.IGNORECASE)
-_HEAD = re.compile(r"(?P<scheme>data\s*:)?(?P<type>[^,]{0,200}),", re.IGNORECASE)
+_DATA_URI_HEAD = re.compile(r"(?P<scheme>data\s*:)?(?P<type>[^,]{0,200}),", re.IGNORECASE)
 _IS_BASE64 = re.compile(r"(^|;)\s*base64\s*$", re.IGNORECASE)
 _ESCAPES = re.compile(r"\\[nrt]")
-_LEAST_UNMARKED = 16
+_MIN_UNMARKED_LENGTH = 16
 """Minimum length for reading a data URI without `;base64` as base64. Shorter content is plain text."""
 
 
 def is_https(text: str) -> bool:
     """Return whether `text` is an https URL."""
-    return _HTTPS.match(_bare(text[:64])) is not None
+    return _HTTPS.match(_trimmed(text[:64])) is not None
 
 
-def is_address(text: str) -> bool:
-    """Return whether `text` is a URL of any scheme, such as ftp."""
-    return _SCHEME.match(_bare(text[:64])) is not None
+def is_url(text: str) -> bool:
+    """Return whether `text` is a URL of any scheme, such as https or ftp."""
+    return _SCHEME.match(_trimmed(text[:64])) is not None
 
 
 def is_data_uri(text: str) -> bool:
     """Return whether `text` begins like a data URI."""
-    return re.match(r"data\s*(:|%3a)", _bare(text[:64]), re.IGNORECASE) is not None
+    return re.match(r"data\s*(:|%3a)", _trimmed(text[:64]), re.IGNORECASE) is not None
 
 
-def bare_address(text: str) -> str:
+def bare_url(text: str) -> str:
     """Return a URL without surrounding quotes and white space."""
-    return _bare(text)
+    return _trimmed(text)
 
 
 def decode_base64(text: str) -> bytes:
@@ -44,19 +44,19 @@ def decode_base64(text: str) -> bytes:
     Accepts upper case and spaces in the head, quotes and white space around and inside the content, both base64
     alphabets, percent and JSON escapes, and wrong padding with `=`.
     """
-    content = _bare(text)
+    content = _trimmed(text)
     if is_asset_id(content):
         raise ValueError("is an asset id, which only the provider scenario can read; send the image itself")
-    if is_address(content):
+    if is_url(content):
         raise ValueError("is a URL that is not https; send an https URL, base64 or a data URI")
     if "%" in content:
         content = unquote(content)
     is_marked = True
     if is_data_uri(content) or "," in content[:256]:
-        head = _HEAD.match(content)
+        head = _DATA_URI_HEAD.match(content)
         is_marked = head is not None and _IS_BASE64.search(head["type"]) is not None
         content = content[head.end() :] if head else ""
-    decoded = _decoded(content) if is_marked or len(content) >= _LEAST_UNMARKED else None
+    decoded = _decoded(content) if is_marked or len(content) >= _MIN_UNMARKED_LENGTH else None
     if decoded is None and not is_marked:
         raise ValueError("is a data URI without base64; it must begin with data:image/png;base64,")
     if decoded is None:
@@ -64,7 +64,7 @@ def decode_base64(text: str) -> bytes:
     return decoded
 
 
-def _bare(text: str) -> str:
+def _trimmed(text: str) -> str:
     return text.strip("\"'`\ufeff \t\r\n\v\f")
 
 

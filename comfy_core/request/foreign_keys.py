@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from comfy_core.contract import GRAPH_KEYS
 
-_OURS: dict[str, tuple[str, ...]] = {
+_FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("text", "positive", "positive_prompt", "caption", "inputs"),
     "negative_prompt": ("negative", "neg_prompt", "negative_text"),
     "width and height": ("image_size", "size", "resolution", "aspect_ratio", "dimensions"),
@@ -34,16 +34,17 @@ _OURS: dict[str, tuple[str, ...]] = {
     "timeout_s": ("timeout", "timeout_seconds"),
     "workflow": ("model", "model_id", "workflow_name", "template"),
 }  # fmt: skip
-_FOREIGN = {"".join(name.split("_")): ours for ours, names in _OURS.items() for name in names}
-_PLATFORM = frozenset({"webhook", "webhookurl", "s3config", "policy"})
+"""Keys of a request, and the names that other tools have for them."""
+_OUR_NAMES = {"".join(name.split("_")): ours for ours, names in _FOREIGN_NAMES.items() for name in names}
+_PLATFORM_KEYS = frozenset({"webhook", "webhookurl", "s3config", "policy"})
 """Keys of RunPod's request, which its API reads next to `input`."""
 
 BESIDE_INPUT = "belongs next to `input`, not inside it: RunPod reads it there"
 
 
-def is_of_platform(name: str) -> bool:
+def is_platform_key(name: str) -> bool:
     """Return whether a key belongs to RunPod's request."""
-    return _plain(name) in _PLATFORM
+    return _folded(name) in _PLATFORM_KEYS
 
 
 def advice(name: str, known: Container[str]) -> str:
@@ -52,13 +53,13 @@ def advice(name: str, known: Container[str]) -> str:
     `known` contains the valid keys. Case and underscores are ignored, so `numInferenceSteps` matches
     `num_inference_steps`.
     """
-    if is_of_platform(name) or name in GRAPH_KEYS:
-        return BESIDE_INPUT if is_of_platform(name) else "is only valid with a graph; remove it"
-    plain = _plain(name)
-    ours = _FOREIGN.get(plain, "strength" if plain == "strength" else "")
+    if is_platform_key(name) or name in GRAPH_KEYS:
+        return BESIDE_INPUT if is_platform_key(name) else "is only valid with a graph; remove it"
+    folded = _folded(name)
+    ours = _OUR_NAMES.get(folded, "strength" if folded == "strength" else "")
     if ours == "image" and ours not in known:
         return "is not known; image to image takes the image as `image`"
-    if plain == "image" and name not in known:
+    if folded == "image" and name not in known:
         return "is only valid for image to image: remove `workflow`, or set it to img2img"
     if ours == "strength" and ours not in known:
         return "is only valid for image to image: also send `image`, the start image"
@@ -68,5 +69,5 @@ def advice(name: str, known: Container[str]) -> str:
     return ""
 
 
-def _plain(name: str) -> str:
+def _folded(name: str) -> str:
     return "".join(name[:64].lower().split("_"))

@@ -18,11 +18,11 @@ from comfy_core.comfyui.file_inputs import FileUse, file_use, is_encoded, linked
 from comfy_core.contract import ENVELOPE
 from comfy_core.graphs import Graph
 from comfy_core.images.codec import identify
-from comfy_core.request.encoded import bare_address, decode_base64, is_address, is_data_uri, is_https
+from comfy_core.request.encoded import bare_url, decode_base64, is_data_uri, is_https, is_url
 from comfy_core.targets import Target
 from comfy_core.validation import Faults, path_of, shown
 
-MAX_ADDRESSES = 16
+MAX_URLS = 16
 """Maximum number of files given by URL. Each is downloaded before the job is queued."""
 MAX_FILES: int = ENVELOPE["images"]["maxItems"]
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
@@ -45,14 +45,14 @@ _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 class ImageSource:
     """A file of the request: its bytes, or an https URL to be downloaded. `path` is its path in the request.
 
-    `targets` are the inputs that load it. `is_picture` is whether it must be an image; if not, `extension` is its file
+    `targets` are the inputs that load it. `is_image` is whether it must be an image; if not, `extension` is its file
     extension.
     """
 
     path: str
     content: bytes | str
     targets: tuple[Target, ...] = ()
-    is_picture: bool = True
+    is_image: bool = True
     extension: str = ""
 
 
@@ -82,7 +82,7 @@ def graph_files(
         else:
             sources[path] = source
             target.set(graph, f"upload-{len(sources)}{'.' * bool(source.extension)}{source.extension}")
-    sources |= _sent(_named(images), loaded, graph, faults)
+    sources |= _read_sent_files(_images_by_name(images), loaded, graph, faults)
     check_limits(sources, faults)
     return sources
 
@@ -115,12 +115,12 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
                 yield Target(node_id, name)
 
 
-def _sent(
+def _read_sent_files(
     images: Mapping[str, tuple[str, str]], loaded: dict[str | None, list[Target]], graph: Graph, faults: Faults
 ) -> dict[str, ImageSource]:
     """Return the files sent in `images`. `loaded` are the inputs that load a file, by its name.
 
-    If no node loads a file, but a node loads another file that was not sent, the names do not match: this is a fault.
+    A sent file that no node loads is a fault if a node loads a file that was not sent, because its name is then wrong.
     """
     sources: dict[str, ImageSource] = {}
     unused: list[tuple[str, str]] = []
@@ -129,7 +129,7 @@ def _sent(
         if not targets:
             unused.append((path, name))
         try:
-            sources[path] = _source(path, text, targets, graph, name)
+            sources[path] = _file_source(path, text, targets, graph, name)
         except ValueError as error:
             faults.add(path, str(error))
     others = [targets[0] for name, targets in loaded.items() if name is not None and _HAS_EXTENSION.search(name)]
@@ -148,8 +148,8 @@ def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
     value = target.get(graph)
     is_too_long = len(value.encode()) > _MAX_NAME
     try:
-        if is_https(value) or is_data_uri(value) or is_address(value) or is_too_long or _is_small_image(value):
-            return _source(path, value, (target,), graph, "")
+        if is_https(value) or is_data_uri(value) or is_url(value) or is_too_long or _is_small_image(value):
+            return _file_source(path, value, (target,), graph, "")
     except ValueError as error:
         problem = "is too long for a file name, and " if is_too_long else ""
         raise ValueError(f"{problem}{error}") from None
@@ -164,18 +164,18 @@ def _is_small_image(value: str) -> bool:
         return False
 
 
-def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
+def _file_source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
     """Return the file that `text` contains or links to. Raises ValueError, with a message for the user, if invalid."""
-    is_picture = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
-    content = bare_address(text) if is_https(text) else decode_base64(text)
-    return ImageSource(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
+    is_image = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
+    content = bare_url(text) if is_https(text) else decode_base64(text)
+    return ImageSource(path, content, targets, is_image, "" if is_image else _extension(name, text))
 
 
 def _extension(name: str, text: str) -> str:
     """Return the extension of a file that is not an image, from its name, its URL or its MIME type."""
     plain = plain_name(name) or ""
     if is_https(text):
-        plain = plain or urlsplit(bare_address(text)).path
+        plain = plain or urlsplit(bare_url(text)).path
     elif is_data_uri(text) and not plain:
         plain = mimetypes.guess_extension(text[:128].partition(":")[2].partition(";")[0].strip().lower()) or ""
     found = _HAS_EXTENSION.search(plain)
@@ -189,9 +189,9 @@ def is_playlist(data: bytes) -> bool:
 
 def check_limits(sources: Mapping[str, ImageSource], faults: Faults) -> None:
     """Add a fault for each limit that the files exceed in total."""
-    addresses = [source.path for source in sources.values() if isinstance(source.content, str)]
-    for path in addresses[MAX_ADDRESSES:]:
-        faults.add(path, f"is one of {len(addresses)} URLs; a request may have at most {MAX_ADDRESSES}")
+    url_paths = [source.path for source in sources.values() if isinstance(source.content, str)]
+    for path in url_paths[MAX_URLS:]:
+        faults.add(path, f"is one of {len(url_paths)} URLs; a request may have at most {MAX_URLS}")
     if len(sources) > MAX_FILES:
         faults.add("images", f"has {len(sources):,} files; at most {MAX_FILES} are allowed")
     total = sum(len(source.content) for source in sources.values() if isinstance(source.content, bytes))
@@ -199,7 +199,7 @@ def check_limits(sources: Mapping[str, ImageSource], faults: Faults) -> None:
         faults.add("images", f"has {total:,} bytes in all files; at most {MAX_TOTAL_BYTES:,} are allowed")
 
 
-def _named(images: object) -> dict[str, tuple[str, str]]:
+def _images_by_name(images: object) -> dict[str, tuple[str, str]]:
     """Return the path and text of each entry of `images`, by name. If a name is repeated, the last entry is used."""
     return {
         image["name"]: (f"images[{number}].image", image["image"])

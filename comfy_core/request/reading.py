@@ -16,15 +16,15 @@ from typing import Protocol
 from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorReport, Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
-from comfy_core.graphs import Graph, graph_faults, has_nodes, remove_unneeded, with_links, with_random_seeds
-from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
-from comfy_core.request.encoded import bare_address, decode_base64, is_https
+from comfy_core.graphs import Graph, graph_faults, has_nodes, normalise_links, remove_unneeded, replace_random_seeds
+from comfy_core.images.codec import MAX_BYTES, EncodedImage, check_image, invalid_image, rounded_size
+from comfy_core.request.encoded import bare_url, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
 from comfy_core.request.graph_files import ImageSource, check_limits, graph_files, is_playlist
 from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.spellings import as_number, respelled
 from comfy_core.request.template_overrides import read_overrides
-from comfy_core.request.wrappers import beside_graph, parsed, unwrapped, with_parsed_graph
+from comfy_core.request.wrappers import parsed, split_graph_request, unwrapped, with_parsed_graph
 from comfy_core.targets import Target, override
 from comfy_core.validation import Faults, Suggestions, filled, path_of, plain, schema_faults, shown
 from comfy_core.workflows import Workflow, find_workflow, render
@@ -65,12 +65,12 @@ def _read_template(value: JsonObject, template: Workflow, faults: Faults) -> Req
     if "seed" in template.inputs and as_number(value.get("seed")) == -1:
         del value["seed"]
     _check_schema(value, {**template.schema, "properties": rules}, faults)
-    pictures = _pictures(template, value, faults)
+    files = _template_files(template, value, faults)
     wanted = _without_nulls(value.get("overrides"))
     overrides = read_overrides(template, wanted, value.get("num_images", 1), faults)
     faults.raise_if_any()
     values = filled(value, {"properties": rules})
-    inputs = {name: values[name] for name in template.inputs if name in values and name not in template.pictures}
+    inputs = {name: values[name] for name in template.inputs if name in values and name not in template.image_inputs}
     if len(overrides) < len(wanted):  # the other ones request a random seed
         inputs.pop("seed", None)
     for name, text in inputs.items():
@@ -80,11 +80,11 @@ def _read_template(value: JsonObject, template: Workflow, faults: Faults) -> Req
         template=template,
         graph=template.graph,
         inputs=inputs,
-        pictures=pictures,
+        files=files,
         overrides={place: value for place, (_, value) in overrides.items()},
         override_targets={place: target for place, (target, _) in overrides.items()},
         warnings=tuple(faults.warnings),
-        **_delivery(values),
+        **_common_arguments(values),
     )
 
 
@@ -107,14 +107,14 @@ def _check_schema(value: JsonObject, schema: JsonObject, faults: Faults) -> None
     faults.extend(fault for fault in schema_faults(value, schema) if fault.path not in nulls)
 
 
-def _pictures(template: Workflow, value: JsonObject, faults: Faults) -> dict[str, ImageSource]:
-    """Return the source of each image of the template by name."""
+def _template_files(template: Workflow, value: JsonObject, faults: Faults) -> dict[str, ImageSource]:
+    """Return the image for each image input of the template, by the input's name."""
     sources = {}
-    for name in template.pictures:
+    for name in template.image_inputs:
         text = value.get(name)
         if isinstance(text, str) and text:
             try:
-                sources[name] = ImageSource(name, bare_address(text) if is_https(text) else decode_base64(text))
+                sources[name] = ImageSource(name, bare_url(text) if is_https(text) else decode_base64(text))
             except ValueError as error:
                 faults.add(name, str(error))
     return sources
@@ -129,19 +129,19 @@ def _without_nulls(overrides: object) -> JsonObject:
 def _read_graph(value: JsonObject, faults: Faults) -> Request:
     graph = value["workflow"]
     about_keys: list[str] = []
-    value, extra_data = beside_graph(value, about_keys)
+    value, extra_data = split_graph_request(value, about_keys)
     value = respelled(value, _GRAPH_KEYS)
     _check_schema(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}, faults)
-    pictures: dict[str, ImageSource] = {}
+    files: dict[str, ImageSource] = {}
     overrides = _without_nulls(value.get("overrides"))
     if graph and has_nodes(graph):
         written = override(graph, overrides, faults)
-        with_links(graph)
+        normalise_links(graph)
         remove_unneeded(graph, faults)
-        pictures = graph_files(graph, value.get("images"), written, faults)
+        files = graph_files(graph, value.get("images"), written, faults)
         faults.warnings += graph_warnings(graph)
         overrides = {
-            place: target.get(graph) if path_of(["overrides", place]) in pictures else overrides[place]
+            place: target.get(graph) if path_of(["overrides", place]) in files else overrides[place]
             for place, target in written.items()
             if target.node_id in graph
         }
@@ -155,15 +155,15 @@ def _read_graph(value: JsonObject, faults: Faults) -> Request:
         template=None,
         graph=graph,
         inputs={},
-        pictures=pictures,
+        files=files,
         overrides=overrides,
         warnings=tuple(warnings),
         extra_data=extra_data,
-        **_delivery(filled(value, {"properties": _GRAPH_KEYS})),
+        **_common_arguments(filled(value, {"properties": _GRAPH_KEYS})),
     )
 
 
-def _delivery(values: JsonObject) -> JsonObject:
+def _common_arguments(values: JsonObject) -> JsonObject:
     """Return the arguments of Request that a template and a graph have in common."""
     names = ("output_format", "output_quality", "metadata", "delivery", "timeout_s")
     return {name: values.get(name) for name in names}
@@ -174,10 +174,10 @@ def draw_seed() -> int:
     return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
-class CheckPicture(Protocol):
-    """The signature of `check_picture` in images.codec and images.child_process."""
+class CheckImage(Protocol):
+    """The signature of `check_image` in images.codec and images.child_process."""
 
-    def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
+    def __call__(self, data: bytes, path: str, *, flatten: bool) -> EncodedImage:
         """Return the image in `data` in a form that LoadImage accepts. Raises JobError (invalid_image)."""
 
 
@@ -188,14 +188,14 @@ class Upload:
     A file that is not an image has the size 0 x 0 and `own_extension`.
     """
 
-    picture: Picture
+    file: EncodedImage
     targets: tuple[Target, ...]
     own_extension: str = ""
 
     @property
     def extension(self) -> str:
         """The file extension, without the dot."""
-        return self.own_extension or self.picture.mime_type.rpartition("/")[2]
+        return self.own_extension or self.file.mime_type.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,13 @@ class Request:
     """A valid request. If the caller sent a graph, `template` is None and `graph` already has the overrides applied.
 
     For a template, `render` applies `overrides` to `override_targets`. For a graph, they are kept for the result.
+    `files` are the files of the request: by input for a template, by path in the request for a graph.
     """
 
     template: Workflow | None
     graph: Graph
     inputs: JsonObject
-    pictures: Mapping[str, ImageSource]
+    files: Mapping[str, ImageSource]
     overrides: JsonObject
     output_format: str
     output_quality: int
@@ -242,7 +243,7 @@ class Request:
 
         Raises JobError (invalid_input) if the files exceed MAX_TOTAL_BYTES.
         """
-        wanted = {name: source for name, source in self.pictures.items() if isinstance(source.content, str)}
+        wanted = {name: source for name, source in self.files.items() if isinstance(source.content, str)}
         if not wanted:
             return self
         contents = fetch([(str(source.content), source.path) for source in wanted.values()])
@@ -250,13 +251,13 @@ class Request:
             name: replace(source, content=content)
             for (name, source), content in zip(wanted.items(), contents, strict=True)
         }
-        pictures = {**self.pictures, **fetched}
+        files = {**self.files, **fetched}
         faults = Faults()
-        check_limits(pictures, faults)
+        check_limits(files, faults)
         faults.raise_if_any()
-        return replace(self, pictures=pictures)
+        return replace(self, files=files)
 
-    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
+    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckImage = check_image) -> Rendered:
         """Return the graphs and uploads for ComfyUI. All images must be downloaded; `check` decodes them.
 
         Raises JobError: invalid_image if an image is not accepted, invalid_input if an override names a list item that
@@ -266,13 +267,11 @@ class Request:
             return self._render_graph(random_seed, check)
         return self._render_template(self.template, random_seed, check)
 
-    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
-        uploads = [
-            _upload(source, template.targets(name), check, flatten=True) for name, source in self.pictures.items()
-        ]
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckImage) -> Rendered:
+        uploads = [_upload(source, template.targets(name), check, flatten=True) for name, source in self.files.items()]
         inputs = dict(self.inputs)
         if uploads:
-            inputs |= _size(inputs, uploads[0].picture, template)
+            inputs |= _size(inputs, uploads[0].file, template)
         if "seed" in template.inputs and "seed" not in inputs:
             inputs["seed"] = min(random_seed(), MAX_RANDOM_SEED + 1 - inputs.get("num_images", 1))
         graphs = render(template, inputs)
@@ -300,13 +299,13 @@ class Request:
                 missing = f"{shown(place.rpartition('.')[0])} has no item {target.index}"
                 faults.add(path_of(["overrides", place]), missing)
 
-    def _render_graph(self, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
+    def _render_graph(self, random_seed: Callable[[], int], check: CheckImage) -> Rendered:
         graph = copy.deepcopy(self.graph)
-        drawn = with_random_seeds(graph, random_seed)
+        drawn = replace_random_seeds(graph, random_seed)
         return Rendered(
             graphs=(graph,),
             seeds=(None,),
-            uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.pictures.values()),
+            uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.files.values()),
             workflow="custom",
             version="custom",
             inputs={"overrides": self.overrides} if self.overrides else {},
@@ -315,10 +314,10 @@ class Request:
         )
 
 
-def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
+def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckImage, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
-    if source.is_picture:
+    if source.is_image:
         return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
         raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
@@ -326,10 +325,10 @@ def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPictur
         message = f"{source.path} is a playlist; send the video or audio file itself."
         raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": source.path}))
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
-    return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
+    return Upload(EncodedImage(source.content, 0, 0, mime_type), targets, source.extension)
 
 
-def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:
+def _size(inputs: JsonObject, image: EncodedImage, template: Workflow) -> JsonObject:
     """Return the width and height if the request does not set them, with the aspect ratio of its image."""
     if not {"width", "height"} <= template.inputs.keys():
         return {}
@@ -337,10 +336,10 @@ def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObjec
         case {"width": _, "height": _}:
             return {}
         case {"width": int(width)}:
-            return {"height": _side(picture.height * width / picture.width)}
+            return {"height": _side(image.height * width / image.width)}
         case {"height": int(height)}:
-            return {"width": _side(picture.width * height / picture.height)}
-    width, height = rounded_size(picture.width, picture.height)
+            return {"width": _side(image.width * height / image.height)}
+    width, height = rounded_size(image.width, image.height)
     return {"width": width, "height": height}
 
 

@@ -36,7 +36,7 @@ def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JS
         case {"enum": list(choices)}, str():
             return _choice(item, choices)
         case {"type": "array", "items": {"properties": {"name": _} as keys}}, str() if item.strip():
-            return [_named(item, keys)]
+            return [_lora_object(item, keys)]
         case {"type": "array", "items": {"properties": dict(keys)}}, list():
             return [_element(each, keys) for each in item]
     return item
@@ -54,7 +54,7 @@ def _number(text: str) -> float:
 
 
 def _choice(text: str, choices: list[Any]) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the choice that `text` stands for: in other case, as a file extension or as an image MIME type."""
+    """Return the choice that `text` means: in other case, as a file extension or as an image MIME type."""
     word = text.strip().lower().removeprefix("image/").removeprefix(".")
     known = {str(choice).lower(): choice for choice in choices}
     return known.get(_FORMATS.get(word, word), text)
@@ -63,10 +63,10 @@ def _choice(text: str, choices: list[Any]) -> Any:  # noqa: ANN401 - any JSON va
 def _element(item: Any, keys: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(item, dict):
         return respelled(item, keys)
-    return _named(item, keys) if isinstance(item, str) and item.strip() and "name" in keys else item
+    return _lora_object(item, keys) if isinstance(item, str) and item.strip() and "name" in keys else item
 
 
-def _named(text: str, keys: JsonObject) -> JsonObject:
+def _lora_object(text: str, keys: JsonObject) -> JsonObject:
     """Return the object for a LoRA given as text: `pixel.safetensors`, or `pixel.safetensors:0.8` with a strength."""
     name, colon, strength = text.strip().rpartition(":")
     if colon and name and "strength" in keys and _NUMBER.fullmatch(strength.strip()):

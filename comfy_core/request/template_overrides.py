@@ -35,7 +35,7 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 def read_overrides(
     template: Workflow, overrides: Mapping[str, Any], num_images: object, faults: Faults
 ) -> dict[str, tuple[Target, Any]]:
-    """Return the input and the normalised value of each override. A seed of -1, a random one, is left out.
+    """Return the input and the normalised value of each override. A seed of -1 (random) is left out.
 
     `num_images` is taken from the request; an invalid value counts as 1 here.
     """
@@ -69,17 +69,17 @@ class _Rules:
         for name, rule in template.inputs.items():
             if "x-insert" not in rule:
                 self._bound |= dict.fromkeys(template.targets(name), (name, _shifted(rule)))
-        self._named = {
+        self._rules_by_name = {
             target.input: rule
             for target, (_, rule) in reversed(self._bound.items())
             if rule.get("type") in {"integer", "number"}
         }
-        most = template.inputs.get("num_images", {}).get("maximum", 1)
+        max_images = template.inputs.get("num_images", {}).get("maximum", 1)
         wanted = as_number(num_images) or 1
-        self._named["batch_size"] = {
+        self._rules_by_name["batch_size"] = {
             "type": "integer",
             "minimum": 1,
-            "maximum": int(most // wanted) if 1 <= wanted <= most else most,
+            "maximum": int(max_images // wanted) if 1 <= wanted <= max_images else max_images,
         }
         self.seeds = frozenset(template.targets("seed") if "seed" in template.inputs else ())
 
@@ -93,35 +93,35 @@ class _Rules:
         if rule is not None and rule.get("contentMediaType"):
             return value, f"names a file; send the image itself as `{name}`"
         if rule is not None:
-            return _read_by(rule, value)
+            return _read_with_schema(rule, value)
         if use in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
             return value, "names a file that the node reads, which overrides of a workflow cannot set"
         if use is FileUse.WRITES and target.input != "filename_prefix":
             return value, "names a file that the node writes, which overrides of a workflow cannot set"
-        return self._read_free(target.input, target.get(self._graph), value)
+        return self._read_unbound(target.input, target.get(self._graph), value)
 
-    def _read_free(self, name: str, held: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a kind each
+    def _read_unbound(self, name: str, current: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a return for each kind
         """Return the value for a node input that is not bound to the template, and the problem with it."""
-        if is_link(held):
+        if is_link(current):
             is_right = is_link(value) and value[0] in self._graph and value[1] >= 0
             return value, "" if is_right else 'must be a link to a node of the workflow, such as ["4", 0]'
-        match held:
+        match current:
             case bool():
-                return _read_by({"type": "boolean"}, value)
-            case int() | float() if name in self._named:
-                return _read_by(self._named[name], value)
+                return _read_with_schema({"type": "boolean"}, value)
+            case int() | float() if name in self._rules_by_name:
+                return _read_with_schema(self._rules_by_name[name], value)
             case int() | float() if name in _SEEDS:
-                return _read_by({"type": "integer", "minimum": 0, "maximum": _MAX_COMFYUI_SEED}, value)
+                return _read_with_schema({"type": "integer", "minimum": 0, "maximum": _MAX_COMFYUI_SEED}, value)
             case int() | float():
-                limited = {"type": "number", "minimum": min(0, held), "maximum": max(0, held)}
-                read, problem = _read_by(limited, value)
+                limited = {"type": "number", "minimum": min(0, current), "maximum": max(0, current)}
+                read, problem = _read_with_schema(limited, value)
                 return read, f"{problem}; {_LIMIT}" if problem else ""
             case str():
-                return _read_by({"type": "string", "maxLength": MAX_OVERRIDE_TEXT}, value)
-            case list() if isinstance(value, list) and len(value) <= len(held):
-                read = [self._read_free(name, old, new) for old, new in zip(held, value, strict=False)]
+                return _read_with_schema({"type": "string", "maxLength": MAX_OVERRIDE_TEXT}, value)
+            case list() if isinstance(value, list) and len(value) <= len(current):
+                read = [self._read_unbound(name, old, new) for old, new in zip(current, value, strict=False)]
                 return [each for each, _ in read], next((problem for _, problem in read if problem), "")
-        return value, f"must be like {shown(held)}, which the workflow has there, not {shown(value)}"
+        return value, f"must be like {shown(current)}, which the workflow has there, not {shown(value)}"
 
 
 def _shifted(rule: JsonObject) -> JsonObject:
@@ -133,7 +133,7 @@ def _shifted(rule: JsonObject) -> JsonObject:
     return shifted
 
 
-def _read_by(rule: JsonObject, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value
+def _read_with_schema(rule: JsonObject, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value
     read = respelled_item(value, rule)
     if faults := schema_faults(read, rule):
         return read, faults[0].message

@@ -7,15 +7,15 @@ from typing import Any
 
 from comfy_core.contract import ENVELOPE, GRAPH_KEYS, JsonObject
 from comfy_core.graphs import is_node
-from comfy_core.request.foreign_keys import BESIDE_INPUT, is_of_platform
+from comfy_core.request.foreign_keys import BESIDE_INPUT, is_platform_key
 from comfy_core.validation import Suggestions, path_of
 
-_KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
+_GRAPH_KEYS = ("prompt", "output", "workflow")
 """Keys of the graph in a body of POST /prompt, and in the return value of graphToPrompt in ComfyUI's editor."""
-_BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
-_LEVELS = 3
+_KEYS_BESIDE_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
+_MAX_WRAPPERS = 3
 """Maximum number of nested wrappers that are removed."""
-_MOST_UNKNOWN = 10
+_MAX_UNKNOWN = 10
 """Maximum number of unknown keys that get a warning."""
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
 """Keys of ComfyUI's `extra_data` that identify the prompt and its client. They are set by ComfyUI or this package."""
@@ -29,12 +29,12 @@ def parsed(text: str) -> object:
         return None
 
 
-def with_parsed_graph(raw: object, levels: int = _LEVELS) -> object:
+def with_parsed_graph(raw: object, levels: int = _MAX_WRAPPERS) -> object:
     """Return `raw` with a graph given as JSON text parsed, in `workflow` or another key that may contain a graph."""
     if not isinstance(raw, dict):
         return raw
     read = dict(raw)
-    for key in {"input", *_KEYS_OF_A_GRAPH} & raw.keys():
+    for key in {"input", *_GRAPH_KEYS} & raw.keys():
         match read[key]:
             case str() as text if text.lstrip("\ufeff \t\r\n")[:1] == "{":
                 graph = parsed(text.lstrip("\ufeff"))
@@ -47,11 +47,11 @@ def with_parsed_graph(raw: object, levels: int = _LEVELS) -> object:
 
 def unwrapped(value: JsonObject, warnings: list[str]) -> JsonObject:
     """Return the request inside `value`, with its graph as `workflow`. Add a warning for each wrapper."""
-    for _ in range(_LEVELS):
+    for _ in range(_MAX_WRAPPERS):
         match value:
-            case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
+            case {"input": dict(inner), **rest} if all(map(is_platform_key, rest.keys() - {"id"})):
                 warnings.append("input: is a whole RunPod request; the `input` in it was read")
-                warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
+                warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_platform_key(key)]
                 value = {name: item for name, item in inner.items() if item is not None}
     return _with_graph(value, warnings)
 
@@ -59,22 +59,22 @@ def unwrapped(value: JsonObject, warnings: list[str]) -> JsonObject:
 def _with_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
     match value.get("workflow"):
         case None:
-            return _of_whole(value, warnings)
+            return _find_graph(value, warnings)
         case {"input": {"workflow": graph}} as outer:
             warnings.append("workflow: is a whole RunPod request; the `input` in it was read")
             return _with_graph({**outer["input"], **value, "workflow": graph}, warnings)
         case dict(outer) if not any(map(is_node, outer.values())):
-            for key in _KEYS_OF_A_GRAPH:
+            for key in _GRAPH_KEYS:
                 if _holds_graph(outer.get(key)):
                     warnings.append(f"workflow: is an object with the graph as its `{key}`; that graph was read")
-                    passed = {name: outer[name] for name in outer.keys() & _BESIDE_A_GRAPH}
+                    passed = {name: outer[name] for name in outer.keys() & _KEYS_BESIDE_GRAPH}
                     return {**passed, **value, "workflow": outer[key]}
     return value
 
 
-def _of_whole(value: JsonObject, warnings: list[str]) -> JsonObject:
+def _find_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
     """Handle a request without `workflow`: look for a graph in its other keys, or in the request itself."""
-    for key in [*_KEYS_OF_A_GRAPH[:2], *sorted(value.keys() - _BESIDE_A_GRAPH)]:
+    for key in [*_GRAPH_KEYS[:2], *sorted(value.keys() - _KEYS_BESIDE_GRAPH)]:
         if _holds_graph(value.get(key)):
             warnings.append(f"{key}: is a graph, and was read as `workflow`")
             rest = {name: item for name, item in value.items() if name != key}
@@ -84,7 +84,7 @@ def _of_whole(value: JsonObject, warnings: list[str]) -> JsonObject:
     if not any(map(is_node, value.values())):
         return value
     warnings.append("input: is a graph itself, and was read as `workflow`")
-    graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in _BESIDE_A_GRAPH}
+    graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in _KEYS_BESIDE_GRAPH}
     rest = {name: item for name, item in value.items() if name not in graph}
     return {**rest, "workflow": graph}
 
@@ -94,7 +94,7 @@ def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
     return isinstance(value, dict) and (any(map(is_node, value.values())) or isinstance(value.get("nodes"), list))
 
 
-def beside_graph(value: JsonObject, warnings: list[str]) -> tuple[JsonObject, JsonObject]:
+def split_graph_request(value: JsonObject, warnings: list[str]) -> tuple[JsonObject, JsonObject]:
     """Return a graph request's known keys, and ComfyUI's `extra_data`. Add a warning for each other key."""
     extra_data: JsonObject = {}
     match value.get("extra_data", {}):
@@ -117,12 +117,12 @@ def beside_graph(value: JsonObject, warnings: list[str]) -> tuple[JsonObject, Js
         warnings.append("metadata: is an object, and was ignored; it must be true or false")
     suggestions = Suggestions()
     unknown = sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())
-    for name in unknown[:_MOST_UNKNOWN]:
+    for name in unknown[:_MAX_UNKNOWN]:
         near = suggestions.nearest(name, ENVELOPE)
         problem = (
-            BESIDE_INPUT if is_of_platform(name) else f"is ignored with a graph; use `overrides` to set values{near}"
+            BESIDE_INPUT if is_platform_key(name) else f"is ignored with a graph; use `overrides` to set values{near}"
         )
         warnings.append(f"{path_of([name])}: {problem}")
-    if len(unknown) > _MOST_UNKNOWN:
-        warnings.append(f"and {len(unknown) - _MOST_UNKNOWN:,} more keys that are ignored")
+    if len(unknown) > _MAX_UNKNOWN:
+        warnings.append(f"and {len(unknown) - _MAX_UNKNOWN:,} more keys that are ignored")
     return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data

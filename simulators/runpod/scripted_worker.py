@@ -96,7 +96,7 @@ def entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: A
     }
 
 
-def pictured(job: Body) -> Body:
+def image_result(job: Body) -> Body:
     """Return a result with one small image that depends on the seed."""
     seed = job["input"].get("seed", 0)
     return {"output": {"images": [entry(png(8, seed), seed)], "workflow": "flux-dev-txt2img", "seed": seed}}

@@ -111,9 +111,9 @@ def test_an_invalid_file_is_reported_with_paths(
     data = copy.deepcopy(GAME)
     change(data)
 
-    with pytest.raises(JobError) as wrong:
+    with pytest.raises(JobError) as info:
         plan_of(data)
-    assert [word for word in words if word not in str(wrong.value)] == []
+    assert [word for word in words if word not in str(info.value)] == []
 
 
 def test_all_faults_are_reported_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
@@ -121,9 +121,9 @@ def test_all_faults_are_reported_at_once(plan_of: Callable[[dict[str, Any]], Ass
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"] = [{"name": "a", "prompt": "x", "from": "b"}, {"name": "c", "style": "none"}]
 
-    with pytest.raises(JobError) as wrong:
+    with pytest.raises(JobError) as info:
         plan_of(data)
-    assert len(wrong.value.report.details["faults"]) == 3
+    assert len(info.value.report.details["faults"]) == 3
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/assets.toml")), ids=lambda file: file.parent.name)

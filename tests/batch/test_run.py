@@ -22,7 +22,7 @@ from bench.stage import ROOT, staged
 from comfy_client.cli.main import main
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.needs import small_disk
@@ -87,7 +87,7 @@ def seeds(platform: RunPodPlatform) -> list[int]:
 
 def test_every_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
     """Images, manifest and gallery exist; a second run generates nothing and costs nothing."""
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         first = batch(platform, file)
         second = batch(platform, file)
     out = file.parent / "out"
@@ -109,16 +109,18 @@ def test_every_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> 
 
 def test_a_chain_uses_the_earlier_image(platform: RunPodPlatform, file: Path) -> None:
     """A stage is sent with the image of the earlier stage, and is generated again when that one changes."""
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"'))
         status, report = batch(platform, file, "--type=entity")
-    [gold, anew] = [job.input for job in platform.jobs.values() if isinstance(job.input, dict) and "image" in job.input]
+    [first, again] = [
+        job.input for job in platform.jobs.values() if isinstance(job.input, dict) and "image" in job.input
+    ]
 
     assert status == 0
     assert report["counts"] == {"made": 4}
-    assert gold["prompt"] == anew["prompt"] == "a golden knight"
-    assert "image" in gold
+    assert first["prompt"] == again["prompt"] == "a golden knight"
+    assert "image" in first
     assert platform.submissions == 10
 
 
@@ -136,11 +138,11 @@ def test_a_failed_image_does_not_stop_the_others(platform: RunPodPlatform, file:
     """It is reported with its code and remedy, and so are images derived from it; the next run only generates those."""
 
     def respond(job: Body) -> Body:
-        return FAILED if job["input"]["prompt"] == "a knight" else pictured(job)
+        return FAILED if job["input"]["prompt"] == "a knight" else image_result(job)
 
     with ScriptedWorker(platform, respond, threads=2):
         status, report = batch(platform, file)
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         again = batch(platform, file)
 
     assert status == 1
@@ -162,7 +164,7 @@ def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) ->
         if job["input"]["seed"] not in failed:
             failed.add(job["input"]["seed"])
             return FULL
-        return pictured(job)
+        return image_result(job)
 
     with ScriptedWorker(platform, respond, threads=2):
         status, report = batch(platform, file, "--type=ui")
@@ -174,7 +176,7 @@ def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) ->
 def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatform, file: Path) -> None:
     """The job may run: the run says so, and a later run only sends it with --resend-unsure."""
     platform.faults.drop_connection("run", after_handling=True)
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         lost = batch(platform, file, "--type=ui")
         still = batch(platform, file, "--type=ui")
         before = platform.submissions
@@ -190,19 +192,19 @@ def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatfor
 def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
     """SIGKILL at random moments: the next run continues, and only jobs that the owner allows are paid twice."""
     file.write_text(FILE.replace("variations = 3", "variations = 16"))
-    chance = random.Random(5)  # noqa: S311 - the same moments each time
+    chance = random.Random(5)  # noqa: S311 - reproducible, not secret
     held = threading.Semaphore(0)
 
     def respond(job: Body) -> Body:
         assert held.acquire(timeout=60)
-        return pictured(job)
+        return image_result(job)
 
     with ScriptedWorker(platform, respond, threads=4):
         for _ in range(KILLS):
             process = start_process(platform, file)
             wanted = len(platform.jobs) + chance.randint(0, 3)
             held.release(chance.randint(1, 3))
-            assert until(lambda: len(platform.jobs) >= wanted or process.poll() is not None, 60)  # noqa: B023 - asked at once
+            assert until(lambda: len(platform.jobs) >= wanted or process.poll() is not None, 60)  # noqa: B023 - called in the same iteration
             process.kill()
             process.wait()
         held.release(1000)
@@ -239,7 +241,7 @@ def test_a_signal_leaves_jobs_for_the_next_run(
     platform.wait_until(lambda: platform.submissions >= 3, 60)
     process.send_signal(number)
     status = process.wait(30)
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         again = batch(platform, file)
 
     assert status == ended_with
@@ -267,12 +269,12 @@ def test_a_full_disk_loses_no_image(platform: RunPodPlatform, file: Path, tmp_pa
         def respond(job: Body) -> Body:
             if not filler.exists():
                 filler.write_bytes(bytes(shutil.disk_usage(disk).free))
-            return pictured(job)
+            return image_result(job)
 
         with ScriptedWorker(platform, respond):
             full = batch(platform, file, f"--out={disk}", "--type=entity")
             filler.unlink()
-        with ScriptedWorker(platform, pictured, threads=2):
+        with ScriptedWorker(platform, image_result, threads=2):
             again = batch(platform, file, f"--out={disk}", "--type=entity")
 
     assert full[0] == 3
@@ -296,7 +298,7 @@ def test_too_little_disk_space_is_found_before_the_first_job(
 
 def test_a_partial_run_is_merged_into_the_manifest(platform: RunPodPlatform, file: Path) -> None:
     """After `--type` the manifest and the gallery have all images, also one whose prompt has changed since."""
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         whole = batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
         part = batch(platform, file, "--type=ui")
@@ -317,7 +319,7 @@ def test_each_game_has_its_own_folder(platform: RunPodPlatform, file: Path) -> N
     site = Path("site")
     site.mkdir()
     (site / "index.html").write_text("my page")
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
         file.write_text(FILE.replace('"castle"', '"farm"'))
         assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
@@ -368,7 +370,7 @@ def bucket_variables(s3: S3Server, **changes: str) -> dict[str, str]:
 @pytest.mark.usefixtures("_in_folder")
 def test_images_are_uploaded_to_a_bucket(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
     """Each with its name and type, with the manifest and the gallery; the URL was checked, and returns the image."""
-    with ScriptedWorker(platform, pictured, threads=2):
+    with ScriptedWorker(platform, image_result, threads=2):
         status, report = batch(platform, file, "--out=s3://assets/castle", **bucket_variables(s3))
 
     assert status == 0
@@ -413,7 +415,7 @@ def test_a_bucket_that_fails_later_loses_no_image(platform: RunPodPlatform, file
 
         def respond(job: Body) -> Body:
             dying.stop()
-            return pictured(job)
+            return image_result(job)
 
         with ScriptedWorker(platform, respond, threads=2):
             refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(dying))

@@ -22,7 +22,7 @@ from bench.stage import ROOT
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
 from tests.processes import killed_at_end
@@ -38,7 +38,7 @@ def respond_with_timings(job: Body) -> Body:
     """Respond like our worker, with timings and versions; every seed that ends with 7 fails."""
     if job["input"]["seed"] % 10 == 7:
         return {"error": json.dumps({"code": "out_of_memory", "message": "no room", "retryable": True, "details": {}})}
-    body = pictured(job)
+    body = image_result(job)
     return {"output": {**body["output"], "timings": TIMINGS, "versions": {"worker": "9.9.9"}}}
 
 
@@ -204,7 +204,7 @@ def respond_once(ended: threading.Event, job: Body) -> Body:
     """Respond to the first job, and to no other until the end."""
     if job["input"]["seed"] != 10:
         ended.wait(60)
-    return pictured(job)
+    return image_result(job)
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_a_level_counts_every_job_once() -> None:
     assert level["failures"] == [{"code": "out_of_memory", "count": 2, "message": "no room"}]
     assert level["total"]["max"] == 4.0
     assert level["stages"]["wait"]["count"] == 2
-    assert level["pictures_per_min"] == 60 * 2 / 30.0
+    assert level["images_per_min"] == 60 * 2 / 30.0
     assert len(level["samples"]) == 6
 
 
@@ -127,7 +127,7 @@ def test_a_level_without_a_success_has_no_figures() -> None:
     """It is not shown as fast or cheap."""
     level = level_figures(1, [Sample(1, FAILED, 0.0, 1.0, error=("network", "gone"))], PRICE, None)
 
-    assert (level["total"], level["stages"], level["cost"], level["pictures_per_min"]) == (None, {}, None, None)
+    assert (level["total"], level["stages"], level["cost"], level["images_per_min"]) == (None, {}, None, None)
 
 
 def test_the_cost_of_an_image() -> None:
@@ -139,10 +139,10 @@ def test_the_cost_of_an_image() -> None:
     assert cost([succeeded_job(1, 0.0, 2.0, None)], 2.0, PRICE, 1) is None
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
-def test_seconds_have_three_digits(value: float | None, shown: str) -> None:
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
+def test_seconds_have_three_digits(value: float | None, text: str) -> None:
     """Also if there is no value."""
-    assert seconds(value) == shown
+    assert seconds(value) == text
 
 
 def test_a_table_is_aligned() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from comfy_client.cli.main import main
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result, png
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Shell:
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """A platform with a worker that responds at once."""
-    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, pictured):
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, image_result):
         yield platform
 
 

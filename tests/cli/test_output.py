@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, png
 from simulators.waiting import until
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
@@ -73,7 +73,7 @@ def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pat
     terminal = Terminal(["txt2img", "a knight", "-o", "-"], platform.client_env(), tmp_path, is_stdout_too=True)
 
     assert terminal.end()[0] == 2
-    assert "terminal" in terminal.shown
+    assert "terminal" in terminal.screen
     assert platform.submissions == 0
 
 
@@ -168,7 +168,7 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
         terminal.process.send_signal(signal.SIGTERM)
 
         assert terminal.end() == (143, "")
-        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.shown
+        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.screen
     os.close(reader)
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_loses_no_image(shell: Shell, tmp_path: Path, flags: list[st
 
         def respond(job: Body) -> Body:
             (disk / "filler").write_bytes(bytes(free_bytes(disk)))
-            return pictured(job)
+            return image_result(job)
 
         with ScriptedWorker(other, respond):
             ended = shell("txt2img", "x", "--seed", "7", "-o", str(disk / "x.png"), *flags, **other.client_env())

@@ -64,7 +64,7 @@ class Terminal:
             pass
 
     @property
-    def shown(self) -> str:
+    def screen(self) -> str:
         """The terminal's content so far."""
         return b"".join(self._pieces).decode("utf-8", "replace")
 
@@ -89,10 +89,10 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
         )
         status, out = terminal.end()
 
-    assert status == 0, terminal.shown
+    assert status == 0, terminal.screen
     assert out == "x.png  64 x 64  seed 1\n"
     for part in ("queued", "sampling", "of 8", "100%", "done", "[00:0"):
-        assert part in terminal.shown
+        assert part in terminal.screen
     assert (tmp_path / "x.png").exists()
 
 
@@ -102,14 +102,14 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path, columns)
         sentence = "RunPod sets it to 0 after a week without requests"
-        assert until(lambda: sentence in terminal.shown), terminal.shown
-        clocks = len(re.findall(r"\[00:0\d\]", terminal.shown))
-        assert until(lambda: len(set(re.findall(r"\[(00:\d\d)\]", terminal.shown))) >= 4), terminal.shown
+        assert until(lambda: sentence in terminal.screen), terminal.screen
+        clocks = len(re.findall(r"\[00:0\d\]", terminal.screen))
+        assert until(lambda: len(set(re.findall(r"\[(00:\d\d)\]", terminal.screen))) >= 4), terminal.screen
         assert clocks
         terminal.process.send_signal(signal.SIGINT)
         terminal.end()
 
-    bars = [line for line in re.split(r"[\r\n]", terminal.shown) if "queued |" in line]
+    bars = [line for line in re.split(r"[\r\n]", terminal.screen) if "queued |" in line]
     assert bars
     assert all(len(bar) <= columns for bar in bars)
 
@@ -121,12 +121,12 @@ def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: si
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
-        assert until(lambda: f"job {job_id}" in terminal.shown)
+        assert until(lambda: f"job {job_id}" in terminal.screen)
         terminal.process.send_signal(number)
 
         assert terminal.end() == (status, "")
         assert platform.jobs[job_id].state.value == "CANCELLED"
-        assert f"job {job_id} was cancelled" in terminal.shown
+        assert f"job {job_id} was cancelled" in terminal.screen
 
 
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["submit", "txt2img", "-iprompt=x"]], ids=" ".join)
@@ -139,7 +139,7 @@ def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[s
 
         assert terminal.end() == (143, "")
         assert platform.jobs[job_id].state.value == "CANCELLED"
-        assert f"job {job_id} was cancelled" in terminal.shown
+        assert f"job {job_id} was cancelled" in terminal.screen
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
@@ -157,12 +157,12 @@ def test_ctrl_c_of_wait_does_not_cancel_the_job(tmp_path: Path) -> None:
     with RunPodPlatform(long_poll_s=0.1) as platform:
         job_id = platform.submit({"prompt": "x"})
         terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)
-        assert until(lambda: "queued" in terminal.shown)
+        assert until(lambda: "queued" in terminal.screen)
         terminal.process.send_signal(signal.SIGINT)
         status, out = terminal.end()
 
     assert (status, out) == (130, "")
-    assert f"job {job_id} continues" in terminal.shown
+    assert f"job {job_id} continues" in terminal.screen
 
 
 @pytest.mark.parametrize("command", [["txt2img", "x"], ["wait", "job-1"], ["health"]], ids=" ".join)
@@ -184,8 +184,8 @@ def test_ctrl_c_with_json(tmp_path: Path, command: list[str]) -> None:
 
     assert status == 130
     assert json.loads(out)["error"]["code"] == "cancelled"
-    assert "Traceback" not in terminal.shown
-    assert "%" not in terminal.shown
+    assert "Traceback" not in terminal.screen
+    assert "%" not in terminal.screen
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:
@@ -224,6 +224,6 @@ def test_the_simulator_is_served(tmp_path: Path) -> None:
         assert served.stdout is not None
         url = json.loads(served.stdout.readline())["url"]
         terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
-        assert terminal.end()[0] == 0, terminal.shown
+        assert terminal.end()[0] == 0, terminal.screen
 
     assert (tmp_path / "x.png").exists()

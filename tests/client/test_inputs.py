@@ -47,11 +47,11 @@ def test_the_docstring_has_each_input_with_its_range_and_default(
     for each, rule in {**schemas[name], **ENVELOPE}.items():
         if each in {"workflow", "images"} or each in shared:
             continue
-        [said] = re.findall(rf"^ *(?:- )?{each}: (.*)$", lines, re.MULTILINE)
+        [documented] = re.findall(rf"^ *(?:- )?{each}: (.*)$", lines, re.MULTILINE)
         bounds = [rule[bound] for bound in ("minimum", "maximum", "maxItems") if bound in rule]
         default = [rule["default"]] if rule.get("default") not in (None, "", []) else []
         for value in [*(bound for bound in bounds if bound not in (0, 2**63 - 1)), *default]:
-            assert str(value) in said, (each, value)
+            assert str(value) in documented, (each, value)
 
 
 def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:

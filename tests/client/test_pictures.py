@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.pictures import picture_text, with_texts
+from comfy_client.input_images import image_text, with_texts
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
@@ -24,28 +24,28 @@ def test_every_kind_of_image_becomes_the_same_text(tmp_path: Path) -> None:
     file = tmp_path / "a b.png"
     file.write_bytes(png())
     for source in (file, str(file), png(), bytearray(png()), memoryview(png()), TEXT):
-        assert picture_text(source, "image") == TEXT
+        assert image_text(source, "image") == TEXT
 
 
 @pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
 def test_urls_and_data_uris_are_not_changed(source: str) -> None:
     """The worker reads them."""
-    assert picture_text(source, "image") == source
+    assert image_text(source, "image") == source
 
 
 def test_an_asset_id_is_not_changed_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An asset id belongs to Scenario, unless a file with that name exists."""
     monkeypatch.chdir(tmp_path)
-    assert picture_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
+    assert image_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
     (tmp_path / "asset_knight").write_bytes(png())
-    assert picture_text("asset_knight", "image") == TEXT
+    assert image_text("asset_knight", "image") == TEXT
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16"])
 def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
     """The pixels are unchanged."""
     image = Image.new(mode, (8, 8))
-    sent = Image.open(io.BytesIO(base64.b64decode(picture_text(image, "image"))))
+    sent = Image.open(io.BytesIO(base64.b64decode(image_text(image, "image"))))
 
     assert sent.convert("RGB").tobytes() == image.convert("RGB").tobytes()
 
@@ -69,7 +69,7 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
 def test_an_invalid_image_is_reported(source: Any, expected: str) -> None:  # noqa: ANN401 - whatever a caller gives
     """The error names the input and the problem."""
     with pytest.raises(JobError, match=expected) as info:
-        picture_text(source, "image")
+        image_text(source, "image")
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "image"}
@@ -82,7 +82,7 @@ def test_a_folder_and_a_file_that_is_too_large_are_reported(tmp_path: Path) -> N
         file.truncate(MAX_BYTES + 1)
     for source in (tmp_path, large):
         with pytest.raises(JobError) as info:
-            picture_text(source, "image")
+            image_text(source, "image")
         assert info.value.code is ErrorCode.INVALID_IMAGE
 
 

@@ -250,7 +250,7 @@ class Generator:
         self._node_types = node_types
         self._base = base
         self._targets = targets
-        self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self._random = random.Random(seed)  # noqa: S311 - reproducible, not secret
 
     def attacks(self, count: int) -> Iterator[Attack]:
         """Yield `count` attacks. In each round a rare input (`is_rare`) is attacked once, any other four times."""

@@ -117,16 +117,16 @@ def test_img2img_depends_on_its_image(job: Job) -> None:
 
 def test_the_graph_and_the_inputs_are_in_the_file(job: Job) -> None:
     """A PNG contains its graph as ComfyUI's own files do, and its inputs as text; neither if `metadata` is false."""
-    told = image_of(job({"prompt": "a knight", "seed": 3}))
-    silent = image_of(job({"prompt": "a knight", "seed": 3, "metadata": False}))
+    with_metadata = image_of(job({"prompt": "a knight", "seed": 3}))
+    without_metadata = image_of(job({"prompt": "a knight", "seed": 3, "metadata": False}))
 
-    assert isinstance(told, Image.Image)
-    graph = json.loads(told.info["prompt"])
+    assert isinstance(with_metadata, Image.Image)
+    graph = json.loads(with_metadata.info["prompt"])
     assert graph["8"]["inputs"]["seed"] == 3
     assert graph["10"]["class_type"] == "SaveImage"
-    assert told.info["parameters"].startswith("a knight\n")
-    assert "prompt" not in silent.info
-    assert told.tobytes() == silent.tobytes()
+    assert with_metadata.info["parameters"].startswith("a knight\n")
+    assert "prompt" not in without_metadata.info
+    assert with_metadata.tobytes() == without_metadata.tobytes()
 
 
 def test_no_data_of_a_job_is_left(job: Job, get_json: Ask) -> None:

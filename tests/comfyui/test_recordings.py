@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_core.comfyui.events import (
-    Addressed,
+    AttributedEvent,
     Attribution,
     Cached,
     Executing,
@@ -62,7 +62,7 @@ def recording(name: str) -> list[dict[str, Any]]:
     return entries
 
 
-def events_of(name: str) -> list[Addressed]:
+def events_of(name: str) -> list[AttributedEvent]:
     """Return the events of a recording.
 
     A reconnect (a note) resets the node attribution, as our websocket client does.
@@ -74,7 +74,7 @@ def events_of(name: str) -> list[Addressed]:
         frame = frame_of(entry)
         event = parse_frame(frame) if frame is not None else None
         if event is not None:
-            events.append(attribution.address(event))
+            events.append(attribution.attribute(event))
     return events
 
 
@@ -213,15 +213,17 @@ def test_after_a_reconnect_the_end_is_not_reported() -> None:
 
     first = next(number for number, each in enumerate(events) if each.prompt_id is None)
     assert events[first].event == Executing(None, "ks")
-    assert events[first + 1] == Addressed(prompt_id, "ks", StepProgress(prompt_id, "ks", 3, 6))
+    assert events[first + 1] == AttributedEvent(prompt_id, "ks", StepProgress(prompt_id, "ks", 3, 6))
     assert not any(isinstance(each.event, Finished) for each in events)
     assert isinstance(outcome, Succeeded)
 
 
 def test_an_interrupted_prompt_has_a_history_and_a_deleted_one_has_none() -> None:
     """The history has the interrupted prompt as interrupted and the third as succeeded, but not the deleted one."""
-    asked = [entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))]
-    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in asked]
+    history_entries = [
+        entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))
+    ]
+    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in history_entries]
     read = [read_history(body, prompt_id) for prompt_id, body in outcomes]
 
     assert read == [

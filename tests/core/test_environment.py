@@ -53,7 +53,7 @@ def test_a_variable_that_is_not_set_has_its_default() -> None:
 
 
 def test_a_group_is_read_from_its_variables() -> None:
-    """White space around a value does not count, other fields are arguments, and no secret is in the repr."""
+    """White space around a value is ignored, other fields are arguments, and no secret is in the repr."""
     group = read(Group, {"PORT": " 3\n", "KEY": "s3cret", "other": "ignored"}, other="y")
 
     assert group == Group(3, "s3cret", "y")
@@ -96,8 +96,8 @@ def test_values_are_parsed(parse: Parse[Any], text: str, value: object) -> None:
         (table, '{"a": 1}', "must be a JSON object of non-empty strings"),
     ],
 )
-def test_an_error_says_what_the_variable_takes(parse: Parse[Any], text: str, expected: str) -> None:
-    """It also has the variable's name, its value and its help."""
+def test_an_error_has_the_variable_s_help(parse: Parse[Any], text: str, expected: str) -> None:
+    """It also has the variable's name and its value."""
     with pytest.raises(ConfigError, match=re.escape(f"NAME={text!r}: {expected}")) as info:
         Variable("NAME", parse, "Help.").read({"NAME": text})
 
@@ -122,7 +122,7 @@ def test_an_error_shows_no_secret(declared: Variable[Any], text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["true", "1", "yes", "on"])
-def test_a_switch_takes_the_same_values_everywhere(text: str) -> None:
+def test_a_switch_accepts_the_same_values_everywhere(text: str) -> None:
     """In the worker and in the shim."""
     assert Settings.from_env({"COMFYUI_URL": "http://gpu:8188", "WORKER_PREVIEWS": text}).previews
     assert ShimSettings.from_env({"SCENARIO_SHIM_STRICT": text}).is_strict

@@ -14,10 +14,10 @@ from comfy_core.graphs import (
     graph_faults,
     has_nodes,
     is_link,
+    normalise_links,
     remove_unneeded,
+    replace_random_seeds,
     title_of,
-    with_links,
-    with_random_seeds,
 )
 from comfy_core.validation import Faults
 
@@ -105,7 +105,7 @@ def test_a_link_in_another_spelling_is_a_link(link: object) -> None:
     """Ids may be numbers and slots may be text: ComfyUI treats every list of two as a link."""
     graph = {**copy.deepcopy(GRAPH), "8": {"class_type": "SaveImage", "inputs": {"images": link}}}
 
-    with_links(graph)
+    normalise_links(graph)
 
     assert graph["8"]["inputs"]["images"] == ["3", 0]
     assert isinstance(graph["8"]["inputs"]["images"][1], int)
@@ -116,7 +116,7 @@ def test_a_list_of_values_is_not_changed(value: list[Any]) -> None:
     """A list whose first item is not a node's id, or without a slot, is a value."""
     graph: Graph = {"3": {"class_type": "A", "inputs": {"sizes": value}}}
 
-    with_links(graph)
+    normalise_links(graph)
 
     assert graph["3"]["inputs"]["sizes"] == value
 
@@ -162,7 +162,7 @@ def test_broken_nodes_that_no_output_needs_are_removed(nodes: Graph, removed: se
     assert not report.listed()
     assert before - set(graph) == removed
     assert len(found) == len(warnings)
-    assert all(told.startswith(start) for told, start in zip(found, warnings, strict=True))
+    assert all(warning.startswith(start) for warning, start in zip(found, warnings, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_wrapped_value_is_unwrapped() -> None:
     """ComfyUI reads `{"__value__": 5}` as 5; a wrapped list is kept, because it would become a link."""
     graph: Graph = {"1": {"class_type": "A", "inputs": {"a": {"__value__": "in.png"}, "b": {"__value__": ["1", 0]}}}}
 
-    with_links(graph)
+    normalise_links(graph)
 
     assert graph["1"]["inputs"] == {"a": "in.png", "b": {"__value__": ["1", 0]}}
 
@@ -240,7 +240,7 @@ def test_a_seed_of_minus_one_is_drawn_for_core_samplers() -> None:
         "4": {"class_type": "Seed (rgthree)", "inputs": {"seed": -1}},
     }
 
-    warnings = with_random_seeds(graph, lambda: 5)
+    warnings = replace_random_seeds(graph, lambda: 5)
 
     assert [list(node["inputs"].values()) for node in graph.values()] == [[5], [5], [7], [-1]]
     assert warnings == [

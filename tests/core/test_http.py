@@ -180,7 +180,7 @@ def test_a_status_from_400_is_an_error(api: HttpApi, status: int) -> None:
     error = failure(api, f"/status/{status}")
 
     assert error.status == status
-    assert str(error) == f"The server answered {status} to GET /status/{status}"
+    assert str(error) == f"The server returned {status} for GET /status/{status}"
     assert error.body.startswith("because xxx")
     assert len(error.body) == (3008 if status == 400 else 2000)
 

@@ -12,7 +12,7 @@ import pytest
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.parallel_fetch import PARALLEL, fetch_pictures
+from comfy_core.parallel_fetch import MAX_PARALLEL, fetch_images
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE, ImageServer, drip, reply, url_of
@@ -44,19 +44,19 @@ def wanted(server: ImageServer, resource: str, count: int) -> list[tuple[str, st
 
 def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) -> None:
     """Each URL gets its own bytes, however many there are."""
-    images = {f"/{number}.png": f"picture {number}".encode() for number in range(PARALLEL + 3)}
+    images = {f"/{number}.png": f"picture {number}".encode() for number in range(MAX_PARALLEL + 3)}
     server.responses |= {resource: reply(image) for resource, image in images.items()}
     addresses = [(url_of(server, resource), resource) for resource in images]
 
-    assert fetch_pictures(addresses, rules, lambda: None) == list(images.values())
-    assert fetch_pictures([], rules, lambda: None) == []
+    assert fetch_images(addresses, rules, lambda: None) == list(images.values())
+    assert fetch_images([], rules, lambda: None) == []
 
 
 def test_sixteen_slow_urls_end_together(server: ImageServer, rules: FetchRules) -> None:
     """They are fetched concurrently: one time limit ends them all, and the error names the first."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"images\[\d\]\.image was not fetched") as info:
-        fetch_pictures(wanted(server, "/slow.png", 16), replace(rules, timeout_s=1.0), lambda: None)
+        fetch_images(wanted(server, "/slow.png", 16), replace(rules, timeout_s=1.0), lambda: None)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert time.monotonic() - begun < 3
@@ -68,7 +68,7 @@ def test_all_images_share_one_time_limit(server: ImageServer, rules: FetchRules)
     with pytest.raises(
         JobError, match=r"images\[0\]\.image was not fetched: the request's URLs took more than 1 s in all"
     ):
-        fetch_pictures(wanted(server, "/slow.png", 16), replace(rules, all_s=1.0), lambda: None)
+        fetch_images(wanted(server, "/slow.png", 16), replace(rules, total_timeout_s=1.0), lambda: None)
 
     assert time.monotonic() - begun < 3
 
@@ -78,13 +78,13 @@ def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchR
     cancelled_at: list[float] = []
 
     def check() -> None:
-        if len(server.requests) >= PARALLEL:
+        if len(server.requests) >= MAX_PARALLEL:
             cancelled_at.append(time.monotonic())
             raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
     with pytest.raises(JobError, match="cancelled"):
-        fetch_pictures(wanted(server, "/slow.png", 16), rules, check)
+        fetch_images(wanted(server, "/slow.png", 16), rules, check)
 
     assert time.monotonic() - cancelled_at[0] < 0.5
     assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")], 5)
-    assert len(server.requests) == PARALLEL
+    assert len(server.requests) == MAX_PARALLEL

@@ -25,7 +25,7 @@ from PIL import Image
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.public_addresses import is_public
-from comfy_core.safe_fetch import FetchRules, fetch_picture, resolve_host
+from comfy_core.safe_fetch import FetchRules, fetch_image, resolve_host
 from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
@@ -33,7 +33,7 @@ HERE = "127.0.0.1"
 OTHER_ADDRESS = "127.0.0.2"
 """A second loopback address, which the tests' rules do not allow."""
 
-CERTIFIED = "pictures.example"
+CERTIFIED = "images.example"
 GRACE_S = 0.5
 _TLS_HELLO = b"\x16"
 
@@ -185,7 +185,7 @@ def refusal(
 ) -> str:
     """Return the problem in the error for `url`, after a check that it has the path and is invalid_image."""
     with pytest.raises(JobError) as info:
-        fetch_picture(url, path, rules, resolve=resolve)
+        fetch_image(url, path, rules, resolve=resolve)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": path}
     problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
@@ -204,7 +204,7 @@ def url_of(server: ImageServer, resource: str = "/cat.png", host: str = HERE) ->
 
 def test_an_image_is_fetched(server: ImageServer, rules: FetchRules) -> None:
     """The bytes are returned as the server sent them."""
-    assert fetch_picture(url_of(server), "image", rules) == PNG
+    assert fetch_image(url_of(server), "image", rules) == PNG
 
 
 def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules) -> None:
@@ -219,7 +219,7 @@ def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules
         "\r\n",
     ]
 
-    fetch_picture(url_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
+    fetch_image(url_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
 
     assert server.requests == ["\r\n".join(lines)]
 
@@ -243,14 +243,14 @@ def test_bodies_of_every_kind(server: ImageServer, rules: FetchRules, response: 
     """A body is complete in every transfer encoding."""
     server.responses["/cat.png"] = response
 
-    assert fetch_picture(url_of(server), "image", rules) == PNG[:5]
+    assert fetch_image(url_of(server), "image", rules) == PNG[:5]
 
 
 def test_an_image_of_the_largest_size(server: ImageServer, rules: FetchRules) -> None:
     """An image of exactly the allowed size is accepted."""
     server.responses["/cat.png"] = reply(b"x" * rules.max_bytes)
 
-    assert len(fetch_picture(url_of(server), "image", rules)) == rules.max_bytes
+    assert len(fetch_image(url_of(server), "image", rules)) == rules.max_bytes
 
 
 def test_environment_is_ignored(
@@ -263,7 +263,7 @@ def test_environment_is_ignored(
     (tmp_path / ".netrc").write_text(f"machine {HERE} login somebody password SECRET\n")
     (tmp_path / ".netrc").chmod(0o600)
 
-    assert fetch_picture(url_of(server), "image", rules) == PNG
+    assert fetch_image(url_of(server), "image", rules) == PNG
     assert "authorization" not in server.requests[0].lower()
     assert private.visits() == 0
 
@@ -272,7 +272,7 @@ def test_cookies_are_not_kept(server: ImageServer, rules: FetchRules) -> None:
     """A cookie of a redirect is not sent."""
     server.responses["/old"] = reply(b"", status="302 Found", extra="Location: /cat.png\r\nSet-Cookie: a=b\r\n")
 
-    assert fetch_picture(url_of(server, "/old"), "image", rules) == PNG
+    assert fetch_image(url_of(server, "/old"), "image", rules) == PNG
     assert "cookie" not in server.requests[1].lower()
 
 
@@ -322,9 +322,9 @@ def test_this_machine_is_rejected_in_every_spelling(server: ImageServer, host: s
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:
     """A host that resolves to a private address is rejected; the error does not contain the address."""
-    message = refusal("https://pictures.example/cat.png", FetchRules(), Resolver([address]))
+    message = refusal("https://images.example/cat.png", FetchRules(), Resolver([address]))
 
-    assert message == "image was not fetched from pictures.example: the host is not on the public internet."
+    assert message == "image was not fetched from images.example: the host is not on the public internet."
 
 
 @pytest.mark.parametrize(
@@ -339,19 +339,19 @@ def test_public_addresses(address: str) -> None:
 @pytest.mark.parametrize("addresses", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
 def test_mixed_addresses(addresses: list[str]) -> None:
     """One private address among a host's addresses is enough to reject it."""
-    assert "not on the public internet" in refusal("https://pictures.example/", FetchRules(), Resolver(addresses))
+    assert "not on the public internet" in refusal("https://images.example/", FetchRules(), Resolver(addresses))
 
 
 def test_a_resolver_s_invalid_address() -> None:
     """It is not connected to."""
-    assert "the connection failed" in refusal("https://pictures.example/", FetchRules(), Resolver(["127.1"]))
+    assert "the connection failed" in refusal("https://images.example/", FetchRules(), Resolver(["127.1"]))
 
 
 def test_rebinding(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
     """The connection goes to the address that was checked, whatever DNS returns later."""
     resolve = Resolver([HERE], [OTHER_ADDRESS])
 
-    assert fetch_picture(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
+    assert fetch_image(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
     assert resolve.hosts == ["rebind.example"]
     assert private.visits() == 0
 
@@ -369,14 +369,14 @@ def test_the_next_address_is_tried(server: ImageServer, rules: FetchRules) -> No
     """If a host's first address does not respond, the second one is used."""
     both = replace(rules, allowed_networks=(ip_network("127.0.0.0/8"),))
 
-    assert fetch_picture(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, HERE])) == PNG
+    assert fetch_image(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, HERE])) == PNG
 
 
 @pytest.mark.parametrize(
     ("written", "resolved"),
     [
         ("bücher.example", "xn--bcher-kva.example"),
-        ("Pictures.Example.", "pictures.example."),
+        ("Images.Example.", "images.example."),
         ("[::1%25lo]", "::1%25lo"),
     ],
 )
@@ -391,7 +391,7 @@ def test_host_names(written: str, resolved: str) -> None:
 
 def test_an_ipv6_host_is_written_in_brackets(server: ImageServer, rules: FetchRules) -> None:
     """The Host header has an IPv6 address in brackets."""
-    fetch_picture(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
+    fetch_image(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
 
     assert f"\r\nHost: [2606:4700::1111]:{server.port}\r\n" in server.requests[0]
 
@@ -402,25 +402,25 @@ def test_an_ipv6_host_is_written_in_brackets(server: ImageServer, rules: FetchRu
         ("", "is not https"),
         ("cat.png", "is not https"),
         ("file:///etc/passwd", "is not https"),
-        ("gopher://pictures.example/", "is not https"),
-        ("http://pictures.example/", "is not https"),
+        ("gopher://images.example/", "is not https"),
+        ("http://images.example/", "is not https"),
         ("https:///cat.png?sig=SECRET", "has no valid host"),
         ("https://a;sig=SECRET/cat.png", "has no valid host"),
         ("https://" + "a." * 200 + "example/", "has no valid host"),
         ("https://a..b/", "is not valid"),
         ("https://[::1/", "is not valid"),
-        ("https://pictures.example:SECRET/", "is not valid"),
-        ("https://pictures.example/\ud800", "is not valid"),
-        ("https://pictures.example/a b", "contains spaces"),
-        ("https://pictures.example/\r\nHost: internal", "contains spaces"),
-        (" https://pictures.example/", "contains spaces"),
-        ("https://pictures.example/" + "a" * 9000, "contains spaces or has more than 8192 characters"),
-        ("https://user:SECRET@pictures.example/", "contains a user name"),
-        ("https://@pictures.example/", "contains a user name"),
-        ("https://pictures.example\\@10.0.0.1/", "contains a user name"),
-        ("https://pictures.example:22/", "has a port other than 443"),
-        ("https://pictures.example:0/", "has a port other than 443"),
-        ("https://pictures.example:80/", "has a port other than 443"),
+        ("https://images.example:SECRET/", "is not valid"),
+        ("https://images.example/\ud800", "is not valid"),
+        ("https://images.example/a b", "contains spaces"),
+        ("https://images.example/\r\nHost: internal", "contains spaces"),
+        (" https://images.example/", "contains spaces"),
+        ("https://images.example/" + "a" * 9000, "contains spaces or has more than 8192 characters"),
+        ("https://user:SECRET@images.example/", "contains a user name"),
+        ("https://@images.example/", "contains a user name"),
+        ("https://images.example\\@10.0.0.1/", "contains a user name"),
+        ("https://images.example:22/", "has a port other than 443"),
+        ("https://images.example:0/", "has a port other than 443"),
+        ("https://images.example:80/", "has a port other than 443"),
     ],
 )
 def test_forbidden_urls(url: str, problem: str) -> None:
@@ -439,14 +439,14 @@ def test_redirects_are_followed(server: ImageServer, rules: FetchRules, status: 
     """An image that has moved is fetched from its new URL."""
     server.responses["/old"] = redirect("/cat.png", status)
 
-    assert fetch_picture(url_of(server, "/old"), "image", rules) == PNG
+    assert fetch_image(url_of(server, "/old"), "image", rules) == PNG
 
 
 def test_a_redirect_keeps_its_bytes(server: ImageServer, rules: FetchRules) -> None:
     """Bytes outside ASCII in a redirect are requested unchanged."""
     server.responses["/old"] = redirect("/cat.png?name=" + "ü".encode().decode("latin-1"))
 
-    fetch_picture(url_of(server, "/old"), "image", rules)
+    fetch_image(url_of(server, "/old"), "image", rules)
 
     assert server.requests[1].startswith("GET /cat.png?name=%C3%BC HTTP/1.1\r\n")
 
@@ -465,11 +465,11 @@ def test_redirect_to_a_private_address(server: ImageServer, private: ImageServer
     ("location", "problem"),
     [
         ("http://169.254.169.254/latest/meta-data/", "from 169.254.169.254: the host is not on the public internet"),
-        ("http://pictures.example:22/", "the redirect's URL has a port other than 80"),
-        ("http://user:SECRET@pictures.example/", "the redirect's URL contains a user name"),
+        ("http://images.example:22/", "the redirect's URL has a port other than 80"),
+        ("http://user:SECRET@images.example/", "the redirect's URL contains a user name"),
         ("file:///etc/passwd", "the redirect's URL is not https"),
         ("http://[SECRET/", "the redirect's URL is not valid"),
-        ("", "it answered 302"),
+        ("", "it returned 302"),
     ],
 )
 def test_redirects_that_are_not_followed(server: ImageServer, rules: FetchRules, location: str, problem: str) -> None:
@@ -561,7 +561,7 @@ def test_a_slow_resolver_ends_at_the_deadline() -> None:
         return []
 
     started = time.monotonic()
-    message = refusal("https://pictures.example/", FetchRules(timeout_s=0.2), silent)
+    message = refusal("https://images.example/", FetchRules(timeout_s=0.2), silent)
     took = time.monotonic() - started
     end.set()
 
@@ -576,7 +576,7 @@ def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: Fetch
     server.responses["/old"] = redirect("/cat.png")
 
     with pytest.raises(JobError, match="the download took more than 5 s"):
-        fetch_picture(url_of(server, "/old"), "image", rules, clock=lambda: next(times))
+        fetch_image(url_of(server, "/old"), "image", rules, clock=lambda: next(times))
 
 
 # Invalid or missing responses
@@ -585,7 +585,7 @@ def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: Fetch
 def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
     """A status other than 200 is in the error."""
     assert refusal(url_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
-        f"images[1].image was not fetched from {HERE}: it answered 404; send a URL that returns 200 without a login."
+        f"images[1].image was not fetched from {HERE}: it returned 404; send a URL that returns 200 without a login."
     )
 
 
@@ -594,7 +594,7 @@ def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
     [
         (reply(extra="Content-Encoding: gzip\r\n"), "it sent a compressed response"),
         (reply(PNG[:20], length=30), "the response ended 10 bytes early"),
-        (reply(PNG, status="206 Partial Content"), "it answered 206"),
+        (reply(PNG, status="206 Partial Content"), "it returned 206"),
         (raw(), "the connection failed (RemoteDisconnected)"),
         (raw(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"), "the connection failed (Incompl"),
@@ -626,7 +626,7 @@ def test_any_response_results_in_bytes_or_a_job_error(
     server.responses["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
 
     with contextlib.suppress(JobError):
-        assert isinstance(fetch_picture(url_of(server), "image", rules), bytes)
+        assert isinstance(fetch_image(url_of(server), "image", rules), bytes)
 
 
 @given(st.text() | st.builds("https://{}/{}".format, st.text(), st.text()))
@@ -654,9 +654,7 @@ def test_dns_failure(error: Exception) -> None:
     def failing(_host: str, _port: int) -> Sequence[str]:
         raise error
 
-    assert "from pictures.example: the host was not found" in refusal(
-        "https://pictures.example/", FetchRules(), failing
-    )
+    assert "from images.example: the host was not found" in refusal("https://images.example/", FetchRules(), failing)
 
 
 # TLS
@@ -699,10 +697,10 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
         yield SecureServer(server, rules, names)
 
 
-@pytest.mark.parametrize("host", [CERTIFIED, "Pictures.Example."])
+@pytest.mark.parametrize("host", [CERTIFIED, "Images.Example."])
 def test_an_image_over_tls(secure: SecureServer, host: str) -> None:
     """The certificate is checked for the host's name, although the connection goes to an address."""
-    assert fetch_picture(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
+    assert fetch_image(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
     assert secure.names == [CERTIFIED]
     assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.requests[0]
 

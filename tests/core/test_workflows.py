@@ -129,7 +129,7 @@ def test_every_default_is_the_graph_s_value(shipped: Workflow) -> None:
             assert target.get(shipped.graph) == held
             compared.add(name)
     without = {name for name in shipped.inputs if name not in compared} - {"loras", "num_images"}
-    assert without <= EXAMPLES | ({"width", "height"} if shipped.pictures else set())
+    assert without <= EXAMPLES | ({"width", "height"} if shipped.image_inputs else set())
 
 
 def test_every_input_has_a_description(shipped: Workflow) -> None:
@@ -205,7 +205,7 @@ def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
     assert graph == expected
     [upload] = rendered.uploads
     assert upload.targets == (Target("7", "image"),)
-    assert (upload.picture.width, upload.picture.height) == (64, 64)
+    assert (upload.file.width, upload.file.height) == (64, 64)
     assert rendered.workflow == "style"
     assert rendered.version == workflows["style"].version
     assert rendered.seeds == (None,)

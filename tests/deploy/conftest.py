@@ -11,7 +11,7 @@ import pytest
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result
 from tests.cli.conftest import Completed, Shell
 
 DESCRIPTION = """\
@@ -63,7 +63,7 @@ def shipped() -> str:
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint's queue with a worker."""
-    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, pictured):
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, image_result):
         yield platform
 
 

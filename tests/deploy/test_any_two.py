@@ -24,14 +24,14 @@ def descriptions(draw: st.DrawFn) -> dict[str, Any]:
     """Generate the content of a valid deploy.toml."""
     most = draw(st.integers(1, 9))
     pools = draw(st.lists(st.sampled_from(KNOWN), min_size=1, max_size=4, unique=True))
-    there = [gpu["id"] for gpu in CATALOGUE if gpu["pool"] in pools]
+    available = [gpu["id"] for gpu in CATALOGUE if gpu["pool"] in pools]
     return {
         "name": "flux",
         "image": f"ghcr.io/me/worker:{draw(st.integers(0, 3))}",
         "disk_gb": draw(st.integers(5, 99)),
         "gpu": {
             "pools": pools,
-            "excluded": draw(st.lists(st.sampled_from(there), unique=True, max_size=2)),
+            "excluded": draw(st.lists(st.sampled_from(available), unique=True, max_size=2)),
             "min_cuda_version": draw(VERSIONS),
         },
         "workers": {
@@ -61,10 +61,10 @@ def test_a_change_leads_from_any_description_to_any_other(
     assert changes_of(body, account.endpoints[endpoint_id], ()) == ()
 
     places = ResourceIds(registry, volume)
-    for wanted, there, update in (
+    for wanted, existing, update in (
         (make_template(new, places), account.templates[template_id], account.update_template),
         (make_endpoint(new, places, new.gpu_pools, {}), account.endpoints[endpoint_id], account.update_endpoint),
     ):
-        changed = update(there["id"], patch_of(wanted, there))
+        changed = update(existing["id"], patch_of(wanted, existing))
         assert changes_of(wanted, changed, ()) == ()
         assert patch_of(wanted, changed) == {}

@@ -139,11 +139,11 @@ def test_values_that_runpod_fills_in_are_not_a_difference(deploy_setup: DeploySe
     """Data centres that are not described, such as those of a network volume; an empty list means any."""
     deploy_setup.deploy()
     deploy_setup.endpoint["dataCenterIds"] = ["US-KS-2"]
-    left = deploy_setup.deploy()
+    unchanged = deploy_setup.deploy()
     deploy_setup.write("[storage]\ndata_centers = []\n")
     asked_for = deploy_setup.deploy()
 
-    assert "Nothing to do" in left.err
+    assert "Nothing to do" in unchanged.err
     assert "~ storage.data_centers: US-KS-2 -> none" in asked_for.err
     assert deploy_setup.endpoint["dataCenterIds"] == []
 

@@ -102,5 +102,5 @@ def test_the_worked_example_is_correct() -> None:
     rows = re.findall(r"^\| .* \| (\d+) \| ([\d.]+) \|$", table, re.MULTILINE)
 
     assert [int(seconds) for seconds, _ in rows] == [seconds for seconds, _ in wanted]
-    for (_, shown), (_, usd) in zip(rows, wanted, strict=True):
-        assert math.isclose(float(shown), usd, abs_tol=0.00006), (shown, usd)
+    for (_, figure), (_, usd) in zip(rows, wanted, strict=True):
+        assert math.isclose(float(figure), usd, abs_tol=0.00006), (figure, usd)

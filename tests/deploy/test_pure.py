@@ -38,7 +38,7 @@ FULL = make_description(
 ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.gpu_pools, {"B": "s3cret"})
 
 
-def test_what_is_there_as_described_has_no_difference() -> None:
+def test_equal_endpoints_have_no_difference() -> None:
     """An omitted field, null, and the empty value are equal."""
     response = {**ENDPOINT, "id": "ep", "createdAt": "now", "gpu": {**ENDPOINT["gpu"], "minCudaVersion": None}}
     for left_out in ("registry", "networkVolumes", "dataCenterIds"):
@@ -48,16 +48,16 @@ def test_what_is_there_as_described_has_no_difference() -> None:
     assert changes_of(ENDPOINT, response, {"A"}) == ()
 
 
-def test_secrets_stand_in_the_endpoint_alone() -> None:
-    """A template may be shared, so it has only the variables that are not secret."""
+def test_secrets_are_only_in_the_endpoint() -> None:
+    """A template may be shared, so it only has the variables that are not secret."""
     assert make_template(DESCRIPTION, ResourceIds())["env"] == {"A": "plain"}
     assert ENDPOINT["env"] == {"A": "plain", "B": "s3cret"}
 
 
-def test_a_difference_hides_what_may_be_secret() -> None:
+def test_a_difference_hides_possible_secrets() -> None:
     """New values of plain variables are shown; secrets and old values are not."""
-    there = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
-    lines = [change.line for change in changes_of(ENDPOINT, there, {"A"})]
+    existing = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
+    lines = [change.line for change in changes_of(ENDPOINT, existing, {"A"})]
 
     assert lines == [
         "~ disk_gb: 20 -> 40",
@@ -73,8 +73,8 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
     keys = {f"{table}.{key}" for table, rule in tables.items() for key in rule.get("properties", {})} | tables.keys()
     wanted = {**make_template(FULL, ResourceIds("r")), **make_endpoint(FULL, ResourceIds("r", "v"), ["ADA_24"], {})}
     created = {change.path: change.after for change in changes_of(wanted, None, {"A"}) if "env." not in change.path}
-    there = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
-    changed = [change.line for change in changes_of(wanted, there, {"A"})]
+    existing = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
+    changed = [change.line for change in changes_of(wanted, existing, {"A"})]
 
     assert created.keys() <= keys
     assert created["workers.execution_timeout_s"] == "600"
@@ -85,11 +85,11 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
     ]
 
 
-def test_a_patch_has_the_changed_fields_alone() -> None:
+def test_a_patch_only_has_the_changed_fields() -> None:
     """`gpu` is sent as a whole, since pools without exclusions would clear the exclusions."""
-    there = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
+    existing = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
 
-    assert patch_of(ENDPOINT, there) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
+    assert patch_of(ENDPOINT, existing) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
 
 
 def test_a_create_has_no_empty_constraint() -> None:
@@ -100,7 +100,7 @@ def test_a_create_has_no_empty_constraint() -> None:
     assert (body["name"], body["type"], body["templateId"]) == ("flux", "QUEUE", "tpl1")
 
 
-def test_the_cheapest_pool_is_asked_for_first() -> None:
+def test_the_cheapest_pool_is_requested_first() -> None:
     """By the catalogue's hourly prices; pools without a price come last."""
     dear = [gpu("ADA_24", "RTX 4090", 24, 3.6), *CATALOGUE[1:]]
     pools = ["ADA_32_PRO", "ADA_48_PRO", "ADA_24", "AMPERE_48"]
@@ -113,7 +113,7 @@ def test_the_cheapest_pool_is_asked_for_first() -> None:
     assert make_offers(pools, dear, is_by_price=False).names == tuple(pools)
 
 
-def test_a_pool_is_as_free_as_its_freest_gpu() -> None:
+def test_the_availability_of_a_pool_is_that_of_its_best_gpu() -> None:
     """The memory of a pool is that of its smallest GPU."""
     [offer] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True).pools
     [small] = make_offers(["AMPERE_16"], CATALOGUE, is_by_price=True).pools
@@ -124,7 +124,7 @@ def test_a_pool_is_as_free_as_its_freest_gpu() -> None:
     assert "less than the 24 GB" in small.sentence
 
 
-def test_without_a_catalogue_the_dated_table_counts() -> None:
+def test_without_a_catalogue_the_dated_table_is_used() -> None:
     """The table has prices and a date, but no availability."""
     offers = make_offers(["ADA_48_PRO", "ADA_24", "NEW_POOL"], None, is_by_price=True)
 
@@ -135,7 +135,7 @@ def test_without_a_catalogue_the_dated_table_counts() -> None:
     assert "price unknown" in offers.pools[2].sentence
 
 
-def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
+def test_an_unknown_pool_is_rejected() -> None:
     """The error suggests the most similar pool."""
     with pytest.raises(ConfigError, match=r'gpu.pools: unknown pool ADA_25; did you mean "ADA_24"\? Pools.*AMPERE_48'):
         make_offers(["ADA_25"], CATALOGUE, is_by_price=True)

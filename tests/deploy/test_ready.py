@@ -11,7 +11,7 @@ from comfy_client.client import client_from_env
 from comfy_client.deploy.apply import NotReady, ReadyTimeouts, await_worker, client_variables, queue_url
 from comfy_core.errors import RequestError
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result
 from tests.deploy.conftest import DeploySetup
 
 
@@ -36,7 +36,7 @@ def test_a_cold_start_is_waited_for(empty_queue: RunPodPlatform) -> None:
         empty_queue.faults.clear()
 
     empty_queue.faults.cold_start(60)
-    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, pictured):
+    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
         await_worker(client.health, no_stale_workers, ReadyTimeouts(30), report)
 
     assert "a cold start" in messages[0]
@@ -69,7 +69,7 @@ def test_a_new_endpoint_may_be_unknown_for_a_while(empty_queue: RunPodPlatform) 
     """A new endpoint may be unknown at first; a failed poll is reported and retried."""
     messages: list[str] = []
     empty_queue.faults.respond("health", 404, times=2)
-    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, pictured):
+    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
         await_worker(client.health, no_stale_workers, ReadyTimeouts(30), messages.append)
 
     assert "does not know the endpoint yet" in messages[0]
@@ -88,7 +88,7 @@ def test_workers_with_old_settings_do_not_count(empty_queue: RunPodPlatform) -> 
     """After an update the wait lasts until RunPod has replaced the workers with old settings."""
     counts = [2, 1, 0]
     messages: list[str] = []
-    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, pictured):
+    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
         empty_queue.wait_until(lambda: empty_queue.takes, 10)
         await_worker(client.health, lambda: counts.pop(0), ReadyTimeouts(30), messages.append)
 
@@ -100,7 +100,7 @@ def test_workers_with_old_settings_do_not_count(empty_queue: RunPodPlatform) -> 
 
 def test_the_wait_for_workers_with_old_settings_is_limited(empty_queue: RunPodPlatform) -> None:
     """A worker that stays busy does not fail the deployment."""
-    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, pictured):
+    with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
         empty_queue.wait_until(lambda: empty_queue.takes, 10)
         await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale=0.5), lambda _: None)
 

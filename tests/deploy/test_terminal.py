@@ -23,15 +23,15 @@ def terminal_of(deploy_setup: DeploySetup, *arguments: str) -> Terminal:
 def test_it_asks_for_confirmation(deploy_setup: DeploySetup, response: str, status: int, endpoints: int) -> None:
     """It prints the difference, then the question; only a yes is accepted."""
     terminal = terminal_of(deploy_setup, "deploy", "--no-picture")
-    assert until(lambda: "[y/N]" in terminal.shown), terminal.shown
+    assert until(lambda: "[y/N]" in terminal.screen), terminal.screen
     assert deploy_setup.account.writes() == []
     terminal.type(response)
 
-    assert terminal.end()[0] == status, terminal.shown
+    assert terminal.end()[0] == status, terminal.screen
     assert len(deploy_setup.account.endpoints) == endpoints
-    assert "create endpoint flux" in terminal.shown
+    assert "create endpoint flux" in terminal.screen
     if not endpoints:
-        assert "Nothing was changed." in terminal.shown
+        assert "Nothing was changed." in terminal.screen
 
 
 def test_ctrl_c_during_the_test_image_cancels_its_job(deploy_setup: DeploySetup) -> None:
@@ -39,7 +39,7 @@ def test_ctrl_c_during_the_test_image_cancels_its_job(deploy_setup: DeploySetup)
     deploy_setup.platform.faults.cold_start(60)
     try:
         terminal = terminal_of(deploy_setup, "deploy", "--yes")
-        assert until(lambda: "a cold start" in terminal.shown), terminal.shown
+        assert until(lambda: "a cold start" in terminal.screen), terminal.screen
         terminal.process.send_signal(signal.SIGINT)
         status, out = terminal.end()
     finally:
@@ -47,8 +47,8 @@ def test_ctrl_c_during_the_test_image_cancels_its_job(deploy_setup: DeploySetup)
     again = deploy_setup.deploy("--picture")
 
     assert (status, out) == (130, "")
-    assert "interrupted" in terminal.shown.lower()
-    assert "Traceback" not in terminal.shown
+    assert "interrupted" in terminal.screen.lower()
+    assert "Traceback" not in terminal.screen
     assert again.status == 0
     assert "Nothing to do" in again.err
     assert len(deploy_setup.account.endpoints) == 1

@@ -95,7 +95,7 @@ class GitServer:
             self._to_drop -= 1
         else:
             subprocess.run(
-                ["git", "daemon", "--inetd", "--export-all", f"--base-path={self.folder}"],  # noqa: S607 - of PATH
+                ["git", "daemon", "--inetd", "--export-all", f"--base-path={self.folder}"],  # noqa: S607 - found on PATH
                 stdin=connection.fileno(),
                 stdout=connection.fileno(),
                 stderr=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class _Connection(socketserver.BaseRequestHandler):
 def _git(folder: Path, *arguments: str) -> str:
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **_ENVIRONMENT}
     ended = subprocess.run(
-        ["git", *arguments],  # noqa: S607 - of PATH
+        ["git", *arguments],  # noqa: S607 - found on PATH
         cwd=folder,
         env=environment,
         check=True,

@@ -21,7 +21,7 @@ from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
 
 ACCESS_KEY_ID = "the-key-id"
-SECRET_ACCESS_KEY = "the-secret-key"  # noqa: S105 - it opens nothing but this server
+SECRET_ACCESS_KEY = "the-secret-key"  # noqa: S105 - only valid for this server
 START_DEADLINE_S = 20.0
 
 

@@ -179,7 +179,7 @@ def test_a_failed_image_download_is_retried_once(simulator: Simulator, run: RunJ
 
 def test_a_missing_image_is_requested_once(simulator: Simulator, server: ComfyServer) -> None:
     """A 404 is not retried."""
-    with pytest.raises(RequestError, match="404 to GET /view"):
+    with pytest.raises(RequestError, match="404 for GET /view"):
         server.view(OutputFile("", "", "none.png", "", "output"))
 
     assert simulator.requests.count(("GET", "/view")) == 1

@@ -1,4 +1,7 @@
-"""Cleanup that failed while ComfyUI failed is repeated by the next run."""
+"""Cleanup that failed while ComfyUI failed is repeated by the next run.
+
+ComfyUI cannot delete an upload, so cleanup empties it: it uploads an empty file with the same name.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +69,13 @@ def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: Comf
     """A file that ComfyUI never overwrites is tried three times, and does not block other files."""
     refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI returns 500 for a slash in a name
     for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
-        with pytest.raises(RequestError, match="500 to POST /upload/image"):
+        with pytest.raises(RequestError, match="500 for POST /upload/image"):
             server.cleanup.remove_files(files)
 
-    asked = len(simulator.requests)
+    requests_before = len(simulator.requests)
     server.cleanup.remove_files()
 
-    assert len(simulator.requests) == asked
+    assert len(simulator.requests) == requests_before
     assert (simulator.input_dir / "run-1" / "c.png").is_file()
 
 

@@ -174,7 +174,7 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
     """Return the outcome of a job whose file has the contents `views`, one per download, and the queued graphs."""
 
     class Handler(_Scripted):
-        graphs: list[Graph] = []  # noqa: RUF012 - of this run
+        graphs: list[Graph] = []  # noqa: RUF012 - a new class for each run
 
     Handler.views = views
     with HttpServer(Handler) as http:

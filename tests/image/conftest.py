@@ -16,7 +16,7 @@ from tests.fakes.git_server import GitServer
 from tests.image.standins import comfyui_files, make_models
 from tests.needs import skip_visibly
 
-TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - it opens nothing
+TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
 WORKER = "comfy-client/worker:test"
 BAKED = "comfy-client/worker:test-flux1-dev-fp8"
 NEVER = "comfy-client/never"

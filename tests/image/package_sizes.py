@@ -18,8 +18,8 @@ def sizes_of(names: list[str], seen: dict[str, int]) -> dict[str, int]:
         if package.name.lower() not in seen:
             files = [Path(file.locate()) for file in package.files or ()]
             seen[package.name.lower()] = sum(file.stat().st_size for file in files if file.exists())
-            asked = [text for text in package.requires or () if "extra ==" not in text]
-            sizes_of([re.split(r"[^\w.-]", text)[0] for text in asked], seen)
+            requirements = [text for text in package.requires or () if "extra ==" not in text]
+            sizes_of([re.split(r"[^\w.-]", text)[0] for text in requirements], seen)
     return seen
 
 

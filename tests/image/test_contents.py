@@ -120,7 +120,7 @@ def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
 
 def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
     """The token that gave access to the models is in no layer, history, configuration or log."""
-    assert {asked.token for asked in images.server.received} == {TOKEN}
+    assert {request.token for request in images.server.received} == {TOKEN}
 
     with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         assert whole.find(TOKEN.encode()) == -1
@@ -187,7 +187,7 @@ def test_the_worker_adds_at_most_100_mb(engine: docker.DockerClient, capsys: pyt
     with capsys.disabled():
         lines = [f"{image.attrs['Size'] / MIB:9.1f} MiB  {WORKER}, ComfyUI's own packages {own / MIB:.1f} of it"]
         lines += [f"{size / MIB:9.1f} MiB  {name}" for name, size in sizes.items() if size]
-        print("", *lines, sep="\n")  # noqa: T201 - to be seen in each run
+        print("", *lines, sep="\n")  # noqa: T201 - shown in the output of each run
 
     base = engine.images.get(BASE_IMAGE).attrs["Size"]
     runtime = next(size for name, size in sizes.items() if "apt-get install" in name)

@@ -167,10 +167,10 @@ def test_there_is_no_network_access_except_to_the_platform(
 
 def test_only_tmp_can_be_written(worker: WorkerContainer) -> None:
     """The root file system is read-only: files can only be created in /tmp."""
-    folders = ("/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - the container's
+    folders = ("/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - a folder in the container
     written = worker.read("python", "-c", WRITE, *folders)
 
-    assert written == "/tmp\n"  # noqa: S108 - the container's
+    assert written == "/tmp\n"  # noqa: S108 - a folder in the container
 
 
 def test_8_gb_of_memory_suffice(worker: WorkerContainer) -> None:

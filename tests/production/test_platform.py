@@ -41,14 +41,14 @@ def take_batch(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "item",
     ["null", "5", "[]", '{"input": {}}', '{"id": null, "input": {}}', job_text("x" * 200_000), job_text(["a"])],
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )
-def test_an_invalid_item_costs_no_other_job(stage: Stage, bad: str) -> None:
+def test_an_invalid_item_costs_no_other_job(stage: Stage, item: str) -> None:
     """It is dropped with one log line, and the other job of the batch runs."""
     lines = stage.worker.log.count("dropped a job whose result")
-    [good] = take_batch(stage, bad, job_text("beside"), ids=("beside",))
+    [good] = take_batch(stage, item, job_text("beside"), ids=("beside",))
 
     assert code_of(good) is None
     assert stage.worker.log.count("dropped a job whose result") == lines + 1

@@ -17,7 +17,7 @@ from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 AT_ONCE = {"job"}
@@ -56,7 +56,7 @@ def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
     """As in Client."""
 
     async def story(client: AsyncClient) -> None:
-        with ScriptedWorker(platform, pictured):
+        with ScriptedWorker(platform, image_result):
             result = await client.img2img(png(16), "as an oil painting", seed=4)
         assert (result.seed, result.image.bytes) == (4, png(8, 4))
 
@@ -82,7 +82,7 @@ def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
         assert job.progress is None
 
     def response(job: Body) -> Body:
-        return next(responses, None) or pictured(job)
+        return next(responses, None) or image_result(job)
 
     run_with_client(platform, story)
     assert platform.submissions == 1

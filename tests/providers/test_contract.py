@@ -295,7 +295,7 @@ def test_async_map_returns_outcomes_in_order(provider: ProviderUnderTest) -> Non
         async for outcome in outcomes:
             assert outcome.unwrap().seed == 0
             break
-        await outcomes.aclose()  # type: ignore[attr-defined] # a generator, which the type does not promise
+        await outcomes.aclose()  # type: ignore[attr-defined] # it is a generator
         return [result.seed if result else None for result in results]
 
     assert asyncio.run(story()) == [0, None, 2, 3]

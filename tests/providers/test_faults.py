@@ -17,7 +17,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
 from comfy_core.object_store import ObjectStore
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, noise, png
 from simulators.waiting import until
 from tests.fakes.gate import Gate
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
@@ -35,7 +35,7 @@ def test_a_cold_start_ends_in_an_image(platform: RunPodPlatform) -> None:
             reasons.append(event.why)
             platform.faults.clear()
 
-    with ScriptedWorker(platform, pictured), client_from_env(platform.client_env()) as client:
+    with ScriptedWorker(platform, image_result), client_from_env(platform.client_env()) as client:
         platform.faults.cold_start(60)
         result = client.txt2img("a knight", observer=end_cold_start)
 
@@ -49,7 +49,7 @@ def test_a_cold_start_ends_in_an_image(platform: RunPodPlatform) -> None:
 def test_throttled_workers_end_in_a_wait_timeout(platform: RunPodPlatform, client: Client) -> None:
     """Without a GPU the wait times out, names the cause, and the job can be waited for again."""
     platform.faults.throttle_workers()
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         with pytest.raises(WaitTimeout, match="no free GPU of the allowed types") as info:
             client.txt2img("a knight", wait_timeout_s=1.0)
         platform.faults.clear()
@@ -69,7 +69,7 @@ def test_502_responses_are_tolerated(platform: RunPodPlatform) -> None:
         for _ in range(2):
             assert any(isinstance(event, ProviderUnavailable) for event in events)
         platform.faults.clear()
-        with ScriptedWorker(platform, pictured):
+        with ScriptedWorker(platform, image_result):
             assert isinstance(list(events)[-1], Done)
 
     assert platform.submissions == 1
@@ -117,7 +117,7 @@ def test_a_submit_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, 
 
 def test_a_refused_connection_is_retried_until_the_platform_listens(platform: RunPodPlatform) -> None:
     """A refused connection sent nothing, so the submit is repeated, and there is one job."""
-    with Gate(platform.base_url) as gate, ScriptedWorker(platform, pictured):
+    with Gate(platform.base_url) as gate, ScriptedWorker(platform, image_result):
         environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
         opening = threading.Timer(1.0, gate.open)
         opening.start()
@@ -143,7 +143,7 @@ def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform)
 def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Client) -> None:
     """COMPLETED without output is an error of its own, through either route."""
     platform.faults.lose_result(2)
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         for call in (client.txt2img, lambda prompt: client.submit(prompt=prompt).wait()):
             with pytest.raises(JobError) as info:
                 call("a knight")
@@ -174,20 +174,20 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
             with pytest.raises(JobError, match="SHA-256") as changed:
                 job.wait()
             ObjectStore(bucket).delete(key)
-            with pytest.raises(JobError, match="no longer in its bucket") as gone:
+            with pytest.raises(JobError, match="no longer in its bucket") as deleted:
                 job.wait()
             assert stage.platform.submissions == 3
 
-    for info in (changed, gone):
+    for info in (changed, deleted):
         assert info.value.code is ErrorCode.RESULT_LOST
         assert "Signature" not in str(info.value)
 
 
 def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """It is a RequestError, the job is not lost, and a later call returns the image."""
+    """It is a RequestError and not a lost result, without the signature; no second job is sent."""
     data = png()
-    with Gate("http://127.0.0.1:1") as nobody:
-        stored = entry(data) | {"type": "s3_url", "data": f"{nobody.url}/x.png?X-Amz-Signature=abc"}
+    with Gate("http://127.0.0.1:1") as closed_port:
+        stored = entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
         with ScriptedWorker(platform, lambda _: {"output": {"images": [stored]}}):
             job = client.submit(prompt="a knight")
             with pytest.raises(RequestError, match="bucket") as info:
@@ -231,12 +231,12 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
     def respond(job: Body) -> Body:
         if job["input"]["seed"]:
             release.wait(20)
-        return pictured(job)
+        return image_result(job)
 
-    with ScriptedWorker(platform, respond, threads=4):  # as many as are sent at once: any of them may come first
+    with ScriptedWorker(platform, respond, threads=4):  # one thread for each job that is sent at once
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
-        outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise
+        outcomes.close()  # type: ignore[attr-defined] # it is a generator
         release.set()
 
     sent = platform.submissions

@@ -25,7 +25,7 @@ from comfy_client.providers.interface import JobOptions, JobState
 from comfy_core.errors import JobCancelled, RequestError, Unauthorized, WaitTimeout
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result
 from tests.fakes.certificate import write_certificate
 
 pytestmark = pytest.mark.slow
@@ -113,7 +113,7 @@ def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
             job = await client.submit(prompt="x")
             with pytest.raises(WaitTimeout):
                 await job.wait(0.1)
-            with ScriptedWorker(platform, pictured):
+            with ScriptedWorker(platform, image_result):
                 await asyncio.to_thread(platform.wait_for, job.id)
             assert (await job.result()).images
             assert (await job.status()).state is JobState.SUCCEEDED
@@ -130,10 +130,10 @@ def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
 def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
     """Two clients of one process have their own key and URL; the environment is an argument, read when called."""
     with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other:
-        with client_from_env(platform.client_env()) as here, client_from_env(other.client_env()) as there:
-            here.submit(prompt="x")
-            there.submit(prompt="x")
-            there.submit(prompt="x")
+        with client_from_env(platform.client_env()) as first, client_from_env(other.client_env()) as second:
+            first.submit(prompt="x")
+            second.submit(prompt="x")
+            second.submit(prompt="x")
         assert (platform.submissions, other.submissions) == (1, 2)
 
 
@@ -163,7 +163,7 @@ def test_row_14_the_client_is_light() -> None:
 def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """Neither the key nor a prompt nor an image is logged, even with all of urllib3's messages."""
     caplog.set_level("DEBUG")
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         client.txt2img("a very secret castle")
     platform.faults.respond("run", 500)
     with pytest.raises(RequestError):
@@ -198,8 +198,8 @@ def test_a_lost_poll_is_reported_and_tolerated(platform: RunPodPlatform, client:
     """An observer gets an event that the platform does not respond; the job continues."""
     job = client.submit(prompt="x")
     platform.faults.respond("status", 503, times=2, headers={"Retry-After": "0"})
-    with ScriptedWorker(platform, pictured):
-        told = list(job.events())
+    with ScriptedWorker(platform, image_result):
+        received = list(job.events())
 
-    assert [type(each) for each in told[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
-    assert any(isinstance(each, Running) for each in told)
+    assert [type(each) for each in received[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
+    assert any(isinstance(each, Running) for each in received)

@@ -71,13 +71,13 @@ def test_one_variable_switches_there_and_back(setup: SwitchSetup) -> None:
 
 def test_a_running_job_is_not_lost_by_a_switch(setup: SwitchSetup) -> None:
     """Its id is valid at its provider, where its result can be fetched after the switch."""
-    there = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "scenario"}
-    back = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "comfyui"}
-    with client_from_env(there) as client:
+    at_scenario = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "scenario"}
+    at_worker = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "comfyui"}
+    with client_from_env(at_scenario) as client:
         job_id = client.submit(prompt="a knight", seed=5, **SMALL).id
-    with client_from_env(back) as client:
+    with client_from_env(at_worker) as client:
         assert client.txt2img("a knight", **SMALL).provider == "comfyui"
-    with client_from_env(there, timeout_s=60.0) as client:
+    with client_from_env(at_scenario, timeout_s=60.0) as client:
         assert client.job(job_id).wait().image.seed == 5
 
 

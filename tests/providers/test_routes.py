@@ -21,7 +21,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result
 
 RETRIED_BY_RUNPOD_S_OWN_CLIENT = (429, 500, 502, 503, 504, 520, 522, 524)
 FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
@@ -76,7 +76,7 @@ def test_an_expired_job_cannot_be_retried(platform: RunPodPlatform, client: Clie
 
 def test_cancelling_an_ended_job_has_no_effect(platform: RunPodPlatform, client: Client) -> None:
     """The result still exists."""
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         job = client.submit(prompt="x")
         platform.wait_for(job.id)
     job.cancel()
@@ -98,7 +98,7 @@ def test_a_preview_is_reported_once(platform: RunPodPlatform, client: Client) ->
         "preview": "/9g=",
     }
     platform.faults.respond("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         events = list(job.events())
 
     assert [event for event in events if isinstance(event, Preview)] == [Preview(b"\xff\xd8")]

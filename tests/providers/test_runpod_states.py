@@ -20,7 +20,7 @@ from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, noise, png
 
 OURS = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})
 EXCEPTION = json.dumps(
@@ -90,7 +90,7 @@ def test_a_state_that_is_not_final_is_waited_for(platform: RunPodPlatform, clien
     job = job_of(client)
     platform.faults.respond("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
 
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         assert job.wait().images
 
 
@@ -110,7 +110,7 @@ def test_a_status_has_times_worker_retries_and_progress(platform: RunPodPlatform
 
 def test_a_result_has_its_times_and_worker(platform: RunPodPlatform, client: Client) -> None:
     """Delay, execution time and worker are in the result."""
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         result = client.txt2img("a knight")
 
     assert result.delay_s is not None
@@ -156,9 +156,9 @@ def test_a_wrong_endpoint_is_reported(platform: RunPodPlatform) -> None:
     """The error names the id and where to find the right one, for every call."""
     environment = {**platform.client_env(), "RUNPOD_ENDPOINT_ID": "nowhere"}
     with client_from_env(environment) as client:
-        for ask in (client.health, lambda: job_of(client), lambda: client.job("x").status()):
+        for call in (client.health, lambda: job_of(client), lambda: client.job("x").status()):
             with pytest.raises(RequestError, match="nowhere") as info:
-                ask()
+                call()
             assert info.value.code is ErrorCode.ENDPOINT_NOT_FOUND
 
 
@@ -166,7 +166,7 @@ def test_a_429_is_retried(platform: RunPodPlatform, client: Client) -> None:
     """429 means that no job was accepted: the submit is repeated after Retry-After, and there is one job."""
     platform.faults.respond("run", 429, times=2, headers={"Retry-After": "0"})
     platform.faults.respond("status", 429, times=2, headers={"Retry-After": "0"})
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         assert client.submit(prompt="a knight").wait().images
 
     assert platform.submissions == 1
@@ -219,14 +219,14 @@ def test_an_invalid_status_is_polled_again(platform: RunPodPlatform, client: Cli
     """An HTML page in place of a status does not end the wait."""
     job = job_of(client)
     platform.faults.respond("status", 200, body=body)
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         assert job.wait().images
 
 
 def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlatform, client: Client) -> None:
     """A 404 within half a minute of the submit means that the job is not yet known everywhere."""
     platform.faults.late_404(1.5)
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         assert client.submit(prompt="a knight").wait().images
 
     assert platform.submissions == 1
@@ -244,7 +244,7 @@ def test_a_cancel_just_after_the_submit_is_repeated(platform: RunPodPlatform, cl
 def test_a_job_after_its_retention_is_expired(platform: RunPodPlatform, client: Client) -> None:
     """The error is job_expired, with the remedy."""
     platform.retention_s = 0.0
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         job = job_of(client)
         platform.wait_for(job.id)
     with pytest.raises(JobError, match="30 minutes") as info:
@@ -269,7 +269,7 @@ def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlat
     platform.sync_retention_s = 0.0
     with (
         client_from_env(platform.client_env(), timeout_s=20, sync_wait_s=1.0) as brief,
-        ScriptedWorker(platform, pictured),
+        ScriptedWorker(platform, image_result),
     ):
         platform.faults.cold_start(1.5)
         with pytest.raises(JobError, match="1 minute") as info:
@@ -340,7 +340,7 @@ def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: Run
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
     """/runsync accepts 10 MiB to 20 MB, with or without an observer."""
     big = noise(2000, 1400)
-    with ScriptedWorker(platform, pictured):
+    with ScriptedWorker(platform, image_result):
         assert client.img2img(big, "x").images
         assert client.img2img(big, "x", observer=lambda _: None).images
 
@@ -382,7 +382,7 @@ def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
 def test_only_a_failed_job_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
     """The same id runs once more; a retry of a successful job gets 400."""
     responses = iter([{"error": OURS.to_json()}])
-    with ScriptedWorker(platform, lambda job: next(responses, None) or pictured(job)):
+    with ScriptedWorker(platform, lambda job: next(responses, None) or image_result(job)):
         job = job_of(client)
         with pytest.raises(JobError):
             job.wait()

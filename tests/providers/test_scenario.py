@@ -186,10 +186,10 @@ def test_progress_is_reported(scenario: ScenarioStandIn, client_of_scenario: Cli
     scenario.faults.hold_job()
     job = client_of_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
     events = job.events()
-    told = [next(events), next(events), next(events)]
+    reported = [next(events), next(events), next(events)]
     scenario.faults.go_on()
 
-    assert told == [Queued(job.id), Running(None), Sampling(1, 1, 4, 10, 40)]
+    assert reported == [Queued(job.id), Running(None), Sampling(1, 1, 4, 10, 40)]
 
 
 @pytest.mark.parametrize("status", ["pending", "queued", "warming-up", "in-progress", "finalizing", "success"])
@@ -246,9 +246,9 @@ def test_cancelling_an_ended_job_has_no_effect(client_of_scenario: Client) -> No
 
 def test_retry_and_purge_are_not_supported(client_of_scenario: Client) -> None:
     """Scenario has no call for them."""
-    for ask in (client_of_scenario.purge_queue, client_of_scenario.job("job_x").retry):
+    for call in (client_of_scenario.purge_queue, client_of_scenario.job("job_x").retry):
         with pytest.raises(RequestError, match=r"Scenario (has no|cannot)"):
-            ask()
+            call()
 
 
 def test_health_checks_keys_and_model(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:

@@ -110,9 +110,9 @@ def test_polls_and_downloads_are_retried(scenario: ScenarioStandIn, client_of_sc
     scenario.faults.drop_connection("job")
     scenario.faults.respond("asset", 500)
     scenario.faults.respond("image", 503)
-    told = [type(event) for event in job.events()]
+    kinds = [type(event) for event in job.events()]
 
-    assert told.count(ProviderUnavailable) >= 2
+    assert kinds.count(ProviderUnavailable) >= 2
     assert scenario.calls.count(GENERATE) == 1
     assert job.result().images
 

@@ -82,8 +82,8 @@ def test_images_are_in_order_with_seed_and_metadata(platform: RunPodPlatform, cl
     assert [image.seed for image in result.images] == [41, 42]
     assert [image.filename for image in result.images] == ["flux-dev_00001_.png"] * 2
     assert [image.pil().getpixel((0, 0)) for image in result.images] == [(0, 0, 80), (1, 0, 80)]
-    assert "Seed" not in str(result.images[0].pil().text)  # type: ignore[attr-defined] # of PNG images
-    assert "seed: 42" in result.images[1].pil().text["parameters"]  # type: ignore[attr-defined] # of PNG images
+    assert "Seed" not in str(result.images[0].pil().text)  # type: ignore[attr-defined] # PNG images have it
+    assert "seed: 42" in result.images[1].pil().text["parameters"]  # type: ignore[attr-defined] # PNG images have it
     assert (result.seed, result.workflow, result.inputs["num_images"]) == (41, "flux-dev-txt2img", 2)
 
 

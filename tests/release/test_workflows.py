@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped] # it ships no types
+import yaml  # type: ignore[import-untyped] # has no types
 
 from bench.stage import ROOT
 from scripts.release.metadata import version_in

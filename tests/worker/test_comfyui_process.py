@@ -116,7 +116,7 @@ def child(tmp_path: Path) -> Iterator[Start]:
     children: list[Child] = []
 
     def make(script: str = "", **options: object) -> Child:
-        children.append(Child(tmp_path, script, **options))  # type: ignore[arg-type] # as Child has them
+        children.append(Child(tmp_path, script, **options))  # type: ignore[arg-type] # arguments of Child
         children[-1].process.start()
         return children[-1]
 
@@ -124,7 +124,7 @@ def child(tmp_path: Path) -> Iterator[Start]:
     for each in children:
         each.process.stop()
         each.server.close()
-        assert until(lambda each=each: not each.processes(), 5)  # type: ignore[misc] # bound at once
+        assert until(lambda each=each: not each.processes(), 5)  # type: ignore[misc] # called in the same iteration
 
 
 def error_of(run: Callable[[], object]) -> JobError:
@@ -263,16 +263,16 @@ def test_a_crash_fails_the_running_job_and_comfyui_restarts(child: Start) -> Non
 
 
 def test_a_crash_makes_a_waiting_job_retryable(child: Start) -> None:
-    """Of two jobs with queued prompts, the first one is running; the second can be retried."""
+    """Of two jobs with queued prompts, the one that was queued first is running; the other one can be retried."""
     comfyui = child()
     comfyui.process.await_start()
-    first, second = comfyui.process.begin_lease(), comfyui.process.begin_lease()
-    comfyui.process.note_queued(second)
-    comfyui.process.note_queued(first)
+    waiting, running = comfyui.process.begin_lease(), comfyui.process.begin_lease()
+    comfyui.process.note_queued(running)
+    comfyui.process.note_queued(waiting)
     comfyui.kill()
 
-    assert not isinstance(comfyui.process.failure_of(second), RetryJob)
-    assert isinstance(comfyui.process.failure_of(first), RetryJob)
+    assert not isinstance(comfyui.process.failure_of(running), RetryJob)
+    assert isinstance(comfyui.process.failure_of(waiting), RetryJob)
 
 
 def test_a_second_crash_without_a_success_is_final(child: Start) -> None:

@@ -116,9 +116,9 @@ def test_the_command_is_cheap(simulator: Simulator) -> None:
         )
     ) as process:
         before = psutil.Process().cpu_times()
-        said, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=30)
         after = psutil.Process().cpu_times()
 
-    assert (process.returncode, said) == (0, "ComfyUI responds.\n")
+    assert (process.returncode, output) == (0, "ComfyUI responds.\n")
     used_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert used_s < 0.3

@@ -83,7 +83,7 @@ def test_a_comfyui_that_cannot_store_uploads_has_a_full_disk(simulator: Simulato
 
     assert report.code is ErrorCode.DISK_FULL
     assert report.retryable
-    assert "500 to POST /upload/image" in report.message
+    assert "500 for POST /upload/image" in report.message
     assert "disk" in report.message
 
 
@@ -125,7 +125,7 @@ def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_s
     job_setup.report(image=IMAGE)
 
     assert until(lambda: len(job_setup.ended) == 2)
-    assert job_setup.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI answered 500")
+    assert job_setup.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI returned 500")
 
 
 def test_a_graph_that_gets_a_500_does_not_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:

@@ -74,7 +74,7 @@ class Unreachable:
         """Fail."""
         raise RequestError("ComfyUI was not reached")
 
-    def forget_prompts(self, _: object) -> None:
+    def delete_history(self, _: object) -> None:
         """Fail."""
         raise RequestError("ComfyUI was not reached")
 

@@ -339,7 +339,7 @@ def test_an_unreadable_image_is_returned_with_a_warning(workflows: Mapping[str, 
 
     assert [image.data for image in outputs.images] == [b"no picture"]
     assert outputs.images[0].facts == {"seed": 1}
-    assert outputs.warnings == ("photo_00001_.bin cannot be read as a picture",)
+    assert outputs.warnings == ("photo_00001_.bin cannot be read as an image",)
 
 
 def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[JobOutput]:

@@ -15,7 +15,7 @@ import requests
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.object_store import Bucket, ObjectStore, is_address
+from comfy_core.object_store import Bucket, ObjectStore, is_valid_url
 from comfy_core.safe_fetch import Resolve
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
@@ -102,7 +102,7 @@ def test_a_public_url_is_used_if_there_is_one(s3: S3Server) -> None:
 
 def test_a_wrong_key_is_reported(s3: S3Server) -> None:
     """A wrong secret ends in the server's own error."""
-    assert "SignatureDoesNotMatch" in rejected(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - of this test
+    assert "SignatureDoesNotMatch" in rejected(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - not a real secret
     assert "InvalidAccessKeyId" in rejected(replace(s3.bucket(), access_key_id="another-key"))
 
 
@@ -110,7 +110,7 @@ def test_a_missing_bucket_is_named(s3: S3Server) -> None:
     """The error has the bucket, the server's message and the remedy."""
     message = rejected(s3.bucket("paintings"))
 
-    assert "'paintings' answered NoSuchBucket" in message
+    assert "'paintings' returned NoSuchBucket" in message
     assert "`delivery` base64" in message
 
 
@@ -164,7 +164,7 @@ def test_a_server_that_returns_500_gets_three_requests(s3: S3Server, failing_ser
     """A PUT is safe to repeat and is repeated twice; then the status is the error."""
     bucket = replace(s3.bucket(), endpoint_url=failing_server.url)
 
-    assert "answered 500" in rejected(bucket)
+    assert "returned 500" in rejected(bucket)
     assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
 
 
@@ -393,7 +393,7 @@ def test_an_invalid_endpoint_fails_the_boot(s3: S3Server) -> None:
 )
 def test_addresses_are_validated(text: str, valid: bool) -> None:
     """A valid address has scheme, host and port, and no credentials."""
-    assert is_address(text, "http", "https") is valid
+    assert is_valid_url(text, "http", "https") is valid
 
 
 AWS = {

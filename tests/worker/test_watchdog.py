@@ -95,12 +95,12 @@ def test_a_proxy_s_502_does_not_count(server: ResponseServer) -> None:
 
 def test_refused_connections_are_not_a_hang(server: ResponseServer) -> None:
     """Refused connections are no response either, and `is_connecting` is False."""
-    gone, living = Watchdog("http://127.0.0.1:1", HUNG_S), Watchdog(server.url, HUNG_S)
+    unreachable, reachable = Watchdog("http://127.0.0.1:1", HUNG_S), Watchdog(server.url, HUNG_S)
 
-    assert verdict(gone, 10) is True
-    assert not gone.is_connecting
-    assert living.probe()
-    assert living.is_connecting
+    assert verdict(unreachable, 10) is True
+    assert not unreachable.is_connecting
+    assert reachable.probe()
+    assert reachable.is_connecting
 
 
 def test_an_ended_process_does_not_hang() -> None:

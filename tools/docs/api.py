@@ -186,17 +186,20 @@ def errors_page() -> Iterator[str]:
         "`rate_limited` are errors of one call, so `resend` means that call: after a failed poll, poll again. After a "
         "failed submit with `details.may_run`, `retryable` is false, because the job may run already.\n"
     )
-    yield errors_table(is_of_client=False)
+    yield errors_table(is_raised_by_client=False)
     yield "## Made by the client\n"
-    yield "Caused by the platform, the network or a setting. Every exception has the same report as `.report`.\n"
-    yield errors_table(is_of_client=True)
+    yield (
+        "Caused by the platform, the network or a setting. Every exception has the same report as `.report`, and its "
+        "word as `.report.retry`.\n"
+    )
+    yield errors_table(is_raised_by_client=True)
 
 
-def errors_table(*, is_of_client: bool) -> str:
-    """Return a table of the error codes that the client makes, or of those that the worker makes."""
+def errors_table(*, is_raised_by_client: bool) -> str:
+    """Return a table of the error codes that the client raises, or of those that the worker reports."""
     rows = [
         f"| `{code.value}` | {code.retry.value} | {code.cause} | {code.remedy} | {code.details} |"
         for code in ErrorCode
-        if code.is_of_client == is_of_client
+        if code.is_raised_by_client == is_raised_by_client
     ]
     return "\n".join(["| code | retry | cause | remedy | details |", "|---|---|---|---|---|", *rows]) + "\n"

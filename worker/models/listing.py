@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.urls import is_loopback
 
 PART_SUFFIX = ".part"
 MARKER_SUFFIX = ".verified"
@@ -125,14 +125,6 @@ def filter_models(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[M
     return tuple(
         model for model in models if not patterns or any(fnmatchcase(model.path, pattern) for pattern in patterns)
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` is this machine."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_address(url: str) -> bool:

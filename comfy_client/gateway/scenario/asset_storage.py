@@ -18,8 +18,8 @@ from comfy_client.gateway.scenario.errors import ShimError, storing
 from comfy_client.gateway.scenario.store import Store
 from comfy_core.backoff import backoff_s
 from comfy_core.errors import ComfyClientError
-from comfy_core.images.child_process import check_picture, converted
-from comfy_core.images.codec import Picture
+from comfy_core.images.child_process import check_image, converted
+from comfy_core.images.codec import EncodedImage
 
 DECODED_AT_ONCE = 2
 """Uploaded images that are decoded concurrently. Each may need 256 MB of memory and one CPU core."""
@@ -44,12 +44,12 @@ class AssetStorage:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
-    async def checked(self, data: bytes, *, flatten: bool) -> Picture:
+    async def checked(self, data: bytes, *, flatten: bool) -> EncodedImage:
         """Validate and return a caller's image. Raises JobError (invalid_image)."""
         async with self._decoding:
-            return await asyncio.to_thread(check_picture, data, "image", flatten=flatten)
+            return await asyncio.to_thread(check_image, data, "image", flatten=flatten)
 
-    async def converted(self, data: bytes, output_format: str, width: int) -> Picture:
+    async def converted(self, data: bytes, output_format: str, width: int) -> EncodedImage:
         """Return a stored image in another format or width."""
         async with self._decoding:
             return await asyncio.to_thread(converted, data, output_format, width)
@@ -84,7 +84,7 @@ class AssetStorage:
         return await retry_until_stored(written, "a job's state")
 
     @asynccontextmanager
-    async def stored(self, picture: Picture) -> AsyncIterator[str]:
+    async def stored(self, picture: EncodedImage) -> AsyncIterator[str]:
         """Store a caller's image, lock it until the block has written its database row, and yield its SHA-256.
 
         Raises ShimError (507), or a ComfyClientError of the bucket. If the block fails, the image is deleted.

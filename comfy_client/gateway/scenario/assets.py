@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
-from comfy_client.gateway.scenario.bodies import Attached, decode_picture
+from comfy_client.gateway.scenario.bodies import Attached, decode_base64_in_pieces
 from comfy_client.gateway.scenario.errors import bad_request, not_found
 from comfy_client.gateway.scenario.models import ShimAsset
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
@@ -27,7 +27,7 @@ MADE_ELSEWHERE = (
 
 
 @dataclass(frozen=True)
-class StoredPicture:
+class StoredImage:
     """An image file with its media type and name."""
 
     data: bytes
@@ -149,7 +149,7 @@ class Assets:
             raise bad_request([Fault("targetFormat", f"must be one of {', '.join(OUTPUT_FORMATS)}")])
         return {"url": f"{self._url_of(asset.id)}&format={name}", "mimeType": OUTPUT_FORMATS[name]}
 
-    async def picture(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredPicture:
+    async def picture(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredImage:
         """Return an asset's image. Raises ShimError (404).
 
         The owner is not checked: the signed URL authorises the caller.
@@ -162,17 +162,17 @@ class Assets:
         except FileNotFoundError:
             raise not_found("image of asset", asset_id) from None
         if not output_format and not width:
-            return StoredPicture(data, asset.mime_type, asset.name)
+            return StoredImage(data, asset.mime_type, asset.name)
         wanted = output_format or asset.mime_type.partition("/")[2]
         wanted = wanted if wanted in OUTPUT_FORMATS else "png"
         changed = await self._storage.converted(data, wanted, width)
-        return StoredPicture(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
+        return StoredImage(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
 
 
 def decode_image(text: str, path: str) -> bytes:
     """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
     try:
-        return decode_picture(text.data) if isinstance(text, Attached) else decode_base64(text)
+        return decode_base64_in_pieces(text.data) if isinstance(text, Attached) else decode_base64(text)
     except ValueError as error:
         why = str(error) if str(error).startswith("is ") else "is not base64"
         raise bad_request([Fault(path, why)]) from None

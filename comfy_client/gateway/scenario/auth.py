@@ -103,7 +103,7 @@ class Signer:
         return hmac.new(self.secret, f"{path}\n{at}".encode(), hashlib.sha256).hexdigest()
 
 
-def picture_expiry(now: float) -> float:
+def image_expiry(now: float) -> float:
     """Return the expiry of an image URL: in 7 to 8 days. It is constant all day, so that URLs can be cached."""
     return math.ceil(now / URL_STEP_S) * URL_STEP_S + URL_LIFE_S
 

@@ -2,7 +2,7 @@
 
 An image can be 33 MB of base64 in one JSON string. Parsing, searching or decoding such a string in one C call holds
 the GIL, and blocks the event loop, for 100 to 300 ms. So `read_json` removes long strings from a body before it parses
-the rest, and `decode_picture` works in pieces of 1 MB.
+the rest, and `decode_base64_in_pieces` works in pieces of 1 MB.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _attached(key: object, text: bytes) -> Attached:
     return Attached.of(text)
 
 
-def decode_picture(text: bytes) -> bytes:
+def decode_base64_in_pieces(text: bytes) -> bytes:
     """Decode base64 or a data URI that still has JSON escapes; see encoded.decode_base64.
 
     Raises ValueError if it is neither.

@@ -21,7 +21,7 @@ from comfy_client.gateway.scenario.blobs import Blobs, make_blobs
 from comfy_client.gateway.scenario.fields import BASE_MODELS
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
-from comfy_client.pictures import PictureSource, picture_text
+from comfy_client.input_images import ImageInput, image_text
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 from comfy_core.errors import WaitTimeout
@@ -100,9 +100,9 @@ class ScenarioShim:
         """Start a job (`POST /generate/img2img`). `image` is an asset id, a data URL or an https URL."""
         return self._generate("img2img", body)
 
-    def upload_asset(self, image: PictureSource, name: str = "picture.png") -> JsonObject:
+    def upload_asset(self, image: ImageInput, name: str = "picture.png") -> JsonObject:
         """Store an image (a path, bytes, PIL image or base64) and return its asset. Raises JobError, ShimError."""
-        body = {"name": name, "image": picture_text(image, "image")}
+        body = {"name": name, "image": image_text(image, "image")}
         return self._asset(self._do(self._service.assets.upload(OWNER, body)))
 
     def get_job(self, job_id: str) -> JsonObject:

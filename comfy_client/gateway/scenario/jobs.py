@@ -146,7 +146,7 @@ class JobRunner:
                     ErrorReport.because(ErrorCode.INTERNAL, "The job failed because of a bug in the shim"),
                 )
         with suppress(OSError, ComfyClientError):
-            await self._delete_unused_picture(self._job(job_id))
+            await self._delete_unused_image(self._job(job_id))
 
     async def _advance(self, job_id: str) -> None:
         if self._job(job_id).phase is Phase.SENDING:
@@ -156,7 +156,7 @@ class JobRunner:
         if self._job(job_id).phase is Phase.SENT:
             await self._follow(job_id)
 
-    async def _delete_unused_picture(self, job: ShimJob) -> None:
+    async def _delete_unused_image(self, job: ShimJob) -> None:
         """Delete a finished job's start image, unless another job or asset uses it."""
         if job.phase is Phase.ENDED and job.picture and not _is_address(job.picture):
             await self._storage.delete_unused(job.picture)
@@ -175,7 +175,7 @@ class JobRunner:
                     if not self._is_safe_to_resend(error):
                         raise
                     await self._change(job_id, phase=Phase.STORED)
-                    if not _is_temporary(error) or time.monotonic() > give_up_at:
+                    if not error.is_transient or time.monotonic() > give_up_at:
                         raise
                     pause_s = backoff_s(attempt, error.retry_after_s)
                 else:
@@ -244,7 +244,7 @@ class JobRunner:
                 await self._storage.write(lambda: self._end(job_id, Status.CANCELED))
                 return
             except RequestError as error:
-                if not _is_temporary(error) or time.monotonic() > last_response_at + FOLLOW_PATIENCE_S:
+                if not error.is_transient or time.monotonic() > last_response_at + FOLLOW_PATIENCE_S:
                     raise
             await asyncio.sleep(backoff_s(2))
 
@@ -273,7 +273,7 @@ class JobRunner:
                 await coroutines.arun(poller.cancel())
             except RequestError as error:
                 _log.warning("job %s could not be cancelled, will retry if the error is temporary: %s", job.id, error)
-                if not _is_temporary(error):
+                if not error.is_transient:
                     return
             except JobError:
                 return  # The endpoint does not have the job. `_follow` handles that.
@@ -340,7 +340,3 @@ class JobRunner:
 
 def _is_address(picture: str) -> bool:
     return picture.startswith("https://")
-
-
-def _is_temporary(error: RequestError) -> bool:
-    return error.is_transient or error.code is ErrorCode.RATE_LIMITED

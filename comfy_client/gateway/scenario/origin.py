@@ -9,9 +9,10 @@ Two attacks can reach a loopback address from a web page in the user's browser:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
+
+from comfy_core.urls import is_loopback
 
 
 def refusal(method: str, headers: Mapping[str, str], public_url: str = "") -> str:
@@ -31,14 +32,6 @@ def is_json(content_type: str) -> bool:
     """Return whether a content type is JSON. Cross-origin pages cannot send it without a CORS preflight."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
-
-
-def is_loopback(name: str) -> bool:
-    """Return whether a host name or address is a loopback address."""
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _parts(url: str) -> SplitResult:

@@ -51,7 +51,7 @@ class ShimRoute:
         gives: the key of the response that has the result. For lists it selects the query parameters.
         is_generating: whether the route generates images. With `dryRun`, its response is a cost estimate (269).
         is_poll: whether requests count against the rate limit for polling instead of the general one.
-        has_picture: whether the request body may contain a base64 image.
+        may_have_image: whether the request body may contain a base64 image.
     """
 
     method: str
@@ -62,7 +62,7 @@ class ShimRoute:
     gives: str = ""
     is_generating: bool = False
     is_poll: bool = False
-    has_picture: bool = False
+    may_have_image: bool = False
 
 
 def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> ShimRoute:
@@ -74,7 +74,7 @@ def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> Shi
             return shim.estimate(name, request.body, model_id=model_id)
         return shim.generate(request.owner, name, request.body, model_id=model_id, retry=request.retry)
 
-    return ShimRoute("POST", path, summary, handler, body, gives="job", is_generating=True, has_picture=True)
+    return ShimRoute("POST", path, summary, handler, body, gives="job", is_generating=True, may_have_image=True)
 
 
 def _route(
@@ -85,7 +85,7 @@ def _route(
     *,
     gives: str = "",
     is_poll: bool = False,
-    has_picture: bool = False,
+    may_have_image: bool = False,
 ) -> ShimRoute:
     """Return the route `line`. Its operation gets the owner, the path parameters, and the body or a list's query."""
     method, _, path = line.partition(" ")
@@ -96,7 +96,7 @@ def _route(
             return operation(shim)(*arguments, request.body)
         return operation(shim)(*arguments, request.query) if gives in LISTS else operation(shim)(*arguments)
 
-    return ShimRoute(method, path, summary, handler, body, gives, is_poll=is_poll, has_picture=has_picture)
+    return ShimRoute(method, path, summary, handler, body, gives, is_poll=is_poll, may_have_image=may_have_image)
 
 
 def _action(name: str) -> JsonObject:
@@ -153,7 +153,9 @@ ROUTES: tuple[ShimRoute, ...] = (
     _route("GET /jobs", "List jobs", lambda shim: shim.jobs, gives="jobs"),
     _route("GET /jobs/{jobId}", "Get a job", lambda shim: shim.job, gives="job", is_poll=True),
     _route("POST /jobs/{jobId}/action", "Cancel a job", lambda shim: shim.act, _action("cancel"), gives="job"),
-    _route("POST /assets", "Upload an image", lambda shim: shim.assets.upload, _ASSET, gives="asset", has_picture=True),
+    _route(
+        "POST /assets", "Upload an image", lambda shim: shim.assets.upload, _ASSET, gives="asset", may_have_image=True
+    ),
     _route("GET /assets", "List assets", lambda shim: shim.assets.list, gives="assets"),
     _route("DELETE /assets", "Delete assets", lambda shim: shim.assets.delete, _ASSET_IDS),
     _route(

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario.blobs import make_blobs
-from comfy_client.gateway.scenario.origin import is_loopback
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_core.errors import ConfigError, missing_extra
+from comfy_core.urls import is_loopback
 
 if TYPE_CHECKING:
     from typing import TextIO

@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from comfy_client.client import Client
-from comfy_client.gateway.scenario.auth import PART_LIFE_S, Keys, Signer, picture_expiry, url_secret
+from comfy_client.gateway.scenario.auth import PART_LIFE_S, Keys, Signer, image_expiry, url_secret
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bodies import MAX_JSON_BYTES, read_json
 from comfy_client.gateway.scenario.bodies_reader import read_body
@@ -86,7 +86,7 @@ class ShimServer:
         self._logins = LoginThrottle(keys)
         self._limits = CallLimits(settings.requests_per_minute, settings.polls_per_minute)
         self._large: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self.service = ShimService(client, settings, blobs, url_of=self._picture_url, part_of=self._part_url)
+        self.service = ShimService(client, settings, blobs, url_of=self._image_url, part_of=self._part_url)
         self._signer = Signer(url_secret(settings.url_secret, settings.directory))
         endpoints: list[tuple[str, str, Endpoint]] = [
             ("GET", "/", self._page),
@@ -120,9 +120,9 @@ class ShimServer:
 
     # --- signed URLs
 
-    def _picture_url(self, asset_id: str) -> str:
+    def _image_url(self, asset_id: str) -> str:
         path = f"/pictures/{asset_id}"
-        return self._address(path, picture_expiry(time.time()))
+        return self._address(path, image_expiry(time.time()))
 
     def _part_url(self, upload_id: str, number: int) -> tuple[str, float]:
         path = f"/parts/{upload_id}/{number}"
@@ -159,7 +159,7 @@ class ShimServer:
 
     async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
         """Return the JSON body of a request, or None if it is empty. Raises ShimError."""
-        if not route.has_picture:
+        if not route.may_have_image:
             data = await read_body(request, MAX_JSON_BYTES, "Send fewer or shorter fields")
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)

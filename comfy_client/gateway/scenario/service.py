@@ -43,7 +43,7 @@ from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import Fault, JsonObject, is_asset_id
 from comfy_core.errors import ComfyClientError, ConfigError
-from comfy_core.images.codec import Picture
+from comfy_core.images.codec import EncodedImage
 
 if TYPE_CHECKING:
     from typing import Self
@@ -66,7 +66,7 @@ class _StartImage:
 
     name: str = ""
     asked: JsonObject = field(default_factory=dict)
-    uploaded: Picture | None = None
+    uploaded: EncodedImage | None = None
 
 
 class ShimService:

@@ -92,8 +92,10 @@ def test_an_image_that_was_not_sent_is_reported() -> None:
 
 def test_a_missing_model_among_other_problems_lists_the_models() -> None:
     """The available models are listed as they are without other problems."""
-    wrong = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
-    found = refusal_of(not_in_list("unet_name", "b.safetensors", ["a.safetensors"]), wrong, class_type="UNETLoader")
+    other_fault = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
+    found = refusal_of(
+        not_in_list("unet_name", "b.safetensors", ["a.safetensors"]), other_fault, class_type="UNETLoader"
+    )
     report = found.error({}, {"unet_name": ("a.safetensors",)}).report
     assert report.code is ErrorCode.WORKFLOW_REJECTED
     assert report.details["available"] == {"unet_name": ["a.safetensors"]}

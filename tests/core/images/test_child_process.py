@@ -19,16 +19,16 @@ from PIL import Image
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images import codec
-from comfy_core.images.child import picture_of, read_frame, respond, write_frame
+from comfy_core.images.child import read_frame, read_response, respond, write_frame
 from comfy_core.images.child_process import (
+    ImageProcessError,
+    ImageProcessPool,
     NotStartedError,
-    PictureError,
-    PictureProcesses,
-    check_picture,
+    check_image,
     converted,
-    encode_picture,
-    go_on,
+    encode_image,
     identify,
+    never_stop,
 )
 from simulators.waiting import until
 from tests.hostile_images import gif, slow_jpeg, tiff_chain
@@ -45,9 +45,9 @@ def png(mode: str = "RGB") -> bytes:
 
 
 @pytest.fixture
-def processes() -> Iterator[PictureProcesses]:
+def processes() -> Iterator[ImageProcessPool]:
     """Child processes used only by one test."""
-    processes = PictureProcesses(2)
+    processes = ImageProcessPool(2)
     yield processes
     processes.close()
 
@@ -57,9 +57,9 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "comfy_core.images.child" in " ".join(child.cmdline())]
 
 
-def check_here(processes: PictureProcesses, data: bytes, check: Callable[[], None] = go_on, **more: float) -> None:
+def check_here(processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float) -> None:
     """Check `data` in a child of `processes`."""
-    processes.run("check_picture", data, {"path": "image", "flatten": True}, check, **more)
+    processes.run("check_image", data, {"path": "image", "flatten": True}, check, **more)
 
 
 # Results
@@ -69,27 +69,27 @@ def test_a_child_returns_the_same_as_the_functions() -> None:
     """Checking, flattening, encoding, converting and identifying have the same result as in this process."""
     plain, transparent = png(), png("RGBA")
 
-    assert check_picture(plain, "image", flatten=True).data is plain
-    assert check_picture(transparent, "image", flatten=True) == codec.check_picture(transparent, "image", flatten=True)
+    assert check_image(plain, "image", flatten=True).data is plain
+    assert check_image(transparent, "image", flatten=True) == codec.check_image(transparent, "image", flatten=True)
     for output_format in ("png", "webp", "jpeg"):
         text = {"prompt": "{}", "parameters": "a knight 🗡"}
-        expected = codec.encode_picture(plain, output_format, 90, text)
-        assert encode_picture(plain, output_format, 90, text) == expected
+        expected = codec.encode_image(plain, output_format, 90, text)
+        assert encode_image(plain, output_format, 90, text) == expected
     assert converted(plain, "webp", 8) == codec.converted(plain, "webp", 8)
     assert identify(gif(2)) == codec.identify(gif(2))
-    assert identify(b"no picture") is None
+    assert identify(b"no image") is None
 
 
 def test_an_error_of_a_child_has_the_path() -> None:
     """The caller gets the child's error with code, message and details."""
     with pytest.raises(JobError, match=r"images\[2\]\.image is not an image of a known format") as info:
-        check_picture(b"no picture", "images[2].image", flatten=True)
+        check_image(b"no image", "images[2].image", flatten=True)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "images[2].image"}
 
 
-def test_a_child_is_reused(processes: PictureProcesses) -> None:
+def test_a_child_is_reused(processes: ImageProcessPool) -> None:
     """Starting a child takes 0.1 s, so ordinary images share one."""
     check_here(processes, png())
     before = {child.pid for child in children()}
@@ -106,9 +106,9 @@ def test_a_child_is_reused(processes: PictureProcesses) -> None:
 def test_endless_pages_and_frames_are_rejected_quickly(data: bytes) -> None:
     """The number of pages or frames is not counted: 10,000 TIFF pages took minutes, 500,000 GIF frames seconds."""
     begun = time.monotonic()
-    image = check_picture(data, "image", flatten=True)
+    image = check_image(data, "image", flatten=True)
     with pytest.raises(JobError, match="has more than 1,000 frames"):
-        check_picture(data, "image", flatten=False)
+        check_image(data, "image", flatten=False)
 
     assert (image.width, image.height, image.mime_type) == (1, 1, "image/png")
     assert identify(data) is not None
@@ -117,23 +117,23 @@ def test_endless_pages_and_frames_are_rejected_quickly(data: bytes) -> None:
 
 def test_the_total_pixels_of_frames_are_limited() -> None:
     """ComfyUI keeps all frames of an image in memory, so at most 16 frames of 16 megapixels are accepted."""
-    assert check_picture(gif(16, 4096), "image", flatten=False).is_animated
+    assert check_image(gif(16, 4096), "image", flatten=False).is_animated
     with pytest.raises(JobError, match="has more than 16 frames of 4096 x 4096 pixels"):
-        check_picture(gif(17, 4096), "image", flatten=False)
+        check_image(gif(17, 4096), "image", flatten=False)
 
 
 def test_an_image_that_takes_too_long_is_rejected() -> None:
     """The child is killed at the time limit, which is in the error."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"cannot be decoded: it takes longer than 0\.5 s") as info:
-        check_picture(slow_jpeg(), "image", flatten=True, timeout_s=0.5)
+        check_image(slow_jpeg(), "image", flatten=True, timeout_s=0.5)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert time.monotonic() - begun < 5
-    assert check_picture(png(), "image", flatten=True).width == 32
+    assert check_image(png(), "image", flatten=True).width == 32
 
 
-def test_a_cancellation_ends_the_work_at_once(processes: PictureProcesses) -> None:
+def test_a_cancellation_ends_the_work_at_once(processes: ImageProcessPool) -> None:
     """The exception of `check` is raised within half a second (0.1 s on an idle machine), and the child is killed."""
     data = slow_jpeg()
     others = set(children())
@@ -154,13 +154,13 @@ def test_a_cancellation_ends_the_work_at_once(processes: PictureProcesses) -> No
     assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_waiting_image_can_be_cancelled(processes: PictureProcesses) -> None:
+def test_a_waiting_image_can_be_cancelled(processes: ImageProcessPool) -> None:
     """Two children work on slow images; a third image waits and can be cancelled."""
     ended = threading.Event()
 
     def end() -> None:
         if ended.is_set():
-            raise PictureError("timed out")
+            raise ImageProcessError("timed out")
 
     with ThreadPoolExecutor(2) as threads:
         slow = [threads.submit(check_here, processes, slow_jpeg(), end) for _ in range(2)]
@@ -174,10 +174,10 @@ def test_a_waiting_image_can_be_cancelled(processes: PictureProcesses) -> None:
         with pytest.raises(JobError, match="cancelled"):
             check_here(processes, png(), cancel)
         ended.set()
-        assert all(isinstance(each.exception(), PictureError) for each in slow)
+        assert all(isinstance(each.exception(), ImageProcessError) for each in slow)
 
 
-def test_a_crash_of_the_decoder_rejects_the_image(processes: PictureProcesses) -> None:
+def test_a_crash_of_the_decoder_rejects_the_image(processes: ImageProcessPool) -> None:
     """If a child crashes, its image is rejected, and the next image gets another child."""
     before = {child.pid for child in children()}
 
@@ -186,12 +186,12 @@ def test_a_crash_of_the_decoder_rejects_the_image(processes: PictureProcesses) -
             if child.pid not in before and child.cpu_times().user > 0.3:
                 child.kill()
 
-    with pytest.raises(PictureError, match="crashed the decoder"):
+    with pytest.raises(ImageProcessError, match="crashed the decoder"):
         check_here(processes, slow_jpeg(), crash)
     check_here(processes, png())
 
 
-def test_an_idle_child_that_died_is_replaced(processes: PictureProcesses) -> None:
+def test_an_idle_child_that_died_is_replaced(processes: ImageProcessPool) -> None:
     """A crash between two images is not blamed on the second one."""
     before = {child.pid for child in children()}
     check_here(processes, png())
@@ -207,19 +207,19 @@ def test_encoding_that_takes_too_long_returns_the_png() -> None:
     file = io.BytesIO()
     Image.effect_noise((2560, 2560), 90).convert("RGB").save(file, "PNG", compress_level=0)
 
-    image = encode_picture(file.getvalue(), "webp", 90, {"prompt": "{}"}, timeout_s=0.3)
+    image = encode_image(file.getvalue(), "webp", 90, {"prompt": "{}"}, timeout_s=0.3)
 
     assert (image.mime_type, image.width) == ("image/png", 2560)
     assert image.warning == "is a PNG: encoding it as webp failed, since it takes longer than 0.3 s"
     assert Image.open(io.BytesIO(image.data)).info["prompt"] == "{}"
-    assert "no time was left" in encode_picture(png(), "webp", 90, {}, timeout_s=0).warning
+    assert "no time was left" in encode_image(png(), "webp", 90, {}, timeout_s=0).warning
 
 
 # Environment of a child
 
 
 def test_a_child_has_no_secrets_and_limited_memory(
-    processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch
+    processes: ImageProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its environment only has what the interpreter needs to start, and its address space is limited."""
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "a secret")
@@ -249,9 +249,9 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     image.write_bytes(slow_jpeg())
     program = (
         "import sys, threading, psutil\n"
-        "from comfy_core.images.child_process import check_picture\n"
+        "from comfy_core.images.child_process import check_image\n"
         f"data = open({str(image)!r}, 'rb').read()\n"
-        "threading.Thread(target=check_picture, args=(data, 'image'), kwargs={'flatten': True}, daemon=True).start()\n"
+        "threading.Thread(target=check_image, args=(data, 'image'), kwargs={'flatten': True}, daemon=True).start()\n"
         "while not psutil.Process().children(): pass\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "sys.stdin.read()\n"
@@ -270,19 +270,19 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
 
 def test_a_fork_has_its_own_children() -> None:
     """Two processes must not share the pipes of one child."""
-    check_picture(png(), "image", flatten=True)
+    check_image(png(), "image", flatten=True)
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if check_picture(png("L"), "image", flatten=True).mime_type == "image/png" else 1)
+        os._exit(0 if check_image(png("L"), "image", flatten=True).mime_type == "image/png" else 1)
 
     assert os.waitpid(pid, 0)[1] == 0
-    assert check_picture(png(), "image", flatten=True).width == 32
+    assert check_image(png(), "image", flatten=True).width == 32
 
 
 def test_a_child_that_cannot_start_is_not_the_image_s_fault() -> None:
     """Without an interpreter the error is NotStartedError, which does not blame the image."""
     with pytest.raises(NotStartedError, match="got no child process"):
-        check_here(PictureProcesses(python="/no/such/python"), png())
+        check_here(ImageProcessPool(python="/no/such/python"), png())
 
 
 # Messages between parent and child
@@ -320,7 +320,7 @@ def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
 
     assert (header, content) == ({"failed": "TypeError"}, b"")
     with pytest.raises(ValueError, match="TypeError"):
-        picture_of(header, content, b"")
+        read_response(header, content, b"")
 
 
 @pytest.mark.parametrize(
@@ -328,5 +328,5 @@ def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
 )
 def test_an_invalid_response_of_a_child_is_rejected(facts: dict[str, object]) -> None:
     """A compromised child cannot make the parent fail in another way."""
-    with pytest.raises(ValueError, match="no picture"):
-        picture_of({"picture": facts, "more": 1}, b"", b"")
+    with pytest.raises(ValueError, match="no image"):
+        read_response({"image": facts, "more": 1}, b"", b"")

@@ -23,10 +23,10 @@ from comfy_core.errors import JobError
 from comfy_core.images.codec import (
     INPUT_FORMATS,
     MAX_BYTES,
-    Picture,
-    check_picture,
+    EncodedImage,
+    check_image,
     converted,
-    encode_picture,
+    encode_image,
     identify,
     rounded_size,
     small_preview,
@@ -73,7 +73,7 @@ def decoded(data: bytes) -> Image.Image:
 
 def flattened(data: bytes) -> Image.Image:
     """Return the PNG that image to image gets from an image, after a check of its size and mode."""
-    checked = check_picture(data, "image", flatten=True)
+    checked = check_image(data, "image", flatten=True)
     image = decoded(checked.data)
     assert (image.mode, image.size) == ("RGB", (checked.width, checked.height))
     assert Image.MIME[image.format or ""] == checked.mime_type
@@ -81,9 +81,9 @@ def flattened(data: bytes) -> Image.Image:
 
 
 def refusal(data: bytes, *, flatten: bool = True) -> str:
-    """Return the error message for an image, after a check of its report."""
+    """Return the problem in the error for `data`, after a check of the rest of the report."""
     with pytest.raises(JobError) as info:
-        check_picture(data, "images[2].image", flatten=flatten)
+        check_image(data, "images[2].image", flatten=flatten)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "images[2].image"}
     problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
@@ -91,10 +91,10 @@ def refusal(data: bytes, *, flatten: bool = True) -> str:
     return problem
 
 
-def outcome(data: bytes, *, flatten: bool) -> Picture | ErrorCode:
+def outcome(data: bytes, *, flatten: bool) -> EncodedImage | ErrorCode:
     """Return the image, or the code of its error."""
     try:
-        return check_picture(data, "image", flatten=flatten)
+        return check_image(data, "image", flatten=flatten)
     except JobError as error:
         return error.code
 
@@ -144,9 +144,9 @@ def test_a_format_is_recognised_by_its_content(file_format: str) -> None:
     """Every documented format is accepted, and its MIME type is determined from its bytes, never from a name."""
     data = FORMATS[file_format](quarters())
 
-    checked = check_picture(data, "image", flatten=False)
+    checked = check_image(data, "image", flatten=False)
 
-    assert checked == Picture(data, 32, 16, f"image/{file_format.lower()}")
+    assert checked == EncodedImage(data, 32, 16, f"image/{file_format.lower()}")
     assert identify(data) == checked
     assert file_format in INPUT_FORMATS
     assert flattened(data).convert("RGB").getpixel((1, 1)) == pytest.approx(RED, abs=3)
@@ -157,7 +157,7 @@ def test_an_image_that_needs_no_change_keeps_its_bytes(file_format: str) -> None
     """An image that already is a single upright RGB frame is not encoded again."""
     data = FORMATS[file_format](quarters())
 
-    assert check_picture(data, "image", flatten=True).data is data
+    assert check_image(data, "image", flatten=True).data is data
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -184,8 +184,8 @@ def test_a_rotated_image_is_turned_upright(file_format: str, orientation: int) -
     corners = [image.getpixel(corner) for corner in ((3, 3), (28, 3), (3, 12), (28, 12))]
     assert corners == [pytest.approx(colour, abs=16) for colour in (RED, GREEN, BLUE, YELLOW)]
     assert ImageOps.exif_transpose(image).size == image.size
-    assert (check_picture(data, "image", flatten=True).data == data) is (orientation == 1)
-    assert check_picture(data, "image", flatten=False).data == data
+    assert (check_image(data, "image", flatten=True).data == data) is (orientation == 1)
+    assert check_image(data, "image", flatten=False).data == data
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
@@ -195,7 +195,7 @@ def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     exif[ORIENTATION] = orientation
     data = encoded(quarters(), exif=exif)
 
-    assert check_picture(data, "image", flatten=True).data == data
+    assert check_image(data, "image", flatten=True).data == data
 
 
 def palette(transparent: int) -> bytes:
@@ -264,8 +264,8 @@ def test_image_to_image_uses_the_first_frame_of_an_animation(file_format: str) -
 
     assert getattr(image, "n_frames", 1) == 1
     assert image.getpixel((8, 8)) == pytest.approx(RED, abs=3)
-    assert check_picture(data, "image", flatten=False).data is data
-    assert identify(data) == Picture(data, 16, 16, f"image/{file_format.lower()}", is_animated=True)
+    assert check_image(data, "image", flatten=False).data is data
+    assert identify(data) == EncodedImage(data, 16, 16, f"image/{file_format.lower()}", is_animated=True)
 
 
 @QUIET
@@ -277,7 +277,7 @@ def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
     for end in [*range(min(64, len(data))), *range(64, len(data), max(1, len(data) // 150))]:
         for flatten in (True, False):
             match outcome(data[:end], flatten=flatten):
-                case Picture(data=taken) as checked:
+                case EncodedImage(data=taken) as checked:
                     assert (checked.width, checked.height) == (40, 30)
                     assert not flatten or decoded(taken).size == (40, 30)
                 case code:
@@ -292,7 +292,7 @@ def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
 
 def damaged(count: int) -> Iterator[bytes]:
     """Yield files of every format with some bytes changed; the changes are reproducible."""
-    chance = random.Random(20)  # noqa: S311 - damage, no secret
+    chance = random.Random(20)  # noqa: S311 - reproducible, not secret
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"x" * 40
@@ -410,7 +410,7 @@ def test_oversized_text_is_not_decompressed(*, flatten: bool) -> None:
     for kind, text in ((b"zTXt", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed)):
         whole = data[:33] + png_chunk(kind, text) + data[33:]
         tracemalloc.start()
-        checked = check_picture(whole, "image", flatten=flatten)
+        checked = check_image(whole, "image", flatten=flatten)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
 
@@ -424,7 +424,7 @@ def test_the_limit_of_pixels() -> None:
     row = Image.new("1", (8192, 8192))
     more = Image.new("1", (8192, 8193))
 
-    assert check_picture(encoded(row), "image", flatten=False).width == 8192
+    assert check_image(encoded(row), "image", flatten=False).width == 8192
     assert refusal(encoded(more)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are allowed."
 
 
@@ -433,7 +433,7 @@ def test_the_limit_of_bytes() -> None:
     whole = encoded(quarters())
     full = whole + b"\0" * (MAX_BYTES - len(whole))
 
-    assert check_picture(full, "image", flatten=True).data is full
+    assert check_image(full, "image", flatten=True).data is full
     assert "26,214,401 bytes; at most 26,214,400" in refusal(full + b"\0")
 
 
@@ -484,7 +484,7 @@ def test_a_png_keeps_its_compressed_data() -> None:
     """Adding text to a PNG keeps every chunk, without compressing it again; text in any script can be read back."""
     png = encoded(noise())
 
-    data = encode_picture(png, "png", 90, TEXTS).data
+    data = encode_image(png, "png", 90, TEXTS).data
 
     before, after = chunks_of(png), chunks_of(data)
     assert {kind: content for kind, content in after.items() if kind not in {"tEXt", "iTXt"}} == before
@@ -499,13 +499,13 @@ def test_a_png_without_metadata_is_not_changed() -> None:
     """Without metadata no byte of a PNG changes."""
     png = encoded(noise())
 
-    assert encode_picture(png, "png", 1, {}).data == png
+    assert encode_image(png, "png", 1, {}).data == png
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_webp_and_jpeg_contain_the_parameters(output_format: str) -> None:
     """Other formats contain the same image, and their EXIF comment is the parameters in any script."""
-    data = encode_picture(encoded(quarters(64, 64)), output_format, 95, TEXTS).data
+    data = encode_image(encoded(quarters(64, 64)), output_format, 95, TEXTS).data
 
     image = decoded(data)
     assert (image.format or "").lower() == output_format
@@ -513,7 +513,7 @@ def test_webp_and_jpeg_contain_the_parameters(output_format: str) -> None:
     comment = image.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
     assert comment[:8] == b"UNICODE\0"
     assert comment[8:].decode("utf-16-be") == TEXTS["parameters"]
-    assert identify(data) == Picture(data, 64, 64, f"image/{output_format}")
+    assert identify(data) == EncodedImage(data, 64, 64, f"image/{output_format}")
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
@@ -521,16 +521,16 @@ def test_without_parameters_there_is_no_comment(output_format: str) -> None:
     """Without metadata, or with only the graph, nothing is written into the file."""
     png = encoded(noise())
 
-    data = encode_picture(png, output_format, 90, {}).data
+    data = encode_image(png, output_format, 90, {}).data
 
     assert USER_COMMENT not in decoded(data).getexif().get_ifd(EXIF_IFD)
-    assert encode_picture(png, output_format, 90, {"prompt": "{}"}).data == data
+    assert encode_image(png, output_format, 90, {"prompt": "{}"}).data == data
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
 def test_parameters_of_any_length_are_written(output_format: str) -> None:
     """A prompt that exceeds JPEG's EXIF is shortened, and never fails a job that has been paid for."""
-    data = encode_picture(encoded(noise()), output_format, 90, {"parameters": "🗡" * 100_000}).data
+    data = encode_image(encoded(noise()), output_format, 90, {"parameters": "🗡" * 100_000}).data
 
     assert decoded(data).size == (40, 30)
 
@@ -539,7 +539,7 @@ def test_parameters_of_any_length_are_written(output_format: str) -> None:
 def test_quality_changes_the_file_size(output_format: str) -> None:
     """Higher quality takes more bytes."""
     png = encoded(noise())
-    sizes = [len(encode_picture(png, output_format, quality, {}).data) for quality in (1, 50, 100)]
+    sizes = [len(encode_image(png, output_format, quality, {}).data) for quality in (1, 50, 100)]
 
     assert sizes == sorted(set(sizes))
 
@@ -548,7 +548,7 @@ def test_alpha_is_kept_if_the_format_supports_it() -> None:
     """WebP and PNG keep transparency; JPEG does not support it."""
     png = encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0)))
 
-    modes = {name: decoded(encode_picture(png, name, 90, {}).data).mode for name in ("png", "webp", "jpeg")}
+    modes = {name: decoded(encode_image(png, name, 90, {}).data).mode for name in ("png", "webp", "jpeg")}
 
     assert modes == {"png": "RGBA", "webp": "RGBA", "jpeg": "RGB"}
 
@@ -557,7 +557,7 @@ def test_the_same_image_is_the_same_file() -> None:
     """The same image and text result in the same bytes, so hashes can be compared."""
     png = encoded(noise())
     for output_format in ("png", "webp", "jpeg"):
-        first, second = (encode_picture(png, output_format, 80, TEXTS).data for _ in range(2))
+        first, second = (encode_image(png, output_format, 80, TEXTS).data for _ in range(2))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
 
 
@@ -565,7 +565,7 @@ def test_an_image_is_identified_by_its_header() -> None:
     """A still image is recognised by its first bytes; other files, and a header with a huge size, are not."""
     data = encoded(quarters())
 
-    assert identify(data[:60]) == Picture(data[:60], 32, 16, "image/png")
+    assert identify(data[:60]) == EncodedImage(data[:60], 32, 16, "image/png")
     assert identify(b"") is None
     assert identify(b"\0\0\0\x18ftypmp42") is None
     assert identify(huge_png(50_000, 50_000)) is None
@@ -621,7 +621,7 @@ def test_an_image_that_lacks_its_last_bytes_is_accepted(kind: str) -> None:
     whole = make()
     cut = whole[:-missing]
 
-    assert check_picture(cut, "image", flatten=False).data is cut
+    assert check_image(cut, "image", flatten=False).data is cut
     image, complete = flattened(cut), flattened(whole)
     assert image.crop((0, 20, 400, 380)).tobytes() == complete.crop((0, 20, 400, 380)).tobytes()
 
@@ -662,12 +662,12 @@ def test_avif_becomes_png_with_its_transparency() -> None:
     image.paste((0, 0, 0, 0), (32, 0, 64, 32))
     data = encoded(image, "AVIF", quality=100)
 
-    for_graph = decoded(check_picture(data, "image", flatten=False).data)
+    for_graph = decoded(check_image(data, "image", flatten=False).data)
 
     assert (for_graph.format, for_graph.mode, for_graph.size) == ("PNG", "RGBA", (64, 32))
-    assert [for_graph.getpixel((x, 16))[3] for x in (8, 56)] == [255, 0]  # type: ignore[index] # RGBA
+    assert [for_graph.getpixel((x, 16))[3] for x in (8, 56)] == [255, 0]  # type: ignore[index] # a pixel of RGBA is a tuple
     assert flattened(data).getpixel((56, 16)) == pytest.approx((255, 255, 255), abs=3)
-    assert identify(data) == Picture(data, 64, 32, "image/avif")
+    assert identify(data) == EncodedImage(data, 64, 32, "image/avif")
     assert converted(data, "jpeg").mime_type == "image/jpeg"
 
 
@@ -675,7 +675,7 @@ def test_an_avif_sequence_keeps_its_frames() -> None:
     """A graph gets all of them; image to image uses the first."""
     data = animated("AVIF")
 
-    assert check_picture(data, "image", flatten=False) == Picture(data, 16, 16, "image/avif", is_animated=True)
+    assert check_image(data, "image", flatten=False) == EncodedImage(data, 16, 16, "image/avif", is_animated=True)
     assert flattened(data).getpixel((8, 8)) == pytest.approx(RED, abs=6)
 
 
@@ -704,7 +704,7 @@ def test_transparent_parts_are_white_in_a_jpeg(mode: str) -> None:
     """With every kind of PNG transparency, from a job and from a stored image."""
     png = transparent(mode)
 
-    for checked in (encode_picture(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):
+    for checked in (encode_image(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):
         image = decoded(checked.data)
         assert (image.format, image.mode, checked.mime_type) == ("JPEG", "RGB", "image/jpeg")
         assert image.getpixel((2, 8)) == pytest.approx((255, 255, 255), abs=2)
@@ -713,7 +713,7 @@ def test_transparent_parts_are_white_in_a_jpeg(mode: str) -> None:
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_sixteen_bits_are_scaled(output_format: str) -> None:
     """A 16-bit PNG, as custom nodes save it, is not all white in a format of 8 bits."""
-    grey = decoded(encode_picture(encoded(Image.new("I;16", (16, 16), 0x8080)), output_format, 95, {}).data)
+    grey = decoded(encode_image(encoded(Image.new("I;16", (16, 16), 0x8080)), output_format, 95, {}).data)
 
     assert grey.convert("L").getpixel((8, 8)) == pytest.approx(0x80, abs=2)
 
@@ -722,7 +722,7 @@ def test_the_graph_is_in_a_text_chunk_that_every_frontend_reads() -> None:
     """ComfyUI's frontend 1.27.10 only reads `prompt` in tEXt (key, NUL, Latin-1). Other scripts need iTXt."""
     graph = json.dumps({"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "ein Löwe, ライオン"}}})
 
-    data = encode_picture(encoded(noise()), "png", 90, {"prompt": graph, "parameters": "ライオン"}).data
+    data = encode_image(encoded(noise()), "png", 90, {"prompt": graph, "parameters": "ライオン"}).data
 
     found = []
     place = 8
@@ -741,7 +741,7 @@ def test_the_graph_is_in_a_text_chunk_that_every_frontend_reads() -> None:
 )
 def test_an_image_too_long_for_its_format_stays_png(output_format: str, size: tuple[int, int]) -> None:
     """The job has been paid for: the image is returned as PNG, with its metadata and a warning."""
-    checked = encode_picture(encoded(Image.new("L", size)), output_format, 90, {"prompt": "{}"})
+    checked = encode_image(encoded(Image.new("L", size)), output_format, 90, {"prompt": "{}"})
 
     assert (checked.mime_type, checked.width, checked.height) == ("image/png", *size)
     assert checked.warning.startswith(f"is a PNG: {output_format} holds at most")
@@ -751,7 +751,7 @@ def test_an_image_too_long_for_its_format_stays_png(output_format: str, size: tu
 def test_the_longest_possible_sides_are_encoded() -> None:
     """The encoders accept 16,383 and 65,500 pixels, so such images are not left as PNG."""
     for output_format, longest in (("webp", 16_383), ("jpeg", 65_500)):
-        checked = encode_picture(encoded(Image.new("L", (longest, 1))), output_format, 90, {})
+        checked = encode_image(encoded(Image.new("L", (longest, 1))), output_format, 90, {})
         assert (checked.mime_type, checked.warning) == (f"image/{output_format}", "")
 
 
@@ -760,7 +760,7 @@ def test_an_image_that_cannot_be_encoded_is_returned_unchanged(output_format: st
     """If the encoder raises an exception, ComfyUI's image is returned with a warning."""
     broken = encoded(Image.effect_noise((64, 64), 90))[:2000]
 
-    checked = encode_picture(broken, output_format, 90, {})
+    checked = encode_image(broken, output_format, 90, {})
 
     assert (checked.data, checked.mime_type, checked.width) == (broken, "image/png", 64)
     assert checked.warning == f"is a PNG: encoding it as {output_format} failed (OSError)"
@@ -777,7 +777,7 @@ def test_a_message_of_a_decoder_is_short() -> None:
 def rejection_of(data: bytes) -> JobError | None:
     """Return the error for an image, if it is rejected."""
     try:
-        check_picture(data, "image", flatten=True)
+        check_image(data, "image", flatten=True)
     except JobError as error:
         return error
     return None
@@ -792,8 +792,8 @@ def test_text_that_comfyui_wrote_is_replaced() -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=info)
 
-    replaced = encode_picture(file.getvalue(), "png", 90, {"prompt": "outer"}).data
-    without = encode_picture(file.getvalue(), "png", 90, {}).data
+    replaced = encode_image(file.getvalue(), "png", 90, {"prompt": "outer"}).data
+    without = encode_image(file.getvalue(), "png", 90, {}).data
 
     assert decoded(replaced).info == {"prompt": "outer", "workflow": "inner", "Software": "kept"}
     assert decoded(without).info == {"Software": "kept"}

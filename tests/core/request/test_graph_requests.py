@@ -242,7 +242,7 @@ def test_an_image_is_matched_to_the_node_that_loads_it(
 
     [upload] = result.uploads
     assert upload.targets == (Target("1", "image"),)
-    assert (upload.picture.data, upload.extension) == (png(), "png")
+    assert (upload.file.data, upload.extension) == (png(), "png")
     assert result.warnings == ()
 
 
@@ -307,11 +307,11 @@ def test_an_image_in_the_graph_is_uploaded(workflows: Mapping[str, Workflow], va
 
     [upload] = result.uploads
     assert upload.targets == (Target("1", "image"),)
-    assert upload.picture.mime_type == "image/png"
+    assert upload.file.mime_type == "image/png"
     name = result.graphs[0]["1"]["inputs"]["image"]
     assert name.startswith("upload-1")
     assert result.inputs == ({"overrides": {"1.image": name}} if overridden else {})
-    assert [source.path for source in request.pictures.values()] == [
+    assert [source.path for source in request.files.values()] == [
         'overrides["1.image"]' if overridden else "workflow.1.inputs.image"
     ]
 
@@ -381,7 +381,7 @@ def test_any_file_is_uploaded_for_the_node_that_loads_it(
 
     [upload] = result.uploads
     assert upload.targets == (Target("1", input_name),)
-    assert (upload.picture.data, upload.picture.mime_type) == (WAV, mime_type)
+    assert (upload.file.data, upload.file.mime_type) == (WAV, mime_type)
     assert upload.extension == (file_name.rpartition(".")[2] if "." in file_name else "bin")
     assert (
         rejection_of(
@@ -391,7 +391,7 @@ def test_any_file_is_uploaded_for_the_node_that_loads_it(
 
 
 def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
-    """More than 16 files are accepted; their number, their total bytes and the number of URLs are limited."""
+    """More than 16 files are accepted; their number and the number of URLs are limited."""
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(300)
     }

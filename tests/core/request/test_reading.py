@@ -16,7 +16,7 @@ from comfy_core.contract import MAX_FAULTS, ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_FORMAT, Graph
-from comfy_core.images.codec import Picture
+from comfy_core.images.codec import EncodedImage
 from comfy_core.request.encoded import decode_base64
 from comfy_core.request.graph_files import ImageSource
 from comfy_core.request.reading import Rendered, read_request
@@ -63,7 +63,7 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
 
 
 @pytest.mark.parametrize(
-    ("own", "asked", "size"),
+    ("own", "requested", "size"),
     [
         ((640, 480), {}, (640, 480)),
         ((650, 471), {}, (656, 464)),
@@ -79,12 +79,12 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ],
 )
 def test_image_to_image_keeps_the_image_s_proportions(
-    workflows: Mapping[str, Workflow], own: tuple[int, int], asked: JsonObject, size: tuple[int, int]
+    workflows: Mapping[str, Workflow], own: tuple[int, int], requested: JsonObject, size: tuple[int, int]
 ) -> None:
     """A missing side is computed from the image, as a multiple of 16 within the limits."""
     image = b64encode(image_file(*own)).decode("ascii")
 
-    result = rendered(workflows, {"prompt": "a", "image": image, **asked})
+    result = rendered(workflows, {"prompt": "a", "image": image, **requested})
 
     scale = result.graphs[0]["12"]["inputs"]
     assert (scale["width"], scale["height"]) == size
@@ -101,7 +101,7 @@ def test_a_rotated_image_is_measured_upright(workflows: Mapping[str, Workflow]) 
     result = rendered(workflows, {"prompt": "a", "image": b64encode(file.getvalue()).decode()})
 
     assert (result.inputs["width"], result.inputs["height"]) == (160, 320)
-    assert result.uploads[0].picture.mime_type == "image/png"
+    assert result.uploads[0].file.mime_type == "image/png"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_image_in_base64_is_decoded(workflows: Mapping[str, Workflow], image:
     """Base64 with or without line breaks, and a data URI of any type, are decoded."""
     [upload] = rendered(workflows, {"prompt": "a", "image": image}).uploads
 
-    assert upload.picture == Picture(PNG, 64, 64, "image/png")
+    assert upload.file == EncodedImage(PNG, 64, 64, "image/png")
     assert upload.targets == (Target("11", "image"),)
 
 
@@ -187,17 +187,17 @@ def test_an_invalid_image_is_reported_with_its_path(
 def test_a_url_is_fetched_before_rendering(workflows: Mapping[str, Workflow]) -> None:
     """An image URL is fetched once, with its path for errors, and is then treated like other images."""
     request = read_request({"prompt": "a", "image": "HTTPS://example.com/a.png"}, workflows)
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
 
     def fetch(wanted: Sequence[tuple[str, str]]) -> list[bytes]:
-        asked.extend(wanted)
+        requested.extend(wanted)
         return [PNG]
 
     fetched = request.with_fetched(fetch)
 
-    assert asked == [("HTTPS://example.com/a.png", "image")]
-    assert fetched.pictures == {"image": ImageSource("image", PNG)}
-    assert fetched.render(lambda: SEED).uploads[0].picture.data == PNG
+    assert requested == [("HTTPS://example.com/a.png", "image")]
+    assert fetched.files == {"image": ImageSource("image", PNG)}
+    assert fetched.render(lambda: SEED).uploads[0].file.data == PNG
     with pytest.raises(TypeError, match="image was not fetched"):
         request.render(lambda: SEED)
 
@@ -221,7 +221,7 @@ def test_a_graph_gets_its_images(workflows: Mapping[str, Workflow]) -> None:
     result = rendered(workflows, {"workflow": GRAPH, "images": images, "overrides": {"9.filename_prefix": "mask.png"}})
 
     mask, knight = result.uploads
-    assert mask.picture == Picture(file.getvalue(), 5, 7, "image/png")
+    assert mask.file == EncodedImage(file.getvalue(), 5, 7, "image/png")
     assert mask.targets == (Target("7", "image"),)
     assert result.graphs[0]["9"]["inputs"]["filename_prefix"] == "mask.png"
     assert knight.targets == (Target("3", "image"),)
@@ -554,4 +554,4 @@ def test_other_files_are_not_playlists(workflows: Mapping[str, Workflow], conten
 
     [upload] = rendered(workflows, body).uploads
 
-    assert upload.picture.data == content
+    assert upload.file.data == content

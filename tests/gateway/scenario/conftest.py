@@ -10,7 +10,7 @@ import pytest
 
 from bench.shim_process import ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def released() -> threading.Event:
 def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
     """An endpoint that holds its jobs until `released` is set."""
 
-    def response(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         assert released.wait(60)
-        return pictured(job)
+        return image_result(job)
 
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, response, threads=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, respond, threads=4):
         yield platform
         released.set()
 
@@ -45,7 +45,7 @@ def shared_shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProces
     folder = tmp_path_factory.mktemp("shim")
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, threads=2),
+        ScriptedWorker(platform, image_result, threads=2),
         ShimProcess({**platform.client_env(), "SCENARIO_SHIM_TRUSTED_PROXIES": "127.0.0.1"}, folder) as shim,
     ):
         yield shim

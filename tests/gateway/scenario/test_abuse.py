@@ -22,7 +22,7 @@ from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, noise, pictured, png
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result, noise, png
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ class OtherCaller:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._ask)
 
-    def __enter__(self) -> OtherCaller:  # noqa: PYI034 - as the other fakes
+    def __enter__(self) -> OtherCaller:  # noqa: PYI034 - like the other fakes
         self._thread.start()
         return self
 
@@ -169,17 +169,17 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
 def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
     """The address from a trusted proxy's header is counted and logged; valid keys are not delayed."""
 
-    def ask(key: str, address: str) -> requests.Response:
+    def call(key: str, address: str) -> requests.Response:
         headers = {"X-Forwarded-For": address}
         return requests.get(f"{shim.base_url}/jobs", auth=(KEY, key), headers=headers, timeout=10)
 
-    guesses = [ask(f"guess {number}", "192.0.2.7") for number in range(FAILURES_PER_MINUTE + 2)]
+    guesses = [call(f"guess {number}", "192.0.2.7") for number in range(FAILURES_PER_MINUTE + 2)]
 
     assert [guess.status_code for guess in guesses] == [401] * FAILURES_PER_MINUTE + [429] * 2
     assert int(guesses[-1].headers["retry-after"]) >= 1
     assert {"reason", "message", "trace_id", "remainingSeconds"} <= guesses[-1].json().keys()
-    assert ask(SECRET, "192.0.2.7").status_code == 200
-    assert ask("guess", "192.0.2.8").status_code == 401
+    assert call(SECRET, "192.0.2.7").status_code == 200
+    assert call("guess", "192.0.2.8").status_code == 401
     assert "wrong key from 192.0.2.7" in shim.log
     assert "192.0.2.7: GET '/v1/jobs': 429" in shim.log
 
@@ -271,7 +271,7 @@ def test_parts_count_as_calls(tmp_path: Path) -> None:
 
 def test_forty_five_jobs_may_be_polled_every_three_seconds(tmp_path: Path) -> None:
     """The default limits allow a minute of such polls of one key (900), and its submits."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, image_result, threads=4):
         limits = {"SCENARIO_SHIM_REQUESTS_PER_MINUTE": "600", "SCENARIO_SHIM_POLLS_PER_MINUTE": ""}
         with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:
             session.auth = AUTH

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.gateway.scenario.auth import Keys, Signer, owner_of, picture_expiry, url_secret
+from comfy_client.gateway.scenario.auth import Keys, Signer, image_expiry, owner_of, url_secret
 from comfy_client.gateway.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.serve import serve
@@ -54,7 +54,7 @@ def test_a_name_that_is_not_a_hash_is_rejected(tmp_path: Path) -> None:
 def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
     """Another path, another expiry or a later time are rejected; the URL is the same all day."""
     signer = Signer(b"secret")
-    until = picture_expiry(1_000_000.0)
+    until = image_expiry(1_000_000.0)
     query = dict(pair.split("=") for pair in signer.query("/pictures/a", until).split("&"))
 
     assert signer.is_good("/pictures/a", query, 1_000_000.0)
@@ -62,7 +62,7 @@ def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
     assert not signer.is_good("/pictures/a", {**query, "Expires": str(int(until) + 1)}, 1_000_000.0)
     assert not signer.is_good("/pictures/a", query, until + 1)
     assert not Signer(b"other").is_good("/pictures/a", query, 1_000_000.0)
-    assert picture_expiry(1_000_001.0) == until
+    assert image_expiry(1_000_001.0) == until
 
 
 def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
@@ -111,18 +111,18 @@ def test_each_key_is_an_owner() -> None:
 )
 def test_an_invalid_variable_is_named(name: str, value: str) -> None:
     """The error names the variable; a secret's value is not shown."""
-    with pytest.raises(ConfigError, match=name) as wrong:
+    with pytest.raises(ConfigError, match=name) as info:
         ShimSettings.from_env({name: value})
 
     if next(variable.secret for variable in variables_of(ShimSettings, CostRules) if variable.name == name):
-        assert value not in str(wrong.value)
+        assert value not in str(info.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "host", "is_open", "word"),
     [
         ({}, "127.0.0.1", False, "SCENARIO_SHIM_ACCOUNTS"),
-        ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - it is refused
+        ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - the test expects an error
         ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "cannot be combined"),
     ],
 )

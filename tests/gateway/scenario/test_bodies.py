@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_client.gateway.scenario.bodies import LONG_TEXT_BYTES, MAX_VALUES, Attached, decode_picture, read_json
+from comfy_client.gateway.scenario.bodies import (
+    LONG_TEXT_BYTES,
+    MAX_VALUES,
+    Attached,
+    decode_base64_in_pieces,
+    read_json,
+)
 from comfy_client.gateway.scenario.errors import ShimError
 from simulators.runpod.scripted_worker import noise
 
-LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - the same bytes each time
+LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - reproducible, not secret
 TEXT = base64.b64encode(LARGE)
 
 
@@ -35,7 +41,7 @@ def test_a_long_image_is_cut_out_and_decoded() -> None:
     assert value["parameters"] == {"image": "x"}
     assert isinstance(value["image"], Attached)
     assert len(value["image"]) < 100
-    assert decode_picture(value["image"].data) == LARGE
+    assert decode_base64_in_pieces(value["image"].data) == LARGE
     assert read_json(body) == value
 
 
@@ -56,13 +62,13 @@ def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
     value = read_json(b'{"image": "' + written + b'"}')
 
     assert isinstance(value, dict)
-    assert decode_picture(value["image"].data) == LARGE
+    assert decode_base64_in_pieces(value["image"].data) == LARGE
 
 
 @given(data=st.binary(max_size=200))
 def test_short_base64_is_decoded(data: bytes) -> None:
     """The decoded bytes are those that were encoded."""
-    assert decode_picture(base64.b64encode(data)) == data
+    assert decode_base64_in_pieces(base64.b64encode(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_short_base64_is_decoded(data: bytes) -> None:
 def test_invalid_base64_is_rejected(text: bytes) -> None:
     """Invalid characters, a single remaining character, and invalid JSON strings."""
     with pytest.raises(ValueError, match=r"."):
-        decode_picture(text)
+        decode_base64_in_pieces(text)
 
 
 @pytest.mark.parametrize(

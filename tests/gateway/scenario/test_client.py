@@ -12,14 +12,14 @@ from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim, ShimError
 from comfy_client.gateway.scenario.settings import ShimSettings
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result, png
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint whose worker returns a small image of each job's seed."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=2):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, image_result, threads=2):
         yield platform
 
 

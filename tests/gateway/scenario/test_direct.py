@@ -59,14 +59,14 @@ def jobs(shim: ShimProcess) -> list[Any]:
 
 def test_kills_lose_no_job(shim: ShimProcess) -> None:
     """Killed six times at random moments: each acknowledged job ends once, with its seed's image."""
-    chance = random.Random(7)  # noqa: S311 - the same moments each time
+    chance = random.Random(7)  # noqa: S311 - reproducible, not secret
     seeds: dict[str, int] = {}
     for round_ in range(6):
         for number in range(5):
             seed = 100 * round_ + number
             seeds[generate(shim, seed)] = seed
         begun_at, wanted_s = time.monotonic(), chance.random() * 0.4
-        assert until(lambda since=begun_at, after_s=wanted_s: time.monotonic() > since + after_s)  # type: ignore[misc] # bound
+        assert until(lambda since=begun_at, after_s=wanted_s: time.monotonic() > since + after_s)  # type: ignore[misc] # called in the same iteration
         shim.kill()
         shim.start()
 

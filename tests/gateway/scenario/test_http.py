@@ -71,7 +71,7 @@ def sdk(request: pytest.FixtureRequest, setup: ShimSetup) -> Iterator[Scenario]:
         yield sdk
 
 
-def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - the SDK's
+def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - a type of the SDK
     """Return a job when it has ended."""
     seen: list[Any] = []
 
@@ -185,20 +185,20 @@ def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
 
     Each has a reason, and is not retried by the SDK.
     """
-    with setup.sdk() as sdk, setup.sdk(secret=OTHER_SECRET) as stranger:
-        with pytest.raises(BadRequestError) as bad:
+    with setup.sdk() as sdk, setup.sdk(secret=OTHER_SECRET) as other_sdk:
+        with pytest.raises(BadRequestError) as info:
             sdk.generate.run_model(MODEL, body={"prompt": "", "guidance": 99, "mask": "x"})
         with pytest.raises(AuthenticationError) as unknown:
-            stranger.jobs.list()
+            other_sdk.jobs.list()
         with pytest.raises(NotFoundError):
             sdk.jobs.retrieve("job_none")
         with pytest.raises(NotFoundError) as no_model:
             sdk.generate.run_model("model_sdxl", body=SMALL)
 
     for part in ("prompt", "guidance", "mask"):
-        assert part in str(bad.value.body)
+        assert part in str(info.value.body)
     assert {"reason", "message", "trace_id"} <= set(unknown.value.body or ())  # type: ignore[call-overload] # a JSON object
-    assert bad.value.response.headers["x-should-retry"] == "false"
+    assert info.value.response.headers["x-should-retry"] == "false"
     assert MODEL in str(no_model.value.body)
 
 
@@ -224,7 +224,7 @@ def test_a_key_only_sees_its_own_objects(setup: ShimSetup) -> None:
         job_id = sdk.generate.run_model(MODEL, body=SMALL).job.job_id
         asset_id = await_end(sdk, job_id).metadata.asset_ids[0]
         upload_id = sdk.uploads.create(file_name="a.png", content_type="image/png", kind="image", parts=1).upload.id
-        asks: list[Callable[[], object]] = [
+        calls: list[Callable[[], object]] = [
             lambda: other.jobs.retrieve(job_id),
             lambda: other.jobs.trigger_action(job_id, action="cancel"),
             lambda: other.assets.retrieve(asset_id),
@@ -232,9 +232,9 @@ def test_a_key_only_sees_its_own_objects(setup: ShimSetup) -> None:
             lambda: other.uploads.retrieve(upload_id),
             lambda: other.generate.run_model(MODEL, body={**SMALL, "image": asset_id}),
         ]
-        for ask in asks:
+        for call in calls:
             with pytest.raises(NotFoundError):
-                ask()
+                call()
         assert job_id not in {job.job_id for job in other.jobs.list()}
         assert asset_id not in {asset.id for asset in other.assets.list()}
         other.assets.delete_multiple(asset_ids=[asset_id])
@@ -265,9 +265,9 @@ def test_an_unsupported_route_has_the_remedy(setup: ShimSetup) -> None:
         assert response.status_code == 501
         assert "is not supported" in response.json()["reason"]
         assert "upload the image there" in response.json()["reason"]
-    wrong = requests.delete(f"{setup.shim.base_url}/jobs", auth=auth, timeout=5)
-    assert wrong.status_code == 405
-    assert wrong.json()["reason"]
+    rejected = requests.delete(f"{setup.shim.base_url}/jobs", auth=auth, timeout=5)
+    assert rejected.status_code == 405
+    assert rejected.json()["reason"]
 
 
 def test_models_are_listed_by_privacy(setup: ShimSetup, tmp_path: Path) -> None:
@@ -284,14 +284,14 @@ def test_models_are_listed_by_privacy(setup: ShimSetup, tmp_path: Path) -> None:
             bulk = [model.id for model in sdk.models.get_bulk(model_ids=["model_knight", "model_none"]).models]
         listed = requests.get(f"{shim.base_url}/models/public", auth=(KEY, SECRET), timeout=5).json()["models"]
         none = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=5).json()["models"]
-        wrong = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=5)
+        rejected = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=5)
 
     assert public == ["model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev"]
     assert private == bulk == ["model_knight"]
     assert paged == public + private
     assert [model["id"] for model in listed] == public
     assert none == []
-    assert wrong.status_code == 400
+    assert rejected.status_code == 400
 
 
 def test_a_model_s_jobs_are_listed_by_the_oldest_route(setup: ShimSetup) -> None:
@@ -340,7 +340,7 @@ def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
     programs("curl")
 
     def curl(*arguments: str) -> bytes:
-        return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - Debian's
+        return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - found on PATH
 
     body = json.dumps({**SMALL, "modelId": "flux.1-dev", "numSamples": 1})
     base, user = setup.shim.base_url, ["-u", f"{KEY}:{SECRET}"]

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 from tests.browser import WIDTHS, browser, overflows
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def respond(job: Body) -> Body:
         return {
             "error": '{"code": "out_of_memory", "message": "The GPU was full. Request a smaller size.", "details": {}}'
         }
-    return pictured(job)
+    return image_result(job)
 
 
 @pytest.fixture(scope="module")

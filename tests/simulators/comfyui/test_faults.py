@@ -189,7 +189,7 @@ def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> N
     """A path includes the paths below it, with a method or without; other paths respond normally."""
     sim.faults.answer_500(path, times=2)
 
-    statuses = [driver.get(asked).status_code for asked in ("/queue", "/history/some-id", "/history/some-id")]
+    statuses = [driver.get(route).status_code for route in ("/queue", "/history/some-id", "/history/some-id")]
     assert statuses == [200, 500, 500]
     assert driver.get("/history/some-id").status_code == 200
 

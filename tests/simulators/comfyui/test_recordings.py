@@ -40,16 +40,16 @@ def image() -> bytes:
 def replayed(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | None = None) -> list[dict[str, Any]]:
     """Post the graph of a recording; return response, frames and history entry in the recordings' format."""
     with driver.listening() as listener:
-        heard = [listener.frame()]
+        received = [listener.frame()]
         response = driver.queue(graph_of(entries))
-        while len(heard) < len(frames(entries)):
-            if len(heard) == interrupt_at:
+        while len(received) < len(frames(entries)):
+            if len(received) == interrupt_at:
                 driver.post("/interrupt")
-            heard.append(listener.frame())
+            received.append(listener.frame())
         prompt_id = response.json()["prompt_id"]
         return [
             {"http": "POST /prompt", "status": response.status_code, "body": response.json()},
-            *heard,
+            *received,
             {"http": "GET /history/{id}", "status": 200, "body": {prompt_id: driver.history(prompt_id)}},
         ]
 
@@ -128,21 +128,21 @@ def test_deleting_and_interrupting_match_their_recording() -> None:
         sim.faults.hang_sampling(at_step=1)
         sim.faults.hang_sampling(at_step=2)
         with driver.listening(client_id) as listener:
-            heard = [listener.frame()]
+            received = [listener.frame()]
             exchanges = [exchanged(driver, requests.pop(0))]
-            heard += listener.frames_until("executing", node="ks")
+            received += listener.frames_until("executing", node="ks")
             exchanges += [exchanged(driver, requests.pop(0)), exchanged(driver, requests.pop(0))]
-            heard += listener.frames(2)
+            received += listener.frames(2)
             wait_until(lambda: sim.hanging_step == 1)
             sim.faults.go_on()
-            heard += listener.frames_until("progress", value=1)
-            heard.append(listener.frame())
+            received += listener.frames_until("progress", value=1)
+            received.append(listener.frame())
             exchanges += [exchanged(driver, requests.pop(0)) for _ in range(4)]
             third = exchanges[2]["body"]["prompt_id"]
-            heard += listener.frames_until("executing", node=None, prompt_id=third)
+            received += listener.frames_until("executing", node=None, prompt_id=third)
         exchanges += [exchanged(driver, request) for request in requests]
 
-    assert normal(heard) == normal(frames(entries))
+    assert normal(received) == normal(frames(entries))
     assert normal(exchanges) == normal(expected_exchanges(entries))
 
 
@@ -156,23 +156,23 @@ def test_reconnecting_matches_its_recording() -> None:
         for step in (2, 3, 4):
             sim.faults.hang_sampling(at_step=step)
         with driver.listening(client_id) as listener:
-            heard = [listener.frame()]
+            received = [listener.frame()]
             exchanges = [exchanged(driver, post)]
-            heard += listener.frames_until("progress", value=1)
+            received += listener.frames_until("progress", value=1)
         wait_until(lambda: sim.sockets == 0 and sim.hanging_step == 2)
         sim.faults.go_on()
         wait_until(lambda: sim.hanging_step == 3)
         with driver.listening(client_id) as listener:
-            heard += listener.frames(2)
+            received += listener.frames(2)
             sim.faults.go_on()
-            heard += listener.frames_until("progress", value=3)
+            received += listener.frames_until("progress", value=3)
         wait_until(lambda: sim.sockets == 0 and sim.hanging_step == 4)
         sim.faults.go_on()
         driver.history(exchanges[0]["body"]["prompt_id"])
         with driver.listening(client_id) as listener:
-            heard.append(listener.frame())
+            received.append(listener.frame())
             assert listener.is_silent()
         exchanges.append(exchanged(driver, {**history, "path": f"/history/{exchanges[0]['body']['prompt_id']}"}))
 
-    assert normal(heard) == normal(frames(entries))
+    assert normal(received) == normal(frames(entries))
     assert normal(exchanges) == normal(expected_exchanges(entries))

@@ -94,7 +94,7 @@ class Caller:
         """POST to a route of the endpoint."""
         return self.call("POST", f"{self.platform.endpoint_url}/{path}", data=json.dumps(body))
 
-    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - of requests
+    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - arguments of requests
         """Send a request to any URL."""
         headers = {"Authorization": self.authorization, **(headers or {})}
         response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
@@ -457,8 +457,8 @@ def test_execution_timeout(platform: RunPodPlatform, client: Caller, worker: Cal
 
 def test_health_counts(client: Caller, worker: Caller) -> None:
     """Jobs and workers are counted by state."""
-    nobody = {"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 0, "unhealthy": 0}
-    assert client.get("health").json["workers"] == nobody
+    no_workers = {"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 0, "unhealthy": 0}
+    assert client.get("health").json["workers"] == no_workers
 
     job_ids = [client.run(number) for number in range(4)]
     for job_id, body in zip(job_ids, [{"output": 1}, {"error": "bad"}], strict=False):
@@ -470,13 +470,13 @@ def test_health_counts(client: Caller, worker: Caller) -> None:
 
     body = client.get("health").json
     assert body["jobs"] == {"completed": 1, "failed": 1, "inProgress": 1, "inQueue": 1, "retried": 0}
-    assert body["workers"] == nobody | {"idle": 1, "ready": 2, "running": 1, "unhealthy": 1}
+    assert body["workers"] == no_workers | {"idle": 1, "ready": 2, "running": 1, "unhealthy": 1}
 
 
 def test_unknown_route_is_an_error(platform: RunPodPlatform) -> None:
     """A fault for a route that does not exist is a mistake of the test."""
     with pytest.raises(ValueError, match="'stat' is not a route"):
-        platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the mistake
+        platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the tested mistake
 
 
 def test_round_trip(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:

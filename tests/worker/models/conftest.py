@@ -34,7 +34,7 @@ class ModelSetup:
 
     def put(self, path: str = "vae/ae.safetensors", size: int = SIZE, *, served: bytes | None = None) -> Served:
         """Put a model on the server. If `served` is set, the server sends that content instead of the listed one."""
-        content = random.Random(path).randbytes(size)  # noqa: S311 - bytes that no compression shortens
+        content = random.Random(path).randbytes(size)  # noqa: S311 - incompressible bytes, not secret
         url_path = f"/org/repo/resolve/abc/{path}"
         self.server.put(url_path, content if served is None else served)
         return Served(

@@ -30,7 +30,7 @@ from worker.models.__main__ import main
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 HALF = SIZE // 2
-TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
+TOKEN = "hf_secret"  # noqa: S105 - not a real secret
 
 
 class FakeTerminal(io.StringIO):
@@ -151,18 +151,18 @@ def test_bars_on_a_terminal(models: ModelSetup, models_dir: Path) -> None:
 
 def test_all_failures_are_listed(models: ModelSetup, models_dir: Path) -> None:
     """One failure does not stop other models; the end lists each failed one with its remedy, and the status is 1."""
-    gone, good, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
-    models.server.respond(gone.path, ModelResponse(404))
+    missing, valid, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
+    models.server.respond(missing.path, ModelResponse(404))
     models.server.respond(gated.path, ModelResponse(401))
 
-    status, text = run_command(models, models_dir, gone, good, gated, HF_TOKEN=TOKEN)
+    status, text = run_command(models, models_dir, missing, valid, gated, HF_TOKEN=TOKEN)
 
     assert status == 1
     failed = text[text.index("2 of 3 models failed:") :].splitlines()
     assert re.match(r"  vae/a\.safetensors: .* 404: .* Correct the URL", failed[1])
     assert re.match(r"  vae/c\.safetensors: .* 401: the token in HF_TOKEN has no access", failed[2])
     assert TOKEN not in text
-    assert (models_dir / good.model.path).read_bytes() == good.content
+    assert (models_dir / valid.model.path).read_bytes() == valid.content
 
 
 def test_only(models: ModelSetup, models_dir: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_token_may_be_in_a_file(models: ModelSetup, models_dir: Path, tmp_pa
     assert f"the token in HF_TOKEN_FILE ({secret}) has no access" in text
 
     assert run_command(models, models_dir, served, HF_TOKEN_FILE=str(tmp_path / "nothing"))[0] == 0
-    assert [asked.token for asked in models.server.received] == [TOKEN, ""]
+    assert [request.token for request in models.server.received] == [TOKEN, ""]
 
 
 # Concurrent and killed processes
@@ -248,14 +248,14 @@ def test_two_processes_download_each_model_once(models: ModelSetup, models_dir: 
     assert all(part_grows(models_dir, each) for each in served)
     second = start_command(models, models_dir, file)
     assert second.stderr is not None
-    heard = [second.stderr.readline(), second.stderr.readline()]
+    second_log = [second.stderr.readline(), second.stderr.readline()]
     for hold in holds:
         hold.release()
 
     output_of(first)
     rest = output_of(second)
 
-    assert all("another process is downloading it; waiting" in line for line in heard)
+    assert all("another process is downloading it; waiting" in line for line in second_log)
     assert rest.count("another process has downloaded it") == 2
     assert (first.returncode, second.returncode) == (0, 0)
     for each in served:
@@ -280,7 +280,7 @@ def test_a_run_after_a_kill_resumes_the_download(models: ModelSetup, models_dir:
 
     assert status == 0
     assert f"resuming at {kept:,} of 1,000,000 bytes" in text
-    assert [asked.offset for asked in models.server.received] == [0, kept]
+    assert [request.offset for request in models.server.received] == [0, kept]
     assert (models_dir / served.model.path).read_bytes() == served.content
 
 
@@ -339,7 +339,7 @@ def test_a_full_disk_is_an_error_and_the_download_resumes(models: ModelSetup, mo
     assert f"vae/ae.safetensors: the disk is full ({os.strerror(errno.EFBIG)}): 500,000 of 1,000,000 bytes are" in text
     assert "it resumes from ae.safetensors.part" in text
     assert run_command(models, models_dir, served)[0] == 0
-    assert [asked.offset for asked in models.server.received] == [0, HALF]
+    assert [request.offset for request in models.server.received] == [0, HALF]
 
 
 @pytest.fixture

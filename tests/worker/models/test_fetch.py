@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 QUICK = DownloadRetryPolicy(first_s=0.001)
 CUT = SIZE * 3 // 10
 PIECE = 256 * 1024
-TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
+TOKEN = "hf_secret"  # noqa: S105 - not a real secret
 
 
 class Pauses(threading.Event):
@@ -60,7 +60,7 @@ def failure(
     return str(error)
 
 
-def left(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
     """Return the files in `folder`."""
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
@@ -78,7 +78,7 @@ def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
         assert (tmp_path / each.model.path).read_bytes() == each.content
         assert (tmp_path / each.model.path).stat().st_mode & 0o777 == 0o644
         assert len(models.server.requests(each.path)) == 1
-    assert left(tmp_path) == sorted(f"{each.model.path}{end}" for each in served for end in ("", ".verified"))
+    assert files_in(tmp_path) == sorted(f"{each.model.path}{end}" for each in served for end in ("", ".verified"))
 
 
 def test_an_existing_model_is_not_requested(models: ModelSetup, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_server_without_ranges_restarts_the_download(models: ModelSetup, tmp_p
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         ModelResponse(416),
         ModelResponse(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
@@ -193,7 +193,7 @@ def test_a_response_with_another_range_is_discarded(
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
-    assert [asked.offset for asked in models.server.requests(served.path)] == [CUT, 0]
+    assert [request.offset for request in models.server.requests(served.path)] == [CUT, 0]
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
@@ -230,7 +230,7 @@ def test_a_corrupt_part_restarts_the_download(
 
     fetch_models([served.model], tmp_path, models.hub)
 
-    assert [asked.offset for asked in models.server.requests(served.path)] == offsets
+    assert [request.offset for request in models.server.requests(served.path)] == offsets
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
@@ -245,7 +245,7 @@ def test_wrong_content_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
 
     assert message.startswith(f"vae/ae.safetensors: wrong bytes: sha256 {served.model.sha256} was expected, ")
     assert "the line in the list is wrong" in message
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
     assert len(models.server.received) == 1
 
 
@@ -258,7 +258,7 @@ def test_a_wrong_size_is_rejected_before_the_body_is_read(models: ModelSetup, tm
     message = failure(models, tmp_path, served)
 
     assert f"wrong size: {SIZE:,} bytes were expected, 127.0.0.1 has {SIZE - 1:,}" in message
-    assert left(tmp_path) == ["vae/ae.safetensors.part"]
+    assert files_in(tmp_path) == ["vae/ae.safetensors.part"]
 
 
 def test_a_wrong_size_in_a_416_response_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_body_that_is_too_long_is_rejected(models: ModelSetup, tmp_path: Path)
     models.server.respond(served.path, ModelResponse(200, {}, served.content + b"!", has_length=False))
 
     assert "wrong size: 1,000,000 bytes were expected, more were received" in failure(models, tmp_path, served)
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
 
 
 def test_a_body_that_is_too_short_is_resumed(models: ModelSetup, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_body_that_is_too_short_is_resumed(models: ModelSetup, tmp_path: Path)
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
-    assert [asked.offset for asked in models.server.requests(served.path)] == [0, CUT]
+    assert [request.offset for request in models.server.requests(served.path)] == [0, CUT]
 
 
 # Error responses and busy servers
@@ -320,7 +320,7 @@ def test_a_permanent_error_is_not_retried(
     assert remedy in message
     assert TOKEN not in message
     assert len(models.server.received) == 1
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -386,7 +386,7 @@ def test_progress_resets_the_failure_count(models: ModelSetup, tmp_path: Path) -
 
     assert "the connection to 127.0.0.1 was refused or lost; given up after 4 attempts" in message
     assert f"The {4 * PIECE:,} received bytes are kept" in message
-    assert "vae/other.safetensors.part" in left(tmp_path)
+    assert "vae/other.safetensors.part" in files_in(tmp_path)
 
 
 # Connection errors
@@ -508,7 +508,7 @@ def test_a_redirect_back_gets_no_token(models: ModelSetup, tmp_path: Path) -> No
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
-    assert [asked.token for asked in models.server.received] == [TOKEN, TOKEN, "", ""]
+    assert [request.token for request in models.server.received] == [TOKEN, TOKEN, "", ""]
 
 
 def test_other_urls_of_the_list_get_no_token(
@@ -524,8 +524,8 @@ def test_other_urls_of_the_list_get_no_token(
 
     fetch_models([model], tmp_path, hub)
 
-    [asked] = models.server.received
-    assert (asked.host, asked.token, "Authorization" in asked.headers) == ("localhost", "", False)
+    [request] = models.server.received
+    assert (request.host, request.token, "Authorization" in request.headers) == ("localhost", "", False)
 
     models.server.respond(served.path, ModelResponse(403))
     message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
@@ -647,7 +647,7 @@ def test_stop_ends_all_downloads(models: ModelSetup, tmp_path: Path) -> None:
     assert [len(error.errors) for error in errors] == [2, 2]
     assert "was stopped; the partial download is kept" in str(errors[0])
     assert models.server.requests(other.path) == []
-    assert left(tmp_path) == ["vae/ae.safetensors.part"]
+    assert files_in(tmp_path) == ["vae/ae.safetensors.part"]
 
 
 def test_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
@@ -863,7 +863,7 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
         file.write(bytes([flipped.content[SIZE // 2] ^ 1]))
     os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / short.model.path).write_bytes(b"short")
-    asked = len(models.server.received)
+    request = len(models.server.received)
 
     with pytest.raises(ModelsError) as info:
         check_models([each.model for each in (right, flipped, short, missing)], tmp_path)
@@ -873,7 +873,7 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
     assert f"vae/c.safetensors: wrong size: {SIZE:,} bytes were expected" in messages[1]
     assert "vae/d.safetensors: does not exist" in messages[2]
     assert len(messages) == 3
-    assert len(models.server.received) == asked
+    assert len(models.server.received) == request
 
     fetch_models([flipped.model], tmp_path, models.hub)
     assert target.read_bytes() == flipped.content

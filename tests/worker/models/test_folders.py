@@ -189,11 +189,11 @@ def test_a_path_that_is_not_a_complete_file_is_missing(tmp_path: Path, put: Put,
 def test_missing_models_are_reported_with_the_searched_locations(tmp_path: Path) -> None:
     """The error has the models, the locations searched and the remedies."""
     where = locations_in(tmp_path)
-    told = missing_message([UNET, VAE], where)
+    message = missing_message([UNET, VAE], where)
 
-    assert told.startswith(f"Models not found: {UNET}, {VAE}.")
+    assert message.startswith(f"Models not found: {UNET}, {VAE}.")
     for place in ("data/models", "comfyui/models", "baked", "volume/ComfyUI/models", "runpod/model-store/huggingface"):
-        assert f"{tmp_path / place} (does not exist)" in told
+        assert f"{tmp_path / place} (does not exist)" in message
 
 
 def test_a_link_to_another_target_is_replaced(tmp_path: Path, put: Put) -> None:

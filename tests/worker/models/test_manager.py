@@ -73,7 +73,7 @@ def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup)
     place.write_bytes(vae.content)
     download_all(manager_of(tmp_path, models, vae, clip))
 
-    assert [asked.path for asked in models.server.received] == [clip.path]
+    assert [request.path for request in models.server.received] == [clip.path]
 
 
 def test_a_download_takes_precedence_over_a_file_of_another_size(tmp_path: Path, models: ModelSetup) -> None:

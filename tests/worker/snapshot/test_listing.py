@@ -102,7 +102,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as info:
         read_snapshot(file)
 
-    told = str(info.value).split(f"{file}: ")[1:]
+    lines = str(info.value).split(f"{file}: ")[1:]
     for place, reason in (
         ("comfyui", "not 'v1.2.3'"),
         ("git_custom_nodes[https://host/short]", "no short hash, branch or tag, not '1111111'"),
@@ -122,8 +122,8 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("pips", "Set it to {}. To pin a package, add it to a file for --constraints"),
         ("hg_custom_nodes", "not supported. List the nodes under git_custom_nodes"),
     ):
-        assert [fault for fault in told if fault.startswith(place) and reason in fault], (place, told)
-    assert len(told) == 17
+        assert [fault for fault in lines if fault.startswith(place) and reason in fault], (place, lines)
+    assert len(lines) == 17
     assert "secret" not in str(info.value)
 
 

@@ -174,7 +174,7 @@ def test_install_script(snapshot_setup: SnapshotSetup, installed: PythonEnvironm
     script = """
 import beside, os, subprocess, sys
 subprocess.run([sys.executable, "-m", "pip", "install", "-qq", "single"], check=True)
-with open("told.txt", "w") as file:
+with open("python.txt", "w") as file:
     print(os.getcwd(), os.environ["COMFYUI_PATH"], sys.executable, file=file)
 """
     node = snapshot_setup.node("node", {"install.py": script, "beside.py": ""})
@@ -183,7 +183,7 @@ with open("told.txt", "w") as file:
 
     assert status == 0, text
     folder = snapshot_setup.nodes / "node"
-    assert (folder / "told.txt").read_text() == f"{folder} {snapshot_setup.to} {installed.python}\n"
+    assert (folder / "python.txt").read_text() == f"{folder} {snapshot_setup.to} {installed.python}\n"
     assert installed.version("single") == "1.0"
 
 

@@ -42,7 +42,7 @@ def test_the_pinned_commit_and_not_the_newest(snapshot_setup: SnapshotSetup) -> 
     assert text.endswith(f"ComfyUI with 0 custom nodes is in {snapshot_setup.to}\n")
 
 
-def test_comfyui_ref_goes_first(snapshot_setup: SnapshotSetup) -> None:
+def test_comfyui_ref_takes_precedence(snapshot_setup: SnapshotSetup) -> None:
     """--comfyui-ref overrides the snapshot's commit, and is used if it has none."""
     assert snapshot_setup.restore("--comfyui-ref", snapshot_setup.commits[1], comfyui=None)[0] == 0
     assert (snapshot_setup.to / "main.py").read_text() == "print('two')\n"
@@ -112,7 +112,7 @@ def test_no_git_is_left(snapshot_setup: SnapshotSetup) -> None:
 # Parts that cannot be restored
 
 
-def test_what_is_missing_is_named(snapshot_setup: SnapshotSetup) -> None:
+def test_missing_repositories_and_commits_are_named(snapshot_setup: SnapshotSetup) -> None:
     """A repository and a commit that do not exist fail the restore; both are named, and nothing is left."""
     snapshot_setup.node("there", {})
     nodes = {
@@ -280,9 +280,9 @@ def test_interrupted(snapshot_setup: SnapshotSetup, sign: signal.Signals) -> Non
     assert until(lambda: snapshot_setup.git.connections)
 
     process.send_signal(sign)
-    said = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=60)[1]
 
-    assert (process.returncode, said) == (130, f"Interrupted. {snapshot_setup.to} was not created\n")
+    assert (process.returncode, output) == (130, f"Interrupted. {snapshot_setup.to} was not created\n")
     assert snapshot_setup.is_untouched
 
 

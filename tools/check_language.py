@@ -50,7 +50,7 @@ SKIPPED = (
     "CHANGELOG.md",
     "LICENSE",
     "requirements/",
-    "scripts/check_language.py",
+    "tools/check_language.py",
     "tests/recordings/",
     "tests/test_check_language.py",
 )

@@ -18,24 +18,24 @@ from PIL import Image
 from comfy_core.contract import JsonObject, is_asset_id
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.images.codec import MAX_BYTES, check_picture, identify
-from comfy_core.request.encoded import is_address, is_data_uri
+from comfy_core.images.codec import MAX_BYTES, check_image, identify
+from comfy_core.request.encoded import is_data_uri, is_url
 
-PictureSource: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
+ImageInput: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
 """The types in which a caller may give an image."""
 
 _LEAST_BASE64 = 64
 """The least number of base64 characters of an image. Shorter text is taken as a file name."""
 
 
-def picture_text(source: object, path: str) -> str:
+def image_text(source: object, path: str) -> str:
     """Return the image as text for a request: an https URL or an asset id unchanged, anything else as base64.
 
     `path` is the name of the input, for error messages. Raises JobError (invalid_image) if the file cannot be read or
     is not an image.
     """
     match source:
-        case str() if is_data_uri(source) or is_address(source) or _is_base64(source):
+        case str() if is_data_uri(source) or is_url(source) or _is_base64(source):
             return source
         case str() if is_asset_id(source) and not _is_file(source):
             return source
@@ -50,13 +50,13 @@ def picture_text(source: object, path: str) -> str:
 
 
 def _file_text(source: object, path: str) -> str:
-    """Return a file for a graph as text. Unlike `picture_text` it accepts any file: some nodes load other types."""
+    """Return a file for a graph as text. Unlike `image_text` it accepts any file: some nodes load other types."""
     match source:
         case bytes() | bytearray() | memoryview() if len(source) <= MAX_BYTES and identify(bytes(source)) is None:
             return base64.b64encode(source).decode("ascii")
         case (str() | os.PathLike()) as name if not isinstance(name, str) or _is_file(name):
             return _file_text(_read(Path(name), path), path)
-    return picture_text(source, path)
+    return image_text(source, path)
 
 
 def _is_base64(text: str) -> bool:
@@ -67,7 +67,7 @@ def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
     """Return a request's input with `image` and `images` as text. `images` may be a mapping or a list."""
     texts = dict(inputs)
     if texts.get("image") is not None:
-        texts["image"] = picture_text(texts["image"], "image")
+        texts["image"] = image_text(texts["image"], "image")
     match texts.get("images"):
         case Mapping() as named:
             texts["images"] = [
@@ -113,4 +113,4 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _encoded(data: bytes, path: str) -> str:
-    return base64.b64encode(check_picture(data, path, flatten=False).data).decode("ascii")
+    return base64.b64encode(check_image(data, path, flatten=False).data).decode("ascii")
