@@ -1,4 +1,4 @@
-"""Benchmarks, the soak, and what they start: a worker, a shim or a container on simulators.
+"""Benchmarks, the soak test, and helpers that start a worker, a shim or a container on simulators.
 
-Tests import from here; nothing here imports from tests.
+Tests import from this package; it does not import from tests.
 """

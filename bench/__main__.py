@@ -1,4 +1,4 @@
-"""Benchmarks of this project's code. Each prints medians. Compare only figures of one run: machines vary."""
+"""Benchmarks of this project's code. Each prints medians. Compare only figures that one machine measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from bench.batch_kills import batch_kills
 from bench.boot import boot
-from bench.client import import_time, many
+from bench.client import import_time, map_jobs
 from bench.models import models
 from bench.shim import shim
 from bench.stage import code_of, staged
@@ -27,13 +27,13 @@ from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-RUNS = 20
+OVERHEAD_RUNS = 20
 ROUND_TRIP_S = 0.06
-STEPS = 20
+GAP_STEPS = 20
 
 
 def overhead(_: argparse.Namespace) -> None:
-    """Print how long a job with one 1024 x 1024 PNG takes besides ComfyUI's own execution."""
+    """Print how long a job with one 1024 x 1024 PNG takes, by part, and without ComfyUI's own execution."""
     workflows = load_workflows(default_directory())
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
@@ -43,34 +43,34 @@ def overhead(_: argparse.Namespace) -> None:
         def add(name: str, seconds: float) -> None:
             parts.setdefault(name, []).append(seconds * 1000)
 
-        for seed in range(RUNS + 1):
+        for seed in range(OVERHEAD_RUNS + 1):
             request = {"prompt": "a pixel art knight", "seed": seed, "steps": 1}
             begun = time.monotonic()
             [graph] = read_request(request, workflows).render(lambda: 0).graphs
             validate_s = time.monotonic() - begun
-            bare_s = _bare(server, graph)
+            comfyui_s = _comfyui_only_s(server, graph)
             begun = time.monotonic()
             job = {"id": "bench", "input": {**request, "seed": seed + 1000}}
             timings = run_job(worker, job, Control())["timings"]
             total_s = time.monotonic() - begun
             if seed == 0:
                 continue  # the first run sets up connections and caches
-            add("ComfyUI alone: started to last frame", bare_s)
+            add("ComfyUI alone: started to last frame", comfyui_s)
             add("validate and render", validate_s)
             add("queue: post to started", timings["queue_s"])
-            add("wait: last frame to known outcome", timings["execute_s"] - bare_s)
+            add("wait: last frame to known outcome", timings["execute_s"] - comfyui_s)
             add("fetch", timings["fetch_s"])
             add("encode: text, base64, sha256", timings["encode_s"])
             add("whole job", total_s)
-            add("whole job without ComfyUI's execution", total_s - bare_s)
+            add("whole job without ComfyUI's execution", total_s - comfyui_s)
         server.close()
-    print(f"1024 x 1024 PNG on the simulator, median of {RUNS} (quartiles), ms")
+    print(f"1024 x 1024 PNG on the simulator, median of {OVERHEAD_RUNS} (quartiles), ms")
     for name, values in parts.items():
-        print(f"  {name:40} {_spread(values)}")
+        print(f"  {name:40} {_quartiles(values)}")
 
 
-def _bare(server: ComfyServer, graph: Graph) -> float:
-    """Return the seconds from the first to the last frame of a prompt, without our client code."""
+def _comfyui_only_s(server: ComfyServer, graph: Graph) -> float:
+    """Return the seconds from the first to the last frame of a prompt, measured without `run_graphs`."""
     prompt_id = str(uuid.uuid4())
     prompt = rewrite_graph(graph, "bench", over_websocket=True)
     with server.listen([prompt_id]) as notices:
@@ -91,7 +91,7 @@ def gap(options: argparse.Namespace) -> None:
     if options.jobs < 3:
         sys.exit("scripts/bench: gap needs --jobs 3 or more")
     print(
-        f"{options.jobs} jobs waiting, 1024 x 1024 PNG, {STEPS} steps of {options.step_s:g} s, round trips of "
+        f"{options.jobs} jobs waiting, 1024 x 1024 PNG, {GAP_STEPS} steps of {options.step_s:g} s, round trips of "
         f"{ROUND_TRIP_S * 1000:.0f} ms; median (quartiles), ms"
     )
     for concurrency in (2, 1):
@@ -101,31 +101,34 @@ def gap(options: argparse.Namespace) -> None:
 
 
 def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str, str]]:
-    """Run a backlog on a new worker; yield each measured quantity and its text."""
+    """Run a backlog on a new worker; yield the name and the formatted value of each measurement."""
     platform = RunPodPlatform(round_trip_s=ROUND_TRIP_S)
     environment = {"WORKER_CONCURRENCY": str(concurrency)}
     with staged(step_s=step_s, platform=platform, environment=environment) as stage:
-        ids = [platform.submit({"prompt": "a knight", "seed": seed, "steps": STEPS}) for seed in range(count)]
-        jobs = [platform.wait_for(job_id, 60 + count * (STEPS * step_s + 5)) for job_id in ids]
+        ids = [platform.submit({"prompt": "a knight", "seed": seed, "steps": GAP_STEPS}) for seed in range(count)]
+        jobs = [platform.wait_for(job_id, 60 + count * (GAP_STEPS * step_s + 5)) for job_id in ids]
         if failed := [job.error for job in jobs if code_of(job)]:
             sys.exit(f"scripts/bench: {len(failed)} jobs failed: {failed[0]}")
         assert stage.simulator is not None
         runs = stage.simulator.executions
     pauses = [later.started_at - earlier.ended_at for earlier, later in itertools.pairwise(runs)]
     running = [run.ended_at - run.started_at for run in runs]
-    ends = {job.output["prompt_ids"][0]: _ended_at(job) for job in jobs}
-    yield "ComfyUI idle between two jobs", _spread([1000 * pause for pause in pauses])
-    yield "ComfyUI running, a job", _spread([1000 * each for each in running])
+    result_times = {job.output["prompt_ids"][0]: _ended_at(job) for job in jobs}
+    yield "ComfyUI idle between two jobs", _quartiles([1000 * pause for pause in pauses])
+    yield "ComfyUI running, a job", _quartiles([1000 * seconds for seconds in running])
     yield (
         "end in ComfyUI to result at RunPod",
-        _spread([1000 * (ends[run.prompt_id] - run.ended_at) for run in runs]),
+        _quartiles([1000 * (result_times[run.prompt_id] - run.ended_at) for run in runs]),
     )
     starts = itertools.pairwise([run.started_at for run in runs])
-    yield "start of a job to start of the next", _spread([1000 * (later - earlier) for earlier, later in starts])
+    yield (
+        "start of a job to start of the next",
+        _quartiles([1000 * (later - earlier) for earlier, later in starts]),
+    )
     busy_s = sum(running)
     yield (
         "utilisation",
-        f"{busy_s / (busy_s + sum(pauses)):12.4f}   (jobs an hour: {_an_hour(runs[0].started_at, jobs)})",
+        f"{busy_s / (busy_s + sum(pauses)):12.4f}   (jobs an hour: {_jobs_per_hour(runs[0].started_at, jobs)})",
     )
 
 
@@ -135,11 +138,11 @@ def _ended_at(job: QueueJob) -> float:
     return job.ended_at
 
 
-def _an_hour(begun_at: float, jobs: list[QueueJob]) -> int:
+def _jobs_per_hour(begun_at: float, jobs: list[QueueJob]) -> int:
     return int(3600 * len(jobs) / (max(map(_ended_at, jobs)) - begun_at))
 
 
-def _spread(values: list[float]) -> str:
+def _quartiles(values: list[float]) -> str:
     low, middle, high = statistics.quantiles(values, n=4)
     return f"{middle:8.2f}   ({low:.2f} to {high:.2f})"
 
@@ -171,7 +174,7 @@ def main() -> None:
     mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")
     mapped.add_argument("--jobs", type=int, default=200, help="number of jobs; %(default)s")
     mapped.add_argument("--concurrency", type=int, default=16, help="concurrent jobs; %(default)s")
-    mapped.set_defaults(run=many)
+    mapped.set_defaults(run=map_jobs)
     kills = benchmarks.add_parser(
         "batch-kills", help="a batch that is killed at random moments: how many images are paid for twice"
     )

@@ -1,4 +1,4 @@
-"""Kills `comfy-client batch` repeatedly, and counts the images that exist at the end and those paid for twice."""
+"""Kills `comfy-client batch` repeatedly, and counts the images that exist at the end and those generated twice."""
 
 from __future__ import annotations
 
@@ -16,47 +16,44 @@ from pathlib import Path
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 
-WORKERS = 4
-GAME = """
-game = "kills"
-[groups.entities]
-[[groups.entities.assets]]
+BATCH_WORKERS = 4
+GROUP = """
+[groups.entities{number}]
+[[groups.entities{number}.assets]]
 name = "knight"
 prompt = "a knight"
 variations = 16
-[[groups.entities.assets]]
+[[groups.entities{number}.assets]]
 name = "gold"
 from = "knight"
 prompt = "a golden knight"
 variations = 16
 """
+IMAGES_PER_GROUP = 32
 
 
 def batch_kills(options: argparse.Namespace) -> None:
-    """Print the outcome of a batch of `options.minutes` that was killed `options.kills` times at random moments."""
-    copies = max(1, round(options.minutes * 60 * WORKERS / (32 * options.job_s)))
-    chance = random.Random(options.seed)  # noqa: S311 - the seed makes a run repeatable
+    """Run a batch for about `options.minutes`, kill it `options.kills` times at random moments, print the outcome."""
+    group_count = max(1, round(options.minutes * 60 * BATCH_WORKERS / (IMAGES_PER_GROUP * options.job_s)))
+    rng = random.Random(options.seed)  # noqa: S311 - the seed makes a run repeatable
     pause = threading.Event()
 
     def respond(job: Body) -> Body:
-        pause.wait(options.job_s * chance.uniform(0.5, 1.5))
+        pause.wait(options.job_s * rng.uniform(0.5, 1.5))
         return image_result(job)
 
     with tempfile.TemporaryDirectory() as name, RunPodPlatform(long_poll_s=2.0) as platform:
         folder = Path(name)
-        groups = GAME.partition("[groups")[2]
-        text = '\ngame = "kills"\n' + "".join(
-            f"[groups{groups.replace('entities', f'entities{number}')}" for number in range(copies)
-        )
-        (folder / "assets.toml").write_text(text)
+        groups = "".join(GROUP.format(number=number) for number in range(group_count))
+        (folder / "assets.toml").write_text(f'game = "kills"\n{groups}')
         command = [sys.executable, "-m", "comfy_client.cli.main", "batch", "assets.toml", "--out=out", "--json"]
         environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(Path(__file__).parent.parent)}
         begun_at = time.monotonic()
-        with ScriptedWorker(platform, respond, threads=WORKERS):
+        with ScriptedWorker(platform, respond, threads=BATCH_WORKERS):
             for _ in range(options.kills):
                 run = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
                 try:
-                    run.wait(options.minutes * 60 / (options.kills + 1) * chance.uniform(0.5, 1.5))
+                    run.wait(options.minutes * 60 / (options.kills + 1) * rng.uniform(0.5, 1.5))
                 except subprocess.TimeoutExpired:
                     run.kill()
                     run.wait()
@@ -64,6 +61,6 @@ def batch_kills(options: argparse.Namespace) -> None:
         report = json.loads(done.stdout)
         files = list((folder / "out").rglob("*.png"))
         seeds = [job.input["seed"] for job in platform.jobs.values() if isinstance(job.input, dict)]
-    print(f"{32 * copies} images, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
+    print(f"{IMAGES_PER_GROUP * group_count} images, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
     print(f"last run: {report['counts']}, status {done.returncode}; files {len(files)}")
     print(f"jobs at the endpoint {len(seeds)}, of them repeated {len(seeds) - len(set(seeds))}")

@@ -13,7 +13,7 @@ import docker
 from docker.models.networks import Network
 
 from bench.container import WorkerContainer, worker_container
-from bench.docker_engine import connected
+from bench.docker_engine import connect
 from bench.stage import code_of
 
 BOOT_TIMEOUT_S = 300
@@ -21,13 +21,13 @@ BOOT_TIMEOUT_S = 300
 
 def boot(options: argparse.Namespace) -> None:
     """Print the median of each step from `docker run` to the first result at the platform."""
-    engine = connected()
+    engine = connect()
     if engine is None:
         sys.exit("scripts/bench: no Docker engine responds. Start one with ./scripts/engine start")
     network = engine.networks.create("comfy-client-bench", internal=True)
     network.reload()
     try:
-        runs = [_run(engine, network, options) for _ in range(options.runs)]
+        runs = [_boot_once(engine, network, options) for _ in range(options.runs)]
     finally:
         network.remove()
     print(f"{options.image}, {options.runs} new containers; seconds since `docker run`, median (min to max)")
@@ -36,7 +36,7 @@ def boot(options: argparse.Namespace) -> None:
         print(f"  {name:40} {statistics.median(values):8.2f}   ({min(values):.2f} to {max(values):.2f})")
 
 
-def _run(engine: docker.DockerClient, network: Network, options: argparse.Namespace) -> dict[str, float]:
+def _boot_once(engine: docker.DockerClient, network: Network, options: argparse.Namespace) -> dict[str, float]:
     begun = time.time()
     environment = {"COMFYUI_ARGS": options.comfyui_args, "WORKER_WARMUP": "true"}
     volumes = [f"{options.models}:/opt/models:ro"] if options.models else []
@@ -55,7 +55,7 @@ def _run(engine: docker.DockerClient, network: Network, options: argparse.Namesp
 
 
 def _boot_steps(worker: WorkerContainer) -> dict[str, float]:
-    """Return the boot times that the worker logged: when each step ended, in seconds since its process started."""
+    """Return the boot times that the worker logged: the end of each step, in seconds since the process started."""
     for line in worker.log().splitlines():
         if '"booted"' in line:
             steps: dict[str, float] = json.loads(line)["boot_s"]

@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, incompressible_png
 
 ROOT = Path(__file__).parent.parent
-IMPORTS = 20
-IMPORT = "import time; t = time.perf_counter(); import comfy_client; print(time.perf_counter() - t)"
-SIDE = 512
-WORKERS = 4
-MAP = """\
+IMPORT_RUNS = 20
+IMPORT_PROGRAM = "import time; t = time.perf_counter(); import comfy_client; print(time.perf_counter() - t)"
+IMAGE_SIDE = 512
+MAP_WORKERS = 4
+MAP_PROGRAM = """\
 import json, sys, time
 import psutil
 from comfy_client.client import client_from_env
@@ -35,44 +35,50 @@ with client_from_env() as client:
     assert seeds == list(range(count)), seeds
     print(json.dumps({"seconds": time.monotonic() - begun, "before": before, "rss": rss}))
 """
-"""An application. It runs in its own process, so that only its memory is measured."""
+"""An application that calls `Client.map`. It runs in its own process, so that only its memory is measured."""
 _MIB = 1024 * 1024
 
 
 def import_time(_: argparse.Namespace) -> None:
     """Print how long `import comfy_client` takes in a new process."""
-    times = [1000 * float(_run(IMPORT)) for _ in range(IMPORTS)]
+    times = [1000 * float(_run_program(IMPORT_PROGRAM)) for _ in range(IMPORT_RUNS)]
     low, middle, high = statistics.quantiles(times, n=4)
-    print(f"import comfy_client, median of {IMPORTS} processes (quartiles): {middle:.1f} ms ({low:.1f} to {high:.1f})")
+    print(
+        f"import comfy_client, median of {IMPORT_RUNS} processes (quartiles): {middle:.1f} ms ({low:.1f} to {high:.1f})"
+    )
 
 
-def many(options: argparse.Namespace) -> None:
+def map_jobs(options: argparse.Namespace) -> None:
     """Print the time and memory of many jobs through `Client.map`, with images of about 1 MB each."""
-    image = entry(noise(SIDE, SIDE))
+    image = image_entry(incompressible_png(IMAGE_SIDE, IMAGE_SIDE))
 
     def respond(job: Body) -> Body:
         seed = job["input"]["seed"]
         return {"output": {"images": [{**image, "seed": seed}], "seed": seed}}
 
-    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, respond, threads=WORKERS):
+    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, respond, threads=MAP_WORKERS):
         begun = time.monotonic()
-        result = json.loads(_run(MAP, str(options.jobs), str(options.concurrency), **platform.client_env()))
+        result = json.loads(
+            _run_program(MAP_PROGRAM, str(options.jobs), str(options.concurrency), **platform.client_env())
+        )
         whole_s = time.monotonic() - begun
         submissions = platform.submissions
-    rss = [each / _MIB for each in result["rss"]]
-    quarter = len(rss) // 4
+    rss_mib = [rss / _MIB for rss in result["rss"]]
+    quarter = len(rss_mib) // 4
     print(
         f"{options.jobs} jobs at concurrency {options.concurrency}, images of {image['bytes']:,} bytes: "
         f"{result['seconds']:.1f} s ({whole_s:.1f} s with the process's start), {submissions} submitted, all in order"
     )
     print(f"  memory before, MiB                       {result['before'] / _MIB:8.1f}")
     for number in range(4):
-        print(f"  maximum in quarter {number + 1}, MiB                {max(rss[number * quarter :][:quarter]):8.1f}")
-    print(f"  memory after the last, MiB               {rss[-1]:8.1f}")
+        print(
+            f"  maximum in quarter {number + 1}, MiB                {max(rss_mib[number * quarter :][:quarter]):8.1f}"
+        )
+    print(f"  memory after the last, MiB               {rss_mib[-1]:8.1f}")
 
 
-def _run(program: str, *arguments: str, **environment: str) -> str:
-    ended = subprocess.run(
+def _run_program(program: str, *arguments: str, **environment: str) -> str:
+    completed = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
@@ -80,4 +86,4 @@ def _run(program: str, *arguments: str, **environment: str) -> str:
         text=True,
         check=True,
     )
-    return ended.stdout
+    return completed.stdout

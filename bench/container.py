@@ -1,4 +1,4 @@
-"""A worker in a container with the strictest settings, connected to the RunPod simulator."""
+"""Starts a worker in a container with the strictest settings, connected to the RunPod simulator."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import docker
 from docker.models.containers import Container
 from docker.models.networks import Network
 
-from bench.stage import SMALL
+from bench.stage import SMALL_JOB
 from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from simulators.waiting import until
 
-STRICT: dict[str, Any] = {
+STRICT_OPTIONS: dict[str, Any] = {
     "read_only": True,
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges:true"],
@@ -23,7 +23,7 @@ STRICT: dict[str, Any] = {
     "tmpfs": {"/tmp": "exec,mode=1777"},  # noqa: S108 - the container's
 }
 """Options of the container: only /tmp is writable, no capabilities, at most 8 GB of memory."""
-FIND_COMFYUI = """\
+SIGNAL_COMFYUI = """\
 import os, sys
 for entry in os.listdir('/proc'):
     if entry.isdecimal():
@@ -32,7 +32,7 @@ for entry in os.listdir('/proc'):
             os.kill(int(entry), int(sys.argv[1]))
             print(*words)
 """
-LOG_TAIL = 60
+LOG_TAIL_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,24 @@ class WorkerContainer:
 
     def submit(self, **inputs: object) -> str:
         """Submit a small job, changed by `inputs`, and return its id."""
-        return self.platform.submit({**SMALL, **inputs})
+        return self.platform.submit({**SMALL_JOB, **inputs})
 
     def run(self, **inputs: object) -> QueueJob:
         """Submit a small job, changed by `inputs`, and return it once it has ended."""
         return self.platform.wait_for(self.submit(**inputs), 60)
 
     def await_sampling(self, job_id: str) -> None:
-        """Return when ComfyUI has begun to sample the job, by the progress that the platform has seen."""
+        """Wait until the platform has received sampling progress of the job."""
         self.platform.wait_until(
-            lambda: any(isinstance(seen, dict) and seen.get("step") for seen in self.platform.jobs[job_id].progress), 60
+            lambda: any(isinstance(value, dict) and value.get("step") for value in self.platform.jobs[job_id].progress),
+            60,
         )
 
     def signal_comfyui(self, number: int) -> None:
         """Send a signal to the ComfyUI inside the container."""
-        assert self.read("python", "-c", FIND_COMFYUI, str(int(number))), "no ComfyUI runs"
+        assert self.output_of("python", "-c", SIGNAL_COMFYUI, str(int(number))), "no ComfyUI runs"
 
-    def read(self, *command: str) -> str:
+    def output_of(self, *command: str) -> str:
         """Run a command in the container and return its output."""
         done = self.container.exec_run(list(command))
         assert isinstance(done.output, bytes)
@@ -85,7 +86,7 @@ class WorkerContainer:
         return status
 
 
-def gateway_of(network: Network) -> str:
+def gateway_address(network: Network) -> str:
     """Return the host's address in a network."""
     address: str = network.attrs["IPAM"]["Config"][0]["Gateway"]
     return address
@@ -99,12 +100,12 @@ def worker_container(
     *,
     environment: Mapping[str, str] | None = None,
     step_s: float = 0.05,
-    is_to_be_ready: bool = True,
+    waits_until_ready: bool = True,
     boot_timeout_s: float = 60,
     **options: Any,  # noqa: ANN401 - the SDK's own
 ) -> Iterator[WorkerContainer]:
-    """Yield a worker in production mode that is ready for jobs; remove it afterwards."""
-    with RunPodPlatform(long_poll_s=1.0, host=gateway_of(network)) as platform:
+    """Yield a worker in production mode, ready for jobs if `waits_until_ready`; remove the container afterwards."""
+    with RunPodPlatform(long_poll_s=1.0, host=gateway_address(network)) as platform:
         variables = {
             **platform.worker_env(),
             "RUNPOD_PING_INTERVAL": "1000",
@@ -112,16 +113,16 @@ def worker_container(
             **(environment or {}),
         }
         container = engine.containers.run(
-            image, detach=True, environment=variables, network=network.name, **{**STRICT, **options}
+            image, detach=True, environment=variables, network=network.name, **{**STRICT_OPTIONS, **options}
         )
         worker = WorkerContainer(platform, container)
         try:
-            if is_to_be_ready:
+            if waits_until_ready:
                 assert until(lambda: platform.takes or worker.state()["Status"] == "exited", boot_timeout_s)
                 assert platform.takes, worker.log()
             yield worker
         except BaseException:
-            print("\n".join(worker.log().splitlines()[-LOG_TAIL:]))
+            print("\n".join(worker.log().splitlines()[-LOG_TAIL_LINES:]))
             raise
         finally:
             container.remove(force=True)

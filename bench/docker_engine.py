@@ -1,4 +1,4 @@
-"""The Docker engine. Images are built with the command line, which uses BuildKit; the rest goes through the SDK."""
+"""Connects to the Docker engine, and builds images with the command line, because the SDK does not use BuildKit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ BASE_IMAGE = "comfy-client/base:bookworm"
 BUILD_TIMEOUT_S = 900
 
 
-def connected() -> docker.DockerClient | None:
-    """Return a client of the engine, or None if no engine responds."""
+def connect() -> docker.DockerClient | None:
+    """Return the SDK's client of the engine, or None if no engine responds."""
     with suppress(DockerException, requests.RequestException):
         client = docker.from_env(timeout=60)
         client.ping()
@@ -37,7 +37,7 @@ def connected() -> docker.DockerClient | None:
 
 
 def ensure_base_image(client: docker.DockerClient) -> None:
-    """Make sure that the base image exists. It is built from Debian's packages, so no registry is needed."""
+    """Build the base image if it does not exist. It is built from Debian's packages, so no registry is needed."""
     try:
         client.images.get(BASE_IMAGE)
     except ImageNotFound:
@@ -51,10 +51,10 @@ class Build:
     """How an image is built: a target of docker-bake.hcl, and the replacements for external resources.
 
     Attributes:
-        target: in docker-bake.hcl.
-        args: of the build, over those of the bake file.
-        contexts: folders in place of the Dockerfile's stages, by name.
-        environment: what the build's secrets are read from.
+        target: the target in docker-bake.hcl.
+        args: build arguments that override those of the bake file.
+        contexts: folders that replace stages of the Dockerfile, by the stage's name.
+        environment: variables from which the build's secrets are read, in addition to those of this process.
     """
 
     target: str
@@ -64,7 +64,7 @@ class Build:
 
     def run(self, tag: str, *options: str, context: Path = ROOT) -> str:
         """Build from the folder `context`, name the result `tag`, and return the log. Raises BuildFailedError."""
-        plan = self._plan()
+        plan = self._bake_target()
         command = ["docker", "buildx", "build", "--progress=plain", "--network=host", f"--target={plan['target']}"]
         command += [f"--tag={tag}", *options]
         for name, value in {**plan.get("args", {}), "BASE_IMAGE": BASE_IMAGE, **self.args}.items():
@@ -85,8 +85,8 @@ class Build:
             raise BuildFailedError(done.stderr)
         return done.stderr
 
-    def _plan(self) -> dict[str, Any]:
-        """Return the target as docker-bake.hcl has it; `bake` cannot use the host's network."""
+    def _bake_target(self) -> dict[str, Any]:
+        """Return the target's definition in docker-bake.hcl. `bake` itself cannot build with the host's network."""
         printed = subprocess.run(
             [str(ROOT / "scripts" / "build"), "--print", self.target], check=True, capture_output=True, text=True
         )
@@ -95,4 +95,4 @@ class Build:
 
 
 class BuildFailedError(Exception):
-    """The build failed. The message is its log."""
+    """A build failed. The message is the log of the build."""

@@ -1,7 +1,8 @@
 """The fault table: one row per fault, each run on the worker in production mode. docs/operate.md is generated from it.
 
-A row has the caller's result (`code` of docs/errors.md, or None for a success), the maximum seconds from submission to
-that result, and whether the same worker runs the next job. `cause` causes the fault and returns the job.
+A row has the error code that the caller gets (None for a success), the maximum seconds from submission to the end of
+the job, and whether the same worker runs the next job. `cause` is the function that causes the fault and returns the
+job.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STEP_S = 0.05
 class Row:
     """One fault.
 
-    `own_comfyui`: ComfyUI is the worker's child process. `environment`: additional variables of the worker.
+    If `own_comfyui`, ComfyUI is the worker's child process. `environment` has additional variables of the worker.
     """
 
     fault: str
@@ -43,7 +44,7 @@ class Row:
 
     @property
     def needs_own_stage(self) -> bool:
-        """Whether the fault needs a worker with special settings, or leaves the worker unusable."""
+        """Whether the fault needs a worker with special settings, or makes its worker unusable for other rows."""
         return self.own_comfyui or not self.next_job_works or self.step_s != STEP_S or bool(self.environment)
 
 
@@ -67,7 +68,7 @@ def row(
     step_s: float = STEP_S,
     **environment: str,
 ) -> Callable[[Cause], Cause]:
-    """Add the decorated function to the table as the cause of a fault."""
+    """Return a decorator that adds a row to the table; the decorated function is the row's `cause`."""
 
     def add(cause: Cause) -> Cause:
         ROWS.append(Row(fault, happens, code, within_s, next_job_works, cause, own_comfyui, step_s, environment))
@@ -403,11 +404,11 @@ def _(stage: Stage) -> QueueJob:
     return job
 
 
-# --- what a caller sends
+# --- invalid requests
 
 
-def image_base64(data: bytes) -> str:
-    """Return bytes as base64, as a request contains them."""
+def in_base64(data: bytes) -> str:
+    """Return bytes in base64, as requests contain them."""
     return base64.b64encode(data).decode()
 
 
@@ -416,7 +417,7 @@ def _(stage: Stage) -> QueueJob:
     encoded = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(encoded, "PNG")
     return stage.platform.wait_for(
-        stage.platform.submit({"prompt": "x", "image": image_base64(encoded.getvalue()[:900])}), 30
+        stage.platform.submit({"prompt": "x", "image": in_base64(encoded.getvalue()[:900])}), 30
     )
 
 
@@ -449,7 +450,7 @@ def _(stage: Stage) -> QueueJob:
 
 @dataclass(frozen=True)
 class ProvenElsewhere:
-    """A row of the table that another test proves, named as `file::test`."""
+    """A row of the table that another test proves. `test` is the name of that test, as `file::function`."""
 
     fault: str
     happens: str
@@ -558,4 +559,4 @@ PROVEN_ELSEWHERE = (
         "tests/production/test_bucket.py::test_a_result_that_does_not_fit_goes_to_the_bucket",
     ),
 )
-"""Rows of the table that other tests prove. `test_the_other_rows_have_their_tests` checks that those tests exist."""
+"""Rows that other tests prove. `test_the_other_rows_have_their_tests` checks that those tests exist."""

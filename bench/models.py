@@ -17,48 +17,50 @@ from pathlib import Path
 from simulators.hugging_face import ModelServer
 
 ROOT = Path(__file__).parent.parent
-SIZE = 2 * 1024**3
-ROUNDS = 3
-_PIECE = 1024 * 1024
-_SPARE = 1024**3
+MODEL_BYTES = 2 * 1024**3
+MEASURED_ROUNDS = 3
+_CHUNK_BYTES = 1024 * 1024
+_SPARE_BYTES = 1024**3
 
 
 def models(_: argparse.Namespace) -> None:
-    """Print how long the download of 2 GB from a server on this machine takes."""
+    """Print how long it takes to download and verify 2 GB from a server on this machine."""
     with tempfile.TemporaryDirectory(prefix="bench-models-") as name:
         folder = Path(name)
         free = shutil.disk_usage(folder).free
-        if free < 2 * SIZE + _SPARE:
-            sys.exit(f"scripts/bench: {folder} has {free:,} bytes free and needs {2 * SIZE + _SPARE:,}. Set TMPDIR")
+        needed = 2 * MODEL_BYTES + _SPARE_BYTES
+        if free < needed:
+            sys.exit(f"scripts/bench: {folder} has {free:,} bytes free and needs {needed:,}. Set TMPDIR")
         _measure(folder)
 
 
 def _measure(folder: Path) -> None:
     source = folder / "source"
     with source.open("wb") as file:
-        for _ in range(SIZE // _PIECE):
-            file.write(os.urandom(_PIECE))
+        for _ in range(MODEL_BYTES // _CHUNK_BYTES):
+            file.write(os.urandom(_CHUNK_BYTES))
     sha256 = _sha256(source)
     times: dict[str, list[float]] = {"cp": [], "sha256sum": [], "sha256 by Python's OpenSSL": [], "worker.models": []}
     with ModelServer() as server:
         server.put("/model", source)
         listed = folder / "models.txt"
-        listed.write_text(f"{sha256} {SIZE} vae/model {server.url}/model\n")
+        listed.write_text(f"{sha256} {MODEL_BYTES} vae/model {server.url}/model\n")
         copy, fetched = folder / "copy", folder / "models"
         command = [sys.executable, "-m", "worker.models", "--quiet", "--list", str(listed), "--to", str(fetched)]
-        for _ in range(ROUNDS):
+        for _ in range(MEASURED_ROUNDS):
             times["cp"].append(_seconds(lambda: _run("cp", str(source), str(copy))))
             times["sha256sum"].append(_seconds(lambda: _run("sha256sum", str(copy))))
             times["sha256 by Python's OpenSSL"].append(_seconds(lambda: _sha256(copy)))
             copy.unlink()
             times["worker.models"].append(_seconds(lambda: _run(*command)))
             shutil.rmtree(fetched)
-    _show(times)
+    _print_times(times)
 
 
-def _show(times: dict[str, list[float]]) -> None:
+def _print_times(times: dict[str, list[float]]) -> None:
     print(
-        f"{SIZE:,} bytes from loopback, median of {ROUNDS} (min to max), s; worker.models includes its start and fsync"
+        f"{MODEL_BYTES:,} bytes from loopback, median of {MEASURED_ROUNDS} (min to max), s; "
+        "worker.models includes its start and fsync"
     )
     for name, seconds in times.items():
         print(f"  {name:40} {statistics.median(seconds):8.2f}   ({min(seconds):.2f} to {max(seconds):.2f})")
@@ -69,7 +71,7 @@ def _show(times: dict[str, list[float]]) -> None:
 
 
 def _seconds(step: Callable[[], object]) -> float:
-    """Return how long `step` takes. Dirty pages are written back first."""
+    """Return how long `step` takes. Unwritten data of earlier steps is written to disk first."""
     os.sync()
     begun = time.monotonic()
     step()
@@ -84,6 +86,6 @@ def _run(program: str, *arguments: str) -> None:
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while piece := stream.read(_PIECE):
+        while piece := stream.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()

@@ -15,14 +15,14 @@ from typing import Self
 from bench.stage import ROOT
 from simulators.waiting import until
 
-START_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 30.0
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
 KEY, SECRET = "shim-key", "shim-secret"
 OTHER_KEY, OTHER_SECRET = "another-key", "another-secret"
 
 
 class ShimProcess:
-    """A shim process. `environment` configures its provider. Its data stay in `directory` after it ends."""
+    """A shim process. `environment` configures its provider. Its data stay in `directory` when it ends."""
 
     def __init__(self, environment: Mapping[str, str], directory: Path, *flags: str) -> None:
         self._environment = {
@@ -56,13 +56,13 @@ class ShimProcess:
 
     @property
     def log(self) -> str:
-        """The output of the process, including earlier starts."""
+        """The output of the process, including the output of earlier starts."""
         self._log.seek(0)
         return self._log.read()
 
     def start(self) -> None:
-        """Start the process; return when it listens."""
-        said = len(self.log)
+        """Start the process, and wait until it listens."""
+        log_start = len(self.log)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags],
             env=self._environment,
@@ -73,22 +73,22 @@ class ShimProcess:
         )
 
         def address() -> str:
-            found = re.search(r"listens on (http://\S+)", self.log[said:])
+            found = re.search(r"listens on (http://\S+)", self.log[log_start:])
             return found[1] if found else ""
 
-        if not until(lambda: address() or not self.is_alive, START_DEADLINE_S) or not address():
-            raise AssertionError(f"the shim did not start: {self.log[said:]}")
+        if not until(lambda: address() or not self.is_alive, START_TIMEOUT_S) or not address():
+            raise AssertionError(f"the shim did not start: {self.log[log_start:]}")
         self.url = address()
 
-    def refused(self, *flags: str) -> tuple[int, str]:
-        """Run a second shim with more flags, which must exit by itself; return its exit status and output."""
+    def run_refused(self, *flags: str) -> tuple[int, str]:
+        """Run a shim with further flags that must refuse to start; return its exit status and output."""
         done = subprocess.run(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=START_DEADLINE_S,
+            timeout=START_TIMEOUT_S,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr
@@ -116,4 +116,4 @@ class ShimProcess:
         if self._process is None:
             raise AssertionError("the shim was never started")
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(STOP_DEADLINE_S)
+        return self._process.wait(STOP_TIMEOUT_S)

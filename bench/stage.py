@@ -1,4 +1,4 @@
-"""A worker in production mode: the RunPod simulator, handler.py as a process, and a simulated ComfyUI.
+"""Starts a worker in production mode: handler.py as a process, with the RunPod simulator and a simulated ComfyUI.
 
 The ComfyUI runs in this process, so that faults can be injected, or as the worker's child process, as in the container.
 """
@@ -26,8 +26,8 @@ from simulators.waiting import until
 from worker.models.listing import default_list, read_models
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4}
-CHILD = """\
+SMALL_JOB = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4}
+SIMULATOR_MAIN = """\
 import sys
 from simulators.comfyui.__main__ import main
 sys.exit(main([*sys.argv[1:], "--base-directory", {directory!r}]))
@@ -38,7 +38,7 @@ MODELS = read_models(default_list())
 
 @dataclass(frozen=True)
 class Stage:
-    """A running worker. `simulator` is None if ComfyUI is the worker's child in `comfyui_directory`."""
+    """A running worker. If its ComfyUI is a child process in `comfyui_directory`, `simulator` is None."""
 
     platform: RunPodPlatform
     worker: WorkerProcess
@@ -47,7 +47,7 @@ class Stage:
 
     def submit(self, **inputs: object) -> str:
         """Submit a small job, changed by `inputs`, and return its id."""
-        return self.platform.submit({**SMALL, **inputs})
+        return self.platform.submit({**SMALL_JOB, **inputs})
 
     def run(self, **inputs: object) -> QueueJob:
         """Submit a small job, changed by `inputs`, and return the finished job."""
@@ -67,7 +67,8 @@ class Stage:
     def await_sampling(self, job_id: str) -> None:
         """Wait until the platform has received sampling progress of the job."""
         self.platform.wait_until(
-            lambda: any(isinstance(seen, dict) and seen.get("step") for seen in self.platform.jobs[job_id].progress), 60
+            lambda: any(isinstance(value, dict) and value.get("step") for value in self.platform.jobs[job_id].progress),
+            60,
         )
 
     def comfyui_processes(self) -> list[psutil.Process]:
@@ -90,8 +91,8 @@ class Stage:
             process.suspend()
 
     def files_left(self) -> list[Path]:
-        """Return the files in ComfyUI's folders, except empty ones."""
-        base = self.simulator.input_dir.parent if self.simulator else data_of(self.comfyui_directory)
+        """Return the files in ComfyUI's input and output folders, except empty ones."""
+        base = self.simulator.input_dir.parent if self.simulator else data_directory(self.comfyui_directory)
         files = [path for kind in ("input", "output") for path in (base / kind).rglob("*")]
         return [path for path in files if path.is_file() and path.stat().st_size]
 
@@ -109,8 +110,8 @@ def staged(
 ) -> Iterator[Stage]:
     """Yield a worker in production mode that is ready for jobs or has exited; stop it and remove its files afterwards.
 
-    `models` are the simulator's, by folder. With `shares_files` the worker reaches the simulator's files, as it does
-    those of a ComfyUI of its own.
+    `models` are the simulator's model files, by folder. With `shares_files` the worker can delete files in the
+    simulator's folders, as it does for its own ComfyUI.
     """
     environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
@@ -133,11 +134,11 @@ def staged(
 
 
 def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
-    """Create a ComfyUI folder; return the environment of a worker that starts it with all its files in that folder."""
+    """Create a ComfyUI folder. Return the environment of a worker that starts this ComfyUI, with all files in it."""
     (directory / "main.py").write_text(main.format(directory=str(directory), flags="OLD"))
     return {
         "COMFYUI_DIR": str(directory),
-        "COMFYUI_DATA_DIR": str(data_of(directory)),
+        "COMFYUI_DATA_DIR": str(data_directory(directory)),
         "COMFYUI_PORT": str(free_port()),
         "WORKER_MODELS_DIR": str(directory / "baked"),
         "WORKER_VOLUME_DIR": str(directory / "volume"),
@@ -146,13 +147,13 @@ def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
     }
 
 
-def data_of(directory: Path) -> Path:
-    """Return the data folder of such a ComfyUI."""
+def data_directory(directory: Path) -> Path:
+    """Return the folder of ComfyUI's data in a folder of `make_comfyui`."""
     return directory / "data"
 
 
 def put_models(root: Path, *paths: str, size: int | None = None) -> None:
-    """Put files of models.txt's names and sizes under `root`, all or `paths`. The files are sparse."""
+    """Write sparse files with the names and sizes of models.txt below `root`: those in `paths`, or all."""
     for model in MODELS:
         if not paths or model.path in paths:
             file = root / model.path

@@ -1,1 +1,1 @@
-"""Measures the provider that the environment selects: `scripts/benchmark`."""
+"""Measures the provider that the environment selects. `scripts/benchmark` runs it."""

@@ -19,19 +19,22 @@ STAGES: Mapping[str, str] = {
     "encode": "encoding",
     "rest": "transfer and overhead",
 }
-"""The stages of a job in order, with their labels. Their sum is the time that the caller waited."""
+"""The stages of a job in order, with their labels. The sum of their times is the time that the caller waited."""
 
 DONE, FAILED, CANCELLED, NOT_RUN = "done", "failed", "cancelled", "not_run"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One job, as its caller measured it. Times are in seconds; `begun_s` and `ended_s` since the start of its level.
+    """The measurements of one job.
 
     Attributes:
-        end: done, failed, cancelled (it ran when the benchmark ended), or not_run.
+        end: done, failed, cancelled (because the benchmark was stopped), or not_run.
+        begun_s: seconds from the start of the level to the job's submission.
+        ended_s: seconds from the start of the level to the job's end.
         stages: seconds by stage, as far as the provider reports them.
-        execution_s: execution time of the worker, which is billed; None if it is unknown.
+        execution_s: the worker's execution time, which is billed; None if it is unknown.
+        images: the number of images.
         error: a failed job's code and message.
     """
 
@@ -41,7 +44,7 @@ class Sample:
     ended_s: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
     execution_s: float | None = None
-    pictures: int = 0
+    images: int = 0
     error: tuple[str, str] | None = None
 
     @property
@@ -55,9 +58,9 @@ def stages_of(
 ) -> dict[str, float]:
     """Return the seconds of a job by stage. `rest` is the time outside all other stages.
 
-    Timings of this project's worker have a `total_s`, and the platform's delay comes before them. If ComfyUI is called
-    directly, the delay is the time in its queue, which its timings contain. The stock worker has no timings: then its
-    execution time is a stage.
+    If `timings` has a `total_s`, it comes from this project's worker, and the platform's delay precedes it. If ComfyUI
+    was called directly, the delay is the time in its queue, which `timings` contains. If `timings` is empty, the job
+    ran on the stock worker, and `execution_s` is a stage.
     """
     if not timings:
         reported = {"wait": delay_s, "execute": execution_s}
@@ -80,7 +83,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Price:
-    """The price of one second of a worker, and its source; 0 if nothing is billed by the second."""
+    """The price of one second of a worker, and the source of the price. It is 0 if seconds are not billed."""
 
     usd_per_s: float
     source: str
@@ -88,32 +91,33 @@ class Price:
 
 
 def level_figures(concurrency: int, samples: Sequence[Sample], price: Price, workers: int | None) -> dict[str, Any]:
-    """Return the figures of a level for benchmark.json; `workers` is how many ran concurrently, if known.
+    """Return the figures of a level for benchmark.json; `workers` is the number of running workers, if known.
 
-    Failures are counted but not timed. The throughput is the number of images divided by the duration.
+    Failed jobs are counted, but their times are left out. The throughput is the number of images divided by the
+    duration of the level.
     """
     done = [sample for sample in samples if sample.end == DONE]
     counts = Counter(sample.end for sample in samples)
-    run = [sample for sample in samples if sample.end != NOT_RUN]
-    seconds = max((sample.ended_s for sample in run), default=0.0)
-    images = sum(sample.pictures for sample in done)
+    ran = [sample for sample in samples if sample.end != NOT_RUN]
+    seconds = max((sample.ended_s for sample in ran), default=0.0)
+    images = sum(sample.images for sample in done)
     return {
         "concurrency": concurrency,
-        "asked": len(samples),
+        "jobs": len(samples),
         **{end: counts[end] for end in (DONE, FAILED, CANCELLED, NOT_RUN)},
         "failures": failures(samples),
         "seconds": seconds,
-        "pictures": images,
+        "images": images,
         "images_per_min": 60 * images / seconds if seconds and images else None,
         "workers": workers,
         "total": percentiles([sample.total_s for sample in done]),
-        "stages": {name: percentiles(_stage(done, name)) for name in STAGES if _stage(done, name)},
+        "stages": {name: percentiles(_stage_times(done, name)) for name in STAGES if _stage_times(done, name)},
         "cost": cost(done, seconds, price, workers),
         "samples": [asdict(sample) for sample in samples],
     }
 
 
-def _stage(samples: Iterable[Sample], name: str) -> list[float]:
+def _stage_times(samples: Iterable[Sample], name: str) -> list[float]:
     return [sample.stages[name] for sample in samples if name in sample.stages]
 
 
@@ -130,12 +134,12 @@ def failures(samples: Iterable[Sample]) -> list[dict[str, Any]]:
 def cost(done: Sequence[Sample], seconds: float, price: Price, workers: int | None) -> dict[str, float] | None:
     """Return the cost per image in dollars, computed in two ways; None if the execution times or the price are unknown.
 
-    `by_execution`: from each job's execution time, rounded up to seconds. The time in which a worker has two jobs
-    counts twice. `by_time`: from the number of workers and the duration of the level, which is billed while they are
-    busy.
+    `by_execution` is computed from the jobs' execution times, rounded up to seconds. Time in which a worker runs two
+    jobs counts twice. `by_time` is computed from the number of workers and the duration of the level, during which all
+    of them are billed.
     """
     executions = [sample.execution_s for sample in done if sample.execution_s is not None]
-    images = sum(sample.pictures for sample in done)
+    images = sum(sample.images for sample in done)
     if not executions or not images or not price.usd_per_s:
         return None
     usd = {"by_execution": sum(job_usd(each, price.usd_per_s) for each in executions) / images}

@@ -1,4 +1,4 @@
-"""Runs the jobs of a benchmark through the client, and records how long each took. Computes no figures."""
+"""Runs the jobs of a benchmark through the client, and records how long each took. figures.py evaluates the times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from comfy_client.tasks import make_request, run_task
 from comfy_core.errors import ComfyClientError, WaitTimeout
 
 COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})
-"""The values of `Health.why` that mean that no worker is available."""
+"""The values of `Health.why` if no worker is available."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Plan:
     """The request of a benchmark, how often to send it, and its time limits.
 
     Attributes:
-        inputs: inputs of every job, without the seed. Each job has another seed: ComfyUI does not run a graph twice.
+        inputs: inputs of every job, without the seed. Each job gets another seed, because ComfyUI caches results.
         warmups: rounds of jobs before each level that are not measured. A round has as many jobs as the level runs
             concurrently, so that as many workers start.
         jobs: jobs of each level.
@@ -70,7 +70,7 @@ class Stop:
 
     @property
     def why(self) -> str:
-        """The reason for the stop, or an empty string."""
+        """The reason why the benchmark was stopped, or an empty string."""
         if self._requested.is_set():
             return "interrupted"
         return f"the limit of {self._max_s:g} s was reached" if time.monotonic() >= self._deadline else ""
@@ -87,16 +87,17 @@ class FirstJob:
     """The first job: the cold start, if no worker was running.
 
     Attributes:
-        health: what the provider reported before.
-        was_cold: whether no worker was available.
-        said: reasons why the job waited, each with the seconds since its submission.
-        to_running_s: seconds from its submission until a worker took it; None if it failed.
-        error: its code and message.
+        health: the provider's health before the job.
+        was_cold: whether no worker was available before the job.
+        waits: the reasons for which the job waited, each with the seconds since the job's submission.
+        to_running_s: seconds from the submission until a worker took the job; None if the job failed.
+        to_result_s: seconds from the submission to the result; None if the job failed.
+        error: the code and message of a failed job.
     """
 
     health: Health
     was_cold: bool
-    said: tuple[tuple[float, str], ...] = ()
+    waits: tuple[tuple[float, str], ...] = ()
     to_running_s: float | None = None
     to_result_s: float | None = None
     result: GenerationResult | None = field(default=None, repr=False)
@@ -104,10 +105,10 @@ class FirstJob:
 
 
 def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop) -> FirstJob:
-    """Run the first job and observe it. Raises RequestError if the provider's health cannot be read, and Stopped."""
+    """Run the first job and measure its phases. Raises Stopped, or RequestError if the health cannot be read."""
     health = client.health()
     was_cold = health.why in COLD
-    said: list[tuple[float, str]] = []
+    waits: list[tuple[float, str]] = []
     running_s: list[float] = []
     begun_at = time.monotonic()
 
@@ -115,7 +116,7 @@ def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop)
         seconds = time.monotonic() - begun_at
         match event:
             case Waiting(sentence=sentence):
-                said.append((seconds, sentence))
+                waits.append((seconds, sentence))
             case Running() | Done() if not running_s:
                 running_s.append(seconds)
 
@@ -123,11 +124,11 @@ def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop)
         result = run(run_task(client, make_request(**inputs), plan.job_timeout_s, observe), stop.sleep)
     except ComfyClientError as error:
         _cancel(client, error)
-        return FirstJob(health, was_cold, tuple(said), error=_code_and_message(error))
+        return FirstJob(health, was_cold, tuple(waits), error=_code_and_message(error))
     to_result_s = time.monotonic() - begun_at
-    # The platform's own delay is more precise than the time of a poll. Providers without a queue report none.
+    # The delay that the platform reports is more precise than the time of a poll. Providers without a queue have none.
     to_running_s = result.delay_s if result.delay_s is not None else running_s[0]
-    return FirstJob(health, was_cold, tuple(said), to_running_s, to_result_s, result)
+    return FirstJob(health, was_cold, tuple(waits), to_running_s, to_result_s, result)
 
 
 def run_level(
@@ -136,53 +137,54 @@ def run_level(
     inputs: list[Mapping[str, Any]],
     concurrency: int,
     stop: Stop,
-    on_end: Callable[[Sample], object] = lambda _: None,
+    on_sample: Callable[[Sample], object] = lambda _: None,
 ) -> tuple[list[Sample], int | None]:
-    """Run a job for each of `inputs`, `concurrency` at once; return the samples, and how many workers ran half-way.
+    """Run a job for each of `inputs`, `concurrency` at once; return the samples, and the number of running workers.
 
-    `on_end` is called with each sample. Ctrl-C sets `stop` and cancels the running jobs; the samples are returned.
+    The workers are counted when half of the jobs have ended. `on_sample` is called with each sample. Ctrl-C sets `stop`
+    and cancels the running jobs; the samples are returned.
     """
     begun_at = time.monotonic()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="benchmark") as pool:
-        jobs = [pool.submit(_sample, client, plan, each, begun_at, stop) for each in inputs]
+        jobs = [pool.submit(_run_job, client, plan, each, begun_at, stop) for each in inputs]
         workers = None
         try:
             for number, job in enumerate(as_completed(jobs), 1):
-                on_end(job.result())
+                on_sample(job.result())
                 if number == (len(jobs) + 1) // 2:
-                    workers = _workers(client)
+                    workers = _running_workers(client)
         except KeyboardInterrupt:
             stop.request()
         return [job.result() for job in jobs], workers
 
 
-def _workers(client: Client) -> int | None:
+def _running_workers(client: Client) -> int | None:
     with contextlib.suppress(ComfyClientError):
         workers = client.health().workers
-        return (workers.get("running") or 1) if workers else None  # with one concurrent job, it may be between two jobs
+        return (workers.get("running") or 1) if workers else None  # a single worker may be between two jobs
     return None
 
 
-def _sample(client: Client, plan: Plan, inputs: Mapping[str, Any], level_at: float, stop: Stop) -> Sample:
+def _run_job(client: Client, plan: Plan, inputs: Mapping[str, Any], level_begun_at: float, stop: Stop) -> Sample:
     """Run one job and return its sample."""
     seed = inputs["seed"]
-    begun_s = time.monotonic() - level_at
+    begun_s = time.monotonic() - level_begun_at
     if stop.why:
         return Sample(seed, NOT_RUN)
     try:
         result = run(run_task(client, make_request(**inputs), plan.job_timeout_s), stop.sleep)
     except Stopped:
-        return Sample(seed, CANCELLED, begun_s, time.monotonic() - level_at)
+        return Sample(seed, CANCELLED, begun_s, time.monotonic() - level_begun_at)
     except ComfyClientError as error:
         _cancel(client, error)
-        return Sample(seed, FAILED, begun_s, time.monotonic() - level_at, error=_code_and_message(error))
-    ended_s = time.monotonic() - level_at
+        return Sample(seed, FAILED, begun_s, time.monotonic() - level_begun_at, error=_code_and_message(error))
+    ended_s = time.monotonic() - level_begun_at
     stages = stages_of(ended_s - begun_s, result.delay_s, result.execution_s, result.timings)
     return Sample(seed, DONE, begun_s, ended_s, stages, result.execution_s, len(result.images))
 
 
 def _cancel(client: Client, error: ComfyClientError) -> None:
-    """Cancel a job whose wait timed out, so that it stops costing money."""
+    """Cancel a job for which the client stopped waiting, so that it costs no more money."""
     if isinstance(error, WaitTimeout):
         with contextlib.suppress(ComfyClientError):
             client.job(error.job_id).cancel()

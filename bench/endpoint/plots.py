@@ -47,8 +47,8 @@ def draw_all(runs: Sequence[Run], names: Sequence[str], folder: Path) -> list[Pl
     return plots
 
 
-def legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own arguments
-    """Add a legend if there are labelled lines."""
+def add_legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own arguments
+    """Add a legend if the axis has labelled lines."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=9, **place)
 
@@ -56,10 +56,10 @@ def legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own
 def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
     """Draw the distribution of the job duration at each level, and the stages at the lowest level."""
     left, right = axes
-    at_once = sorted({level["concurrency"] for run in runs for level in run["levels"]})
+    concurrencies = sorted({level["concurrency"] for run in runs for level in run["levels"]})
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         for level in run["levels"]:
-            index = at_once.index(level["concurrency"]) % len(COLOURS)
+            index = concurrencies.index(level["concurrency"]) % len(COLOURS)
             took = sorted(each["ended_s"] - each["begun_s"] for each in level["samples"] if each["end"] == DONE)
             if took:
                 label = f"{level['concurrency']} concurrent (n = {len(took)})"
@@ -71,18 +71,20 @@ def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> 
         left.text(1.01, share, f"p{share * 100:.0f}", transform=left.get_yaxis_transform(), va="center", fontsize=9)
     left.set(title="All stages", xlabel="seconds", ylabel="share of the jobs", ylim=(0, 1.03))
     left.set_xlim(left=0)
-    legend(left, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=max(2, len(runs)))
+    add_legend(left, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=max(2, len(runs)))
     stages(right, runs, names)
 
 
 def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
     """Draw p50 and p95 of each stage at the lowest level of each run."""
-    firsts = [next((level for level in run["levels"] if level["stages"]), None) for run in runs]
-    shown = [stage for stage in STAGES if any(first and stage in first["stages"] for first in firsts)]
+    lowest_levels = [next((level for level in run["levels"] if level["stages"]), None) for run in runs]
+    shown_stages = [stage for stage in STAGES if any(first and stage in first["stages"] for first in lowest_levels)]
     height = 0.72 / len(runs)
-    most = max((first["stages"][stage]["p95"] for first in firsts if first for stage in first["stages"]), default=1.0)
-    for number, (first, name) in enumerate(zip(firsts, names, strict=True)):
-        for row, stage in enumerate(shown):
+    longest = max(
+        (first["stages"][stage]["p95"] for first in lowest_levels if first for stage in first["stages"]), default=1.0
+    )
+    for number, (first, name) in enumerate(zip(lowest_levels, names, strict=True)):
+        for row, stage in enumerate(shown_stages):
             if first is None or stage not in first["stages"]:
                 continue
             p50, p95 = first["stages"][stage]["p50"], first["stages"][stage]["p95"]
@@ -98,18 +100,18 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
                 va="center",
                 fontsize=9,
             )
-    lowest = {first["concurrency"] for first in firsts if first}
+    lowest = {first["concurrency"] for first in lowest_levels if first}
     axis.set(
         title=f"By stage, {' and '.join(map(str, sorted(lowest)))} concurrent: p50 / p95",
         xlabel="seconds",
-        xlim=(0, most * 1.35 or 1.0),
-        yticks=range(len(shown)),
-        yticklabels=[STAGES[stage] for stage in shown],
+        xlim=(0, longest * 1.35 or 1.0),
+        yticks=range(len(shown_stages)),
+        yticklabels=[STAGES[stage] for stage in shown_stages],
     )
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     if len(runs) > 1:
-        legend(axis, loc="lower right")
+        add_legend(axis, loc="lower right")
 
 
 def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
@@ -119,19 +121,19 @@ def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) 
         levels = [level for level in run["levels"] if level["images_per_min"]]
         if not levels:
             continue
-        at_once = [level["concurrency"] for level in levels]
+        concurrencies = [level["concurrency"] for level in levels]
         colour, prefix = COLOURS[number], f"{name}, " if len(runs) > 1 else ""
-        made = [level["images_per_min"] for level in levels]
-        left.plot(at_once, made, marker=MARKERS[number], color=colour, linewidth=2, label=name)
-        linear = [made[0] * each / at_once[0] for each in at_once]
-        left.plot(at_once, linear, color=colour, linestyle=":", linewidth=1.2, zorder=1)
-        for x, y in zip(at_once, made, strict=True) if len(runs) == 1 else ():
+        per_minute = [level["images_per_min"] for level in levels]
+        left.plot(concurrencies, per_minute, marker=MARKERS[number], color=colour, linewidth=2, label=name)
+        linear = [per_minute[0] * each / concurrencies[0] for each in concurrencies]
+        left.plot(concurrencies, linear, color=colour, linestyle=":", linewidth=1.2, zorder=1)
+        for x, y in zip(concurrencies, per_minute, strict=True) if len(runs) == 1 else ():
             left.annotate(f"{y:.3g}", (x, y), xytext=(0, -15), textcoords="offset points", ha="center", fontsize=9)
-        left.set_ylim(0, max(*made, left.get_ylim()[1] if number else 0, 1e-9) * 1.25)
+        left.set_ylim(0, max(*per_minute, left.get_ylim()[1] if number else 0, 1e-9) * 1.25)
         for which, style, marker in (("p50", "-", "o"), ("p95", "--", "^")):
             took = [level["total"][which] for level in levels]
             right.plot(
-                at_once, took, linestyle=style, marker=marker, color=colour, linewidth=2, label=f"{prefix}{which}"
+                concurrencies, took, linestyle=style, marker=marker, color=colour, linewidth=2, label=f"{prefix}{which}"
             )
     ticks = sorted({level["concurrency"] for run in runs for level in run["levels"]})
     for axis in axes:
@@ -144,9 +146,9 @@ def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) 
     left.set(title="Throughput", ylabel="images per minute")
     right.set(title="Latency", ylabel="seconds per job")
     right.set_ylim(bottom=0)
-    legend(right, loc="upper left")
+    add_legend(right, loc="upper left")
     if len(runs) > 1:
-        legend(left, loc="upper left")
+        add_legend(left, loc="upper left")
 
 
 def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
@@ -187,7 +189,7 @@ def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> Non
     )
     axis.grid(visible=False, axis="x")
     if highest:
-        legend(axis, loc="upper right", ncols=2)
+        add_legend(axis, loc="upper right", ncols=2)
     else:
         axis.text(0.5, 0.5, "The provider does not report execution times", transform=axis.transAxes, ha="center")
 

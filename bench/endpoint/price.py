@@ -1,4 +1,4 @@
-"""The price of one second of a worker: from the environment, else from RunPod's catalogue, else the dated table."""
+"""Finds the price of one second of a worker: in the environment, in RunPod's catalogue, or in the table of prices."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from comfy_core.environment import Variable, optional, positive
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.validation import nearest
 
-RATE = Variable(
+PRICE_VARIABLE = Variable(
     "COMFY_CLIENT_GPU_USD_PER_S",
     optional(positive(1)),
     "Price of one second of a worker in dollars, such as 0.00031. Default: the price in RunPod's catalogue if "
     "RUNPOD_API_KEY is set, else in the table of prices.",
 )
 
-SCENARIO = Price(0.0, "Scenario bills units of its own, not seconds")
+SCENARIO_PRICE = Price(0.0, "Scenario bills units of its own, not seconds")
 
 
 def find_price(pool: str, environment: Mapping[str, str]) -> Price:
     """Return the price of a pool of GPUs. Raises ConfigError for an unknown pool or an invalid rate."""
-    if usd_per_s := RATE.read(environment):
-        return Price(usd_per_s, RATE.name)
-    if live := _of_catalogue(pool, environment):
+    if usd_per_s := PRICE_VARIABLE.read(environment):
+        return Price(usd_per_s, PRICE_VARIABLE.name)
+    if live := _catalogue_price(pool, environment):
         return live
     if pool not in POOLS:
-        raise ConfigError(f"--pool {pool!r} is not in the table of prices{nearest(pool, POOLS)}; or set {RATE.name}")
+        raise ConfigError(
+            f"--pool {pool!r} is not in the table of prices{nearest(pool, POOLS)}; or set {PRICE_VARIABLE.name}"
+        )
     return Price(POOLS[pool].flex_usd_per_s, f"the table of {AS_OF}", pool)
 
 
-def _of_catalogue(pool: str, environment: Mapping[str, str]) -> Price | None:
-    """Return the price that RunPod's catalogue has now; None if no key is set or the request fails."""
+def _catalogue_price(pool: str, environment: Mapping[str, str]) -> Price | None:
+    """Return the current price in RunPod's catalogue; None if no key is set or the request fails."""
     key = API_KEY.read(environment)
     if not key:
         return None

@@ -1,4 +1,4 @@
-"""Reports of a benchmark: tables for the terminal, and one HTML page with its plots embedded."""
+"""Formats benchmarks: tables for the terminal, and an HTML page that contains the plots."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import jinja2
 
 from bench.endpoint.figures import STAGES
 
-PAGE = Path(__file__).with_name("report.html")
-NONE = "-"
+PAGE_TEMPLATE = Path(__file__).with_name("report.html")
+EMPTY_CELL = "-"
 
 
 def seconds(value: float | None) -> str:
-    """Return seconds as a cell shows them: three digits."""
+    """Return a duration for a table cell, with two or three digits."""
     if value is None:
-        return NONE
+        return EMPTY_CELL
     return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
 
 
 def cents(usd: float | None) -> str:
-    """Return a cost per image in cents."""
-    return NONE if usd is None else f"{100 * usd:.3f} ¢"
+    """Return a cost per image, in cents, for a table cell."""
+    return EMPTY_CELL if usd is None else f"{100 * usd:.3f} ¢"
 
 
-def rate(value: float | None) -> str:
-    """Return images per minute."""
-    return NONE if value is None else f"{value:.1f}"
+def images_per_minute(value: float | None) -> str:
+    """Return images per minute for a table cell."""
+    return EMPTY_CELL if value is None else f"{value:.1f}"
 
 
 def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
@@ -41,15 +41,15 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 str(level["concurrency"]),
-                str(level["asked"]),
+                str(level["jobs"]),
                 str(level["done"]),
                 str(level["failed"]),
                 str(level["cancelled"] + level["not_run"]),
                 seconds(total.get("p50")),
                 seconds(total.get("p95")),
-                rate(level["images_per_min"]),
+                images_per_minute(level["images_per_min"]),
                 cents(cost.get("by_time", cost.get("by_execution"))),
-                str(level["workers"] or NONE),
+                str(level["workers"] or EMPTY_CELL),
             ]
         )
     return rows
@@ -58,16 +58,16 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
 def stage_rows(run: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of the table of stages: p50 and p95 at each level."""
     rows = [["p50 / p95 in s", *(f"{level['concurrency']} concurrent" for level in run["levels"])]]
-    for name, words in STAGES.items():
+    for name, label in STAGES.items():
         cells = [level["stages"].get(name) for level in run["levels"]]
         if any(cells):
-            both = (f"{cell['p50']:.2f} / {cell['p95']:.2f}" if cell else NONE for cell in cells)
-            rows.append([words, *both])
+            both = (f"{cell['p50']:.2f} / {cell['p95']:.2f}" if cell else EMPTY_CELL for cell in cells)
+            rows.append([label, *both])
     return rows
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as text, the first column aligned left and the others right."""
+    """Return rows as aligned text: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -89,24 +89,24 @@ def cold_start_line(run: Mapping[str, Any]) -> str:
         return f"The first job failed: {first['error'][1].rstrip('.')}. {health}"
     took = f"{seconds(first['to_running_s'])} to a worker, {seconds(first['to_result_s'])} to its image"
     kind = "Cold start" if first["was_cold"] else "First job (no cold start)"
-    said = "".join(f" After {at:.0f} s: {sentence}." for at, sentence in first["said"])
-    return f"{kind}: {took}. {health}{said}"
+    waits = "".join(f" After {at:.0f} s: {sentence}." for at, sentence in first["waits"])
+    return f"{kind}: {took}. {health}{waits}"
 
 
 def problems(run: Mapping[str, Any]) -> list[str]:
-    """Return the warnings: failures by kind, and whether the benchmark was stopped early."""
+    """Return the problems of a benchmark: failed jobs by error code, and an early stop."""
     found = [f"Not complete: {run['ended_because']}."] if run["ended_because"] else []
     for level in run["levels"]:
-        for where, kinds in (("", level["failures"]), ("warm-up, ", level["warmup_failures"])):
+        for prefix, kinds in (("", level["failures"]), ("warm-up, ", level["warmup_failures"])):
             found += [
-                f"{where}{level['concurrency']} concurrent: {kind['count']} times {kind['code']}: {kind['message']}"
+                f"{prefix}{level['concurrency']} concurrent: {kind['count']} times {kind['code']}: {kind['message']}"
                 for kind in kinds
             ]
     return found
 
 
 def text(run: Mapping[str, Any]) -> str:
-    """Return a benchmark for the terminal."""
+    """Return the report of one benchmark for the terminal."""
     parts = [facts(run), cold_start_line(run), table(level_rows(run)), table(stage_rows(run)), *problems(run)]
     return "\n\n".join(parts)
 
@@ -122,7 +122,7 @@ def facts(run: Mapping[str, Any]) -> str:
 
 
 def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterable[tuple[str, str, Path]]) -> str:
-    """Return the report of one benchmark, or of several; each plot has a title, a description and a PNG."""
+    """Return the HTML report of one or several benchmarks; each plot has a title, a description and a PNG file."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -141,4 +141,4 @@ def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterabl
     figures = [
         {"title": title, "alt": alt, "data": base64.b64encode(path.read_bytes()).decode()} for title, alt, path in plots
     ]
-    return environment.from_string(PAGE.read_text()).render(runs=shown, plots=figures)
+    return environment.from_string(PAGE_TEMPLATE.read_text()).render(runs=shown, plots=figures)

@@ -1,4 +1,4 @@
-"""Runs the soak: many jobs on workers in production mode, with random faults injected around them.
+"""Runs the soak: many jobs on workers in production mode, with random faults injected into ComfyUI and RunPod.
 
 Several workers run in parallel, each with two concurrent jobs and its own platform and simulator. One worker cannot run
 1,000 jobs in two minutes, because the SDK takes two jobs and then pauses for a second. One more worker has ComfyUI as
@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.soak.cases import good_requests, refused, with_results
+from bench.soak.cases import good_requests, invalid_requests, with_results
 from bench.soak.killing_runner import run_killed_workers
 from bench.soak.verdicts import Report
 from bench.soak.worker_runner import run_worker
@@ -35,30 +35,33 @@ def soak(jobs: int, seconds: float, kills: int, seed: int) -> bool:
     workers = max(1, math.ceil(jobs / (seconds * JOBS_PER_WORKER_S)))
     print(f"{jobs} jobs on {workers} workers, ComfyUI killed {kills} times; --seed {seed}", flush=True)
     begun_at = time.monotonic()
-    dice = random.Random(seed)  # noqa: S311 - faults, not secrets
-    cases = [*with_results(good_requests(dice, GOOD_REQUESTS)), *refused(dice)]
-    print(f"{len(cases)} requests, expected results made in {time.monotonic() - begun_at:.1f} s", flush=True)
+    rng = random.Random(seed)  # noqa: S311 - faults, not secrets
+    cases = [*with_results(good_requests(rng, GOOD_REQUESTS)), *invalid_requests(rng)]
+    print(
+        f"{len(cases)} requests; their expected results were generated in {time.monotonic() - begun_at:.1f} s",
+        flush=True,
+    )
     begun_at = time.monotonic()
     with ThreadPoolExecutor(workers + 1) as threads:
-        share = [jobs // workers + (number < jobs % workers) for number in range(workers)]
+        jobs_of_workers = [jobs // workers + (number < jobs % workers) for number in range(workers)]
         running = [
             threads.submit(run_worker, f"{seed} {number}", cases, count, shares_files=number % 2 == 0)
-            for number, count in enumerate(share)
+            for number, count in enumerate(jobs_of_workers)
         ]
         killing = threads.submit(run_killed_workers, f"{seed} kill", cases, kills)
-        reports = [each.result() for each in running]
+        reports = [worker.result() for worker in running]
         killed = killing.result()
     elapsed_s = time.monotonic() - begun_at
     _print("jobs with random faults", reports, elapsed_s)
     _print("jobs with a killed ComfyUI", [killed], elapsed_s)
     for report in reports:
         print(f"  memory by quarter: {report.memory}")
-    wrong = [problem for report in (*reports, killed) for problem in report.wrong]
-    for problem in wrong:
+    problems = [problem for report in (*reports, killed) for problem in report.problems]
+    for problem in problems:
         print(f"WRONG: {problem}")
-    verdict = "all checks passed" if not wrong else f"{len(wrong)} checks failed"
+    verdict = "all checks passed" if not problems else f"{len(problems)} checks failed"
     print(f"{verdict}; {elapsed_s:.0f} s, --seed {seed}")
-    return not wrong
+    return not problems
 
 
 def _print(title: str, reports: Sequence[Report], elapsed_s: float) -> None:

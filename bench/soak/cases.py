@@ -1,4 +1,4 @@
-"""The soak's requests, each with its outcome without faults."""
+"""The requests of the soak, each with the outcome that it has without faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
 SHORT_TIMEOUT_S = 3.0
-"""Timeout of each job. A worker notices within two seconds that the end of a run was lost with a socket."""
+"""Timeout of each job. It is longer than the two seconds in which a worker notices that a socket lost a run's end."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,35 @@ def png(side: int, colour: int) -> bytes:
     return file.getvalue()
 
 
-def base64_of(data: bytes) -> str:
-    """Return `data` in base64, as requests carry it."""
+def in_base64(data: bytes) -> str:
+    """Return bytes in base64, as requests contain them."""
     return base64.b64encode(data).decode()
 
 
-def good_requests(dice: random.Random, count: int) -> list[JsonObject]:
-    """Return small requests of every kind, no two of which make the same image."""
+def good_requests(rng: random.Random, count: int) -> list[JsonObject]:
+    """Return small requests of every kind. No two of them generate the same image."""
     workflow = load_workflows(default_directory())["flux-dev-txt2img"]
-    requests_made: list[JsonObject] = []
+    good: list[JsonObject] = []
     for number in range(count):
-        drawn = {"prompt": f"knight {number}", "seed": dice.randrange(2**40), "steps": dice.randint(3, 5)}
-        drawn |= {side: dice.choice((64, 80, 96)) for side in ("width", "height")}
-        image = base64_of(png(dice.randint(64, 96), dice.randrange(1 << 24)))
+        drawn = {"prompt": f"knight {number}", "seed": rng.randrange(2**40), "steps": rng.randint(3, 5)}
+        drawn |= {side: rng.choice((64, 80, 96)) for side in ("width", "height")}
+        image = in_base64(png(rng.randint(64, 96), rng.randrange(1 << 24)))
         kinds: tuple[JsonObject, ...] = (
             drawn,
-            {**drawn, "num_images": dice.randint(2, 3)},
+            {**drawn, "num_images": rng.randint(2, 3)},
             {**drawn, "image": image, "strength": 0.7},
-            {**drawn, "output_format": dice.choice(("webp", "jpeg"))},
+            {**drawn, "output_format": rng.choice(("webp", "jpeg"))},
             {"workflow": render(workflow, drawn)[0]},
             {**drawn, "negative_prompt": "blur", "negative_strength": 1.5, "metadata": False},
             {"prompt": drawn["prompt"], "seed": drawn["seed"], "steps": 4, "image": image, "num_images": 2},
         )
-        requests_made.append({**kinds[number % len(kinds)], "timeout_s": SHORT_TIMEOUT_S})
-    return requests_made
+        good.append({**kinds[number % len(kinds)], "timeout_s": SHORT_TIMEOUT_S})
+    return good
 
 
-def refused(dice: random.Random) -> list[SoakCase]:
-    """Return requests that cannot succeed, each with its error code."""
-    image = png(64, dice.randrange(1 << 24))
+def invalid_requests(rng: random.Random) -> list[SoakCase]:
+    """Return requests that cannot succeed, each with its expected error code."""
+    image = png(64, rng.randrange(1 << 24))
     empty = {"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}
     lora = {"prompt": "x", "loras": [{"name": "no-such.safetensors"}], "timeout_s": SHORT_TIMEOUT_S}
     return [
@@ -77,8 +77,8 @@ def refused(dice: random.Random) -> list[SoakCase]:
             SoakCase(inputs, code=ErrorCode.INVALID_INPUT, reaches_comfyui=False)
             for inputs in (None, "text", [1], {"promt": "x"}, {"prompt": "x", "steps": 0}, {"prompt": "x", "seed": "1"})
         ),
-        SoakCase({"prompt": "x", "image": base64_of(b"none")}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
-        SoakCase({"prompt": "x", "image": base64_of(image[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
+        SoakCase({"prompt": "x", "image": in_base64(b"none")}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
+        SoakCase({"prompt": "x", "image": in_base64(image[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
         SoakCase({"workflow": "sdxl", "prompt": "x"}, code=ErrorCode.UNKNOWN_WORKFLOW, reaches_comfyui=False),
         SoakCase(lora, code=ErrorCode.MODEL_MISSING),
         SoakCase({**empty, "timeout_s": SHORT_TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
@@ -95,15 +95,15 @@ def with_results(inputs: Sequence[JsonObject]) -> list[SoakCase]:
     return cases
 
 
-def essence(result: Mapping[str, object]) -> object:
-    """Return the parts of a result that are equal in every run: all but ids, times and PNG compression."""
+def stable_parts(result: Mapping[str, object]) -> object:
+    """Return the parts of a result that are equal in every run, without ids, times and PNG compression."""
     match result:
         case {"images": list(images), "inputs": inputs, "seed": seed, "workflow": workflow}:
-            return [inputs, seed, workflow, [_essence_of_image(image) for image in images]]
+            return [inputs, seed, workflow, [_stable_parts_of_image(image) for image in images]]
     return None
 
 
-def _essence_of_image(image: Mapping[str, Any]) -> object:
+def _stable_parts_of_image(image: Mapping[str, Any]) -> object:
     data = base64.b64decode(image["data"])
     sha256 = hashlib.sha256(data).hexdigest()
     with Image.open(io.BytesIO(data)) as decoded:

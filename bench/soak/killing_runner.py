@@ -1,4 +1,4 @@
-"""The soak's workers whose own ComfyUI is killed while jobs run."""
+"""Runs the soak's jobs on workers whose own ComfyUI is killed while jobs run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bench.soak.cases import SoakCase
-from bench.soak.verdicts import BOUND_S, GRACE_S, Report, leftovers, outcome_of, problems_of, processes_left
+from bench.soak.verdicts import (
+    MAX_JOB_S,
+    MAX_WAIT_AFTER_JOBS_S,
+    Report,
+    failed_checks,
+    leftovers,
+    outcome_of,
+    processes_left,
+)
 from bench.stage import Stage, staged
 from comfy_core.error_codes import ErrorCode
 from simulators.runpod.queue_api import QueueJobState
@@ -17,87 +25,87 @@ from simulators.waiting import until
 
 KILLED_STEP_S = 0.25
 KILLED_WITHIN_S = 1.5
-PATIENT_S = 20
-TWICE_EVERY = 3
-POSTED_S = 1.0
-"""Seconds after its end in ComfyUI within which a job may be posted."""
+KILLED_JOB_TIMEOUT_S = 20
+KILL_TWICE_EVERY = 3
+POST_DELAY_S = 1.0
+"""Seconds from the end of a run in ComfyUI within which the worker posts the result."""
 
 
 def run_killed_workers(name: str, cases: Sequence[SoakCase], kills: int) -> Report:
-    """Run jobs on workers whose own ComfyUI is killed `kills` times, every third time twice; return the report."""
-    dice = random.Random(name)  # noqa: S311 - faults, not secrets
+    """Run jobs on workers, and kill their ComfyUI `kills` times, every third time twice; return the report."""
+    rng = random.Random(name)  # noqa: S311 - faults, not secrets
     report = Report()
-    good = itertools.cycle([case for case in dice.sample(cases, len(cases)) if case.result is not None])
+    good = itertools.cycle([case for case in rng.sample(cases, len(cases)) if case.result is not None])
     killed = 0
     while killed < kills:
         with staged(
-            own_comfyui=True, step_s=KILLED_STEP_S, environment={"WORKER_JOB_TIMEOUT_S": str(PATIENT_S)}
+            own_comfyui=True, step_s=KILLED_STEP_S, environment={"WORKER_JOB_TIMEOUT_S": str(KILLED_JOB_TIMEOUT_S)}
         ) as stage:
             while killed < kills and stage.worker.exit_code is None:
                 killed += 1
                 submitted = {
-                    stage.platform.submit({**case.inputs, "timeout_s": PATIENT_S}): case
+                    stage.platform.submit({**case.inputs, "timeout_s": KILLED_JOB_TIMEOUT_S}): case
                     for case in itertools.islice(good, 4)
                     if isinstance(case.inputs, dict)
                 }
-                if killed % TWICE_EVERY:
-                    _kill_once(stage, dice, submitted, report)
+                if killed % KILL_TWICE_EVERY:
+                    _kill_once(stage, rng, submitted, report)
                 else:
-                    _kill_twice(stage, dice, submitted, report)
+                    _kill_twice(stage, rng, submitted, report)
             if stage.worker.exit_code is None:
-                report.wrong += leftovers(stage)
+                report.problems += leftovers(stage)
     return report
 
 
-def _kill_once(stage: Stage, dice: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
-    """Kill ComfyUI while jobs run: the jobs that it runs fail, the others and the next one succeed."""
+def _kill_once(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
+    """Kill ComfyUI while jobs run. Check that its running jobs fail, and that the other jobs and a new one succeed."""
     platform = stage.platform
-    _kill(stage, dice, submitted)
+    _kill_after_a_moment(stage, rng, submitted)
     report.faults["ComfyUI killed"] += 1
     killed_at = time.monotonic()
     running = [job for job in platform.jobs.values() if job.state is QueueJobState.IN_PROGRESS and job.progress]
-    platform.wait_until(lambda: all(platform.jobs[job_id].state.is_final for job_id in submitted), BOUND_S)
+    platform.wait_until(lambda: all(platform.jobs[job_id].state.is_final for job_id in submitted), MAX_JOB_S)
     for job in [platform.jobs[job.id] for job in running]:
-        if outcome_of(job) == "result" and (job.ended_at or 0) > killed_at + POSTED_S:
-            report.wrong.append(f"ran while ComfyUI was killed, and succeeded: {job}")
-    _judge_killed(stage, submitted, report)
+        if outcome_of(job) == "result" and (job.ended_at or 0) > killed_at + POST_DELAY_S:
+            report.problems.append(f"ran while ComfyUI was killed, and succeeded: {job}")
+    _check_jobs_after_kill(stage, submitted, report)
     if outcome_of(stage.run(seed=1)) != "result":
-        report.wrong.append("after ComfyUI was killed and started again the next job failed")
+        report.problems.append("after ComfyUI was killed and started again the next job failed")
 
 
-def _kill_twice(stage: Stage, dice: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
-    """Kill ComfyUI, and again after its restart: the worker completes its jobs and exits."""
-    dead = _kill(stage, dice, submitted)
+def _kill_twice(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
+    """Kill ComfyUI, and again after its restart. Check that the worker ends its jobs, reports itself and exits."""
+    dead = _kill_after_a_moment(stage, rng, submitted)
     report.faults["ComfyUI killed twice"] += 1
-    if not until(lambda: {process.pid for process in stage.comfyui_processes()} - dead, GRACE_S):
-        report.wrong.append("ComfyUI was not started again")
+    if not until(lambda: {process.pid for process in stage.comfyui_processes()} - dead, MAX_WAIT_AFTER_JOBS_S):
+        report.problems.append("ComfyUI was not started again")
     stage.kill_comfyui()
-    if (status := stage.worker.wait(2 * GRACE_S)) != 1:
-        report.wrong.append(f"the worker ended with {status} when its ComfyUI was lost")
+    if (status := stage.worker.wait(2 * MAX_WAIT_AFTER_JOBS_S)) != 1:
+        report.problems.append(f"the worker ended with {status} when its ComfyUI was lost")
     if not any(ping.is_unhealthy for ping in stage.platform.pings):
-        report.wrong.append("the worker did not report to the platform that it is unhealthy")
-    report.wrong += processes_left(stage)
+        report.problems.append("the worker did not report to the platform that it is unhealthy")
+    report.problems += processes_left(stage)
     waiting = {job_id for job_id in submitted if stage.platform.jobs[job_id].state is QueueJobState.IN_QUEUE}
     report.outcomes["left to the next worker"] += len(waiting)
-    _judge_killed(stage, {job_id: case for job_id, case in submitted.items() if job_id not in waiting}, report)
+    _check_jobs_after_kill(stage, {job_id: case for job_id, case in submitted.items() if job_id not in waiting}, report)
 
 
-def _kill(stage: Stage, dice: random.Random, submitted: Mapping[str, SoakCase]) -> set[int]:
-    """Kill ComfyUI a moment after the first job was handed out; return the killed process ids."""
+def _kill_after_a_moment(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCase]) -> set[int]:
+    """Kill ComfyUI at a random moment after the first job was handed out; return the ids of its processes."""
     first = next(iter(submitted))
-    stage.platform.wait_until(lambda: stage.platform.jobs[first].started_at is not None, BOUND_S)
-    threading.Event().wait(dice.uniform(0, KILLED_WITHIN_S))
+    stage.platform.wait_until(lambda: stage.platform.jobs[first].started_at is not None, MAX_JOB_S)
+    threading.Event().wait(rng.uniform(0, KILLED_WITHIN_S))
     dead = {process.pid for process in stage.comfyui_processes()}
     stage.kill_comfyui()
     return dead
 
 
-def _judge_killed(stage: Stage, submitted: Mapping[str, SoakCase], report: Report) -> None:
+def _check_jobs_after_kill(stage: Stage, submitted: Mapping[str, SoakCase], report: Report) -> None:
     for job_id, case in submitted.items():
         job = stage.platform.jobs[job_id]
         report.outcomes[outcome_of(job)] += 1
-        report.wrong += [
-            f"{problem}: {job}" for problem in problems_of(job, case, frozenset({ErrorCode.COMFYUI_UNAVAILABLE}))
+        report.problems += [
+            f"{problem}: {job}" for problem in failed_checks(job, case, frozenset({ErrorCode.COMFYUI_UNAVAILABLE}))
         ]
         if job.started_at is not None and job.ended_at is not None:
             report.durations_s.append(job.ended_at - job.started_at)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import psutil
 
-MEASURE_S = 0.25
+SAMPLING_INTERVAL_S = 0.25
 
 
 @dataclass(frozen=True)
 class ProcessSample:
-    """Memory, open files and threads at one moment."""
+    """Memory, open files and threads of a process at one moment."""
 
     rss_mb: float
     files: int
@@ -22,7 +22,7 @@ class ProcessSample:
 
 
 class LeakMonitor:
-    """Samples a process at intervals of MEASURE_S."""
+    """Samples a process at intervals of SAMPLING_INTERVAL_S."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -34,13 +34,13 @@ class LeakMonitor:
         now = time.monotonic()
         if now < self._next_at:
             return
-        self._next_at = now + MEASURE_S
+        self._next_at = now + SAMPLING_INTERVAL_S
         with contextlib.suppress(psutil.Error), self._process.oneshot():
             rss_mb = self._process.memory_info().rss / 2**20
             self._samples.append(ProcessSample(rss_mb, self._process.num_fds(), self._process.num_threads()))
 
     def quarters(self) -> list[ProcessSample]:
-        """Return the median of each quarter of the time."""
+        """Return the median of the samples in each quarter of the time."""
         quarter = len(self._samples) // 4
         parts = [self._samples[number * quarter : (number + 1) * quarter] for number in range(4)]
         return [

@@ -1,4 +1,4 @@
-"""The checks of a soak: how a job may end, and that no file, prompt or process is left."""
+"""The checks of the soak: how a job may end, and that no file, prompt or process is left."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bench.soak.cases import SoakCase, essence
+from bench.soak.cases import SoakCase, stable_parts
 from bench.stage import Stage
 from comfy_core.error_codes import ErrorCode
 from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
 
-BOUND_S = 30.0
-"""Most seconds from hand-out to end of a job: two waits for ComfyUI, a second run for lost images, retried posts."""
-GONE_S = 2.0
-GRACE_S = 30.0
-"""Most seconds after the last job: jobs without faults, clean-up, the worker's exit."""
+MAX_JOB_S = 30.0
+"""Maximum seconds from hand-out to end of a job: two waits for ComfyUI, a second run for lost images, retried posts."""
+EXIT_WAIT_S = 2.0
+"""Maximum seconds until a killed process has exited."""
+MAX_WAIT_AFTER_JOBS_S = 30.0
+"""Maximum seconds for a restart of ComfyUI, or for the exit of a worker."""
 
 
 @dataclass
 class Report:
-    """The outcomes of one worker's jobs. `wrong` has the failed checks."""
+    """The outcomes of one worker's jobs, and the failed checks as `problems`."""
 
     outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
-    wrong: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     durations_s: list[float] = field(default_factory=list)
     handed_out_again: int = 0
     posted_again: int = 0
@@ -37,7 +38,7 @@ def outcome_of(job: QueueJob) -> str:
     """Return `result`, an error code, or the state of a job that has neither."""
     if job.state is QueueJobState.CANCELLED:
         return "cancelled"
-    if job.state is QueueJobState.COMPLETED and essence(job.output or {}) is not None:
+    if job.state is QueueJobState.COMPLETED and stable_parts(job.output or {}) is not None:
         return "result"
     try:
         return str(json.loads(job.error or "")["code"])
@@ -45,42 +46,42 @@ def outcome_of(job: QueueJob) -> str:
         return f"nothing ({job.state.value})"
 
 
-def problems_of(job: QueueJob, case: SoakCase, codes: frozenset[ErrorCode]) -> Iterator[str]:
+def failed_checks(job: QueueJob, case: SoakCase, codes: frozenset[ErrorCode]) -> Iterator[str]:
     """Yield the failed checks of a finished job. A job that reaches ComfyUI may also end with one of `codes`."""
     outcome = outcome_of(job)
     allowed = {code.value for code in codes} if case.reaches_comfyui else set()
     allowed |= {"cancelled", "result" if case.code is None else case.code.value}
     if outcome not in allowed:
         yield f"ended as {outcome}, and not as {', '.join(sorted(allowed))}"
-    if outcome == "result" and case.result is not None and essence(job.output) != essence(case.result):
-        yield f"has the result of another request: {essence(job.output)}, and not {essence(case.result)}"
+    if outcome == "result" and case.result is not None and stable_parts(job.output) != stable_parts(case.result):
+        yield f"has the result of another request: {stable_parts(job.output)}, and not {stable_parts(case.result)}"
     if job.final_posts > 2 + job.retries:  # a result whose response was lost is posted once more
         yield f"was completed {job.final_posts} times"
     if outcome != "cancelled" and not job.final_posts:
         yield "was never completed"
 
 
-def leftovers(stage: Stage, unknowable_files: int = 0) -> list[str]:
-    """Return what is left in ComfyUI, then stop the worker and return what is left of it."""
-    wrong = []
+def leftovers(stage: Stage, allowed_files: int = 0) -> list[str]:
+    """Stop the worker; return what is left of jobs in ComfyUI, and of the worker after its exit, as problems."""
+    problems = []
     simulator = stage.simulator
     if simulator is not None and not until(lambda: not (simulator.queue_ids or simulator.history_ids), 5):
-        wrong.append(f"ComfyUI still has prompts {simulator.queue_ids} and entries {simulator.history_ids}")
-    if len(files := stage.files_left()) > unknowable_files:
-        wrong.append(f"files are left: {files}")
+        problems.append(f"ComfyUI still has prompts {simulator.queue_ids} and entries {simulator.history_ids}")
+    if len(files := stage.files_left()) > allowed_files:
+        problems.append(f"files are left: {files}")
     stage.worker.terminate()
-    if (status := stage.worker.wait(GRACE_S)) != 0:
-        wrong.append(f"the worker ended with {status}")
-    wrong += processes_left(stage)
+    if (status := stage.worker.wait(MAX_WAIT_AFTER_JOBS_S)) != 0:
+        problems.append(f"the worker ended with {status}")
+    problems += processes_left(stage)
     if "Traceback" in stage.worker.log:
-        wrong.append(
+        problems.append(
             f"the worker's log has a traceback: {stage.worker.log[stage.worker.log.index('Traceback') :][:4000]}"
         )
-    return wrong
+    return problems
 
 
 def processes_left(stage: Stage) -> list[str]:
-    """Return the processes left of a worker that has exited. Processes that it killed may take a moment to end."""
-    until(lambda: not (stage.worker.leftovers() or stage.comfyui_processes()), GONE_S)
+    """Return the processes of an exited worker that still run, as problems. They have EXIT_WAIT_S to end."""
+    until(lambda: not (stage.worker.leftovers() or stage.comfyui_processes()), EXIT_WAIT_S)
     pids = [*stage.worker.leftovers(), *(process.pid for process in stage.comfyui_processes())]
     return [f"processes are left: {pids}"] if pids else []

@@ -72,7 +72,7 @@ def png(side: int = 8, seed: int = 0) -> bytes:
     return encoded.getvalue()
 
 
-def noise(width: int, height: int) -> bytes:
+def incompressible_png(width: int, height: int) -> bytes:
     """Return a PNG that cannot be compressed."""
     encoded = io.BytesIO()
     pixels = random.Random(1).randbytes(width * height * 3)  # noqa: S311 - no secret
@@ -80,7 +80,7 @@ def noise(width: int, height: int) -> bytes:
     return encoded.getvalue()
 
 
-def entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: ANN401 - any JSON value
+def image_entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: ANN401 - any JSON value
     """Return an image's entry in a result of docs/api.md."""
     return {
         "filename": "flux-dev_00001_.png",
@@ -99,4 +99,4 @@ def entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: A
 def image_result(job: Body) -> Body:
     """Return a result with one small image that depends on the seed."""
     seed = job["input"].get("seed", 0)
-    return {"output": {"images": [entry(png(8, seed), seed)], "workflow": "flux-dev-txt2img", "seed": seed}}
+    return {"output": {"images": [image_entry(png(8, seed), seed)], "workflow": "flux-dev-txt2img", "seed": seed}}

@@ -29,7 +29,7 @@ from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
-RATE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
+PRICE_VARIABLE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
 """With this rate the price catalogue is not requested."""
 DIRECT = {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
 
@@ -61,7 +61,7 @@ def measured(platform: RunPodPlatform, tmp_path_factory: pytest.TempPathFactory)
     """One run on the endpoint: seed 17 is among its jobs, and fails."""
     folder = tmp_path_factory.mktemp("measured")
     before = platform.submissions
-    status, found = run({**platform.client_env(), **RATE}, folder)
+    status, found = run({**platform.client_env(), **PRICE_VARIABLE}, folder)
     assert platform.submissions - before == 1 + (1 + 3) + (2 + 3)  # the first job, and a level after each warm-up
     return status, found, folder
 
@@ -72,7 +72,7 @@ def test_every_job_and_second_is_accounted_for(measured: tuple[int, dict[str, An
 
     assert [level["concurrency"] for level in found["levels"]] == [1, 2]
     for level in found["levels"]:
-        assert level["asked"] == 3 == level["done"] + level["failed"] == len(level["samples"])
+        assert level["jobs"] == 3 == level["done"] + level["failed"] == len(level["samples"])
         for sample in level["samples"]:
             if sample["end"] == "done":
                 whole = sample["ended_s"] - sample["begun_s"]
@@ -161,7 +161,7 @@ def test_a_file_that_is_not_a_benchmark_is_reported(
 def test_a_cold_start_is_recorded(platform: RunPodPlatform, tmp_path: Path) -> None:
     """If there is no worker before the first job, the health and the time to a worker are recorded."""
     platform.faults.cold_start(1.0)
-    _, found = run({**platform.client_env(), **RATE}, tmp_path, "--levels", "1", "--jobs", "1")
+    _, found = run({**platform.client_env(), **PRICE_VARIABLE}, tmp_path, "--levels", "1", "--jobs", "1")
 
     first = found["first_job"]
     assert first["was_cold"]
@@ -173,7 +173,7 @@ def test_a_dry_run_sends_nothing(platform: RunPodPlatform, capsys: pytest.Captur
     """--dry-run prints the number of jobs."""
     before = platform.submissions
 
-    assert main(["--dry-run", "--jobs", "5", "--levels", "2"], {**platform.client_env(), **RATE}) == 0
+    assert main(["--dry-run", "--jobs", "5", "--levels", "2"], {**platform.client_env(), **PRICE_VARIABLE}) == 0
     assert "8 jobs" in capsys.readouterr().err
     assert platform.submissions == before
 
@@ -222,7 +222,7 @@ def stuck_platform() -> Iterator[RunPodPlatform]:
 def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
     """Running jobs are cancelled, unsent ones are counted, and the status is 1."""
     limits = ("--max-s", "4", "--hold-s", "0", "--warmups", "0", "--levels", "2")
-    status, found = run({**stuck_platform.client_env(), **RATE}, tmp_path, *limits)
+    status, found = run({**stuck_platform.client_env(), **PRICE_VARIABLE}, tmp_path, *limits)
 
     assert status == 1
     assert found["ended_because"] == "the limit of 4 s was reached"
@@ -236,7 +236,7 @@ def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) 
 def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
     """It does not continue to be billed after the benchmark."""
     limits = ("--job-timeout-s", "0.5", "--hold-s", "0", "--warmups", "0", "--levels", "1", "--jobs", "1")
-    status, found = run({**stuck_platform.client_env(), **RATE}, tmp_path, *limits)
+    status, found = run({**stuck_platform.client_env(), **PRICE_VARIABLE}, tmp_path, *limits)
 
     assert status == 1
     assert [each["code"] for each in found["levels"][0]["failures"]] == ["queue_timeout"]
@@ -247,7 +247,7 @@ def test_ctrl_c_cancels_running_jobs(stuck_platform: RunPodPlatform, tmp_path: P
     """The status is 130, no job is left running, and the measurements so far are written."""
     small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
     command = [sys.executable, "-m", "bench.endpoint", *small, "--hold-s", "0", "--warmups", "0"]
-    environment = {**os.environ, **stuck_platform.client_env(), **RATE}
+    environment = {**os.environ, **stuck_platform.client_env(), **PRICE_VARIABLE}
     with killed_at_end(subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment)) as process:
         stuck_platform.wait_until(lambda: len(stuck_platform.jobs) == 3, 60)
         process.send_signal(signal.SIGINT)
@@ -267,7 +267,7 @@ def test_the_price_is_from_the_catalogue_if_there_is_a_key(platform: RunPodPlatf
     with RunPodAccount(platform) as account:
         environment = account.environment() | platform.client_env()
         _, live = run(environment, tmp_path, *one)
-        own = find_price("ADA_24", {**environment, **RATE})
+        own = find_price("ADA_24", {**environment, **PRICE_VARIABLE})
     table = find_price("ADA_24", {**environment, "RUNPOD_REST_BASE_URL": "http://127.0.0.1:9"})
 
     assert live["price"]["source"] == "RunPod's catalogue"

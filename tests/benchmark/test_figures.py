@@ -114,7 +114,7 @@ def test_a_level_counts_every_job_once() -> None:
 
     level = level_figures(2, samples, PRICE, 1)
 
-    counts = (level["asked"], level["done"], level["failed"], level["cancelled"], level["not_run"])
+    counts = (level["jobs"], level["done"], level["failed"], level["cancelled"], level["not_run"])
     assert counts == (6, 2, 2, 1, 1)
     assert level["failures"] == [{"code": "out_of_memory", "count": 2, "message": "no room"}]
     assert level["total"]["max"] == 4.0

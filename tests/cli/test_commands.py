@@ -15,7 +15,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, png
 from tests.cli.conftest import Shell
 
 
@@ -117,7 +117,7 @@ def test_a_job_is_submitted_queried_awaited_and_cancelled(shell: Shell) -> None:
 
 def test_several_images_are_numbered(platform: RunPodPlatform, shell: Shell) -> None:
     """`-o knight.png` with two images writes knight-1.png and knight-2.png; `-o -` writes the others into files."""
-    two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
+    two = {"output": {"images": [image_entry(png(8, 1), 1), image_entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
         both = shell("txt2img", "x", "-o", "knight.png", **other.client_env())
         piped = shell("txt2img", "x", "-o", "-", **other.client_env())
@@ -204,7 +204,7 @@ def test_a_webp_image_has_its_suffix(shell: Shell, platform: RunPodPlatform) -> 
     """The file's suffix is that of its type."""
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, "WEBP")
-    image: Body = entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
+    image: Body = image_entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
     response = {"output": {"images": [image], "workflow": "flux-dev-txt2img"}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: response):
         shell("txt2img", "x", "--output-format", "webp", **other.client_env())

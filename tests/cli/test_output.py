@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, png
 from simulators.waiting import until
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
@@ -29,7 +29,7 @@ def respond_in_format(job: Body) -> Body:
     wanted = job["input"].get("output_format", "png")
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, wanted)
-    written = entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
+    written = image_entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
     return {"output": {"images": [written], "workflow": "flux-dev-txt2img"}}
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_overwritten_without_force(shell: Shell, output: list[str]) -
 def test_a_graph_that_runs_twice_keeps_both_images(shell: Shell) -> None:
     """ComfyUI numbers the images of each job from 1."""
     Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
-    graph: Body = {"output": {"images": [entry(png(8, 3), None)]}}
+    graph: Body = {"output": {"images": [image_entry(png(8, 3), None)]}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
         ended = [shell("run", "--graph", "g.json", **other.client_env()) for _ in range(2)]
 
@@ -140,7 +140,7 @@ def test_a_graph_that_runs_twice_keeps_both_images(shell: Shell) -> None:
 
 def test_the_name_may_contain_the_seed(shell: Shell) -> None:
     """`{seed}` is replaced by each image's seed; then the images are not numbered."""
-    two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
+    two = {"output": {"images": [image_entry(png(8, 1), 1), image_entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
         ended = shell("txt2img", "x", "-o", "k-{seed}.png", **other.client_env())
 
@@ -157,9 +157,9 @@ def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path, monkeypatch: p
 
 def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
     """A pipe with a slow reader delays the save. A signal then ends the command, which prints the job's id again."""
-    noise = io.BytesIO()
-    Image.frombytes("RGB", (300, 300), os.urandom(270_000)).save(noise, "png")  # more than a pipe holds
-    respond = {"output": {"images": [entry(noise.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
+    incompressible_png = io.BytesIO()
+    Image.frombytes("RGB", (300, 300), os.urandom(270_000)).save(incompressible_png, "png")  # more than a pipe holds
+    respond = {"output": {"images": [image_entry(incompressible_png.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
     os.mkfifo(tmp_path / "x.png")
     reader = os.open(tmp_path / "x.png", os.O_RDONLY | os.O_NONBLOCK)
     with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, lambda _: respond):
@@ -174,7 +174,9 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
 
 def test_a_worker_s_file_name_cannot_leave_the_folder(shell: Shell) -> None:
     """A result's file is written into the folder, whatever its name is."""
-    graph: Body = {"output": {"images": [entry(png(), None, filename=name) for name in ("../../a.png", "c:\\b.png")]}}
+    graph: Body = {
+        "output": {"images": [image_entry(png(), None, filename=name) for name in ("../../a.png", "c:\\b.png")]}
+    }
     Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
         ended = shell("run", "--graph", "g.json", "-o", "out/", **other.client_env())

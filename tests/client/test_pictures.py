@@ -14,7 +14,7 @@ from comfy_client.input_images import image_text, with_texts
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
-from simulators.runpod.scripted_worker import noise, png
+from simulators.runpod.scripted_worker import incompressible_png, png
 
 TEXT = base64.b64encode(png()).decode()
 
@@ -59,7 +59,7 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
         ("x-" * 2500, "cannot be read"),
         (b"", "not an image"),
         (b"no picture", "not an image"),
-        (noise(32, 32)[:-2000], "cannot be decoded"),
+        (incompressible_png(32, 32)[:-2000], "cannot be decoded"),
         (5, "not int"),
         (["a.png"], "not list"),
         (b"\x89PNG" + b"x" * MAX_BYTES, "at most"),

@@ -10,7 +10,7 @@ import docker
 import pytest
 from docker.models.networks import Network
 
-from bench.docker_engine import Build, connected, ensure_base_image
+from bench.docker_engine import Build, connect, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
 from tests.image.standins import comfyui_files, make_models
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
     """Return a client of the Docker engine. Without one the tests are skipped with a notice, and in CI they fail."""
-    client = connected()
+    client = connect()
     if client is None:
         missing = "NOT TESTED: no Docker engine answers; start one with ./scripts/engine start"
         request.config.stash[NOT_TESTED] = missing

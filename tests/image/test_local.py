@@ -11,8 +11,8 @@ import docker
 import pytest
 import requests
 
-from bench.container import STRICT
-from bench.stage import ROOT, SMALL
+from bench.container import STRICT_OPTIONS
+from bench.stage import ROOT, SMALL_JOB
 from simulators.http_server import free_port
 from simulators.waiting import until
 from tests.image.conftest import BAKED, SIMULATOR
@@ -28,7 +28,7 @@ def _responds(port: int) -> bool:
 
 
 def _run_job(port: int, **inputs: object) -> dict[str, object]:
-    response = requests.post(f"http://127.0.0.1:{port}/runsync", json={"input": {**SMALL, **inputs}}, timeout=60)
+    response = requests.post(f"http://127.0.0.1:{port}/runsync", json={"input": {**SMALL_JOB, **inputs}}, timeout=60)
     answered: dict[str, object] = response.json()
     return answered
 
@@ -38,7 +38,7 @@ def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) ->
     port = free_port()
     ports = {"8000/tcp": ("127.0.0.1", port)}
     environment = {"SERVE_API_LOCALLY": "true"}
-    container = engine.containers.run(BAKED, detach=True, environment=environment, ports=ports, **STRICT)
+    container = engine.containers.run(BAKED, detach=True, environment=environment, ports=ports, **STRICT_OPTIONS)
     try:
         assert until(lambda: _responds(port), 60), container.logs().decode()
 

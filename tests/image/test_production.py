@@ -16,8 +16,8 @@ import requests
 from docker.models.networks import Network
 from PIL import Image
 
-from bench.container import WorkerContainer, gateway_of, worker_container
-from bench.stage import ROOT, SMALL, code_of
+from bench.container import WorkerContainer, gateway_address, worker_container
+from bench.stage import ROOT, SMALL_JOB, code_of
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
@@ -91,7 +91,7 @@ def test_img2img(worker: WorkerContainer) -> None:
 
 def test_a_caller_s_graph_runs(worker: WorkerContainer) -> None:
     """A whole graph in API format runs unchanged."""
-    [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], {**SMALL, "seed": 7})
+    [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], {**SMALL_JOB, "seed": 7})
 
     assert code_of(worker.platform.wait_for(worker.platform.submit({"workflow": graph}), 60)) is None
 
@@ -133,7 +133,7 @@ def test_a_killed_comfyui_is_restarted(worker: WorkerContainer) -> None:
 
 def test_no_process_is_root(worker: WorkerContainer) -> None:
     """Every process runs as user 1000 without capabilities, and PID 1 is tini."""
-    status = worker.read("cat", "/proc/1/status")
+    status = worker.output_of("cat", "/proc/1/status")
     words = {line.split(":")[0]: line.split()[1:] for line in status.splitlines() if len(line.split()) > 1}
 
     assert words["Name"] == ["tini"]
@@ -144,7 +144,7 @@ def test_no_process_is_root(worker: WorkerContainer) -> None:
 
 def test_other_processes_cannot_read_the_secrets_of_tini_and_the_worker(worker: WorkerContainer) -> None:
     """A custom node, which runs as the same user, can only read ComfyUI's environment, which has no secret."""
-    environments = dict(line.split(" ", 1) for line in worker.read("python", "-c", ENVIRONMENTS).splitlines())
+    environments = dict(line.split(" ", 1) for line in worker.output_of("python", "-c", ENVIRONMENTS).splitlines())
 
     assert [environments[name] for name in ("tini", "handler.py")] == ["PermissionError"] * 2
     assert "PATH" in environments["main.py"]
@@ -155,20 +155,20 @@ def test_there_is_no_network_access_except_to_the_platform(
     worker: WorkerContainer, engine: docker.DockerClient
 ) -> None:
     """The container has no network access except to the platform; the jobs above ran without it."""
-    routes = [line.split()[1] for line in worker.read("cat", "/proc/net/route").splitlines()[1:]]
+    routes = [line.split()[1] for line in worker.output_of("cat", "/proc/net/route").splitlines()[1:]]
     elsewhere = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     port = str(urlsplit(worker.platform.base_url).port)
 
     assert routes
     assert "00000000" not in routes
-    assert "unreachable" in worker.read("python", "-c", CONNECT, elsewhere, port)
-    assert worker.read("python", "-c", CONNECT, worker.platform.host, port) == "connected\n"
+    assert "unreachable" in worker.output_of("python", "-c", CONNECT, elsewhere, port)
+    assert worker.output_of("python", "-c", CONNECT, worker.platform.host, port) == "connected\n"
 
 
 def test_only_tmp_can_be_written(worker: WorkerContainer) -> None:
     """The root file system is read-only: files can only be created in /tmp."""
     folders = ("/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - a folder in the container
-    written = worker.read("python", "-c", WRITE, *folders)
+    written = worker.output_of("python", "-c", WRITE, *folders)
 
     assert written == "/tmp\n"  # noqa: S108 - a folder in the container
 
@@ -185,7 +185,7 @@ def test_8_gb_of_memory_suffice(worker: WorkerContainer) -> None:
 
 def test_no_file_of_a_job_is_left(worker: WorkerContainer) -> None:
     """After the jobs above ComfyUI's folders contain no image."""
-    found = worker.read("find", "/tmp/comfyui/input", "/tmp/comfyui/output", "-type", "f", "-size", "+0")  # noqa: S108
+    found = worker.output_of("find", "/tmp/comfyui/input", "/tmp/comfyui/output", "-type", "f", "-size", "+0")  # noqa: S108
 
     assert found == ""
 
@@ -241,7 +241,11 @@ def test_a_missing_model_is_named(
     """If a model is missing the worker takes no job, logs the model and the locations searched, and exits."""
     fill(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
 
-    options: dict[str, Any] = {"volumes": [f"{tmp_path}:/runpod-volume:ro"], "is_to_be_ready": False, **_listed(images)}
+    options: dict[str, Any] = {
+        "volumes": [f"{tmp_path}:/runpod-volume:ro"],
+        "waits_until_ready": False,
+        **_listed(images),
+    }
     with worker_container(engine, network, WORKER, **options) as worker:
         assert worker.await_end() != 0
         assert not worker.platform.takes
@@ -257,7 +261,7 @@ def test_models_are_downloaded_at_the_first_boot(
     """WORKER_FETCH_MODELS=true downloads them to a new volume, as in compose.yaml; a second worker finds them there."""
     name = "comfy-client-test-models"
     options = {"volumes": [f"{name}:/opt/models"], **_listed(images)}
-    with ModelServer(gateway_of(network)) as server:
+    with ModelServer(gateway_address(network)) as server:
         make_models(tmp_path, server)
         environment = {"WORKER_FETCH_MODELS": "true", "HF_ENDPOINT": server.url}
         try:
@@ -277,7 +281,7 @@ def test_an_unreadable_volume_is_reported(
     tmp_path.chmod(0o700)
 
     with worker_container(
-        engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], is_to_be_ready=False
+        engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], waits_until_ready=False
     ) as worker:
         assert worker.await_end() != 0
         assert "/runpod-volume/models (cannot be read by this user)" in worker.log()

@@ -43,8 +43,8 @@ def test_nodes_are_built_in_and_loaded(
 
     with worker_container(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as box:
         assert code_of(box.run()) is None
-        found = box.read("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
-        where = box.read("python", "-c", "import iniconfig; print(iniconfig.__file__)")
+        found = box.output_of("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
+        where = box.output_of("python", "-c", "import iniconfig; print(iniconfig.__file__)")
         pip = box.container.exec_run(["python", "-m", "pip", "--version"])
     engine.images.remove(TAG, force=True)
     assert sorted(found) == [f"/opt/comfyui/custom_nodes/{name}/__init__.py" for name in commits]

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import requests
 
-from bench.stage import SMALL, code_of, staged
+from bench.stage import SMALL_JOB, code_of, staged
 from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
@@ -57,7 +57,7 @@ def test_a_job_s_own_bucket_is_used() -> None:
             "accessSecret": SECRET_ACCESS_KEY,
         }
         with staged(environment=variables(s3)) as stage:
-            job_id = stage.platform.submit({**SMALL, "delivery": "s3"}, s3Config=s3_config)
+            job_id = stage.platform.submit({**SMALL_JOB, "delivery": "s3"}, s3Config=s3_config)
             [image] = stored(stage.platform.wait_for(job_id, 30))
 
             assert "/of-the-caller/" in str(image["data"])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.stage import SMALL, Stage, code_of, staged
+from bench.stage import SMALL_JOB, Stage, code_of, staged
 from comfy_core.contract import ErrorReport
 from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 from simulators.waiting import until
@@ -27,7 +27,7 @@ def stage() -> Iterator[Stage]:
 
 def job_text(job_id: object, **inputs: object) -> str:
     """Return a job as job-take returns it."""
-    return json.dumps({"id": job_id, "input": {**SMALL, **inputs}})
+    return json.dumps({"id": job_id, "input": {**SMALL_JOB, **inputs}})
 
 
 def take_batch(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:

@@ -17,7 +17,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
 from comfy_core.object_store import ObjectStore
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, noise, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, incompressible_png, png
 from simulators.waiting import until
 from tests.fakes.gate import Gate
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
@@ -187,7 +187,7 @@ def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: 
     """It is a RequestError and not a lost result, without the signature; no second job is sent."""
     data = png()
     with Gate("http://127.0.0.1:1") as closed_port:
-        stored = entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
+        stored = image_entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
         with ScriptedWorker(platform, lambda _: {"output": {"images": [stored]}}):
             job = client.submit(prompt="a knight")
             with pytest.raises(RequestError, match="bucket") as info:
@@ -199,14 +199,14 @@ def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: 
 
 def test_two_hundred_jobs_and_constant_memory(platform: RunPodPlatform) -> None:
     """200 jobs of about 1 MB at concurrency 16: each has its own image, in order; none is sent twice, none is kept."""
-    data = noise(512, 512)
+    data = incompressible_png(512, 512)
     process = psutil.Process()
     seen: list[int] = []
     rss: list[int] = []
 
     def respond(job: Body) -> Body:
         seed = job["input"]["seed"]
-        return {"output": {"images": [entry(data, seed)], "seed": seed}}
+        return {"output": {"images": [image_entry(data, seed)], "seed": seed}}
 
     with ScriptedWorker(platform, respond, threads=4), client_from_env(platform.client_env()) as client:
         for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(200)), 16):

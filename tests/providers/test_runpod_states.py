@@ -20,7 +20,7 @@ from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, noise, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, incompressible_png, png
 
 OURS = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})
 EXCEPTION = json.dumps(
@@ -325,7 +325,7 @@ def test_options_outside_runpod_s_ranges_are_rejected(options: dict[str, Any], p
 
 def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: RunPodPlatform, client: Client) -> None:
     """Above 10 MiB a submit is rejected with its size and the remedy."""
-    big = noise(2000, 1400)
+    big = incompressible_png(2000, 1400)
     with pytest.raises(RequestError, match="Nothing was sent") as info:
         client.submit("img2img", prompt="x", image=big)
 
@@ -339,14 +339,14 @@ def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: Run
 @pytest.mark.slow
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
     """/runsync accepts 10 MiB to 20 MB, with or without an observer."""
-    big = noise(2000, 1400)
+    big = incompressible_png(2000, 1400)
     with ScriptedWorker(platform, image_result):
         assert client.img2img(big, "x").images
         assert client.img2img(big, "x", observer=lambda _: None).images
 
     assert platform.submissions == 2
     with pytest.raises(RequestError, match="20,000,000") as info:
-        client.img2img(noise(2600, 2400), "x")
+        client.img2img(incompressible_png(2600, 2400), "x")
     assert info.value.code is ErrorCode.PAYLOAD_TOO_LARGE
     assert "`run`" not in str(info.value)
 
@@ -435,7 +435,7 @@ def test_health_has_the_reason_why_a_job_waits(
 
 def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Client) -> None:
     """Bytes that differ from the worker's are not a result."""
-    response = {"output": {"images": [entry(png(), sha256="0" * 64)]}}
+    response = {"output": {"images": [image_entry(png(), sha256="0" * 64)]}}
     with ScriptedWorker(platform, lambda _: response), pytest.raises(JobError, match="SHA-256") as info:
         client.txt2img("a knight")
 
@@ -446,7 +446,7 @@ def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Cl
 def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: Client, data: str) -> None:
     """A path on the worker (no bucket configured) and invalid base64 are result_lost."""
     kind = "s3_url" if data.startswith("/") else "base64"
-    unusable = entry(png()) | {"type": kind, "data": data}
+    unusable = image_entry(png()) | {"type": kind, "data": data}
     response = {"output": {"images": [unusable]}}
     with ScriptedWorker(platform, lambda _: response), pytest.raises(JobError) as info:
         client.txt2img("a knight")
@@ -456,7 +456,7 @@ def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: C
 
 def test_files_texts_and_warnings_are_returned(platform: RunPodPlatform, client: Client, tmp_path: Path) -> None:
     """Outputs that are not images are files or texts."""
-    video = entry(b"video", filename="a.mp4", mime_type="video/mp4")
+    video = image_entry(b"video", filename="a.mp4", mime_type="video/mp4")
     response = {"output": {"images": [], "files": [video], "texts": ["hi"], "warnings": ["w"], "errors": ["e"]}}
     with ScriptedWorker(platform, lambda _: response):
         result = client.txt2img("a knight")

@@ -16,7 +16,7 @@ from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, png
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def respond_like_stock_worker(job: Body) -> Body:
     graph = job["input"]["workflow"]
     prefixes = [node["inputs"]["filename_prefix"] for node in graph.values() if node["class_type"] == "SaveImage"]
     images = [
-        {key: value for key, value in entry(png(8, number)).items() if key in {"type", "data"}}
+        {key: value for key, value in image_entry(png(8, number)).items() if key in {"type", "data"}}
         | {"filename": f"{prefix}_00001_.png"}
         for number, prefix in enumerate(prefixes)
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import MODELS, data_of, make_comfyui, put_models
+from bench.stage import MODELS, data_directory, make_comfyui, put_models
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
@@ -181,7 +181,7 @@ def test_the_worker_s_own_comfyui_boots(
     assert sorted(steps.values()) == list(steps.values())
     assert "To see the GUI" not in caplog.text
     assert any("To see the GUI" in line for line in own.boot.process.log.lines())
-    made = sorted(path.name for path in data_of(own.directory).iterdir())
+    made = sorted(path.name for path in data_directory(own.directory).iterdir())
     assert made == ["input", "output", "temp", "user", "worker"]
 
 
@@ -246,7 +246,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(
 ) -> None:
     """The error names the variable, before anything is started."""
     own = make_own(workflows)
-    data_of(own.directory).write_text("a file in the way")
+    data_directory(own.directory).write_text("a file in the way")
     with pytest.raises(ConfigError, match=r"COMFYUI_DATA_DIR: .*/data/input cannot be written .*/tmp/comfyui"):
         own.boot.begin()
 
@@ -267,7 +267,7 @@ def test_cached_models_are_linked_and_listed(
     assert own.server.models("vae") == ["ae.safetensors"]
     assert "using vae/ae.safetensors from" in caplog.text
     assert "--disable-mmap" in caplog.text
-    link = data_of(own.directory) / "models" / "vae" / "ae.safetensors"
+    link = data_directory(own.directory) / "models" / "vae" / "ae.safetensors"
     assert link.resolve().is_relative_to(hub)
 
 

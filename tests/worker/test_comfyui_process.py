@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.stage import CHILD, ROOT
+from bench.stage import ROOT, SIMULATOR_MAIN
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
@@ -64,7 +64,7 @@ class Child:
     ) -> None:
         self.directory = directory
         self.main = directory / "main.py"
-        self.main.write_text(script or CHILD.format(directory=str(directory)))
+        self.main.write_text(script or SIMULATOR_MAIN.format(directory=str(directory)))
         port = free_port()
         self.server = ComfyServer(f"http://127.0.0.1:{port}")
         self.times_lost = 0
@@ -544,7 +544,7 @@ def talk():
         print("a line", flush=True)
 threading.Thread(target=talk, daemon=True).start()
 """
-SLOW = TALKS + CHILD.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
+SLOW = TALKS + SIMULATOR_MAIN.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
 
 
 def test_a_crash_fails_the_job_and_the_next_one_runs(
@@ -619,7 +619,9 @@ def test_a_job_after_the_final_crash_fails_at_once(child: Start, workflows: Mapp
 def test_an_unusable_gpu_retires_the_worker(child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]) -> None:
     """An error that leaves CUDA unusable retires the worker with its reason, after the job got its report."""
     fault = "'--fault', 'fail_node:KSampler:torch.AcceleratorError:an illegal memory access'"
-    comfyui = child(CHILD.replace("[*sys.argv[1:],", f"[*sys.argv[1:], {fault},").format(directory=str(tmp_path)))
+    comfyui = child(
+        SIMULATOR_MAIN.replace("[*sys.argv[1:],", f"[*sys.argv[1:], {fault},").format(directory=str(tmp_path))
+    )
     comfyui.process.await_start()
     handled = Handled(comfyui, workflows)
     report = handled.report()

@@ -22,7 +22,7 @@ from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, image_result, noise, png
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result, incompressible_png, png
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
 
 def test_large_images_block_no_other_caller(shim: ShimProcess) -> None:
     """Eight images of 6 MB as base64 at once: all are stored, and others get a response within half a second."""
-    image = base64.b64encode(noise(1400, 1400)).decode()
+    image = base64.b64encode(incompressible_png(1400, 1400)).decode()
 
     def upload(_: int) -> int:
         body = {"name": "noise.png", "image": image}

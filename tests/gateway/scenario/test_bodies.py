@@ -19,7 +19,7 @@ from comfy_client.gateway.scenario.bodies import (
     read_json,
 )
 from comfy_client.gateway.scenario.errors import ShimError
-from simulators.runpod.scripted_worker import noise
+from simulators.runpod.scripted_worker import incompressible_png
 
 LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - reproducible, not secret
 TEXT = base64.b64encode(LARGE)
@@ -122,4 +122,4 @@ def test_the_limits_accept_ordinary_calls() -> None:
     assert read_json(json.dumps({"prompt": prompt, "image": image}).encode()) == {"prompt": prompt, "image": image}
     assert read_json(json.dumps({"assetIds": ["asset_" + "x" * 24] * 200}).encode())
     assert MAX_VALUES > 3 * 200
-    assert len(noise(64, 64)) < LONG_TEXT_BYTES
+    assert len(incompressible_png(64, 64)) < LONG_TEXT_BYTES

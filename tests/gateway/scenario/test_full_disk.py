@@ -13,7 +13,7 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, noise, png
+from simulators.runpod.scripted_worker import Body, incompressible_png, png
 from simulators.waiting import until
 from tests.needs import small_disk
 
@@ -74,13 +74,13 @@ def test_running_jobs_survive_a_full_disk(
     assert until(lambda: platform.submissions == 4)
     upload = call(shim, "/uploads", {"fileName": "a.png", "parts": 1}).json()["upload"]
     filler = fill(disk)
-    image = base64.b64encode(noise(500, 500)).decode()
+    image = base64.b64encode(incompressible_png(500, 500)).decode()
     refused = [
         generate(shim, 9),
         call(shim, "/generate/img2img", {**SMALL, "modelId": "flux.1-dev", "image": image}),
         call(shim, "/assets", {"name": "a.png", "image": image}),
         call(shim, "/uploads", {"fileName": "b.png"}),
-        requests.put(upload["parts"][0]["url"], data=noise(500, 500), timeout=30),
+        requests.put(upload["parts"][0]["url"], data=incompressible_png(500, 500), timeout=30),
     ]
     released.set()
     assert until(lambda: "could not be stored, will retry" in shim.log)
