@@ -42,7 +42,7 @@ from worker.settings import RunPodVariables, Settings
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
-LONGEST_BESIDE_S = 600.0
+MAX_BESIDE_S = 600.0
 """Maximum time of a job's thread in addition to its wait for earlier jobs and its run (WORKER_JOB_TIMEOUT_S each)."""
 CANCEL_S = 60.0
 """Maximum time for the thread of a cancelled job to end."""
@@ -169,7 +169,7 @@ def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot
     """Return what the jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
     disk = partial(full_disk, [data, settings.temporary_directory] if data else [])
-    longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
+    longest_s = 2 * settings.job_timeout_s + MAX_BESIDE_S
     return Service(
         worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
     )

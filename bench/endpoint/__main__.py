@@ -27,7 +27,7 @@ from comfy_client.client import SYNC_WAIT_S
 from comfy_core.errors import ComfyClientError, ConfigError
 
 FORMAT = 1
-MOST_RUNS = 4
+MAX_RUNS = 4
 """Maximum number of benchmarks in one plot: more lines could not be distinguished."""
 INTERRUPTED = 130
 OUTPUT = Path("debug-output") / "benchmark"
@@ -146,8 +146,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--levels {options.levels}: write numbers separated by commas, such as 1,2,4,8")
     if min(options.levels) < 1 or options.jobs < 1 or options.warmups < 0:
         parser.error("--levels and --jobs must be 1 or more, --warmups 0 or more")
-    if options.compare and len(options.compare) > MOST_RUNS:
-        parser.error(f"--compare takes at most {MOST_RUNS} files")
+    if options.compare and len(options.compare) > MAX_RUNS:
+        parser.error(f"--compare takes at most {MAX_RUNS} files")
     return options
 
 

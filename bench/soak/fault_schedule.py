@@ -19,7 +19,7 @@ MEAN_PAUSE_S = 1.0
 """Mean seconds between two faults of one worker."""
 LASTING_S = 5.5
 """How long a hang, stall or delay lasts: the job's timeout, the stop of its prompt, and a margin."""
-MOST_ARMED = 4
+MAX_ARMED = 4
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class FaultSchedule:
             return
         self._next_at = now + self._dice.expovariate(1 / MEAN_PAUSE_S)
         fault = self._dice.choice(FAULTS)
-        if len(self._faults.armed) >= MOST_ARMED or (fault.may_lose and not self._may_lose(now)):
+        if len(self._faults.armed) >= MAX_ARMED or (fault.may_lose and not self._may_lose(now)):
             return
         fault.act(self._stage, self._dice)
         self.counts[fault.name] += 1

@@ -25,8 +25,8 @@ from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
-LONGEST_BACKOFF_S = 30.0
-LONGEST_RETRY_AFTER_S = 300.0
+MAX_BACKOFF_S = 30.0
+MAX_RETRY_AFTER_S = 300.0
 """With a longer Retry-After the download fails at once."""
 
 
@@ -37,7 +37,7 @@ class DownloadRetryPolicy:
     Attributes:
         in_a_row: consecutive failures without a new byte, after which the download fails.
         in_all: total failures of one model.
-        first_s: pause after the first failure; doubled after each further one, up to LONGEST_BACKOFF_S.
+        first_s: pause after the first failure; doubled after each further one, up to MAX_BACKOFF_S.
     """
 
     in_a_row: int = 6
@@ -205,9 +205,9 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
                 part.clear()
             policy, retry_after_s = context.retry_policy, error.retry_after_s or 0.0
             is_over = failures >= policy.in_a_row or total >= policy.in_all
-            if is_over or retry_after_s > LONGEST_RETRY_AFTER_S:
+            if is_over or retry_after_s > MAX_RETRY_AFTER_S:
                 raise _given_up(model, part, error, total) from error
-            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_BACKOFF_S)
+            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=MAX_BACKOFF_S)
             pause_s = max(retry_after_s, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)

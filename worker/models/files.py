@@ -34,7 +34,7 @@ _PIECE = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-_MOST_OPENS = 100
+_MAX_OPENS = 100
 _NO_FILES = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
 """Errors of opening a link, a socket or a device."""
 
@@ -283,7 +283,7 @@ def _open_own(path: Path) -> int:
     the file after its verification.
     """
     owners = _owners_of(path.parent)
-    for _ in range(_MOST_OPENS):
+    for _ in range(_MAX_OPENS):
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
