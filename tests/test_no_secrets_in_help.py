@@ -13,7 +13,7 @@ import pytest
 from comfy_client import Client, client_from_env
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
-from tools.docs.__main__ import SETTINGS
+from tools.docs.__main__ import VARIABLE_TABLES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ print("described", len(names))
 
 def test_no_help_shows_a_variable() -> None:
     """For every module, with a secret in every known variable and in an unknown one."""
-    names = {variable.name for table in SETTINGS.values() for variable in table} | {"SOMEBODY_S_TOKEN"}
+    names = {variable.name for table in VARIABLE_TABLES.values() for variable in table} | {"SOMEBODY_S_TOKEN"}
     ended = subprocess.run(
         [sys.executable, "-c", DESCRIBE],
         env={**os.environ, **dict.fromkeys(names, MARK), "PYTHONPATH": str(ROOT)},

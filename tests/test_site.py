@@ -34,7 +34,7 @@ def test_a_page_for_contributors_names_files_that_exist(page: str) -> None:
 
 def test_every_page_is_on_the_site(tmp_path: Path) -> None:
     """The nav of mkdocs.yml lists every page, and no other."""
-    assert site.stage(tmp_path) == []
+    assert site.write_sources(tmp_path) == []
 
 
 def test_links_and_boxes_become_those_of_the_site() -> None:

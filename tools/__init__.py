@@ -1,1 +1,1 @@
-"""Programs that maintain this repository: recordings of ComfyUI, and a ComfyUI with random weights."""
+"""Programs that maintain this repository. tools/README.md lists them."""

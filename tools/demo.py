@@ -1,6 +1,6 @@
-"""Generates two images with handler.py, through RunPod's local API, and writes them to debug-output/.
+"""Generates two images with handler.py, through the local API of RunPod's SDK, and writes them to debug-output/.
 
-Prints each step as it begins. The logs of the worker and the simulator are in debug-output/ too.
+Prints a line when a step begins. The logs of the worker and the simulator are in debug-output/ too.
 """
 
 from __future__ import annotations
@@ -22,60 +22,61 @@ import requests
 from simulators.http_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "debug-output"
-IMAGE = ROOT / "examples" / "knight.png"
+OUTPUT_FOLDER = ROOT / "debug-output"
+INPUT_IMAGE = ROOT / "examples" / "knight.png"
 DEMO_START_TIMEOUT_S = 330.0
 """Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
-JOB_TIMEOUT_S = 600.0
+DEMO_JOB_TIMEOUT_S = 600.0
 
 
 def main() -> None:
     """Run both jobs and print the paths of the images."""
     options = _arguments()
     with contextlib.ExitStack() as running:
-        comfyui_url = os.environ.get("COMFYUI_URL") or running.enter_context(_simulator())
-        worker_url = running.enter_context(_worker(comfyui_url))
+        comfyui_url = os.environ.get("COMFYUI_URL") or running.enter_context(_running_simulator())
+        worker_url = running.enter_context(_running_worker(comfyui_url))
         txt2img = json.loads((ROOT / "test_input.json").read_text())["input"]
         img2img = {
             "workflow": "flux-dev-img2img",
             "prompt": "the same knight as an oil painting",
-            "image": base64.b64encode(IMAGE.read_bytes()).decode(),
+            "image": base64.b64encode(INPUT_IMAGE.read_bytes()).decode(),
             "strength": 0.6,
             "seed": 43,
         }
         if options.prompt:
             txt2img["prompt"] = img2img["prompt"] = options.prompt
-        chosen = {name: getattr(options, name) for name in ("seed", "width", "height", "steps")}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
+        flags = {name: getattr(options, name) for name in ("seed", "width", "height", "steps")}
+        inputs_from_flags = {name: value for name, value in flags.items() if value is not None}
         for name, job_input in (("txt2img", txt2img), ("img2img", img2img)):
-            _run(worker_url, name, {**job_input, **chosen})
+            _run_job(worker_url, name, {**job_input, **inputs_from_flags})
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("prompt", nargs="?", help="what the images show")
+    parser.add_argument("prompt", nargs="?", help="the prompt of both images")
     for name in ("seed", "width", "height", "steps"):
         parser.add_argument(f"--{name}", type=int, help=f"the request's {name}")
     return parser.parse_args()
 
 
 @contextlib.contextmanager
-def _process(arguments: list[str], url: str, environment: dict[str, str], name: str) -> Iterator[str]:
-    """Start a process and yield `url` once it responds; the process is stopped afterwards."""
-    OUTPUT.mkdir(exist_ok=True)
-    log_file = OUTPUT / f"{name}.log"
+def _running_process(arguments: list[str], url: str, environment: dict[str, str], name: str) -> Iterator[str]:
+    """Start a process, yield `url` once it responds, and stop the process afterwards."""
+    OUTPUT_FOLDER.mkdir(exist_ok=True)
+    log_file = OUTPUT_FOLDER / f"{name}.log"
     print(f"Starting the {name} at {url}; its log is {log_file.relative_to(ROOT)} ...", flush=True)
     with log_file.open("w") as log:
         process = subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)  # noqa: S603 - our own programs
         try:
-            _await(url, process, log_file)
+            _wait_until_responding(url, process, log_file)
             yield url
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
+def _wait_until_responding(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Wait until `url` responds. If the process exits or does not respond in time, exit with the end of its log."""
     deadline = time.monotonic() + DEMO_START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(requests.RequestException):
@@ -87,30 +88,30 @@ def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _simulator() -> Iterator[str]:
+def _running_simulator() -> Iterator[str]:
     print("No COMFYUI_URL is set: using the simulator, whose images are placeholders.", flush=True)
     port = free_port()
     arguments = [sys.executable, "-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"]
-    with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
+    with _running_process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
         yield url
 
 
 @contextlib.contextmanager
-def _worker(comfyui_url: str) -> Iterator[str]:
+def _running_worker(comfyui_url: str) -> Iterator[str]:
     port = free_port()
     arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
-    with _process(arguments, f"http://127.0.0.1:{port}", {"COMFYUI_URL": comfyui_url}, "worker") as url:
+    with _running_process(arguments, f"http://127.0.0.1:{port}", {"COMFYUI_URL": comfyui_url}, "worker") as url:
         yield url
 
 
-def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
+def _run_job(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
     """Run one job, write its images, print a line for each. If the job fails, exit with its error."""
     print(f"Sending the job {name} to the worker ...", flush=True)
-    response = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
+    response = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=DEMO_JOB_TIMEOUT_S).json()
     match response:
         case {"output": {"images": [*images], "timings": {"total_s": total_s}}}:
             for image in images:
-                path = OUTPUT / f"{name}-{image['seed']}.png"
+                path = OUTPUT_FOLDER / f"{name}-{image['seed']}.png"
                 path.write_bytes(base64.b64decode(image["data"]))
                 size = f"{image['width']} x {image['height']}"
                 print(f"{name}: {path.relative_to(ROOT)}  {size}  seed {image['seed']}  {total_s:.2f} s")

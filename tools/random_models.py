@@ -20,7 +20,7 @@ from typing import Any
 
 T5_CONFIG = "comfy/text_encoders/t5_config_xxl.json"
 FOLDERS = ("input", "output", "temp", "user")
-VAE = {
+VAE_CONFIG = {
     "double_z": True,
     "z_channels": 16,
     "resolution": 256,
@@ -32,7 +32,7 @@ VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-FLUX = {
+FLUX_CONFIG = {
     "image_model": "flux",
     "in_channels": 16,
     "out_channels": 16,
@@ -51,11 +51,11 @@ FLUX = {
 }
 
 
-def weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any]:  # noqa: ANN401 - torch has no types here
-    """Return random weights of a model's layout. Norms are 1, so that values stay in range."""
+def random_weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any]:  # noqa: ANN401 - torch has no types here
+    """Return random weights with a model's keys and shapes. Norms are 1, so that values stay in range."""
     import torch
 
-    def weight(name: str, shape: Any) -> Any:  # noqa: ANN401 - the same
+    def weight(name: str, shape: Any) -> Any:  # noqa: ANN401 - torch has no types here
         is_norm = "norm" in name and name.endswith(("scale", "weight"))
         return torch.ones(shape) if is_norm else torch.randn(shape) * scale
 
@@ -77,29 +77,29 @@ def make_models(comfyui: Path) -> None:
 
     torch.manual_seed(7)
     fp8, models = torch.float8_e4m3fn, comfyui / "models"
-    newer: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
-    flux = Flux(**FLUX, **newer, dtype=torch.float32, device="cpu", operations=operations)
-    save_file(weights(flux, fp8), models / "diffusion_models/flux1-dev-fp8.safetensors")
+    newer_parameters: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
+    flux = Flux(**FLUX_CONFIG, **newer_parameters, dtype=torch.float32, device="cpu", operations=operations)
+    save_file(random_weights(flux, fp8), models / "diffusion_models/flux1-dev-fp8.safetensors")
     t5_config = json.loads((comfyui / T5_CONFIG).read_text()) | {"num_layers": 1}
     (comfyui / T5_CONFIG).write_text(json.dumps(t5_config, indent=2))
-    t5 = weights(T5(t5_config, torch.float32, "cpu", operations), fp8)
+    t5 = random_weights(T5(t5_config, torch.float32, "cpu", operations), fp8)
     # ComfyUI recognizes T5-XXL by this key of its last layer.
     t5["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 4096).to(fp8)
     save_file(t5, models / "text_encoders/t5xxl_fp8_e4m3fn.safetensors")
     clip_config = json.loads((comfyui / "comfy/sd1_clip_config.json").read_text())
     clip = CLIPTextModel(clip_config, torch.float32, "cpu", operations)
-    save_file(weights(clip, torch.float16), models / "text_encoders/clip_l.safetensors")
+    save_file(random_weights(clip, torch.float16), models / "text_encoders/clip_l.safetensors")
     modules = "comfy.ldm.modules.diffusionmodules.model"
     vae = AutoencodingEngine(
         regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
-        encoder_config={"target": f"{modules}.Encoder", "params": VAE},
-        decoder_config={"target": f"{modules}.Decoder", "params": VAE},
+        encoder_config={"target": f"{modules}.Encoder", "params": VAE_CONFIG},
+        decoder_config={"target": f"{modules}.Decoder", "params": VAE_CONFIG},
     )
-    save_file(weights(vae, torch.float32, 0.05), models / "vae/ae.safetensors")
+    save_file(random_weights(vae, torch.float32, 0.05), models / "vae/ae.safetensors")
 
 
 def main() -> None:
-    """Make the models if they are missing, and become ComfyUI."""
+    """Write the models if they are missing, then replace this process with ComfyUI."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path, help="a checkout of ComfyUI")
     parser.add_argument("--port", type=int, default=8188)

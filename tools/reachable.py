@@ -5,13 +5,13 @@ import threading
 import urllib.error
 import urllib.request
 
-LIMIT_S = 4
+TIMEOUT_S = 4
 
 
-def problem(url: str) -> str:
-    """Return why the address is not that of a ComfyUI, or an empty text."""
+def problem_with(url: str) -> str:
+    """Return why no ComfyUI can be used at `url`, or an empty string if one responds."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/system_stats", timeout=LIMIT_S) as response:  # noqa: S310 - the user's own address
+        with urllib.request.urlopen(f"{url.rstrip('/')}/system_stats", timeout=TIMEOUT_S) as response:  # noqa: S310 - the user's own address
             return "" if b"comfyui" in response.read(100_000) else "the server there is not ComfyUI"
     except urllib.error.HTTPError as error:
         return f"the server there is not ComfyUI: it returns HTTP status {error.code}"
@@ -20,19 +20,20 @@ def problem(url: str) -> str:
 
 
 def main() -> None:
-    """Check the address in a thread, because resolving a name has no timeout."""
+    """Check the address in a thread, because resolving a host name has no timeout."""
     url = sys.argv[1]
-    found = [f"no response within {LIMIT_S} s"]
+    problem = f"no response within {TIMEOUT_S} s"
 
     def check() -> None:
-        found[0] = problem(url)
+        nonlocal problem
+        problem = problem_with(url)
 
     thread = threading.Thread(target=check, daemon=True)
     thread.start()
-    thread.join(LIMIT_S)
-    if found[0]:
+    thread.join(TIMEOUT_S)
+    if problem:
         advice = "Start ComfyUI there, or unset COMFYUI_URL to use the simulator."
-        sys.stderr.write(f"scripts/demo: COMFYUI_URL={url}: {found[0]}. {advice}\n")
+        sys.stderr.write(f"scripts/demo: COMFYUI_URL={url}: {problem}. {advice}\n")
         sys.exit(3)
 
 

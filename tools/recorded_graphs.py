@@ -42,9 +42,9 @@ TXT2IMG: Graph = {
 
 
 def changed(graph: Graph, **changes: dict[str, Any] | None) -> Graph:
-    """Return a copy with changed inputs, by node id.
+    """Return a copy of a graph. Each keyword is a node id with the inputs to set in that node.
 
-    None as the value of an input removes the input; None instead of a node's inputs removes the node.
+    An input of None is removed; a node with None instead of inputs is removed.
     """
     result = copy.deepcopy(graph)
     for node_id, inputs in changes.items():
@@ -58,14 +58,14 @@ def changed(graph: Graph, **changes: dict[str, Any] | None) -> Graph:
     return result
 
 
-def img2img(image: str, **sampler: object) -> Graph:
-    """Return the graph that starts from an image."""
+def img2img(image: str, **sampler_inputs: object) -> Graph:
+    """Return TXT2IMG with a loaded image instead of the empty latent, and with `sampler_inputs` set in its KSampler."""
     start = {"img": node("LoadImage", image=image), "lat": node("VAEEncode", pixels=["img", 0], vae=["vae", 0])}
-    return changed({**TXT2IMG, **start}, ks=sampler)
+    return changed({**TXT2IMG, **start}, ks=sampler_inputs)
 
 
 def to_websocket(graph: Graph) -> Graph:
-    """Return the graph with SaveImageWebsocket instead of SaveImage."""
+    """Return a copy of a graph with SaveImageWebsocket instead of SaveImage."""
     return {**copy.deepcopy(graph), "out": node("SaveImageWebsocket", images=["dec", 0])}
 
 

@@ -1,8 +1,8 @@
-"""Builds the documentation as a site from mkdocs.yml, docs/ and the pages at the root. It needs no network.
+"""Builds the documentation as a site from mkdocs.yml, docs/ and the pages at the repository's root, without network.
 
 The pages are written for GitHub. In a temporary copy of docs/, README.md becomes the first page, links to other files
-of the repository become links to GitHub, and GitHub's boxes become admonitions. Zensical then builds the copy and
-checks every link between pages.
+of the repository become links to GitHub, and GitHub's alerts (`> [!NOTE]`) become admonitions. Zensical then builds
+the copy and checks every link between pages.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import yaml  # type: ignore[import-untyped] # it ships no types
+import yaml  # type: ignore[import-untyped] # yaml ships no types
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES_OF_THE_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""Pages outside docs/, and their names on the site."""
+ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+"""Pages outside docs/, with their file names on the site."""
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
-BOX = re.compile(r"^> \[!(?P<kind>\w+)\]\n(?P<lines>(?:>.*\n?)+)", re.MULTILINE)
+ALERT = re.compile(r"^> \[!(?P<kind>\w+)\]\n(?P<lines>(?:>.*\n?)+)", re.MULTILINE)
 
 
-def site_page(text: str, source: str, names: Mapping[str, str], repository: str) -> str:
-    """Return a page as the site has it.
+def site_page(text: str, source: str, site_paths: Mapping[str, str], repository: str) -> str:
+    """Return a page's Markdown with links and alerts rewritten for the site.
 
     Args:
-        text: The page's Markdown.
-        source: Its path in the repository.
-        names: The path on the site of every page, by its path in the repository.
-        repository: The repository's address, for links to files that are no pages.
+        text: The page's Markdown in the repository.
+        source: The page's path in the repository.
+        site_paths: The path on the site of every page, by its path in the repository.
+        repository: The repository's URL, for links to files that are not pages.
     """
 
-    def link(found: re.Match[str]) -> str:
-        path = normalized(PurePosixPath(source).parent / found["target"])
-        anchor = found["anchor"] or ""
-        if path in names:
-            up = "../" * (len(PurePosixPath(names[source]).parts) - 1)
-            return f"]({up}{names[path]}{anchor})"
+    def site_link(link: re.Match[str]) -> str:
+        path = normalized(PurePosixPath(source).parent / link["target"])
+        anchor = link["anchor"] or ""
+        if path in site_paths:
+            up = "../" * (len(PurePosixPath(site_paths[source]).parts) - 1)
+            return f"]({up}{site_paths[path]}{anchor})"
         if path.startswith("docs/"):  # an image, which is copied with its folder
-            return found[0]
+            return link[0]
         return f"]({repository}/blob/main/{path}{anchor})"
 
-    def box(found: re.Match[str]) -> str:
-        lines = (f"    {line.removeprefix('>').strip()}\n" for line in found["lines"].splitlines())
-        return f"!!! {found['kind'].lower()}\n\n{''.join(lines)}"
+    def admonition(alert: re.Match[str]) -> str:
+        lines = (f"    {line.removeprefix('>').strip()}\n" for line in alert["lines"].splitlines())
+        return f"!!! {alert['kind'].lower()}\n\n{''.join(lines)}"
 
-    return BOX.sub(box, LINK.sub(link, text))
+    return ALERT.sub(admonition, LINK.sub(site_link, text))
 
 
 def normalized(path: PurePosixPath) -> str:
-    """Return a path without `..`; it stays in the repository."""
+    """Return a path with `..` resolved. The path must not leave the repository."""
     parts: list[str] = []
     for part in path.parts:
         if part == "..":
@@ -71,42 +71,42 @@ def nav_pages(config: object) -> set[str]:
     return {page for entry in entries for page in nav_pages(entry)}
 
 
-class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc] # the same
-    """Reads mkdocs.yml; a `!!python/name` is read as None."""
+class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc] # yaml ships no types
+    """A YAML loader for mkdocs.yml that reads `!!python/name` as None."""
 
 
 ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda *_: None)
 
 
-def nav_faults(names: set[str]) -> list[str]:
-    """Return what is wrong with the `nav`: pages that it lacks, and pages that do not exist."""
+def nav_faults(page_names: set[str]) -> list[str]:
+    """Return a message for each page that `nav` in mkdocs.yml lacks, and for each page in it that does not exist."""
     listed = nav_pages(yaml.load((ROOT / "mkdocs.yml").read_text(), ConfigLoader)["nav"])  # noqa: S506 - a SafeLoader
-    missing = [f"mkdocs.yml: nav does not list {name}" for name in sorted(names - listed)]
-    return [*missing, *(f"mkdocs.yml: nav lists {name}, which does not exist" for name in sorted(listed - names))]
+    missing = [f"mkdocs.yml: nav does not list {name}" for name in sorted(page_names - listed)]
+    return [*missing, *(f"mkdocs.yml: nav lists {name}, which does not exist" for name in sorted(listed - page_names))]
 
 
-def stage(folder: Path) -> list[str]:
-    """Write the pages and mkdocs.yml into `folder`. Return the faults of the `nav`."""
+def write_sources(folder: Path) -> list[str]:
+    """Write the site's sources, pages and mkdocs.yml, into `folder`. Return the faults of the `nav`."""
     repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Homepage"]
     pages = {f"docs/{path.relative_to(ROOT / 'docs').as_posix()}" for path in (ROOT / "docs").rglob("*.md")}
-    names = {page: page.removeprefix("docs/") for page in pages} | PAGES_OF_THE_ROOT
+    site_paths = {page: page.removeprefix("docs/") for page in pages} | ROOT_PAGES
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.md"))
     shutil.copy(ROOT / "mkdocs.yml", folder)
-    for source, name in names.items():
-        target = folder / "docs" / name
+    for source, site_path in site_paths.items():
+        target = folder / "docs" / site_path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(site_page((ROOT / source).read_text(), source, names, repository))
-    return nav_faults(set(names.values()))
+        target.write_text(site_page((ROOT / source).read_text(), source, site_paths, repository))
+    return nav_faults(set(site_paths.values()))
 
 
 def main() -> None:
     """Build the site. Exit with 1 if a link is broken or a page is missing from the `nav`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if faults := stage(folder):
+        if faults := write_sources(folder):
             sys.exit("\n".join(faults))
         zensical = Path(sys.executable).with_name("zensical")
-        built = subprocess.run(  # noqa: S603 - no input of a stranger
+        built = subprocess.run(  # noqa: S603 - fixed arguments
             [zensical, "build", "--strict", "--config-file", folder / "mkdocs.yml"],
             capture_output=True,
             text=True,

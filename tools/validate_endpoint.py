@@ -1,4 +1,4 @@
-"""Tests an endpoint with five jobs and writes a report. Requests, results and images are in debug-output/<date>/."""
+"""Tests an endpoint with five jobs. The requests, results, images and a report are written to debug-output/<date>/."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.workflows import default_directory, load_workflows, render
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "debug-output"
-IMAGE = ROOT / "examples" / "knight.png"
-NOWHERE = "this-lora-is-nowhere.safetensors"
+OUTPUT_FOLDER = ROOT / "debug-output"
+INPUT_IMAGE = ROOT / "examples" / "knight.png"
+MISSING_LORA = "this-lora-is-nowhere.safetensors"
 
 
 @dataclass
-class EndpointJob:
-    """One job: its request, its outcome, and the problem if the outcome is wrong."""
+class EndpointCase:
+    """One job: its request, its outcome, and a description of the problem if the outcome is wrong."""
 
     name: str
     expected: str
@@ -46,33 +46,33 @@ class Runner:
     folder: Path
     inputs: Mapping[str, Any]
 
-    def txt2img(self, case: EndpointJob) -> None:
-        """Generate an image from a prompt."""
-        self._keep(case, self.client.run(**case.request))
+    def txt2img(self, case: EndpointCase) -> None:
+        """Generate images from a prompt."""
+        self._save_images(case, self.client.run(**case.request))
 
-    def img2img(self, case: EndpointJob) -> None:
+    def img2img(self, case: EndpointCase) -> None:
         """Generate an image from an image."""
-        (self.folder / "in.png").write_bytes(IMAGE.read_bytes())
+        (self.folder / "in.png").write_bytes(INPUT_IMAGE.read_bytes())
         case.images.append("in.png")
-        self._keep(case, self.client.run(image=IMAGE, **case.request))
+        self._save_images(case, self.client.run(image=INPUT_IMAGE, **case.request))
 
-    def graph(self, case: EndpointJob) -> None:
+    def graph(self, case: EndpointCase) -> None:
         """Run a whole graph with one override."""
-        self._keep(case, self.client.run(**case.request))
+        self._save_images(case, self.client.run(**case.request))
 
-    def bad_request(self, case: EndpointJob) -> None:
-        """Request a file that no worker has."""
+    def bad_request(self, case: EndpointCase) -> None:
+        """Request a LoRA that does not exist. The job must fail with `model_missing`."""
         try:
             self.client.run(**case.request)
         except JobError as error:
             case.outcome = json.loads(error.report.to_json())
-            if error.code is not ErrorCode.MODEL_MISSING or NOWHERE not in error.report.to_json():
+            if error.code is not ErrorCode.MODEL_MISSING or MISSING_LORA not in error.report.to_json():
                 case.problem = f"{error.code.value} instead of model_missing"
         else:
             case.problem = "an impossible job succeeded"
 
-    def cancel(self, case: EndpointJob) -> None:
-        """Cancel a job while it runs."""
+    def cancel(self, case: EndpointCase) -> None:
+        """Cancel a job once it runs."""
         job = self.client.submit(**case.request)
         case.outcome = {"job_id": job.id}
         try:
@@ -84,7 +84,7 @@ class Runner:
         else:
             case.problem = "the job ended before it could be cancelled; use more --steps"
 
-    def _keep(self, case: EndpointJob, result: GenerationResult) -> None:
+    def _save_images(self, case: EndpointCase, result: GenerationResult) -> None:
         for number, image in enumerate(result.images, 1):
             name = f"{case.name}-{number}{Path(image.filename).suffix}"
             image.save(self.folder / name)
@@ -107,29 +107,29 @@ class Runner:
         }
 
 
-def cases(inputs: Mapping[str, Any]) -> list[EndpointJob]:
-    """Return the five cases; `inputs` are size, steps and seed."""
+def cases(inputs: Mapping[str, Any]) -> list[EndpointCase]:
+    """Return the five cases; `inputs` are the width, height, steps and seed of their images."""
     template = load_workflows(default_directory())["flux-dev-txt2img"]
     values = {name: rule["default"] for name, rule in template.inputs.items() if "default" in rule}
     [graph] = render(template, {**values, **inputs, "prompt": "a pixel art castle", "num_images": 1})
     seed = inputs["seed"] + 1
     knight = {"prompt": "a pixel art knight, game asset, plain background", **inputs}
     return [
-        EndpointJob("txt2img", "a prompt becomes two images with their seeds", {**knight, "num_images": 2}),
-        EndpointJob(
+        EndpointCase("txt2img", "a prompt becomes two images with their seeds", {**knight, "num_images": 2}),
+        EndpointCase(
             "img2img",
             "an image and a prompt become an image",
             {**knight, "prompt": "as an oil painting", "strength": 0.6},
         ),
-        EndpointJob("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
-        EndpointJob("bad_request", "an impossible job fails with the reason", {**knight, "loras": [{"name": NOWHERE}]}),
-        EndpointJob("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
+        EndpointCase("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
+        EndpointCase("bad_request", "a missing model fails the job", {**knight, "loras": [{"name": MISSING_LORA}]}),
+        EndpointCase("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
     ]
 
 
-def run_case(runner: Runner, case: EndpointJob) -> None:
-    """Run one case and write its outcome."""
-    does: dict[str, Callable[[EndpointJob], None]] = {
+def run_case(runner: Runner, case: EndpointCase) -> None:
+    """Run one case, set its outcome, duration and problem, and write its request and outcome to files."""
+    methods: dict[str, Callable[[EndpointCase], None]] = {
         "txt2img": runner.txt2img,
         "img2img": runner.img2img,
         "graph": runner.graph,
@@ -138,7 +138,7 @@ def run_case(runner: Runner, case: EndpointJob) -> None:
     }
     begun_at = time.monotonic()
     try:
-        does[case.name](case)
+        methods[case.name](case)
     except ComfyClientError as error:
         case.problem = str(error)
         case.outcome = json.loads(error.report.to_json())
@@ -147,7 +147,7 @@ def run_case(runner: Runner, case: EndpointJob) -> None:
         (runner.folder / f"{case.name}.{kind}.json").write_text(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n")
 
 
-def page(all_cases: list[EndpointJob], about: str) -> str:
+def report_page(all_cases: list[EndpointCase], about: str) -> str:
     """Return index.html: each case with its images, request and result side by side."""
     rows = "\n".join(
         f"<tr><td><b>{case.name}</b><br>{html.escape(case.expected)}<br>{case.seconds:.1f} s<br>"
@@ -173,7 +173,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/validate_endpoint", description=__doc__)
     for name, default in (("width", 1024), ("height", 1024), ("steps", 20), ("seed", 42)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"the images' {name} ({default})")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="output folder (debug-output)")
+    parser.add_argument("--output", type=Path, default=OUTPUT_FOLDER, help="output folder (debug-output)")
     options = parser.parse_args()
     inputs = {name: getattr(options, name) for name in ("width", "height", "steps", "seed")}
     now = dt.datetime.now(dt.UTC).astimezone()
@@ -191,7 +191,7 @@ def main() -> int:
             run_case(Runner(client, folder, inputs), case)
             mark = "!!" if case.problem else "ok"
             print(f"{mark}  {case.name:12}{case.seconds:7.1f} s  {case.problem or case.expected}")
-            (folder / "index.html").write_text(page(all_cases, about))
+            (folder / "index.html").write_text(report_page(all_cases, about))
     print(f"Report: {folder / 'index.html'}")
     return int(any(case.problem for case in all_cases))
 

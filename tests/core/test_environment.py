@@ -28,7 +28,7 @@ from comfy_core.environment import (
     variables_of,
 )
 from comfy_core.errors import ConfigError
-from tools.docs.__main__ import SETTINGS
+from tools.docs.__main__ import VARIABLE_TABLES
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -165,10 +165,10 @@ def test_every_variable_is_documented() -> None:
     assert {name for name in found if f"| `{name}` |" not in page} == {"PATH"}
 
 
-@pytest.mark.parametrize("title", SETTINGS)
+@pytest.mark.parametrize("title", VARIABLE_TABLES)
 def test_every_variable_has_a_description(title: str) -> None:
     """A table has each variable once, with a sentence."""
-    variables = list(SETTINGS[title])
+    variables = list(VARIABLE_TABLES[title])
 
     assert len({each.name for each in variables}) == len(variables)
     assert [each.name for each in variables if not each.help.endswith(".")] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,22 @@ def test_a_file_is_replaced_and_its_folder_created(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """A umask that hides files from others, for one test."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_umask_applies(tmp_path: Path) -> None:
+    """A file without a mode of its own has the mode of any new file of this user."""
+    write_atomically(tmp_path / "file", b"data")
+
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_link_is_replaced(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from simulators.comfyui import Simulator
 from tests.simulators.comfyui.recorded import RECORDINGS, normal, recording
-from tools.record_comfyui import ComfyUI, lines, with_previews, without_previews
+from tools.record_comfyui import ComfyUI, one_entry_per_line, with_previews, without_previews
 
 pytestmark = pytest.mark.slow
 OTHER_CONTENT = {"http", "object_info", "queue_delete_interrupt"}
@@ -23,7 +23,7 @@ def test_it_records_what_tests_recordings_has(tmp_path: Path) -> None:
 
     assert set(made) == {path.stem for path in RECORDINGS.glob("*.json")}
     for name, content in made.items():
-        (tmp_path / name).write_text(lines(content))
+        (tmp_path / name).write_text(one_entry_per_line(content))
         assert json.loads((tmp_path / name).read_text()) == content
         if name not in OTHER_CONTENT:
             assert normal(content) == normal(recording(name)), name

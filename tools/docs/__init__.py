@@ -1,1 +1,1 @@
-"""Generates the pages and tables of docs/ that are made from code: scripts/docs."""
+"""Generates the pages and tables of docs/ that are made from code. `scripts/docs` runs it."""

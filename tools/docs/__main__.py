@@ -1,7 +1,7 @@
 """Generates docs/api.md, errors.md, configure.md, worker-comfyui.md, and tables in other pages, from the code.
 
 To add a table, add a row to TABLES, and two marks to its page: `<!-- name: written by scripts/docs -->` and
-`<!-- end -->`. To add a table of variables to docs/configure.md, add a row to SETTINGS.
+`<!-- end -->`. To add a table of variables to docs/configure.md, add a row to VARIABLE_TABLES.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_core.environment import Variable, variables_of
 from comfy_core.object_store import Bucket
 from tools.docs import tables
-from tools.docs.api import NOTE, api, errors
+from tools.docs.api import NOTE, api_page, errors_page
 from tools.docs.tables import variables_table
-from tools.docs.worker_comfyui import page as worker_comfyui
+from tools.docs.worker_comfyui import worker_comfyui_page
 from worker.models.source import Hub
 from worker.settings import RunPodVariables, Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 SHIM_VARIABLES = variables_of(ShimSettings, CostRules)
-SETTINGS: Mapping[str, Iterable[Variable[Any]]] = {
+VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "The worker": variables_of(Settings),
     "RunPod's variables in a worker's container": variables_of(RunPodVariables),
     "Buckets of the worker, the Scenario shim and `comfy-client batch`": variables_of(Bucket),
@@ -58,39 +58,45 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "cost.md": {"prices": tables.prices_table},
 }
-"""The generated tables in pages that are written by hand, by page and name."""
+"""The functions that generate tables, by the page that contains the table and the name in the table's marks."""
 
 
-def configure() -> Iterator[str]:
+def configure_page() -> Iterator[str]:
     """Yield the parts of docs/configure.md."""
     yield f"# Variables\n\n{NOTE}\n"
     yield (
-        "Each is read once at start. An invalid value ends the process with an error that names the variable. "
-        "An empty value counts as not set.\n"
+        "Each variable is read once, at start. An invalid value ends the process with an error that names the "
+        "variable. An empty value counts as not set.\n"
     )
-    for title, variables in SETTINGS.items():
+    for title, variables in VARIABLE_TABLES.items():
         yield f"## {title}\n"
         yield variables_table(variables)
 
 
-def with_tables(name: str, tables: Mapping[str, Callable[[], str]]) -> Iterator[str]:
-    """Yield the page `name` with its tables regenerated, each between its two marks."""
-    page = (DOCS / name).read_text()
-    for each, table in tables.items():
-        mark = f"<!-- {each}: written by scripts/docs -->"
-        before, found, rest = page.partition(mark)
+def with_tables(page_name: str, generators: Mapping[str, Callable[[], str]]) -> str:
+    """Return the text of a page with its tables regenerated, each between its two marks."""
+    text = (DOCS / page_name).read_text()
+    for table_name, generate in generators.items():
+        mark = f"<!-- {table_name}: written by scripts/docs -->"
+        before, found, rest = text.partition(mark)
         if not found:
-            sys.exit(f"docs/{name} has no mark {mark}")
-        page = f"{before}{mark}\n{table()}<!-- end -->{rest.partition('<!-- end -->')[2]}"
-    yield page
+            sys.exit(f"docs/{page_name} has no mark {mark}")
+        text = f"{before}{mark}\n{generate()}<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    return text
 
 
 def main() -> None:
     """Write the pages. With --check, exit with 1 if a page is not current."""
-    pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure(), "worker-comfyui.md": worker_comfyui()}
-    pages |= {name: with_tables(name, tables) for name, tables in TABLES.items()}
-    for name, parts in pages.items():
-        path, text = DOCS / name, "\n".join(parts)
+    generated = {
+        "api.md": api_page(),
+        "errors.md": errors_page(),
+        "configure.md": configure_page(),
+        "worker-comfyui.md": worker_comfyui_page(),
+    }
+    pages = {name: "\n".join(parts) for name, parts in generated.items()}
+    pages |= {name: with_tables(name, generators) for name, generators in TABLES.items()}
+    for name, text in pages.items():
+        path = DOCS / name
         if "--check" not in sys.argv:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:

@@ -55,9 +55,9 @@ longest part before a dot that is an id or a title. The rest is the input, which
 In a graph of your own an override may set anything, and add an input that the node does not have: newer versions of
 ComfyUI require inputs that an older export lacks. In a workflow by name, the limits of its inputs hold:
 
-| an override in a workflow, of | may be |
+| an override in a workflow by name, of | may be |
 |---|---|
-| a place that an input sets, or a place with the same name in another node | what the input may be |
+| a node's input that the workflow sets, or one with the same name in another node | what the workflow's input may be |
 | `seed` | also -1, for a random seed that increases by 1 from image to image |
 | `batch_size` | at most the maximum of `num_images`, divided by `num_images` |
 | another number | between 0 and the workflow's own value; a seed may have any value |
@@ -112,7 +112,7 @@ A failed job returns `{"error": "<JSON text>"}` and nothing else; docs/errors.md
 """
 
 
-def api() -> Iterator[str]:
+def api_page() -> Iterator[str]:
     """Yield the parts of docs/api.md."""
     yield f"# The API\n\n{NOTE}\n"
     yield (
@@ -142,27 +142,27 @@ def workflow_section(workflow: Workflow) -> Iterator[str]:
 
 
 def inputs_table(inputs: dict[str, Any], required: tuple[str, ...] | list[str]) -> str:
-    """Return a table of inputs by their schemas."""
+    """Return a table of inputs, given by name and JSON Schema."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, rule in inputs.items():
-        default = "**required**" if name in required else shown(rule["default"]) if "default" in rule else ""
-        rows.append(f"| `{name}` | {type_of(rule)} | {default} | {rule['description']} |")
+        default = "**required**" if name in required else default_cell(rule["default"]) if "default" in rule else ""
+        rows.append(f"| `{name}` | {type_and_range(rule)} | {default} | {rule['description']} |")
     return "\n".join(rows) + "\n"
 
 
-def shown(value: object) -> str:
-    """Return a default as a cell shows it."""
+def default_cell(value: object) -> str:
+    """Return a default value as Markdown for a table cell; empty for an empty text or list."""
     return "" if value in ("", []) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def type_of(rule: dict[str, Any]) -> str:
-    """Return a schema's type and range in a few words."""
+def type_and_range(rule: dict[str, Any]) -> str:
+    """Return a schema's type with its choices or its range."""
     if "enum" in rule:
         return ", ".join(f"`{choice}`" for choice in rule["enum"])
     kind = " or ".join(rule["type"]) if isinstance(rule["type"], list) else rule["type"]
     match rule:
         case {"minimum": low, "maximum": high}:
-            return f"{kind}, {low} to {2**63 - 1 if high == 2**63 - 1 else high}"
+            return f"{kind}, {low} to {high}"
         case {"items": {"properties": {**properties}}}:
             return f"list of `{{{', '.join(map(str, properties))}}}`, at most {rule['maxItems']}"
         case {"maxLength": length}:
@@ -170,7 +170,7 @@ def type_of(rule: dict[str, Any]) -> str:
     return kind
 
 
-def errors() -> Iterator[str]:
+def errors_page() -> Iterator[str]:
     """Yield the parts of docs/errors.md."""
     yield f"# Errors\n\n{NOTE}\n"
     yield (
@@ -196,7 +196,7 @@ def errors() -> Iterator[str]:
 
 
 def errors_table(*, is_raised_by_client: bool) -> str:
-    """Return a table of the codes that the client makes, or of the others."""
+    """Return a table of the error codes that the client raises, or of those that the worker reports."""
     rows = [
         f"| `{code.value}` | {code.retry.value} | {code.cause} | {code.remedy} | {code.details} |"
         for code in ErrorCode

@@ -14,18 +14,18 @@ from comfy_client.providers import PROVIDERS
 from comfy_core.environment import Variable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows
-from tools.docs.api import shown, type_of
+from tools.docs.api import default_cell, type_and_range
 
 LICENCE = (
     "The FLUX.1 [dev] model is under a licence for non-commercial use only.",
     "Black Forest Labs offers a commercial licence for hosting the model yourself.",
     "Whether the images may be used commercially without that licence is disputed: ask Black Forest Labs.",
 )
-"""What an owner must know before the first job."""
+"""The licence in three sentences, for pages that lead to a first image."""
 
 
 def licence_box() -> str:
-    """Return the box about the model's licence."""
+    """Return the note about the model's licence, as one of GitHub's alerts."""
     return "> [!IMPORTANT]\n" + "".join(f"> {sentence}\n" for sentence in LICENCE)
 
 
@@ -39,14 +39,14 @@ def variables_table(variables: Iterable[Variable[Any]]) -> str:
 
 
 def faults_table() -> str:
-    """Return the table of faults, each with the time that its test allows."""
+    """Return the table of faults. The column `within` is the time that the fault's test allows."""
     rows = ["| fault | what happens | the caller gets | within | the next job works |", "|---|---|---|---|---|"]
     for row in ROWS:
-        gets = "a result" if row.code is None else row.code
+        caller_gets = "a result" if row.code is None else row.code
         if row.code in set(ErrorCode):
-            gets = f"`{row.code}` ({ErrorCode(row.code).retry.value})"
-        works = "yes" if row.next_job_works else "on another worker"
-        rows.append(f"| {row.fault} | {row.happens} | {gets} | {row.within_s:g} s | {works} |")
+            caller_gets = f"`{row.code}` ({ErrorCode(row.code).retry.value})"
+        next_job = "yes" if row.next_job_works else "on another worker"
+        rows.append(f"| {row.fault} | {row.happens} | {caller_gets} | {row.within_s:g} s | {next_job} |")
     rows += [
         f"| {other.fault} | {other.happens} | {other.gets} | {other.within_s:g} s | {other.next_job} |"
         for other in PROVEN_ELSEWHERE
@@ -55,7 +55,7 @@ def faults_table() -> str:
 
 
 def fields_tables() -> str:
-    """Return a table of fields for each generate call of the shim."""
+    """Return a table of fields for each route of the shim that generates images."""
     parts = []
     for route in ROUTES.values():
         rows = [f"### `POST {route.path}`\n", "| field | default | becomes |", "|---|---|---|"]
@@ -75,21 +75,21 @@ def providers_table() -> str:
 
 
 def description_table() -> str:
-    """Return a table of the keys of deploy.toml, each with its table's name in front."""
+    """Return a table of the keys of deploy.toml, written as `table.key`."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, rule in SCHEMA["properties"].items():
         inner = rule.get("properties")
         keys = {f"{name}.{key}": each for key, each in inner.items()} if inner else {name: rule}
         required = {f"{name}.{key}" for key in rule.get("required", ())} if inner else set(SCHEMA["required"])
         for key, each in keys.items():
-            default = "**required**" if key in required else shown(each.get("default", ""))
-            kind = "list of text" if each.get("type") == "array" else type_of(each)
+            default = "**required**" if key in required else default_cell(each.get("default", ""))
+            kind = "list of text" if each.get("type") == "array" else type_and_range(each)
             rows.append(f"| `{key}` | {kind} | {default} | {each['description']} |")
     return "\n".join(rows) + "\n"
 
 
 def prices_table() -> str:
-    """Return the table of prices, with its date."""
+    """Return the date of the prices, and the table of prices by GPU pool."""
     rows = [
         "| pool | GPUs | GB | flex, $ a second | flex, $ an hour | active, $ a second |",
         "|---|---|---|---|---|---|",
@@ -104,7 +104,7 @@ def prices_table() -> str:
 
 
 def commands_table() -> str:
-    """Return each command of comfy-client with its flags."""
+    """Return a section for each command of comfy-client, with a table of its arguments."""
     parts = []
     for command in all_commands(load_workflows(default_directory())):
         summary = SUMMARIES[command.name]

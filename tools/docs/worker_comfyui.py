@@ -1,4 +1,4 @@
-"""Generates docs/worker-comfyui.md from tools/stock_worker: requests, and the recorded responses of both workers."""
+"""Generates docs/worker-comfyui.md from the requests and the recorded responses in tools/stock_worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Zapier (null for an empty field, numbers as text), and the ComfyUI client of has
 A caller that reads `images[].image` instead of `images[].data` gets it with `WORKER_IMAGE_FIELD=image` (or `both`).
 """
 
-GENERAL = (
+GENERAL_DIFFERENCES = (
     (
         "`output` of a running job",
         "none",
@@ -43,9 +43,9 @@ GENERAL = (
     ("values that lead out of ComfyUI's folders", "passed to ComfyUI", "refused"),
     ("image formats", "what the graph saves", "`output_format` and `output_quality` change PNGs to WebP or JPEG"),
 )
-"""Differences that no single request shows: subject, worker-comfyui, this worker."""
+"""Differences that affect every request: subject, worker-comfyui, this worker."""
 
-VARIABLES = (
+VARIABLE_DIFFERENCES = (
     (
         "`BUCKET_ENDPOINT_URL`",
         "the URL, with the bucket",
@@ -62,26 +62,28 @@ VARIABLES = (
 )
 
 
-def page() -> Iterator[str]:
+def worker_comfyui_page() -> Iterator[str]:
     """Yield the parts of docs/worker-comfyui.md."""
     stock, ours = recorded(STOCK), recorded(OURS)
     yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK))
     rows = [(case, stock[case.request], ours[case.request]) for case in CASES]
     verdicts = {case.request: verdict(of_stock, of_ours) for case, of_stock, of_ours in rows}
     differing = [
-        f"| {case.request} | {shown(of_stock)} | {shown(of_ours)} | {case.why} |"
+        f"| {case.request} | {outcome_cell(of_stock)} | {outcome_cell(of_ours)} | {case.why} |"
         for case, of_stock, of_ours in rows
         if verdicts[case.request] is Verdict.DIFFERENT
     ]
     yield "## Requests with different responses\n"
     yield _table("| request | worker-comfyui | this worker | why |", differing)
     yield "## What differs for every request\n"
-    yield _table("| | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in GENERAL])
+    yield _table("| | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in GENERAL_DIFFERENCES])
     yield "## Variables\n"
-    yield _table("| variable | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in VARIABLES])
+    yield _table(
+        "| variable | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in VARIABLE_DIFFERENCES]
+    )
     yield "## Requests that fail on both\n"
     failing = [
-        f"| {case.request} | {shown(of_stock)} | {shown(of_ours)} |"
+        f"| {case.request} | {outcome_cell(of_stock)} | {outcome_cell(of_ours)} |"
         for case, of_stock, of_ours in rows
         if verdicts[case.request] is Verdict.BOTH_FAIL
     ]
@@ -94,8 +96,8 @@ def page() -> Iterator[str]:
         yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is wanted)
 
 
-def shown(outcome: dict[str, Any]) -> str:
-    """Return an outcome as a cell shows it."""
+def outcome_cell(outcome: dict[str, Any]) -> str:
+    """Return an outcome as Markdown for a table cell."""
     if outcome["status"] == "FAILED":
         error = str(outcome["error"]).replace("|", "\\|")
         return f"FAILED: `{error}`"

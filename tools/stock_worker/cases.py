@@ -1,4 +1,4 @@
-"""Requests that worker-comfyui documents or its callers send, and why this worker's response differs, if it does."""
+"""Requests that worker-comfyui documents or its callers send, and the reason if this worker responds differently."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tools.recorded_graphs import Graph, node
 from tools.stock_worker.graphs import as_base64, blank, checkpoint, loaded, png
 
 PNG = as_base64(png())
-NAME = "in.png"
+IMAGE_NAME = "in.png"
 
 
-def _nothing(_: Simulator) -> None:
+def _no_fault(_: Simulator) -> None:
     """Leave ComfyUI as it is."""
 
 
@@ -24,24 +24,25 @@ class Case:
     """One request.
 
     Attributes:
-        request: what is special about it.
+        request: unique description of the request, which docs/worker-comfyui.md prints.
+        input: the job's `input`.
         why: why the responses differ; empty if they are equal, or if worker-comfyui fails.
-        before: requests that the same worker gets first.
-        prepare: injects a fault into ComfyUI.
+        before: inputs of jobs that the same worker runs first.
+        prepare: injects a fault into ComfyUI before the request.
     """
 
     request: str
     input: Any
     why: str = ""
     before: tuple[Any, ...] = ()
-    prepare: Callable[[Simulator], object] = _nothing
+    prepare: Callable[[Simulator], object] = _no_fault
 
 
-def _with_image(text: str = PNG, name: str = NAME, **further: object) -> dict[str, Any]:
+def _with_image(text: str = PNG, name: str = IMAGE_NAME, **further: object) -> dict[str, Any]:
     return {"workflow": loaded(name), "images": [{"name": name, "image": text, **further}]}
 
 
-def _numbered(count: int) -> list[dict[str, str]]:
+def _numbered_images(count: int) -> list[dict[str, str]]:
     return [{"name": f"{number}.png", "image": PNG} for number in range(count)]
 
 
@@ -49,7 +50,7 @@ def _with_second_saver(images: list[object]) -> Graph:
     return {**blank(), "10": node("SaveImage", filename_prefix="second", images=images)}
 
 
-def _previewed() -> Graph:
+def _only_previewed() -> Graph:
     return {"1": blank()["1"], "2": node("PreviewImage", images=["1", 0])}
 
 
@@ -77,13 +78,13 @@ CASES: tuple[Case, ...] = (
     Case("`data:image/png; base64,` with spaces around it", _with_image(f" data:image/png; base64, {PNG} ")),
     Case("base64 with too much padding", _with_image(f"{PNG}==")),
     Case("base64 in lines", _with_image("\r\n".join(PNG[at : at + 76] for at in range(0, len(PNG), 76)))),
-    Case("17 images", {"workflow": loaded("3.png"), "images": _numbered(17)}),
+    Case("17 images", {"workflow": loaded("3.png"), "images": _numbered_images(17)}),
     Case(
         "an audio file in `images`",
         {"workflow": blank(), "images": [{"name": "a.wav", "image": as_base64(b"RIFF0000WAVE")}]},
     ),
     Case("an image name with spaces and umlauts", _with_image(name="mein Bild ä.png")),
-    Case("`name [input]` in the graph", {**_with_image(), "workflow": loaded(f"{NAME} [input]")}),
+    Case("`name [input]` in the graph", {**_with_image(), "workflow": loaded(f"{IMAGE_NAME} [input]")}),
     # Outputs.
     Case("a batch of three images", {"workflow": blank(batch_size=3)}),
     Case("two savers", {"workflow": _with_second_saver(["1", 0])}),
@@ -98,7 +99,7 @@ CASES: tuple[Case, ...] = (
     Case("the same job again", {"workflow": blank()}, before=({"workflow": blank()},)),
     Case(
         "a graph with only a preview",
-        {"workflow": _previewed()},
+        {"workflow": _only_previewed()},
         "A graph that saves nothing is refused before the GPU runs; the error says to add SaveImage.",
     ),
     Case(
@@ -120,7 +121,7 @@ CASES: tuple[Case, ...] = (
     Case("`workflow` as text", {"workflow": json.dumps(blank())}),
     Case("the graph itself as `input`", blank()),
     Case("the editor's format", {"workflow": {"nodes": [], "links": [], "version": 0.4}}),
-    Case("`images` that is not a list", {"workflow": blank(), "images": {"name": NAME, "image": PNG}}),
+    Case("`images` that is not a list", {"workflow": blank(), "images": {"name": IMAGE_NAME, "image": PNG}}),
     Case("an image without `name`", {"workflow": blank(), "images": [{"image": PNG}]}),
     Case("an image that is not base64", _with_image("no base64!")),
     Case("an unknown model", {"workflow": {**checkpoint(), "30": node("CheckpointLoaderSimple", ckpt_name="x.ckpt")}}),

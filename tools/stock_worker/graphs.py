@@ -1,4 +1,4 @@
-"""Graphs that callers of worker-comfyui send, reduced to what matters to the worker. Pure."""
+"""Graphs that callers of worker-comfyui send, reduced to the nodes that matter to the worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded(name: str) -> Graph:
 
 
 def checkpoint(steps: int = 2) -> Graph:
-    """Return the shape of worker-comfyui's own example: Flux from one checkpoint, two savers and a preview."""
+    """Return a graph like worker-comfyui's own example: Flux from one checkpoint, two SaveImage nodes and a preview."""
     return {
         "6": node("CLIPTextEncode", text="a ball on the table", clip=["30", 1]),
         "8": node("VAEDecode", samples=["31", 0], vae=["30", 2]),
@@ -44,7 +44,7 @@ def checkpoint(steps: int = 2) -> Graph:
 
 
 def flux(steps: int = 2, image: str | None = None) -> Graph:
-    """Return Flux from its four files with KSampler: from a prompt, or from a loaded image."""
+    """Return a graph for Flux from its four files with KSampler, with or without a loaded image."""
     start = node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
     graph = {
         **_loaders(),
@@ -58,7 +58,7 @@ def flux(steps: int = 2, image: str | None = None) -> Graph:
 
 
 def custom_sampler(steps: int = 2) -> Graph:
-    """Return Flux from its four files with SamplerCustomAdvanced."""
+    """Return a graph for Flux from its four files with SamplerCustomAdvanced."""
     return {
         **_loaders(),
         "5": node("EmptyLatentImage", width=64, height=64, batch_size=1),

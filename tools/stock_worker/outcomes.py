@@ -1,4 +1,4 @@
-"""The response of a handler to a case, through RunPod's SDK, without the parts that differ from run to run."""
+"""Runs a case on a handler through RunPod's SDK, and reduces the response to the parts that are equal in every run."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 
 MODELS = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
-MAX_LENGTH = 120
+MAX_ERROR_LENGTH = 120
 """Maximum length of a recorded error."""
-Handle = Callable[[Any], Any]
+Handler = Callable[[Any], Any]
 
 
-def outcome_of(case: Case, handler_on: Callable[[Simulator], Handle]) -> Outcome:
-    """Return the outcome of a case on a new ComfyUI."""
+def outcome_of(case: Case, make_handler_for: Callable[[Simulator], Handler]) -> Outcome:
+    """Return the outcome of a case on a new simulated ComfyUI."""
     with Simulator(models=MODELS) as simulator:
-        handle = handler_on(simulator)
+        handle = make_handler_for(simulator)
         for number, job_input in enumerate(case.before):
-            _run(handle, f"before-{number}", job_input)
+            _run_job(handle, f"before-{number}", job_input)
         case.prepare(simulator)
-        return described(_run(handle, "job", case.input))
+        return outcome_from(_run_job(handle, "job", case.input))
 
 
-def our_handler(simulator: Simulator) -> Handle:
+def our_handler(simulator: Simulator) -> Handler:
     """Return this worker's handler on a ComfyUI."""
-    lifecycle = Lifecycle(stop_comfyui=_nothing, report_unhealthy=_ignored, grace_s=1, end=_nothing)
+    lifecycle = Lifecycle(stop_comfyui=_nothing, report_unhealthy=_nothing, grace_s=1, end=_nothing)
     settings = Settings.from_env({"COMFYUI_URL": simulator.url})
     return make_handler(Service(make_worker(settings), lifecycle))
 
 
-def described(result: dict[str, Any]) -> Outcome:
-    """Return the SDK's result as recorded: images by type and size, an error as text or code."""
+def outcome_from(result: dict[str, Any]) -> Outcome:
+    """Return the SDK's result as recorded: images by format and size, an error by its text or code."""
     if "error" in result:
         return {"status": "FAILED", "error": _shortened(result["error"])}
     output = result["output"]
     images = [
-        {"filename": image["filename"], "type": image["type"], "data": _kind_of(image["data"])}
+        {"filename": image["filename"], "type": image["type"], "data": _format_and_size(image["data"])}
         for image in output.get("images", [])
     ]
     return {"status": "COMPLETED", "images": images, **({"errors": output["errors"]} if "errors" in output else {})}
 
 
-def _run(handle: Handle, job_id: str, job_input: object) -> dict[str, Any]:
+def _run_job(handle: Handler, job_id: str, job_input: object) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
         return asyncio.run(run_job(handle, {"id": job_id, "input": job_input}))
 
 
-def _kind_of(text: str) -> str:
+def _format_and_size(text: str) -> str:
     data = base64.b64decode(text)
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -80,12 +80,8 @@ def _shortened(error: str) -> str:
             case {"error_type": str(kind), "error_message": str(message)}:
                 return f"{kind}: {message}"
     line = re.sub(r"https?://[\w.]+:\d+", "http://COMFYUI", error).strip().partition("\n")[0]
-    return line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]}…"
+    return line if len(line) <= MAX_ERROR_LENGTH else f"{line[:MAX_ERROR_LENGTH]}…"
 
 
 def _nothing(*_: object) -> None:
-    """Do nothing."""
-
-
-def _ignored(_: str) -> None:
     """Do nothing."""

@@ -1,7 +1,9 @@
 """Records the responses of worker-comfyui or of this worker to the requests of CASES, for docs/worker-comfyui.md.
 
 python -m tools.stock_worker.record ours             writes ours.json
-python -m tools.stock_worker.record stock FOLDER     writes stock.json; FOLDER has its handler.py and network_volume.py
+python -m tools.stock_worker.record stock FOLDER     writes stock.json
+
+FOLDER contains handler.py and network_volume.py of worker-comfyui.
 """
 
 from __future__ import annotations
@@ -14,38 +16,38 @@ from datetime import UTC, datetime
 
 from simulators.comfyui import Simulator
 from tools.stock_worker.cases import CASES
-from tools.stock_worker.outcomes import Handle, our_handler, outcome_of
+from tools.stock_worker.outcomes import Handler, our_handler, outcome_of
 from tools.stock_worker.recordings import OURS, STOCK
 
-HandlerOn = Callable[[Simulator], Handle]
+HandlerFactory = Callable[[Simulator], Handler]
 
 
-def stock_handler(folder: str) -> HandlerOn:
-    """Return a function that makes worker-comfyui's handler, from a folder with its files."""
-    sys.modules.pop("handler", None)  # this project's, which tools.stock_worker.outcomes imports
+def stock_handler(folder: str) -> HandlerFactory:
+    """Return a function that makes worker-comfyui's handler for a simulator, from the folder with its files."""
+    sys.modules.pop("handler", None)  # the handler.py of this project, which tools.stock_worker.outcomes imports
     sys.path.insert(0, folder)
     module = importlib.import_module("handler")
 
-    def handler_on(simulator: Simulator) -> Handle:
+    def make_handler_for(simulator: Simulator) -> Handler:
         vars(module)["COMFY_HOST"] = simulator.url.removeprefix("http://")
-        handle: Handle = module.handler
+        handle: Handler = module.handler
         return handle
 
-    return handler_on
+    return make_handler_for
 
 
 def main() -> None:
-    """Write a recording."""
-    handler_on: HandlerOn = our_handler
+    """Write the recording that the command line names."""
+    make_handler_for: HandlerFactory = our_handler
     match sys.argv[1:]:
         case ["ours"]:
             file, about = OURS, "this worker"
         case ["stock", folder]:
             version = "worker-comfyui 5.8.5 (runpod-workers/worker-comfyui d2a5572)"
-            file, about, handler_on = STOCK, f"{version}, {datetime.now(UTC):%Y-%m-%d}", stock_handler(folder)
+            file, about, make_handler_for = STOCK, f"{version}, {datetime.now(UTC):%Y-%m-%d}", stock_handler(folder)
         case _:
             sys.exit(__doc__)
-    outcomes = {case.request: outcome_of(case, handler_on) for case in CASES}
+    outcomes = {case.request: outcome_of(case, make_handler_for) for case in CASES}
     file.write_text(json.dumps({"about": about, "outcomes": outcomes}, indent=1, ensure_ascii=False) + "\n")
 
 

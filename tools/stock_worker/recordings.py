@@ -1,4 +1,4 @@
-"""The recorded responses of both workers to the requests of CASES, and how they compare. Reads two files."""
+"""Reads the recorded responses of both workers to the requests of CASES, and compares them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def recorded(file: Path) -> dict[str, Outcome]:
 
 
 def source_of(file: Path) -> str:
-    """Return what a recording was made of, and when."""
+    """Return the name and version of the worker whose responses a recording contains, and the date."""
     return str(json.loads(file.read_text())["about"])
 
 
 def verdict(stock: Outcome, ours: Outcome) -> Verdict:
-    """Return how two outcomes compare: status, and images by name, kind and size, in order."""
+    """Return how two outcomes compare: by their status, and by the name, type and size of their images in order."""
     if stock["status"] == "FAILED":
         return Verdict.BOTH_FAIL if ours["status"] == "FAILED" else Verdict.ONLY_OURS
     return Verdict.SAME if stock == ours else Verdict.DIFFERENT

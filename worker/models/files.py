@@ -79,7 +79,7 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
         if digest.hexdigest() == model.sha256:
-            write_atomically(_marker(target), _mark(model, before))
+            write_atomically(_marker(target), _mark(model, before), mode=0o644)
         else:
             _marker(target).unlink()
     return digest.hexdigest()
@@ -180,7 +180,7 @@ class PartFile:
                 f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
-            write_atomically(_marker(target), _mark(self._model, os.fstat(self._fd)))
+            write_atomically(_marker(target), _mark(self._model, os.fstat(self._fd)), mode=0o644)
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
