@@ -96,7 +96,7 @@ class DirectProvider:
         """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
-        rendered = intake.rendered(parsed)
+        rendered = intake.render_request(parsed)
         timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.version()  # so that a wrong URL fails the submit, not the job
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"

@@ -99,7 +99,7 @@ class ScenarioProvider:
             request = replace(request, input={**request.input, "image": self._stored_image(asset_id)})
         parsed = read_request(request.input, self._workflows)
         check_supported(parsed, request.options, self._loras)
-        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
+        rendered = intake.render_request(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:

@@ -58,7 +58,7 @@ class StockWorkerProvider(RunPodProvider):
         parsed = read_request(request.input, self._workflows)
         if parsed.delivery == "s3" or request.options.s3_config is not None:
             raise invalid_input([bucket_fault("worker-comfyui")])
-        rendered = intake.rendered(parsed)
+        rendered = intake.render_request(parsed)
         if rendered.extra_data.keys() - {"api_key_comfy_org"}:
             warning = "extra_data was omitted except for the key: worker-comfyui passes nothing else to ComfyUI"
             rendered = replace(rendered, warnings=(*rendered.warnings, warning))
