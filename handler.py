@@ -42,9 +42,9 @@ from worker.settings import RunPodVariables, Settings
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
-LONGEST_BESIDE_S = 600.0
-"""Maximum time of a job's thread in addition to its wait for earlier jobs and its run (WORKER_JOB_TIMEOUT_S each)."""
-CANCEL_S = 60.0
+MAX_BESIDE_S = 600.0
+"""Maximum time of a job's thread, beside its wait for earlier jobs and its run (WORKER_JOB_TIMEOUT_S each)."""
+CANCEL_TIMEOUT_S = 60.0
 """Maximum time for the thread of a cancelled job to end."""
 _POLL_S = 0.5
 
@@ -63,7 +63,7 @@ def make_worker(settings: Settings) -> Worker:
 
 
 def make_handler(service: Service, post_progress: PostProgress | None = None) -> Handler:
-    """Return `handler(job)`, which returns a result (docs/api.md) or `{"error": "<JSON text of an ErrorReport>"}`.
+    """Return `handler(job)`, which returns a result (docs/api.md), or `{"error": <JSON text of an ErrorReport>}`.
 
     The job runs in a thread, so that the SDK's event loop can receive stop signals. The SDK then cancels the task: the
     job's prompts are interrupted, and CancelledError is re-raised once the job has ended. `post_progress` receives a
@@ -88,40 +88,40 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
 
 async def _outcome(service: Service, execution: JobExecution) -> JsonObject:
     """Return the job's result or error, even if no thread is free for it or its thread does not end."""
-    if error := service.comfyui.refusal():
+    if error := service.comfyui.rejection_error():
         execution.end()
         return execution.failed(error)
-    in_thread = service.threads.submit(execution.outcome)
-    running = asyncio.wrap_future(in_thread)
+    future = service.threads.submit(execution.outcome)
+    running = asyncio.wrap_future(future)
     try:
         while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
             if error := execution.abandon_error():
                 response = execution.failed(error)
                 execution.cancelled.set()
-                if in_thread.cancel():
+                if future.cancel():
                     execution.end()
                 return response
-            if execution.took_s > service.longest_s:
+            if execution.took_s > service.max_job_s:
                 execution.cancelled.set()
                 service.lifecycle.retire("a job's thread does not end")
-                return execution.bug()
+                return execution.bug_report()
         return running.result()
     except asyncio.CancelledError:
         execution.cancelled.set()
-        if in_thread.cancel():
+        if future.cancel():
             execution.end()
-        elif not (await asyncio.wait({running}, timeout=CANCEL_S))[0]:
+        elif not (await asyncio.wait({running}, timeout=CANCEL_TIMEOUT_S))[0]:
             service.lifecycle.retire("the thread of a cancelled job does not end")
         raise
 
 
-def writing_files(inner: Handler, folder: Path) -> Handler:
+def with_written_files(inner: Handler, folder: Path) -> Handler:
     """Wrap a handler for local use: its results contain paths of files in `folder` instead of base64."""
 
-    async def writing(job: JsonObject) -> JsonObject:
-        return await asyncio.to_thread(local_results.written, await inner(job), folder)
+    async def run_and_write(job: JsonObject) -> JsonObject:
+        return await asyncio.to_thread(local_results.write_files, await inner(job), folder)
 
-    return writing
+    return run_and_write
 
 
 def report_unhealthy(platform: RunPodVariables, reason: str) -> None:
@@ -166,12 +166,12 @@ def _make_boot(
 
 
 def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot) -> Service:
-    """Return what the jobs of this process share. Call it after `boot.begin`."""
+    """Return the objects that all jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
     disk = partial(full_disk, [data, settings.temporary_directory] if data else [])
-    longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
+    max_job_s = 2 * settings.job_timeout_s + MAX_BESIDE_S
     return Service(
-        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
+        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), max_job_s=max_job_s
     )
 
 
@@ -247,9 +247,9 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
     if _is_on_platform(settings):
         runpod.serverless.register_fitness_check(finish_boot)
         platform = RunPodWorkerApi(settings.concurrency, service.lifecycle)
-        posting = make_handler(service, platform.post_progress)
+        platform_handler = make_handler(service, platform.post_progress)
         # on_start is called in the SDK's running loop, after the SDK has installed its signal handlers.
-        runpod.serverless.start(platform.configured(posting, on_start=service.lifecycle.handle_signals))
+        runpod.serverless.start(platform.sdk_config(platform_handler, on_start=service.lifecycle.handle_signals))
         service.lifecycle.await_end()
         return
     local_handler = make_handler(service)
@@ -258,7 +258,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
     if "--rp_serve_api" in _options():
         secure_local_api()
     else:
-        local_handler = writing_files(local_handler, Path("debug-output"))
+        local_handler = with_written_files(local_handler, Path("debug-output"))
     try:
         finish_boot()
         runpod.serverless.start({"handler": local_handler})

@@ -24,8 +24,8 @@ from comfy_core.request.encoded import is_data_uri, is_url
 ImageInput: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
 """The types in which a caller may give an image."""
 
-_LEAST_BASE64 = 64
-"""The least number of base64 characters of an image. Shorter text is taken as a file name."""
+_MIN_BASE64 = 64
+"""Minimum length of an image as base64, in characters. Shorter text is taken as a file name."""
 
 
 def image_text(source: object, path: str) -> str:
@@ -60,7 +60,7 @@ def _file_text(source: object, path: str) -> str:
 
 
 def _is_base64(text: str) -> bool:
-    return len(text) >= _LEAST_BASE64 and re.fullmatch(r"[A-Za-z0-9+/=\s]+", text) is not None and not _is_file(text)
+    return len(text) >= _MIN_BASE64 and re.fullmatch(r"[A-Za-z0-9+/=\s]+", text) is not None and not _is_file(text)
 
 
 def with_texts(inputs: Mapping[str, Any]) -> JsonObject:

@@ -28,7 +28,7 @@ PROPAGATION_S = 30.0
 
 Source: docs/reference/runpod.md#job-states.
 """
-UNKNOWN_S = 2.0
+UNKNOWN_JOB_S = 2.0
 """How long "unknown job" is retried for a job that was seen before, or that this process did not submit."""
 HEALTH_AFTER_S = 3.0
 """How long a job is queued before the endpoint's health is requested. The interval doubles each time, up to 30 s."""
@@ -199,7 +199,7 @@ class JobPoller:
     def _retry_until(self, error: ComfyClientError, begun_at: float) -> float:
         if isinstance(error, RequestError):
             return begun_at + PATIENCE_S
-        return self._begun_at + PROPAGATION_S if self._is_new else begun_at + UNKNOWN_S
+        return self._begun_at + PROPAGATION_S if self._is_new else begun_at + UNKNOWN_JOB_S
 
     def _drop_events(self, task: Generator[object, None, _T]) -> Generator[Sleep, None, _T]:
         """Run a task without its events."""
@@ -220,14 +220,14 @@ class JobPoller:
         health = None if problem else _health(self.provider)
         if self.last is not None and self.last.state is JobState.RUNNING:
             progress = self.progress
-            doing = f"; it is running, {progress.percent}% done" if progress else "; it is running"
+            activity = f"; it is running, {progress.percent}% done" if progress else "; it is running"
         elif problem:
-            doing = f"; {problem}"
+            activity = f"; {problem}"
         else:
-            doing = f"; {health.sentence}" if health else "; the endpoint's health is not available"
+            activity = f"; {health.sentence}" if health else "; the endpoint's health is not available"
         when = f"after {timeout_s:.3g} s" if timeout_s else "yet"
         return WaitTimeout(
-            f"Job {self.id} has not ended {when}{doing}",
+            f"Job {self.id} has not ended {when}{activity}",
             self.id,
             state=state,
             workers=dict(health.workers) if health else {},

@@ -31,7 +31,7 @@ from tests.processes import killed_at_end
 from tests.worker.workers import configured
 from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
-from worker.local_results import written
+from worker.local_results import write_files
 from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -226,14 +226,14 @@ def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None
     out = tmp_path / "out"
     (tmp_path / "file").touch()
 
-    assert written(result, out) == {
+    assert write_files(result, out) == {
         "images": [{**inline, "type": "path", "data": str(out / "a.png")}, stored],
         "files": [{**inline, "type": "path", "data": str(out / "a-2.png")}],
         "seed": 7,
     }
     assert [path.read_bytes() for path in sorted(out.iterdir())] == [b"png", b"png"]
-    assert "not written to" in written(result, tmp_path / "file")["images"][0]["data"]
-    assert written({"error": "{}"}, out) == {"error": "{}"}
+    assert "not written to" in write_files(result, tmp_path / "file")["images"][0]["data"]
+    assert write_files({"error": "{}"}, out) == {"error": "{}"}
 
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:

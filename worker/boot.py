@@ -29,7 +29,7 @@ WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "
 WARMUP_TIMEOUT_S = 300.0
 DATA_FOLDERS = ("input", "output", "temp", "user")
 FRONT_END = "worker/web"
-"""An empty folder inside the data folder."""
+"""Folder for ComfyUI's web pages, inside the data folder. It stays empty."""
 PATHS_CONFIG = "worker/extra_model_paths.yaml"
 """Not next to ComfyUI's main.py: a file of that name there belongs to the user."""
 
@@ -87,7 +87,7 @@ class Boot:
         self._environment = environment
         self._on_lost = on_lost
         self._times = times
-        self._supply: ModelManager | None = None
+        self._model_manager: ModelManager | None = None
         self._missing: ModelsMissing | None = None
         self.process: ComfyProcess | None = None
         """The worker's own ComfyUI, once started."""
@@ -119,26 +119,26 @@ class Boot:
         settings = self._settings
         make_data_folders(data)
         hub = Hub.from_env(self._environment) if settings.fetch_models else Hub()
-        supply = ModelManager(settings, required_models(self._workflows), read_models(default_list()), hub)
-        self._supply = supply
+        manager = ModelManager(settings, required_models(self._workflows), read_models(default_list()), hub)
+        self._model_manager = manager
         environment = comfyui_environment(self._environment, settings.comfyui_environment)
         help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)
         with ThreadPoolExecutor(1) as threads:
             flags_future = threads.submit(query_flags, settings, environment, help_timeout_s)
             try:
-                supply.begin()
+                manager.begin()
             except ModelsMissing as missing:
                 self._missing = missing
                 return
             flags = flags_future.result()
-        if not supply.is_fetching:
+        if not manager.is_fetching:
             self._times.note("models")
         try:
-            (data / PATHS_CONFIG).write_text(supply.paths_config(), encoding="utf-8")
+            (data / PATHS_CONFIG).write_text(manager.paths_config(), encoding="utf-8")
         except OSError as error:
             raise _unwritable(data / PATHS_CONFIG, error.strerror) from error
         command = comfyui_command(
-            settings, flags, data / PATHS_CONFIG, data / FRONT_END, is_on_volume=supply.is_on_volume
+            settings, flags, data / PATHS_CONFIG, data / FRONT_END, is_on_volume=manager.is_on_volume
         )
         log.debug("ComfyUI's command: %s", command)
         wait = partial(await_ready, self._server, required_models(self._workflows), settings.ready_timeout_s)
@@ -176,8 +176,8 @@ class Boot:
 
     def stop(self) -> None:
         """Stop a running download, the connections to ComfyUI, and the worker's own ComfyUI."""
-        if self._supply is not None:
-            self._supply.stop()
+        if self._model_manager is not None:
+            self._model_manager.stop()
         self._remote.stop()
         self._server.close()
         if self.process is not None:
@@ -186,13 +186,13 @@ class Boot:
     def _await_comfyui(self) -> None:
         if self._missing is not None:
             raise self._missing
-        if self.process is None or self._supply is None:
+        if self.process is None or self._model_manager is None:
             models = required_models(self._workflows)
             await_ready(self._server, models, self._settings.ready_timeout_s, lambda: None)
             self._remote.start()
             return
-        if self._supply.is_fetching:
-            self._supply.await_all(self.process.start_error)
+        if self._model_manager.is_fetching:
+            self._model_manager.await_all(self.process.start_error)
             self._times.note("models")
         self.process.await_start()
 

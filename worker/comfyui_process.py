@@ -33,11 +33,11 @@ from worker.leases import Lease
 from worker.supervision import Cause, ComfyUISupervisor, Death
 from worker.watchdog import HUNG_S, Watchdog
 
-_TELL_AFTER_S = 5.0
-"""How long ComfyUI may be silent until a log line says what is awaited."""
+_LOG_WAIT_AFTER_S = 5.0
+"""How long ComfyUI may not respond before the wait is logged."""
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
-_LAST_WORDS_S = 1.0
+_OUTPUT_DRAIN_S = 1.0
 """How long to keep reading the output of a dead ComfyUI, so that an error has its last lines."""
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def await_ready(
     immediately.
     """
     deadline = time.monotonic() + timeout_s
-    told_at = time.monotonic() + _TELL_AFTER_S
+    log_at = time.monotonic() + _LOG_WAIT_AFTER_S
 
     def left_s() -> float:
         return min(CALL_TIMEOUT_S, max(_POLL_S, deadline - time.monotonic()))
@@ -99,9 +99,9 @@ def await_ready(
                 ErrorCode.COMFYUI_UNAVAILABLE,
                 f"ComfyUI at {server.url} was not ready after {timeout_s:.0f} s. If COMFYUI_URL is set, start it there",
             )
-        if time.monotonic() > told_at:
-            log.warning("ComfyUI at %s does not answer yet; it is awaited for up to %.0f s", server.url, timeout_s)
-            told_at = math.inf
+        if time.monotonic() > log_at:
+            log.warning("ComfyUI at %s does not respond yet; waiting up to %.0f s", server.url, timeout_s)
+            log_at = math.inf
         time.sleep(_POLL_S)
 
 
@@ -113,9 +113,9 @@ class ComfyProcess(ComfyUISupervisor):
         directory: the working directory.
         environment: the complete environment.
         url: its HTTP address.
-        await_ready: returns when it is ready; its argument returns the error if the process has exited.
-        on_lost: called when it died and could not be restarted.
-        kill_timeouts: when it is killed.
+        await_ready: returns when ComfyUI is ready. Its argument returns the error if the process has exited.
+        on_lost: called when ComfyUI died and could not be restarted.
+        kill_timeouts: when an unresponsive ComfyUI is killed.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ComfyProcess(ComfyUISupervisor):
         self._kill_timeouts = kill_timeouts
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
-        self._killed_for: Death | None = None
+        self._kill_reason: Death | None = None
         self._reader = threading.Thread()
         self._first_line = 0
         self._stopping = threading.Event()
@@ -169,14 +169,14 @@ class ComfyProcess(ComfyUISupervisor):
         """Return the error if ComfyUI exited before it was ready."""
         return self._death_of(self._child) if self._child is not None else None
 
-    def refusal(self) -> JobError | None:
+    def rejection_error(self) -> JobError | None:
         """Return the error for every job once ComfyUI is lost."""
         return _error("ComfyUI died and could not be restarted") if self.is_lost else None
 
     def await_available(self, stop: Callable[[], JobError | None]) -> None:
         """Return when ComfyUI is available: immediately, or after a restart. Raises JobError if it is lost."""
         while not self._ready.wait(_POLL_S):
-            error = stop() or self.refusal()
+            error = stop() or self.rejection_error()
             if error is not None:
                 raise error
 
@@ -213,7 +213,7 @@ class ComfyProcess(ComfyUISupervisor):
             self._kill(child, Death(Cause.STUCK, None))
 
     def _kill(self, child: subprocess.Popen[str], death: Death) -> None:
-        self._killed_for = death
+        self._kill_reason = death
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 
@@ -223,14 +223,14 @@ class ComfyProcess(ComfyUISupervisor):
             self._stopping.set()
             child = self._child
         if child is not None:
-            _end_group(child, grace_s)
+            _stop_group(child, grace_s)
 
     def _spawn(self) -> subprocess.Popen[str]:
         with self._lock:
             if self._stopping.is_set():
                 raise _error("The worker is stopping")
             child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
-                [*_dies_with_us(), *self._command],
+                [*_parent_death_prefix(), *self._command],
                 cwd=self._directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -255,7 +255,7 @@ class ComfyProcess(ComfyUISupervisor):
 
     def _kill_hung(self, child: subprocess.Popen[str], watchdog: Watchdog) -> None:
         if watchdog.await_hang(lambda: child.poll() is not None or self._stopping.is_set()):
-            log.error("ComfyUI has not responded for %.0f s; killing it", watchdog.unanswered_s)
+            log.error("ComfyUI has not responded for %.0f s; killing it", watchdog.no_response_s)
             self._kill(child, Death(Cause.HUNG, self._leases.running()))
 
     def _watch(self, child: subprocess.Popen[str]) -> None:
@@ -263,17 +263,17 @@ class ComfyProcess(ComfyUISupervisor):
         while True:
             status = child.wait()
             self._ready.clear()
-            death = self._killed_for or Death(Cause.DIED, self._leases.running())
-            self._killed_for = None
-            _end_group(child, 0)
-            self._reader.join(_LAST_WORDS_S)
+            death = self._kill_reason or Death(Cause.DIED, self._leases.running())
+            self._kill_reason = None
+            _stop_group(child, 0)
+            self._reader.join(_OUTPUT_DRAIN_S)
             self._deaths.append(death)
             self._leases.forget_ended()
             if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)
             if self._restarted:
-                self._lose()
+                self._give_up()
                 return
             self._restarted = True
             try:
@@ -284,12 +284,12 @@ class ComfyProcess(ComfyUISupervisor):
                     return
                 log.error("ComfyUI could not be restarted: %s", error)  # noqa: TRY400 - an expected error
                 self.stop()
-                self._lose()
+                self._give_up()
                 return
             log.warning("ComfyUI was restarted")
             self._note_ready(child)
 
-    def _lose(self) -> None:
+    def _give_up(self) -> None:
         self.is_lost = True
         self._on_lost()
 
@@ -297,7 +297,7 @@ class ComfyProcess(ComfyUISupervisor):
         status = child.poll()
         if status is None:
             return None
-        self._reader.join(_LAST_WORDS_S)
+        self._reader.join(_OUTPUT_DRAIN_S)
         own_lines = self.log.lines(self._first_line)[-SHOWN_LINES:]  # no job's lines: no job has used this process yet
         return _error(f"ComfyUI ended with status {status} before it was ready", log_tail=own_lines)
 
@@ -306,13 +306,13 @@ def _error(problem: str, **details: object) -> JobError:
     return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem, **details)
 
 
-def _dies_with_us() -> list[str]:
+def _parent_death_prefix() -> list[str]:
     """Return a command prefix that kills the child when this process dies; empty if setpriv is not installed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
-def _end_group(child: subprocess.Popen[str], grace_s: float) -> None:
+def _stop_group(child: subprocess.Popen[str], grace_s: float) -> None:
     """Stop the process group of `child`: SIGTERM, then SIGKILL after `grace_s` for what is left."""
     for signal_number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):

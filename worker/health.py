@@ -70,19 +70,19 @@ def problem_of(url: str, timeout_s: float) -> str:
         host = None
     if not host:
         return "COMFYUI_URL is not a valid URL. Set one like http://127.0.0.1:8188."
-    where = f"{host}:{port}" if port else host
+    address = f"{host}:{port}" if port else host
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(host, port, timeout=timeout_s)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/system_stats")
         status = connection.getresponse().status
     except TimeoutError:
-        return f"ComfyUI at {where} did not respond within {timeout_s:g} s. See the worker's log."
+        return f"ComfyUI at {address} did not respond within {timeout_s:g} s. See the worker's log."
     except (OSError, HTTPException) as error:
-        return f"ComfyUI at {where} could not be reached ({type(error).__name__}): it is starting, or it has exited."
+        return f"ComfyUI at {address} could not be reached ({type(error).__name__}): it is starting, or it has exited."
     finally:
         connection.close()
-    return "" if status == 200 else f"ComfyUI at {where} returned {status} for /system_stats."  # noqa: PLR2004 - OK
+    return "" if status == 200 else f"ComfyUI at {address} returned {status} for /system_stats."  # noqa: PLR2004 - OK
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from comfy_core.object_store import Bucket, is_public_address, is_valid_url
 from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, resolve_host
 
-_S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
+_S3_CONFIG_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName")
 """The required keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
-_REGION = "region"
+_REGION_KEY = "region"
 """An additional key of ours, for servers whose host name does not contain the region."""
 
 
@@ -27,15 +27,15 @@ def job_bucket(
     if s3_config is None:
         return configured, []
     if not isinstance(s3_config, dict):
-        return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG)}")]
-    values = {name: s3_config[name] for name in (*_S3_CONFIG, _REGION) if s3_config.get(name) is not None}
+        return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG_KEYS)}")]
+    values = {name: s3_config[name] for name in (*_S3_CONFIG_KEYS, _REGION_KEY) if s3_config.get(name) is not None}
     endpoint = values.get("endpointUrl")
-    server = located(endpoint, str(values.get(_REGION, ""))) if _is_text(endpoint) else located("")
+    server = located(endpoint, str(values.get(_REGION_KEY, ""))) if _is_text(endpoint) else located("")
     if not values.get("bucketName"):
         values["bucketName"] = server.bucket
     faults = [
         Fault(f"s3Config.{name}", "is missing, or not a non-empty string")
-        for name in (*_S3_CONFIG, *values.keys() & {_REGION})
+        for name in (*_S3_CONFIG_KEYS, *values.keys() & {_REGION_KEY})
         if not _is_text(values.get(name))
     ]
     is_ours = configured is not None and server.endpoint_url == configured.endpoint_url
@@ -56,7 +56,7 @@ def job_bucket(
         access_key_id=values["accessId"],
         secret_access_key=values["accessSecret"],
         name=values["bucketName"],
-        region=base.region if is_ours and _REGION not in values else server.region,
+        region=base.region if is_ours and _REGION_KEY not in values else server.region,
         public_url="",
         must_be_public=not is_ours,
     ), []

@@ -32,9 +32,9 @@ MAX_RUNS = 3
 """Maximum runs of one job, because other jobs can end ComfyUI repeatedly."""
 MAX_FAILURES = 3
 """Consecutive jobs that may fail because of ComfyUI or its disk before the worker retires."""
-DEATH_S = 2.0
+DEATH_DETECTION_S = 2.0
 """Seconds after a lost connection within which a death of ComfyUI is detected."""
-_OF_THE_DISK = frozenset({ErrorCode.DISK_FULL, ErrorCode.COMFYUI_UNAVAILABLE, ErrorCode.EXECUTION_FAILED})
+_DISK_CODES = frozenset({ErrorCode.DISK_FULL, ErrorCode.COMFYUI_UNAVAILABLE, ErrorCode.EXECUTION_FAILED})
 """Error codes that a full disk can cause."""
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Failures:
     def note(self, error: JobError) -> None:
         """Count the error, unless ComfyUI is alive and rejected only this job."""
         cause = error.__cause__
-        is_answer = isinstance(cause, RequestError) and cause.status is not None
-        if error.code is ErrorCode.DISK_FULL or (error.code is ErrorCode.COMFYUI_UNAVAILABLE and not is_answer):
+        was_rejected = isinstance(cause, RequestError) and cause.status is not None
+        if error.code is ErrorCode.DISK_FULL or (error.code is ErrorCode.COMFYUI_UNAVAILABLE and not was_rejected):
             self._count += 1
             if self._count >= MAX_FAILURES:
                 self._lifecycle.retire(f"{self._count} jobs in a row failed: {error.report.message}")
@@ -74,7 +74,7 @@ class Service:
 
     Attributes:
         full_disk: returns a sentence that names a full disk, or an empty string.
-        longest_s: maximum time of a job's thread. Every wait in it ends much sooner, so a thread that exceeds it hangs
+        max_job_s: maximum time of a job's thread. Every wait in it ends much sooner, so a thread that exceeds it hangs
             in a library, and only exiting the process ends it.
         threads: the pool for jobs. asyncio's default pool is shared with other code that blocks.
     """
@@ -85,7 +85,7 @@ class Service:
     full_disk: Callable[[], str] = lambda: ""
     tickets: TicketLock = field(default_factory=TicketLock)
     threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
-    longest_s: float = 1800.0
+    max_job_s: float = 1800.0
     failures: Failures = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class JobExecution:
             return self.failed(error)
         except Exception:
             log.exception("unexpected error: a bug in the worker")
-            return self.bug()
+            return self.bug_report()
         else:
             self._service.failures.note_success()
             return result
@@ -142,10 +142,10 @@ class JobExecution:
             return {"error": error.report.to_json()}
         except (TypeError, ValueError, RecursionError):  # a detail is not JSON
             log.exception("unexpected error: a bug in the worker")
-            return self.bug()
+            return self.bug_report()
 
-    def bug(self) -> JsonObject:
-        """Return the error for an unexpected exception."""
+    def bug_report(self) -> JsonObject:
+        """Return the outcome of a job that ended with an unexpected exception: the error `internal`."""
         problem = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
         return {"error": ErrorReport.because(ErrorCode.INTERNAL, problem).to_json()}
 
@@ -174,7 +174,7 @@ class JobExecution:
             service.lifecycle.retire(error.report.message)
             raise
         except JobError as error:
-            raise self._explained(error, lease) from error.__cause__
+            raise self._more_specific(error, lease) from error.__cause__
         finally:
             self._lease = None
             comfyui.end_lease(lease)
@@ -190,17 +190,17 @@ class JobExecution:
         if self._lease is not None:
             self._lease.has_run = True
 
-    def _explained(self, error: JobError, lease: Lease) -> JobError:
+    def _more_specific(self, error: JobError, lease: Lease) -> JobError:
         """Return the error, replaced by a more specific one if ComfyUI's state or the disk explains it."""
         server = self._service.worker.server
         cause = error.__cause__
         if isinstance(cause, RequestError) and cause.status is None:
-            error = self._service.comfyui.await_failure_of(lease, self._stop, DEATH_S) or error
+            error = self._service.comfyui.await_failure_of(lease, self._stop, DEATH_DETECTION_S) or error
         elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # this job's prompt may have made ComfyUI hang
             error = self._service.comfyui.await_failure_of(lease, self._stop, 0) or error
         if self._service.comfyui.was_ended(lease):
             server.cleanup.note_restart()
-        if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):
+        if error.code in _DISK_CODES and (problem := self._service.full_disk()):
             log.error("%s", problem)
             if not lease.is_shared and server.directory is not None:
                 sweep(server.directory)

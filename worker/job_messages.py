@@ -1,6 +1,6 @@
 """Parses job-take responses into jobs that the SDK can handle, and builds job-done request bodies. No I/O.
 
-Facts about runpod 1.12 that make this module necessary (docs/reference/runpod.md 1.2 and 1.3):
+Facts about runpod 1.12 that make this module necessary (docs/reference/runpod.md#worker-protocol):
 
 - The SDK drops a whole batch that `json.loads` cannot parse. About 990 levels of nesting (2 kB), or an integer of more
   than 4,300 digits, is enough; the other jobs of the batch are lost too.
@@ -26,7 +26,7 @@ MAX_ID_CHARACTERS = 256
 """RunPod's ids have about 40. A result cannot be posted for an id that does not fit into a URL."""
 MAX_INTEGER_CHARACTERS = 400
 """A longer integer is parsed as the float infinity. Request validation then rejects it and names its path."""
-_CUT = "\ue000nested too deeply\ue000"
+_CUT_MARKER = "\ue000nested too deeply\ue000"
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _TOO_DEEP = Fault("", f"is nested more than {MAX_JOB_DEPTH} levels deep; no workflow needs that")
 
@@ -36,7 +36,7 @@ class TakeResponse:
     """The content of a response: jobs to run, jobs to reject with an error, and the reasons why others are dropped."""
 
     jobs: tuple[JsonObject, ...]
-    refused: Mapping[str, JobError]
+    rejected: Mapping[str, JobError]
     """Errors by job id."""
     dropped: tuple[str, ...]
 
@@ -48,16 +48,16 @@ def read_take_response(body: bytes) -> TakeResponse:
         parsed, is_cut = _loads(text), False
     except RecursionError:
         parsed, is_cut = _loads(_without_deep_values(text)), True
-    jobs, refused, dropped = [], {}, []
+    jobs, rejected, dropped = [], {}, []
     for item in parsed if isinstance(parsed, list) else [parsed]:
         job_id = _id_of(item)
         if job_id is None or not isinstance(item, dict):
             dropped.append(_why_dropped(item))
-        elif is_cut and _CUT in json.dumps(item, ensure_ascii=False):
-            refused[job_id] = invalid_input([_TOO_DEEP])
+        elif is_cut and _CUT_MARKER in json.dumps(item, ensure_ascii=False):
+            rejected[job_id] = invalid_input([_TOO_DEEP])
         else:
             jobs.append(_job(item, job_id))
-    return TakeResponse(tuple(jobs), refused, tuple(dropped))
+    return TakeResponse(tuple(jobs), rejected, tuple(dropped))
 
 
 def read_stops(body: bytes) -> list[str]:
@@ -72,13 +72,13 @@ def read_stops(body: bytes) -> list[str]:
     return [job_id for each in ids if (job_id := _id_of({"id": each})) is not None]
 
 
-def done_body(answer: JsonObject) -> bytes:
+def done_body(result: JsonObject) -> bytes:
     """Return the job-done request body for what the handler returned.
 
     A result that is not JSON is replaced by the error `internal`, so that the caller always gets a response.
     """
     try:
-        return as_json({"error": answer["error"]} if "error" in answer else {"output": answer})
+        return as_json({"error": result["error"]} if "error" in result else {"output": result})
     except (TypeError, ValueError, RecursionError) as error:
         problem = f"The result is not JSON ({type(error).__name__}): a bug in the worker"
         return as_json({"error": ErrorReport.because(ErrorCode.INTERNAL, problem).to_json()})
@@ -148,6 +148,6 @@ def _without_deep_values(text: str) -> str:
         elif token[0] in ("]", "}"):
             level -= 1
             if level == MAX_JOB_DEPTH:
-                kept.append(json.dumps(_CUT))
+                kept.append(json.dumps(_CUT_MARKER))
                 begin = token.end()
     return "".join([*kept, text[begin:]])

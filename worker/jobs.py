@@ -42,7 +42,7 @@ class Worker:
     workflows: Mapping[str, Workflow]
     settings: Settings
     fetch_rules: FetchRules = field(default_factory=FetchRules)
-    store_s: float = 15.0
+    min_store_s: float = 15.0
     """Minimum time a job has to store its results, even past its deadline: the GPU work is already done."""
 
 
@@ -62,36 +62,36 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     request = read_request(job.get("input"), worker.workflows)
     bucket = _check_permitted(worker, request, job)
     timeout_s = min(request.timeout_s or settings.job_timeout_s, settings.job_timeout_s)
-    intake_end = PhaseDeadline(
+    intake_deadline = PhaseDeadline(
         control.stop, begun_at, begun_at + timeout_s, "its input images were not fetched and decoded"
     )
-    rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
+    rendered = intake.render_request(request, worker.fetch_rules, intake_deadline.check)
     log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=settings.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
     control.note_run()
-    encode_from = time.monotonic()
-    started_at = encode_from - run.execute_s - run.fetch_s
+    encode_begun_at = time.monotonic()
+    started_at = encode_begun_at - run.execute_s - run.fetch_s
     # The outputs have been fetched, so a ComfyUI death no longer affects this job.
     stop = ignoring_comfyui_death(control.stop)
-    encode_end = PhaseDeadline(stop, started_at, math.inf, "its images were not encoded")
-    store_end = PhaseDeadline(
+    encode_deadline = PhaseDeadline(stop, started_at, math.inf, "its images were not encoded")
+    store_deadline = PhaseDeadline(
         stop, started_at, started_at + timeout_s, "the results were not all uploaded to the bucket"
     )
 
-    def deliver(outputs: JobOutputs, beside: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
-        check = store_end.at_least(worker.store_s).check
-        delivery = _delivery(worker, request, bucket, str(job.get("id", "unknown")), check)
-        return delivery.entries(outputs.images, outputs.files, beside)
+    def deliver(outputs: JobOutputs, other_fields: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
+        check = store_deadline.at_least(worker.min_store_s).check
+        delivery = _result_packer(worker, request, bucket, str(job.get("id", "unknown")), check)
+        return delivery.entries(outputs.images, outputs.files, other_fields)
 
-    result = _result(worker, request, rendered, run, encode_end.check, deliver)
+    result = _result(worker, request, rendered, run, encode_deadline.check, deliver)
     ended_at = time.monotonic()
     result["timings"] = {
         "queue_s": round(run.queue_s, 4),
         "execute_s": round(run.execute_s, 4),
         "fetch_s": round(run.fetch_s, 4),
-        "encode_s": round(ended_at - encode_from, 4),
+        "encode_s": round(ended_at - encode_begun_at, 4),
         "total_s": round(ended_at - begun_at, 4),
     }
     return result
@@ -112,7 +112,7 @@ def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -
     return bucket
 
 
-def _delivery(
+def _result_packer(
     worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
 ) -> ResultPacker:
     limit, fields = worker.settings.max_result_bytes, worker.settings.image_fields
@@ -136,17 +136,17 @@ def _result(
 ) -> JsonObject:
     """Return the result. If it is too large, pack it again without metadata in the image files."""
     try:
-        return _delivered(worker, rendered, run, job_outputs(request, rendered, run.prompts, check), deliver)
+        return _packed_result(worker, rendered, run, job_outputs(request, rendered, run.prompts, check), deliver)
     except JobError as error:
         if error.code is not ErrorCode.OUTPUT_TOO_LARGE or not request.metadata:
             raise
         outputs = job_outputs(replace(request, metadata=False), rendered, run.prompts, check)
         warning = "metadata was removed from the files, because the result would have been too large with it"
         smaller = replace(outputs, warnings=(*outputs.warnings, warning))
-        return _delivered(worker, rendered, run, smaller, deliver)
+        return _packed_result(worker, rendered, run, smaller, deliver)
 
 
-def _delivered(
+def _packed_result(
     worker: Worker,
     rendered: Rendered,
     run: RunResult,

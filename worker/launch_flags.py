@@ -114,7 +114,7 @@ def comfyui_command(
         settings: of a worker with a ComfyUI of its own.
         flags: the flags that this ComfyUI supports.
         paths_config: the file that lists the model folders.
-        front_end: an empty folder. Nobody opens ComfyUI's web pages, which are 583 MB of packages.
+        front_end: an empty folder for ComfyUI's web pages. They are not used, and their packages have 583 MB.
         is_on_volume: whether models are read from the network volume, where memory-mapping them takes 30 to 50 times as
             long as reading them.
     """

@@ -45,7 +45,7 @@ class Leases:
         self._queued: list[Lease] = []
 
     def begin(self, deaths: int, first_line: int, *, is_shared: bool = False) -> Lease:
-        """Return a new lease; `end` must be called for it. `is_shared`: something else already runs in ComfyUI."""
+        """Return a new lease; `end` must be called for it. Set `is_shared` if ComfyUI already runs something else."""
         lease = Lease(deaths, first_line)
         with self._lock:
             self._current.append(lease)
@@ -61,11 +61,11 @@ class Leases:
                 lease.is_queued = True
                 self._queued.append(lease)
 
-    def end(self, lease: Lease, *, may_run_on: bool = False) -> None:
-        """Record that the job no longer uses ComfyUI. `may_run_on`: its prompt may still be running."""
+    def end(self, lease: Lease, *, may_still_run: bool = False) -> None:
+        """Record that the job no longer uses ComfyUI. If `may_still_run`, its prompt may still be running."""
         with self._lock:
             self._current.remove(lease)
-            if lease.is_queued and not (may_run_on and not lease.has_run):
+            if lease.is_queued and not (may_still_run and not lease.has_run):
                 self._queued.remove(lease)
 
     def forget_ended(self) -> None:
@@ -85,6 +85,6 @@ class Leases:
         A node that holds the GIL can block ComfyUI from reporting that its prompt started.
         """
         with self._lock:
-            unended = [lease for lease in self._queued if not lease.has_run]
-        started = [lease for lease in unended if lease.has_started]
-        return next(iter(started[-1:] or unended), None)
+            unfinished = [lease for lease in self._queued if not lease.has_run]
+        started = [lease for lease in unfinished if lease.has_started]
+        return next(iter(started[-1:] or unfinished), None)

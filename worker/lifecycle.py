@@ -22,12 +22,12 @@ from types import FrameType
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 
-INTERRUPTED_S = 15.0
+INTERRUPT_TIMEOUT_S = 15.0
 """Seconds that interrupted jobs may take to end and have their results posted."""
-STOP_S = 15.0
+STOP_TIMEOUT_S = 15.0
 """Seconds that stopping ComfyUI and reporting to the platform may take."""
-SETTLE_S = 0.5
-"""Seconds without a job after which none is active: the SDK starts a received job within 0.1 s."""
+IDLE_AFTER_S = 0.5
+"""Seconds without a job after which the worker counts as idle: the SDK starts a received job within 0.1 s."""
 _POLL_S = 0.05
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def end_process(status: int) -> None:
 
 
 class Lifecycle:
-    """Counts the active jobs and exits the process when it is time.
+    """Counts the active jobs, and exits the process once none is active after a stop signal or `retire`.
 
     Args:
         stop_comfyui: stops ComfyUI, if it is a child process.
@@ -105,21 +105,21 @@ class Lifecycle:
         Call it before the boot, and again once the SDK has installed its own handlers.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.getsignal(number)
-            if before is self._handlers.get(number):
+            previous = signal.getsignal(number)
+            if previous is self._handlers.get(number):
                 continue
 
-            def on_signal(number: int, frame: FrameType | None, before: object = before) -> None:
-                if callable(before):
-                    before(number, frame)
-                self._begin_end(0, "")
+            def on_signal(number: int, frame: FrameType | None, previous: object = previous) -> None:
+                if callable(previous):
+                    previous(number, frame)
+                self._begin_shutdown(0, "")
 
             self._handlers[number] = on_signal
             signal.signal(number, on_signal)
 
     def retire(self, reason: str) -> None:
         """Exit the worker as unhealthy once its active jobs have got their responses. Returns immediately."""
-        self._begin_end(1, reason)
+        self._begin_shutdown(1, reason)
         if self._handlers:
             os.kill(os.getpid(), signal.SIGTERM)  # makes the SDK take no more jobs
 
@@ -129,19 +129,19 @@ class Lifecycle:
         The SDK exits once its long polls have returned, which may be immediate. Without this wait, the shutdown thread
         would die with the main thread, and the exit status would be 0 (seen in scripts/soak).
         """
-        self._begin_end(0, "")
-        self._ended.wait(self._grace_s + INTERRUPTED_S + STOP_S)
+        self._begin_shutdown(0, "")
+        self._ended.wait(self._grace_s + INTERRUPT_TIMEOUT_S + STOP_TIMEOUT_S)
 
-    def _begin_end(self, status: int, reason: str) -> None:
+    def _begin_shutdown(self, status: int, reason: str) -> None:
         if self._ending.acquire(blocking=False):
-            threading.Thread(target=self._end_in_order, args=(status, reason), name="worker-end", daemon=True).start()
+            threading.Thread(target=self._shut_down, args=(status, reason), name="worker-end", daemon=True).start()
 
-    def _end_in_order(self, status: int, reason: str) -> None:
+    def _shut_down(self, status: int, reason: str) -> None:
         log.warning("the worker is shutting down: %s", reason or "it received a stop signal")
         self._last_job_at = time.monotonic()
         if not self._await_idle(self._grace_s):
             self._interrupting = True
-            self._await_idle(INTERRUPTED_S)
+            self._await_idle(INTERRUPT_TIMEOUT_S)
         self._stop_comfyui()
         if reason:
             self._report_unhealthy(reason)
@@ -150,7 +150,7 @@ class Lifecycle:
 
     def _await_idle(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
-        while self._tasks or time.monotonic() - self._last_job_at < SETTLE_S:
+        while self._tasks or time.monotonic() - self._last_job_at < IDLE_AFTER_S:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 from comfy_core.contract import JsonObject
 
 
-def written(result: JsonObject, folder: Path) -> JsonObject:
+def write_files(result: JsonObject, folder: Path) -> JsonObject:
     """Return the result with each inline file written to `folder`, and its path instead of the base64 text.
 
     An existing file is kept; the new file gets a numbered name. If a file cannot be written, its entry contains the
@@ -24,10 +24,10 @@ def _entry(entry: JsonObject, folder: Path) -> JsonObject:
         return entry
     fields = [field for field in ("data", "image") if field in entry]  # WORKER_IMAGE_FIELD
     try:
-        place = str(_write(base64.b64decode(entry[fields[0]]), Path(entry["filename"]).name, folder))
+        location = str(_write(base64.b64decode(entry[fields[0]]), Path(entry["filename"]).name, folder))
     except OSError as error:
-        place = f"not written to {folder}: {error.strerror}"
-    return {**entry, "type": "path", **dict.fromkeys(fields, place)}
+        location = f"not written to {folder}: {error.strerror}"
+    return {**entry, "type": "path", **dict.fromkeys(fields, location)}
 
 
 def _write(data: bytes, name: str, folder: Path) -> Path:

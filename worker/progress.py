@@ -1,4 +1,4 @@
-"""Progress of one job: ordered, at most one post a second, only the newest, and finished before the result is returned.
+"""Posts the progress of one job: in order, only the newest, at most once a second, and never after the result.
 
 The SDK's own `progress_update` starts a thread for each call and does not order them: a post that arrives after the
 result leaves the job IN_PROGRESS forever (runpod-python #250). Here one task posts sequentially, and `drain` ends it.
@@ -18,7 +18,7 @@ from comfy_core.images.codec import small_preview
 from comfy_core.progress import Progress
 
 INTERVAL_S = 1.0
-DRAIN_S = 10.0
+DRAIN_TIMEOUT_S = 10.0
 """How long to wait for a post in progress before cancelling it and closing its connection."""
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def progress_of(progress: Progress) -> JsonObject:
 class ProgressSender:
     """Posts the newest progress of one job. Create it in a running event loop; `report` is thread-safe."""
 
-    def __init__(self, post: Post, interval_s: float = INTERVAL_S, drain_s: float = DRAIN_S) -> None:
+    def __init__(self, post: Post, interval_s: float = INTERVAL_S, drain_s: float = DRAIN_TIMEOUT_S) -> None:
         self._post = post
         self._interval_s = interval_s
         self._drain_s = drain_s
@@ -53,7 +53,7 @@ class ProgressSender:
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._send_always())
+        self._task = asyncio.create_task(self._send_until_ended())
 
     def report(self, progress: JsonObject) -> None:
         """Schedule `progress` to be posted. It replaces an earlier progress that was not posted yet."""
@@ -76,7 +76,7 @@ class ProgressSender:
         self._newest = progress
         self._changed.set()
 
-    async def _send_always(self) -> None:
+    async def _send_until_ended(self) -> None:
         while not self._ended.is_set():
             await self._changed.wait()
             self._changed.clear()

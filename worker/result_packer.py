@@ -13,7 +13,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 
 _ADDED_BYTES = 400
-"""Upper bound of what is added to a result after it is measured: timings, and the SDK's wrapper."""
+"""Upper bound of the bytes that are added to a result after it is measured: timings, and the SDK's wrapper."""
 
 
 Store = Callable[[JobOutput], str]
@@ -24,30 +24,34 @@ Store = Callable[[JobOutput], str]
 class ResultPacker:
     """How one job's outputs are delivered: inline, or through `store` if there is a bucket."""
 
-    wanted: str
+    delivery: str
     limit_bytes: int
     store: Store | None
     image_fields: tuple[str, ...] = ("data",)
     """The keys that hold an image's base64 or URL. With two keys the data is in the result twice."""
 
     def entries(
-        self, images: Sequence[JobOutput], files: Sequence[JobOutput], beside: JsonObject
+        self, images: Sequence[JobOutput], files: Sequence[JobOutput], other_fields: JsonObject
     ) -> tuple[list[JsonObject], list[JsonObject]]:
-        """Return the entries of images and other files, all inline or all stored. `beside` is the rest of the result.
+        """Return the entries of images and other files, all inline or all stored.
+
+        `other_fields` are the other fields of the result, which count towards its size.
 
         Raises JobError: output_too_large if they do not fit inline and there is no bucket, output_not_stored.
         """
-        size = inline_size([*(image for _ in self.image_fields for image in images), *files], beside)
+        size = inline_size([*(image for _ in self.image_fields for image in images), *files], other_fields)
         store = self.store
-        if self.wanted == "base64" or (self.wanted == "auto" and size <= self.limit_bytes):
+        if self.delivery == "base64" or (self.delivery == "auto" and size <= self.limit_bytes):
             store = None
         if store is not None:
-            size = inline_size([], beside)
+            size = inline_size([], other_fields)
         if size > self.limit_bytes:
             raise _too_large(size, self.limit_bytes)
-        return [self._renamed(_entry(image, store)) for image in images], [_entry(file, store) for file in files]
+        return [self._with_image_fields(_entry(image, store)) for image in images], [
+            _entry(file, store) for file in files
+        ]
 
-    def _renamed(self, entry: JsonObject) -> JsonObject:
+    def _with_image_fields(self, entry: JsonObject) -> JsonObject:
         """Return an image's entry with its base64 or URL under each of `image_fields`."""
         data = entry.pop("data")
         return {**entry, **dict.fromkeys(self.image_fields, data)}
@@ -57,10 +61,14 @@ def _entry(output: JobOutput, store: Store | None) -> JsonObject:
     return output.entry("s3_url", store(output)) if store else output.entry("base64", _base64(output.data))
 
 
-def inline_size(outputs: Sequence[JobOutput], beside: JsonObject) -> int:
-    """Return an upper bound of a result's JSON bytes, with `outputs` inline and `beside` as the rest of the result."""
+def inline_size(outputs: Sequence[JobOutput], other_fields: JsonObject) -> int:
+    """Return an upper bound of the JSON bytes of a result that has `outputs` inline and `other_fields`."""
     base64_bytes = sum((len(output.data) + 2) // 3 * 4 for output in outputs)
-    return base64_bytes + len(json.dumps([beside, *(output.entry("base64", "") for output in outputs)])) + _ADDED_BYTES
+    return (
+        base64_bytes
+        + len(json.dumps([other_fields, *(output.entry("base64", "") for output in outputs)]))
+        + _ADDED_BYTES
+    )
 
 
 def _base64(data: bytes) -> str:

@@ -1,16 +1,16 @@
-"""RunPod's worker API: takes jobs, reads stop signals, and posts results, whatever the platform sends.
+"""RunPod's worker API: takes jobs, reads stop signals, and posts results. Invalid responses are tolerated.
 
 The SDK's loops, pings, arguments and signals stay in use. Three of its functions are replaced, through the keys that
 its JobScaler has for that: `jobs_fetcher`, `stop_signals_fetcher` and `jobs_handler`. The SDK reads these keys only
-outside production, according to the flag IS_LOCAL_TEST of its module rp_scale (runpod 1.12), which `configured` sets.
+outside production, according to the flag IS_LOCAL_TEST of its module rp_scale (runpod 1.12), which `sdk_config` sets.
 The differences from the SDK's functions:
 
 - If part of a response is invalid, only that part is lost (`job_messages`). Polls that return nothing are at least a
   second apart, and up to MAX_WAIT_S apart after failures. A continuing failure is logged once per LOG_EVERY_S.
 - A job that is already in progress is not started a second time.
 - A result is posted with a timeout and several attempts, also after a lost connection. Until then the job stays in the
-  SDK's list, so that pings include it, but it no longer occupies a slot: the SDK is given a concurrency of SPARE more
-  than the worker's, and this module enforces the real limit.
+  SDK's list, so that pings include it, but it no longer occupies a slot: the SDK is given SPARE_SLOTS more slots than
+  the worker has, and this module enforces the real limit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from worker.lifecycle import Lifecycle, shutdown_error
 if TYPE_CHECKING:
     import aiohttp
 
-SPARE = 6
+SPARE_SLOTS = 6
 """Results that may be uploading in addition to running jobs, each up to WORKER_MAX_RESULT_MB."""
 POST_TIMEOUT_S = 30.0
 POST_ATTEMPTS = 5
@@ -46,15 +46,15 @@ TAKE_POLL_S = 75.0
 SLOT_WAIT_S = 5.0
 """Both are below the SDK's own timeout of 90 s, which would drop a job that arrives as it expires."""
 _END_POLL_S = 0.25
-_RETRIED = frozenset({408, 425, 429})
-"""In addition to 5xx."""
-_NOTHING = frozenset({204, 400})
-"""No job. job-take returns 400 when FlashBoot is about to resume the worker (rp_job.py of the SDK)."""
+_RETRYABLE_STATUSES = frozenset({408, 425, 429})
+"""Statuses after which a post is retried, in addition to 5xx."""
+_NO_JOB_STATUSES = frozenset({204, 400})
+"""Statuses without a job. job-take returns 400 when FlashBoot is about to resume the worker (rp_job.py of the SDK)."""
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
-_Found = TypeVar("_Found")
+_Item = TypeVar("_Item")
 
 
 class PollBackoff:
@@ -91,14 +91,14 @@ class RunPodWorkerApi:
         self._concurrency = concurrency
         self._lifecycle = lifecycle
         self._running: set[str] = set()
-        self._in_hand: set[str] = set()
-        self._refused: dict[str, JobError] = {}
+        self._active: set[str] = set()
+        self._rejected: dict[str, JobError] = {}
         self._slot_freed = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
-        self._late: set[asyncio.Future[None]] = set()
+        self._rejections: set[asyncio.Future[None]] = set()
         self._takes, self._stops = PollBackoff("job-take"), PollBackoff("job-stop")
 
-    def configured(self, handler: Handler, on_start: Callable[[], None]) -> dict[str, Any]:
+    def sdk_config(self, handler: Handler, on_start: Callable[[], None]) -> dict[str, Any]:
         """Return the configuration for `runpod.serverless.start`. `on_start` is called in the SDK's running loop."""
         from runpod.serverless.modules import rp_scale  # noqa: PLC0415 - the SDK takes 1.6 s to import
 
@@ -106,7 +106,7 @@ class RunPodWorkerApi:
 
         def concurrency(_current: int) -> int:
             on_start()
-            return self._concurrency + SPARE
+            return self._concurrency + SPARE_SLOTS
 
         return {
             "handler": handler,
@@ -139,15 +139,15 @@ class RunPodWorkerApi:
             jobs = poll.result()
         finally:
             poll.cancel()
-        return self._turned_away(session, jobs) if self._is_ending() else jobs
+        return self._reject_late_jobs(session, jobs) if self._is_ending() else jobs
 
-    def _turned_away(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
+    def _reject_late_jobs(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
         """Respond with an error to jobs received during shutdown: the SDK may no longer run jobs."""
         for job in jobs:
-            self._refused[job["id"]] = shutdown_error()
-            answering = asyncio.ensure_future(self.handle(session, {}, job))
-            self._late.add(answering)  # the event loop only keeps weak references to tasks
-            answering.add_done_callback(self._late.discard)
+            self._rejected[job["id"]] = shutdown_error()
+            task = asyncio.ensure_future(self.handle(session, {}, job))
+            self._rejections.add(task)  # the event loop only keeps weak references to tasks
+            task.add_done_callback(self._rejections.discard)
         return []
 
     async def stop_signals(self, session: aiohttp.ClientSession) -> list[str]:
@@ -165,18 +165,18 @@ class RunPodWorkerApi:
         job_id = str(job["id"])
         try:
             try:
-                refusal = self._refused.pop(job_id, None)
-                if refusal is None:
-                    answer = await config["handler"](job)
+                rejection = self._rejected.pop(job_id, None)
+                if rejection is None:
+                    result = await config["handler"](job)
                 else:
                     self._lifecycle.note_job()
-                    answer = {"error": refusal.report.to_json()}
+                    result = {"error": rejection.report.to_json()}
             finally:
                 self._running.discard(job_id)
                 self._slot_freed.set()
-            await self._post(session, job_id, done_body(answer), POST_ATTEMPTS)
+            await self._post(session, job_id, done_body(result), POST_ATTEMPTS)
         finally:
-            self._in_hand.discard(job_id)
+            self._active.discard(job_id)
 
     async def post_progress(self, job: JsonObject, progress: JsonObject) -> None:
         """Post the progress of a job. There is no retry."""
@@ -192,29 +192,29 @@ class RunPodWorkerApi:
         for why in taken.dropped:
             log.error("dropped a job whose result cannot be posted: %s", why)
         accepted = []
-        for job in (*taken.jobs, *({"id": job_id, "input": None} for job_id in taken.refused)):
-            if job["id"] in self._in_hand:
+        for job in (*taken.jobs, *({"id": job_id, "input": None} for job_id in taken.rejected)):
+            if job["id"] in self._active:
                 log.warning("job %.80s was received again while it is active; ignored", job["id"])
                 continue
-            self._in_hand.add(job["id"])
+            self._active.add(job["id"])
             self._running.add(job["id"])
             accepted.append(job)
-        self._refused.update(taken.refused)
+        self._rejected.update(taken.rejected)
         return accepted
 
     async def _poll(
-        self, session: aiohttp.ClientSession, url: str, poll: PollBackoff, read: Callable[[bytes], list[_Found]]
-    ) -> list[_Found]:
+        self, session: aiohttp.ClientSession, url: str, poll: PollBackoff, read: Callable[[bytes], list[_Item]]
+    ) -> list[_Item]:
         """Return what one long poll returned, or an empty list after a wait."""
         begun_at = time.monotonic()
-        found: list[_Found] = []
+        found: list[_Item] = []
         problem = None
         try:
             async with asyncio.timeout(TAKE_POLL_S) as limit, session.get(url) as response:
                 body = await response.read()
             if response.status == HTTPStatus.OK:
                 found = read(body)
-            elif response.status not in _NOTHING:
+            elif response.status not in _NO_JOB_STATUSES:
                 problem = f"RunPod returned {response.status}"
         except _network_errors() as error:
             problem = None if limit.expired() else type(error).__name__
@@ -248,7 +248,7 @@ class RunPodWorkerApi:
                 if response.ok:
                     return
                 problem = f"RunPod returned {response.status}"
-                if response.status < HTTPStatus.INTERNAL_SERVER_ERROR and response.status not in _RETRIED:
+                if response.status < HTTPStatus.INTERNAL_SERVER_ERROR and response.status not in _RETRYABLE_STATUSES:
                     break
             log.warning("job %.80s: attempt %d of %d to post failed: %s", job_id, attempt + 1, attempts, problem)
         log.error("job %.80s: %d bytes could not be posted: %s", job_id, len(body), problem)

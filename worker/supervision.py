@@ -59,13 +59,13 @@ class Death:
 class ManagedComfyUI(Protocol):
     """The interface through which the handler uses a ComfyUI."""
 
-    def refusal(self) -> JobError | None:
+    def rejection_error(self) -> JobError | None:
         """Return the error for a new job if ComfyUI is unusable."""
 
     def begin_lease(self, *, is_shared: bool) -> Lease:
         """Return a new lease; `end_lease` must be called for it.
 
-        `is_shared`: something else already runs in ComfyUI.
+        Set `is_shared` if ComfyUI already runs something else.
         """
 
     def note_queued(self, lease: Lease) -> None:
@@ -122,7 +122,7 @@ class ComfyUISupervisor:
 
     def end_lease(self, lease: Lease) -> None:
         """Record that the job no longer uses ComfyUI. While ComfyUI is silent, its prompt may be what hangs."""
-        self._leases.end(lease, may_run_on=self._is_silent())
+        self._leases.end(lease, may_still_run=self._is_silent())
 
     def failure_of(self, lease: Lease) -> JobError | None:
         """Return the error for a job whose ComfyUI ended during its lease: RetryJob if another job caused it."""
@@ -134,9 +134,9 @@ class ComfyUISupervisor:
         return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, "Another job ended ComfyUI before this one ran")
 
     def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
-        """Return what `failure_of` returns; while ComfyUI is silent, wait for the watchdog's decision.
+        """Return what `failure_of` returns. While ComfyUI does not respond, wait for the watchdog's decision.
 
-        `at_least_s`: how long to wait for a death to be recorded if the job has seen signs of one.
+        `at_least_s` is how long to wait for a death to be recorded, if the job has seen signs of one.
         """
         deadline = time.monotonic() + at_least_s
         while self.deaths == lease.deaths and (time.monotonic() < deadline or self._is_silent()):
@@ -148,7 +148,7 @@ class ComfyUISupervisor:
     def _is_silent(self) -> bool:
         """Return whether ComfyUI accepts connections but does not respond, so that the watchdog will decide soon."""
         watchdog = self._watchdog
-        return watchdog is not None and watchdog.is_connecting and watchdog.unanswered_s > 2 * PROBE_EVERY_S
+        return watchdog is not None and watchdog.is_connecting and watchdog.no_response_s > 2 * PROBE_EVERY_S
 
 
 class RemoteComfyUI(ComfyUISupervisor):
@@ -169,7 +169,7 @@ class RemoteComfyUI(ComfyUISupervisor):
         """Stop monitoring ComfyUI."""
         self._stopping.set()
 
-    def refusal(self) -> JobError | None:
+    def rejection_error(self) -> JobError | None:
         """Return the error for every job while ComfyUI hangs."""
         if not self._is_hung:
             return None
@@ -178,13 +178,13 @@ class RemoteComfyUI(ComfyUISupervisor):
 
     def await_available(self, _stop: Callable[[], JobError | None]) -> None:
         """Raise JobError while ComfyUI hangs."""
-        if error := self.refusal():
+        if error := self.rejection_error():
             raise error
 
     def failure_of(self, lease: Lease) -> JobError | None:
         """Return the error for a job during which ComfyUI hung. It is not retried: ComfyUI cannot be restarted here."""
         error = super().failure_of(lease)
-        return (self.refusal() or JobError(error.report)) if isinstance(error, RetryJob) else error
+        return (self.rejection_error() or JobError(error.report)) if isinstance(error, RetryJob) else error
 
     def was_ended(self, _lease: Lease) -> bool:
         """Return False: a remote ComfyUI may continue its queue after a hang."""
@@ -192,7 +192,7 @@ class RemoteComfyUI(ComfyUISupervisor):
 
     def abandon_error(self, lease: Lease | None) -> JobError | None:
         """Return the error for a job while ComfyUI hangs; its thread would wait until a timeout."""
-        return self.refusal() if lease is None else self.failure_of(lease)
+        return self.rejection_error() if lease is None else self.failure_of(lease)
 
     def note_success(self) -> None:
         """Do nothing."""
@@ -205,7 +205,7 @@ class RemoteComfyUI(ComfyUISupervisor):
         self._watchdog = watchdog
         while watchdog.await_hang(self._stopping.is_set):
             if watchdog.is_connecting:  # otherwise connections are refused, and every call fails immediately
-                log.error("ComfyUI hangs: no response for %.0f s", watchdog.unanswered_s)
+                log.error("ComfyUI hangs: no response for %.0f s", watchdog.no_response_s)
                 self._is_hung = True
                 self._deaths.append(Death(Cause.HUNG, self._leases.running()))
                 self._leases.forget_ended()

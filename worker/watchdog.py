@@ -24,9 +24,9 @@ PROBE_EVERY_S = 1.0
 HUNG_S = 12.0
 LOADING_FACTOR = 4
 _CONNECT_S = 5.0
-_SLICE_S = 0.5
+_POLL_S = 0.5
 _READ_WINDOW_S = 2.0
-_OF_A_PROXY = frozenset({502, 503, 504})
+_PROXY_ERRORS = frozenset({502, 503, 504})
 _Waited = TypeVar("_Waited")
 
 
@@ -34,8 +34,8 @@ class Watchdog:
     """Watches the ComfyUI at `url`; `pid` is its process if it runs on this machine.
 
     Attributes:
-        unanswered_s: seconds of unanswered requests since the last response. Only short waits are summed, so the time
-            while a container is frozen (FlashBoot) does not count.
+        no_response_s: seconds spent waiting for a response since the last response. Only short waits are summed, so the
+            time while a container is frozen (FlashBoot) does not count.
         is_connecting: whether the last connection was accepted, so that a process is listening.
     """
 
@@ -46,7 +46,7 @@ class Watchdog:
         self._path = f"{parts.path.rstrip('/')}/features"
         self._hung_s = hung_s
         self._pid = pid
-        self.unanswered_s = 0.0
+        self.no_response_s = 0.0
         self.is_connecting = True
 
     def await_hang(self, is_over: Callable[[], bool]) -> bool:
@@ -55,10 +55,10 @@ class Watchdog:
         while not is_over():
             if self.probe():
                 pause.wait(PROBE_EVERY_S)
-            elif self.unanswered_s >= self._hung_s and not self._is_loading(pause):
+            elif self.no_response_s >= self._hung_s and not self._is_loading(pause):
                 return not is_over()
             else:
-                self._count(lambda: pause.wait(_SLICE_S), _SLICE_S)
+                self._count(lambda: pause.wait(_POLL_S), _POLL_S)
         return False
 
     def probe(self) -> bool:
@@ -69,35 +69,35 @@ class Watchdog:
             self._count(connection.connect, _CONNECT_S)
             is_connected = True
             connection.request("GET", self._path)
-            answers = self._is_answered(connection)
+            has_responded = self._await_response(connection)
         except (OSError, HTTPException):
-            answers = False
+            has_responded = False
         finally:
             connection.close()
         self.is_connecting = is_connected
-        if answers:
-            self.unanswered_s = 0.0
-        return answers
+        if has_responded:
+            self.no_response_s = 0.0
+        return has_responded
 
-    def _is_answered(self, connection: HTTPConnection) -> bool:
+    def _await_response(self, connection: HTTPConnection) -> bool:
         waited_s = 0.0
         while waited_s < self._hung_s:
-            if self._count(lambda: select.select([connection.sock], [], [], _SLICE_S)[0], _SLICE_S):
-                return connection.getresponse().status not in _OF_A_PROXY
-            waited_s += _SLICE_S
+            if self._count(lambda: select.select([connection.sock], [], [], _POLL_S)[0], _POLL_S):
+                return connection.getresponse().status not in _PROXY_ERRORS
+            waited_s += _POLL_S
         return False
 
     def _count(self, wait: Callable[[], _Waited], at_most_s: float) -> _Waited:
-        """Return what `wait` returns, and add its duration, at most `at_most_s`, to `unanswered_s`."""
+        """Return what `wait` returns, and add its duration, at most `at_most_s`, to `no_response_s`."""
         begun_at = time.monotonic()
         try:
             return wait()
         finally:
-            self.unanswered_s += min(time.monotonic() - begun_at, at_most_s)
+            self.no_response_s += min(time.monotonic() - begun_at, at_most_s)
 
     def _is_loading(self, pause: threading.Event) -> bool:
         """Return whether the process is reading files and is still within the extended limit."""
-        if self._pid is None or self.unanswered_s >= LOADING_FACTOR * self._hung_s:
+        if self._pid is None or self.no_response_s >= LOADING_FACTOR * self._hung_s:
             return False
         before = _bytes_read(self._pid)
         window_s = min(_READ_WINDOW_S, self._hung_s / 4)

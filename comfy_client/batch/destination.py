@@ -16,7 +16,7 @@ from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.object_store import NEEDED, Bucket, ObjectStore, read_bucket
 
 CHECK_TIMEOUT_S = 30.0
-CHECK = ".comfy-client-check"
+CHECK_FILE = ".comfy-client-check"
 UPLOAD_TIMEOUT_S = 120.0
 """For one file, usually a few megabytes."""
 CACHE_CONTROL = "public, max-age=300"
@@ -35,7 +35,7 @@ class BucketDestination:
         self._timeout_s = timeout_s
 
     @property
-    def place(self) -> str:
+    def url(self) -> str:
         """The destination as an s3:// URL, as in `--out`."""
         return f"s3://{self.bucket.name}/{self.bucket.prefix}".rstrip("/")
 
@@ -44,9 +44,9 @@ class BucketDestination:
 
         Raises JobError (output_not_stored), and ConfigError without boto3.
         """
-        self.put(CHECK, b"comfy-client batch checks that this bucket works", "text/plain")
+        self.put(CHECK_FILE, b"comfy-client batch checks that this bucket works", "text/plain")
         with contextlib.suppress(JobError):  # credentials without permission to delete are sufficient
-            self._store.delete(CHECK)
+            self._store.delete(CHECK_FILE)
 
     def put(self, name: str, data: bytes, mime_type: str) -> str:
         """Upload a file, verify that its URL serves the same bytes, and return the URL.
@@ -64,10 +64,10 @@ class BucketDestination:
                 raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
 
         url = self._store.put(name, data, mime_type, check, cache_control=CACHE_CONTROL)
-        self._check(url, name, data)
-        return url.partition("?")[0] if self.bucket.public_url else f"{self.place}/{name}"
+        self._require_served(url, name, data)
+        return url.partition("?")[0] if self.bucket.public_url else f"{self.url}/{name}"
 
-    def _check(self, url: str, name: str, data: bytes) -> None:
+    def _require_served(self, url: str, name: str, data: bytes) -> None:
         try:
             served = fetch_signed(url, "The bucket's URL", CHECK_TIMEOUT_S)
         except RequestError as error:

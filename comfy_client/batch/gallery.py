@@ -21,7 +21,7 @@ def gallery(manifest: JsonObject) -> str:
     frame = string.Template(Path(__file__).with_name("gallery.html").read_text(encoding="utf-8"))
     return frame.substitute(
         title=escape(manifest["title"]),
-        summary=f"{ready} of {len(assets)} pictures{cost}",
+        summary=f"{ready} of {len(assets)} images{cost}",
         kinds="".join(
             f'<label><input type="checkbox" checked value="{escape(kind)}">{escape(kind)}</label>' for kind in kinds
         ),
@@ -40,18 +40,18 @@ def _section(name: str, assets: list[JsonObject]) -> str:
 def _figure(asset: JsonObject) -> str:
     prompt = escape(asset["prompt"])
     if file := asset["file"]:
-        picture = f'<a href="{escape(file)}"><img src="{escape(file)}" alt="{prompt}" loading="lazy"></a>'
+        preview = f'<a href="{escape(file)}"><img src="{escape(file)}" alt="{prompt}" loading="lazy"></a>'
     else:
         reason = asset["error"]["message"] if asset["error"] else asset["state"]
-        picture = f'<div class="none">{escape(reason)}</div>'
-    facts = [
+        preview = f'<div class="none">{escape(reason)}</div>'
+    details = [
         f"seed {asset['seed']}" if asset["seed"] is not None else "",
         f"{asset['width']} x {asset['height']}" if asset["width"] else "",
         f"from {escape(_name(asset['from']))}" if asset["from"] else "",
     ]
     return (
-        f'<figure id="{escape(asset["id"])}">{picture}\n<figcaption><b>{escape(_name(asset["id"]))}</b>'
-        f'<p title="{prompt}">{prompt}</p><span class="soft">{" · ".join(filter(None, facts))}</span>'
+        f'<figure id="{escape(asset["id"])}">{preview}\n<figcaption><b>{escape(_name(asset["id"]))}</b>'
+        f'<p title="{prompt}">{prompt}</p><span class="soft">{" · ".join(filter(None, details))}</span>'
         "</figcaption></figure>"
     )
 

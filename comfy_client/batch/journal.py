@@ -43,7 +43,7 @@ class JournalEntry:
         return self.state == INTENT
 
 
-def _lock(file: IO[bytes]) -> None:
+def _lock_file(file: IO[bytes]) -> None:
     """Lock the file against other processes until it is closed. Raises BlockingIOError. No effect on Windows."""
     try:
         import fcntl  # noqa: PLC0415 - exists only on POSIX
@@ -61,17 +61,17 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
-            _lock(self._file)
+            _lock_file(self._file)
             self._file.seek(0)
-            whole = self._file.read()
-            end = whole.rfind(b"\n") + 1
+            content = self._file.read()
+            end = content.rfind(b"\n") + 1
             self._file.truncate(end)  # an incomplete last line was never synced
         except BlockingIOError:
             self._file.close()
             raise ConfigError(f"Another run uses {path.parent}: wait for it, or stop it") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be used: {error.strerror}. --out names another folder") from error
-        self.entries = _entries(whole[:end])
+        self.entries = _entries(content[:end])
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +96,10 @@ class Journal:
 def read_entries(path: Path) -> dict[str, JournalEntry]:
     """Return the entry of each digest in a journal, without locking it. A missing file counts as empty."""
     try:
-        whole = path.read_bytes()
+        content = path.read_bytes()
     except OSError:
         return {}
-    return _entries(whole[: whole.rfind(b"\n") + 1])
+    return _entries(content[: content.rfind(b"\n") + 1])
 
 
 def _entries(lines: bytes) -> dict[str, JournalEntry]:

@@ -25,22 +25,22 @@ def manifest_of(
     made: Sequence[AssetOutcome],
     entries: Mapping[str, JournalEntry],
     usd_per_s: float,
-    before: Mapping[str, JsonObject],
+    previous: Mapping[str, JsonObject],
 ) -> JsonObject:
     """Return the manifest of a whole plan. This run may have generated only a part of it.
 
-    Images of earlier runs are listed from the journal's `entries`, or else from the previous manifest, `before`. Costs
-    are execution time times `usd_per_s`, without cold starts and idle time. The cost of an image is None if its
+    Images of earlier runs are listed from the journal's `entries`, or else from the manifest of the `previous` run.
+    Costs are execution time times `usd_per_s`, without cold starts and idle time. The cost of an image is None if its
     execution time is unknown, or if it was generated without RunPod.
     """
     by_path = {each.asset.path: each for each in made}
     assets: list[JsonObject] = []
     for asset in plan.assets:
         entry = entries.get(asset.digest, JournalEntry())
-        if each := by_path.get(asset.path) or _made_before(asset, entry):
+        if each := by_path.get(asset.path) or _earlier_outcome(asset, entry):
             assets.append(_asset(each, entry, usd_per_s))
-        elif asset.path in before:
-            assets.append(before[asset.path])
+        elif asset.path in previous:
+            assets.append(previous[asset.path])
     costs = [asset["cost_usd"] for asset in assets if asset["cost_usd"] is not None]
     return {
         "game": plan.game,
@@ -52,7 +52,7 @@ def manifest_of(
     }
 
 
-def _made_before(asset: PlannedAsset, entry: JournalEntry) -> AssetOutcome | None:
+def _earlier_outcome(asset: PlannedAsset, entry: JournalEntry) -> AssetOutcome | None:
     return AssetOutcome(asset, "reused", entry.made) if entry.state == MADE else None
 
 
@@ -80,7 +80,7 @@ def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObj
     }
 
 
-def read_before(folder: Path, game: str) -> Mapping[str, JsonObject]:
+def read_previous(folder: Path, game: str) -> Mapping[str, JsonObject]:
     """Return the assets in the folder's manifest, by id.
 
     Raises ConfigError if the folder belongs to another game, or its manifest.json or index.html is a foreign file.
@@ -102,7 +102,7 @@ def read_before(folder: Path, game: str) -> Mapping[str, JsonObject]:
     raise ConfigError(f"{folder / name} was not written by this command, and is kept. Choose another folder with --out")
 
 
-def write(folder: Path, manifest: JsonObject) -> None:
+def write_manifest(folder: Path, manifest: JsonObject) -> None:
     """Write manifest.json and the gallery, each atomically. Raises ConfigError if they cannot be written."""
     texts = {MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n", GALLERY: gallery(manifest)}
     for name, text in texts.items():

@@ -22,7 +22,7 @@ from comfy_core.validation import nearest, schema_faults
 from comfy_core.workflows import Workflow, find_workflow
 
 _NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"
-_PLACEHOLDER_IMAGE = "https://example.com/picture.png"
+_PLACEHOLDER_IMAGE = "https://example.com/image.png"
 """Placeholder for the source image while a request is validated."""
 _STYLE: JsonObject = {
     "type": "object",
@@ -111,10 +111,10 @@ def read_plan(data: JsonObject, workflows: Mapping[str, Workflow]) -> AssetPlan:
 
 def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
     inputs = {**find_workflow("img2img", workflows).inputs, **ENVELOPE}
-    free = {
+    input_rules = {
         name: {key: value for key, value in rule.items() if not key.startswith("x-")} for name, rule in inputs.items()
     }
-    free = {name: rule for name, rule in free.items() if name not in _RESERVED}
+    input_rules = {name: rule for name, rule in input_rules.items() if name not in _RESERVED}
     asset: JsonObject = {
         "type": "object",
         "required": ["name"],
@@ -123,7 +123,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
             "prompt": {"type": "string", "minLength": 1, "pattern": r"\S"},
             "from": {"type": "string"},
             **_ASSET_RULES,
-            **free,
+            **input_rules,
         },
         "additionalProperties": {"type": "string"},  # values for the fields of the template
     }
@@ -135,7 +135,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
             "type": {"type": "string", "pattern": _NAME},
             "assets": {"type": "array", "minItems": 1, "items": asset},
             **_ASSET_RULES,
-            **free,
+            **input_rules,
         },
     }
     return {
@@ -145,7 +145,11 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
         "properties": {
             "game": {"type": "string", "pattern": _NAME},
             "title": {"type": "string"},
-            "defaults": {"type": "object", "additionalProperties": False, "properties": {**_ASSET_RULES, **free}},
+            "defaults": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {**_ASSET_RULES, **input_rules},
+            },
             "styles": {"type": "object", "additionalProperties": _STYLE},
             "groups": {"type": "object", "minProperties": 1, "additionalProperties": group},
         },
@@ -165,13 +169,13 @@ class _PlanBuilder:
     def plan(self) -> AssetPlan:
         entries = dict(self._entries())
         order = self._ordered(entries)
-        made: dict[str, PlannedAsset] = {}
+        planned: dict[str, PlannedAsset] = {}
         for name in order:
-            for asset in self._assets(name, *entries[name], made):
-                made[asset.path] = asset
+            for asset in self._assets(name, *entries[name], planned):
+                planned[asset.path] = asset
         if self._faults:
             raise invalid_input(self._faults)
-        return AssetPlan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(made.values()))
+        return AssetPlan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(planned.values()))
 
     def _entries(self) -> Iterator[tuple[str, tuple[str, JsonObject, JsonObject]]]:
         """Yield `<group>/<name>` of each asset, with its path in the file, its group, and its settings."""
@@ -226,14 +230,14 @@ class _PlanBuilder:
         return ""
 
     def _assets(
-        self, name: str, where: str, group: JsonObject, own: JsonObject, made: Mapping[str, PlannedAsset]
+        self, name: str, where: str, group: JsonObject, own: JsonObject, planned: Mapping[str, PlannedAsset]
     ) -> Iterator[PlannedAsset]:
         """Yield the images of one asset: one for each variation."""
         group_name = name.partition("/")[0]
         prompt, negative = self._prompt(where, own)
         wanted = own.get("from", "")
         source = (wanted if "/" in wanted else f"{group_name}/{wanted}") if wanted else ""
-        if wanted and source not in made:
+        if wanted and source not in planned:
             return  # already reported as a fault
         inputs: JsonObject = {key: value for key, value in own.items() if key in self._inputs}
         inputs |= {"workflow": "img2img" if source else "txt2img", "prompt": prompt, **negative}
@@ -244,7 +248,7 @@ class _PlanBuilder:
             seed = own["seed"] + number if "seed" in own else seed_of(self._data["game"], path)
             request = {**inputs, "seed": seed}
             self._check(where, request, has_image=bool(source))
-            digest = _digest(request, made[source].digest if source else "")
+            digest = _digest(request, planned[source].digest if source else "")
             yield PlannedAsset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
 
     def _prompt(self, where: str, own: JsonObject) -> tuple[str, JsonObject]:

@@ -32,7 +32,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AssetOutcome:
-    """The outcome of one asset: `outcome` is made, reused, failed, unsure or stopped."""
+    """The outcome of one asset.
+
+    Attributes:
+        outcome: made, reused, failed, unsure (its job may have been submitted) or stopped.
+        facts: data of its image, as recorded in the journal; empty if there is no image.
+    """
 
     asset: PlannedAsset
     outcome: str
@@ -90,7 +95,7 @@ class Batch:
         try:
             for asset in plan.assets:
                 # A source is submitted before its derived images, and the pool runs work in order: no deadlock.
-                futures[asset.path] = pool.submit(self._asset, asset, futures.get(asset.source), report)
+                futures[asset.path] = pool.submit(self._run_asset, asset, futures.get(asset.source), report)
             return [futures[asset.path].result() for asset in plan.assets]
         except KeyboardInterrupt:
             self._stopped.set()
@@ -98,11 +103,11 @@ class Batch:
         finally:
             pool.shutdown(wait=True, cancel_futures=self._stopped.is_set())
 
-    def _asset(
+    def _run_asset(
         self, asset: PlannedAsset, source: Future[AssetOutcome] | None, report: Callable[[AssetOutcome], None]
     ) -> AssetOutcome:
         try:
-            made = self._made(asset, source.result() if source else None)
+            made = self._process(asset, source.result() if source else None)
         except _StoppedError:
             made = AssetOutcome(asset, "stopped")
         except ComfyClientError as error:
@@ -110,22 +115,22 @@ class Batch:
         report(made)
         return made
 
-    def _made(self, asset: PlannedAsset, source: AssetOutcome | None) -> AssetOutcome:
+    def _process(self, asset: PlannedAsset, source: AssetOutcome | None) -> AssetOutcome:
         if source is not None and not source.facts:
             return AssetOutcome(
                 asset, "stopped" if source.outcome == "stopped" else "failed", error=_no_source(asset, source)
             )
         entry = self._journal.entry(asset.digest)
-        outcome = "reused" if entry.state == MADE and self._is_there(asset, entry.made) else "made"
+        outcome = "reused" if entry.state == MADE and self._has_image(asset, entry.made) else "made"
         if outcome == "made":
             if entry.may_run and not self._settings.resend_unsure:
                 return AssetOutcome(asset, "unsure", error=_unsure(asset))
-            self._make(asset, source, entry.job_id if entry.state == SENT else "")
+            self._generate(asset, source, entry.job_id if entry.state == SENT else "")
         facts = self._journal.entry(asset.digest).made
         self._upload(asset, facts)
         return AssetOutcome(asset, outcome, facts)
 
-    def _is_there(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
+    def _has_image(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
         """Return whether the folder has the undamaged image. If it has an earlier name, it is copied to the new one."""
         for name in (asset.filename, str(facts.get("file", ""))):
             try:
@@ -138,13 +143,13 @@ class Batch:
                 return True
         return False
 
-    def _make(self, asset: PlannedAsset, source: AssetOutcome | None, job_id: str) -> None:
+    def _generate(self, asset: PlannedAsset, source: AssetOutcome | None, job_id: str) -> None:
         """Generate and save an image, and record it. Raises ComfyClientError and _StoppedError."""
         for attempt in range(ATTEMPTS):
             try:
                 job_id = job_id or self._send(asset, source)
                 result = self._wait(job_id)
-                self._keep(asset, result)
+                self._save(asset, result)
             except JobError as error:
                 self._note(FAILED, asset, code=error.code.value, job_id=job_id)
                 if not _is_resendable(error) or attempt + 1 == ATTEMPTS:
@@ -185,11 +190,11 @@ class Batch:
     def _request(self, asset: PlannedAsset, source: AssetOutcome | None) -> GenerationRequest:
         if source is None:
             return GenerationRequest(dict(asset.input))
-        picture = base64.b64encode(self._read(source.asset)).decode("ascii")
-        return GenerationRequest({**asset.input, "image": picture})
+        image = base64.b64encode(self._read(source.asset)).decode("ascii")
+        return GenerationRequest({**asset.input, "image": image})
 
     def _wait(self, job_id: str) -> GenerationResult:
-        # Treated as just submitted: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
+        # Poll it as a new job: RunPod may return 404 for some seconds (docs/reference/runpod.md#job-states).
         poller = JobPoller(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
             return coroutines.run(poller.wait(ASSET_TIMEOUT_S), self._pause)
@@ -198,7 +203,7 @@ class Batch:
                 coroutines.run(poller.cancel(5.0))
             raise
 
-    def _keep(self, asset: PlannedAsset, result: GenerationResult) -> None:
+    def _save(self, asset: PlannedAsset, result: GenerationResult) -> None:
         if not result.images:
             raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} produced no image")
         image = result.image
@@ -247,7 +252,7 @@ class Batch:
         """Upload an image unless that was done before. Raises JobError; the next run tries again."""
         if self._destination is None:
             return
-        place = f"{self._destination.place}/{asset.filename}"
+        place = f"{self._destination.url}/{asset.filename}"
         if place in self._journal.entry(asset.digest).urls:
             return
         data = self._read(asset)

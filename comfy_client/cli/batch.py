@@ -14,7 +14,7 @@ from typing import Any
 
 from comfy_client.batch.destination import UPLOAD_TIMEOUT_S, BucketDestination, bucket_destination
 from comfy_client.batch.journal import MADE, Journal, JournalEntry, read_entries
-from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_before, write
+from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_previous, write_manifest
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
@@ -26,10 +26,10 @@ from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.request.encoded import is_url
 from comfy_core.workflows import Workflow
 
-STATE = Path(".batch", "journal.jsonl")
-_SIDE = 1024
-_PNG_BYTES, _LOSSY_BYTES = 1.5, 0.4
-"""Approximate bytes per pixel of an image file."""
+JOURNAL_FILE = Path(".batch", "journal.jsonl")
+_DEFAULT_SIDE = 1024
+_PNG_BYTES_PER_PIXEL, _LOSSY_BYTES_PER_PIXEL = 1.5, 0.4
+"""Approximate size of an image file."""
 _SWITCH = {"action": "store_true"}
 FLAGS: Sequence[Flag] = (
     Flag(("file",), "The file that describes the assets (docs/assets.md).", "assets.toml", {"type": Path}),
@@ -80,35 +80,35 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 def run(call: Call) -> int:
     """Make the assets and return the exit status: 0 if all were made, else the status of the worst error."""
     options = call.options
-    whole = read_plan(_toml(options.file), call.workflows)
-    plan = whole.only(options.type)
-    destination, folder = _places(call, plan)
-    before = read_before(folder, plan.game)
+    full_plan = read_plan(_toml(options.file), call.workflows)
+    plan = full_plan.only(options.type)
+    destination, folder = _output_places(call, plan)
+    previous = read_previous(folder, plan.game)
     if options.dry_run:
-        return _show_plan(call, plan, read_entries(folder / STATE))
+        return _show_plan(call, plan, read_entries(folder / JOURNAL_FILE))
     rate = POOLS[DEFAULT_POOL].flex_usd_per_s if options.usd_per_s is None else options.usd_per_s
-    with call.client() as client, Journal(folder / STATE) as journal:
+    with call.client() as client, Journal(folder / JOURNAL_FILE) as journal:
 
         def manifest(made: Sequence[AssetOutcome] = ()) -> JsonObject:
-            return manifest_of(whole, made, journal.entries, rate, before)
+            return manifest_of(full_plan, made, journal.entries, rate, previous)
 
         _check(plan, folder, destination, journal.entries)
-        write(folder, manifest())
+        write_manifest(folder, manifest())
         settings = BatchSettings(options.concurrency, options.resend_unsure, options.cancel)
         batch = Batch(client, journal, folder, settings, destination)
         try:
             with _progress(call, len(plan.assets)) as progress:
                 made = batch.run(plan, progress.count)
         except KeyboardInterrupt as interrupt:
-            write(folder, manifest())
+            write_manifest(folder, manifest())
             then = "were cancelled" if options.cancel else "continue; run the same command to collect them"
             call.screen.interrupted(f"Interrupted: finished images are kept; running jobs {then}.")
             return status_of(interrupt)
-        told = manifest(made)
-        write(folder, told)
+        final_manifest = manifest(made)
+        write_manifest(folder, final_manifest)
         if destination is not None:
             _publish(destination, folder)
-    return _show_end(call, made, told, folder)
+    return _show_summary(call, made, final_manifest, folder)
 
 
 def _toml(file: Path) -> JsonObject:
@@ -120,8 +120,8 @@ def _toml(file: Path) -> JsonObject:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
 
 
-def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path]:
-    """Return the bucket, if --out names one, and the folder for images and journal."""
+def _output_places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path]:
+    """Return the bucket that --out names, or None, and the folder for images and journal."""
     out = call.options.out
     if out is None:
         return None, Path("assets", plan.game)
@@ -139,9 +139,9 @@ def _check(
     """Raise ConfigError or JobError if the disk has too little space or the bucket does not work."""
     new = [asset.input for asset in plan.assets if entries.get(asset.digest, JournalEntry()).state != MADE]
     needed = sum(
-        each.get("width", _SIDE)
-        * each.get("height", _SIDE)
-        * (_PNG_BYTES if each.get("output_format", "png") == "png" else _LOSSY_BYTES)
+        each.get("width", _DEFAULT_SIDE)
+        * each.get("height", _DEFAULT_SIDE)
+        * (_PNG_BYTES_PER_PIXEL if each.get("output_format", "png") == "png" else _LOSSY_BYTES_PER_PIXEL)
         for each in new
     )
     free = shutil.disk_usage(folder).free
@@ -171,7 +171,7 @@ def _show_plan(call: Call, plan: AssetPlan, entries: Mapping[str, JournalEntry])
     return 0
 
 
-def _show_end(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
+def _show_summary(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
     counts = Counter(each.outcome for each in made)
     problems = list(failures(list(made)))
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from comfy_client.client import Client
     from comfy_core.workflows import Workflow
 
-_SIGNALLED = 128
+_SIGNAL_STATUS = 128
 """The exit status of a command that was ended by a signal is this plus the signal's number."""
 
 
-_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_TERMINATING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """SIGHUP means that the terminal was closed. Windows does not have it."""
 
 
@@ -35,11 +35,11 @@ class Terminated(KeyboardInterrupt):
 
 def status_of(interrupt: KeyboardInterrupt) -> int:
     """Return the exit status of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
-    return _SIGNALLED + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
+    return _SIGNAL_STATUS + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 @contextmanager
-def sigterm_raised() -> Iterator[None]:
+def raise_on_sigterm() -> Iterator[None]:
     """Raise Terminated on SIGTERM and SIGHUP within the block. In a thread other than the main thread, do nothing.
 
     An ignored signal stays ignored: `nohup` ignores SIGHUP.
@@ -47,7 +47,7 @@ def sigterm_raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.getsignal(each) for each in _ENDING}
+    before = {each: signal.getsignal(each) for each in _TERMINATING_SIGNALS}
     for each, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(each, _terminate)

@@ -31,11 +31,11 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the commands. The flags of txt2img and img2img are derived from the inputs of their workflows."""
     txt2img, img2img = (find_workflow(name, workflows).inputs for name in ("txt2img", "img2img"))
     prompt = Flag(("prompt",), txt2img["prompt"].get("description", ""), "PROMPT")
-    end = (*OPTIONS, WAIT, OUTPUT, FORCE, JSON)
+    common_flags = (*OPTIONS, WAIT, OUTPUT, FORCE, JSON)
     return (
-        Command("txt2img", [prompt, *input_flags(txt2img, ("prompt",)), SET, *end], _txt2img),
-        Command("img2img", [prompt, IMAGE, *input_flags(img2img, ("prompt", "image")), SET, *end], _img2img),
-        Command("run", [*RUN, *end], _run),
+        Command("txt2img", [prompt, *input_flags(txt2img, ("prompt",)), SET, *common_flags], _txt2img),
+        Command("img2img", [prompt, IMAGE, *input_flags(img2img, ("prompt", "image")), SET, *common_flags], _img2img),
+        Command("run", [*RUN, *common_flags], _run),
         Command("submit", [*RUN, *OPTIONS, JSON], _submit),
         Command("status", [JOB, JSON], _status),
         Command("wait", [JOB, WAIT, OUTPUT, FORCE, JSON], _wait),
@@ -59,7 +59,7 @@ def _run(call: Call) -> int:
 
 def _submit(call: Call) -> int:
     with call.client() as client:
-        _refuse_direct(client, "submit")
+        _reject_direct(client, "submit")
         sending: Future[Job] = Future()
         try:
             job = submit_in_thread(client, run_request(call), sending)
@@ -69,7 +69,7 @@ def _submit(call: Call) -> int:
     return 0
 
 
-def _refuse_direct(client: Client, command: str) -> None:
+def _reject_direct(client: Client, command: str) -> None:
     """Raise UsageError for a directly connected ComfyUI, whose jobs end with the process that started them."""
     if isinstance(client.provider, DirectProvider):
         raise UsageError(
@@ -80,7 +80,7 @@ def _refuse_direct(client: Client, command: str) -> None:
 
 def _status(call: Call) -> int:
     with call.client() as client:
-        _refuse_direct(client, "status")
+        _reject_direct(client, "status")
         status = client.job(call.options.job_id).status()
     progress = status.progress
     percent = f", {progress.percent}% (step {progress.step} of {progress.steps})" if progress else ""
@@ -93,7 +93,7 @@ def _wait(call: Call) -> int:
     """Wait for a job and save its images. A signal only ends the wait, not the job: others may wait for it too."""
     output = check_output(call.options.output, call.screen, is_forced=call.options.force)
     with call.client() as client:
-        _refuse_direct(client, "wait")
+        _reject_direct(client, "wait")
         job = client.job(call.options.job_id)
         try:
             with call.screen.progress() as progress:
@@ -107,7 +107,7 @@ def _wait(call: Call) -> int:
 
 def _cancel(call: Call) -> int:
     with call.client() as client:
-        _refuse_direct(client, "cancel")
+        _reject_direct(client, "cancel")
         job = client.job(call.options.job_id)
         job.cancel()
         state = job.status().state.value

@@ -19,7 +19,7 @@ from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
     ReadyTimeouts,
-    Tell,
+    ReportProgress,
     apply,
     await_worker,
     client_variables,
@@ -46,14 +46,14 @@ from comfy_core.workflows import Workflow
 PROMPT = "a pixel art knight"
 
 
-class Declined(ComfyClientError):  # noqa: N818 - an answer
+class Declined(ComfyClientError):  # noqa: N818 - an outcome
     """The user declined the confirmation."""
 
 
 def _deploy(call: Call) -> int:
-    tell = _reporter(call)
+    report = _reporter(call)
     description = read_description(Path(call.options.file))
-    description.refuse_placeholder()
+    description.reject_placeholder()
     output = _output(call, description)
     secrets = secrets_of(call.environment, description.secrets)
     models = _cached_models(call.environment)
@@ -64,24 +64,24 @@ def _deploy(call: Call) -> int:
             call.screen.show(_plan_object(plan), *(lines if plan.steps else ["Nothing to change.", *lines]))
             return 0
         for line in lines:
-            tell(line)
+            report(line)
         if plan.steps:
             _confirm(call, "Do this?")
         else:
-            tell("Nothing to do: RunPod already matches the description.")
-        endpoint = apply(rest, models, description, plan, tell)
+            report("Nothing to do: RunPod already matches the description.")
+        endpoint = apply(rest, models, description, plan, report)
         variables = client_variables(endpoint, BASE_URL)
         wants_image = bool(plan.steps) if call.options.picture is None else call.options.picture
         stale = partial(stale_workers, rest, str(endpoint["id"]))
-        picture = _picture(call, output, variables, stale) if wants_image else None
+        image_path = _test_image(call, output, variables, stale) if wants_image else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],
         "variables": dict(variables),
-        "picture": str(picture) if picture else None,
+        "picture": str(image_path) if image_path else None,
     }
     call.screen.show(value, *(f"{name}={text}" for name, text in variables.items()))
-    tell('Next: export these variables, and run `comfy-client txt2img "a pixel art knight" -o knight.png`.')
+    report('Next: export these variables, and run `comfy-client txt2img "a pixel art knight" -o knight.png`.')
     return 0
 
 
@@ -93,22 +93,22 @@ def _output(call: Call, description: Description) -> OutputTarget:
 
 
 def _destroy(call: Call) -> int:
-    tell = _reporter(call)
+    report = _reporter(call)
     description = read_description(Path(call.options.file))
     with closing(_rest_api(call.environment)) as rest:
         plan = plan_destroy(rest, description)
         for line in plan.lines:
-            tell(line)
+            report(line)
         if plan.lines:
             _confirm(call, "Delete this? It cannot be undone.")
-        destroy(rest, plan, tell)
-    done = f"{description.name} is gone." if plan.lines else f"Nothing to do: there is no {description.name}."
+        destroy(rest, plan, report)
+    done = f"{description.name} is deleted." if plan.lines else f"Nothing to do: there is no {description.name}."
     value = {
         "endpoint_id": plan.existing.get("endpoint", {}).get("id"),
         "template_id": plan.existing.get("template", {}).get("id"),
         "stays": list(plan.stays),
     }
-    call.screen.show(value, done, *(f"It stays: {sentence}." for sentence in plan.stays))
+    call.screen.show(value, done, *(f"Not deleted: {sentence}." for sentence in plan.stays))
     return 0
 
 
@@ -120,7 +120,7 @@ def _cached_models(environment: Mapping[str, str]) -> CachedModels:
     return partial(cached_models, required_api_key(environment), GRAPHQL_URL.read(environment))
 
 
-def _reporter(call: Call) -> Tell:
+def _reporter(call: Call) -> ReportProgress:
     """Return the function that reports progress. With --json and --yes (no user), it reports nothing."""
     return (lambda _: None) if call.screen.is_json and call.options.yes else call.screen.say
 
@@ -176,16 +176,16 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
     return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
 
 
-def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
+def _test_image(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
-    tell = _reporter(call)
+    report = _reporter(call)
     given = ENDPOINT_BASE_URL.read(call.environment)
     own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
-        await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), tell)
+        await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), report)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
-        tell(f"generating a test image: {PROMPT}")
+        report(f"generating a test image: {PROMPT}")
         with call.screen.progress() as progress:
             result = client.run(
                 "txt2img",
@@ -197,10 +197,10 @@ def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], sta
     saved = save_result(output, result, call.screen)
     for line in (*saved.notes, saved.problem):
         if line:
-            tell(f"warning: {line}")
+            report(f"warning: {line}")
     path = saved.paths[0]
     took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
-    tell(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
+    report(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
     return path
 
 

@@ -17,7 +17,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.workflows import Workflow
 
-TINY: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128, "steps": 1, "seed": 1}
+TINY_REQUEST: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128, "steps": 1, "seed": 1}
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def _findings(call: Call) -> Iterator[Finding]:
         return
     yield Finding("variables", set_variables(call.environment))
     with client:
-        is_well = True
+        has_passed = True
         for finding in check_endpoint(client):
-            is_well = is_well and finding.error is None
+            has_passed = has_passed and finding.error is None
             yield finding
-        if call.options.generate and is_well:
+        if call.options.generate and has_passed:
             yield check_generation(client)
 
 
@@ -89,11 +89,11 @@ def check_endpoint(client: Client) -> Iterator[Finding]:
         health = client.health()
     except ComfyClientError as error:
         what = {ErrorCode.AUTH_FAILED: "key", ErrorCode.ENDPOINT_NOT_FOUND: "endpoint"}.get(error.code, "address")
-        question = ". Check that it is running and that this is its address" if what == "address" else ""
-        yield Finding(what, f"{client.provider}: {error}{question}", error)
+        hint = ". Check that it is running and that this is its address" if what == "address" else ""
+        yield Finding(what, f"{client.provider}: {error}{hint}", error)
         return
     key = "" if isinstance(client.provider, DirectProvider) else "; the key is accepted"
-    yield Finding("address", f"{client.provider} answers{key}")
+    yield Finding("address", f"{client.provider} responds{key}")
     counts = ", ".join(f"{count} {state}" for state, count in {**health.workers, **health.jobs}.items() if count)
     is_warning = health.why in {"throttled", "unhealthy", "no_worker"}
     nothing = "no worker, no job" if health.workers else "no job"
@@ -116,7 +116,7 @@ def check_generation(client: Client) -> Finding:
     begun_at = time.monotonic()
     try:
         image = client.run(
-            **TINY, observer=lambda _: None
+            **TINY_REQUEST, observer=lambda _: None
         ).image  # With an observer the job id is known at once, so that Ctrl-C can cancel the job.
     except ComfyClientError as error:
         return Finding("picture", str(error), error)

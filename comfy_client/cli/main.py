@@ -23,7 +23,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
 from comfy_client import __version__
-from comfy_client.cli.call import JSON, Call, Command, sigterm_raised, status_of
+from comfy_client.cli.call import JSON, Call, Command, raise_on_sigterm, status_of
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.parser import make_parser, overview, parse, subparsers, unknown_command
 from comfy_client.cli.screen import Screen
@@ -90,7 +90,7 @@ def main(
     flags: Sequence[Flag] = ()
     name, words = _split(arguments)
     try:
-        with sigterm_raised():
+        with raise_on_sigterm():
             if name in {"help", "--help", "-h"}:
                 return _help(words, screen)
             if name == "--version":

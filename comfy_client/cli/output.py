@@ -1,4 +1,7 @@
-"""The flag `-o`: checks the path before a job is submitted, and saves the outputs. A finished result is never lost."""
+"""The flag `-o`: checks the path before a job is submitted, and saves the outputs.
+
+If the path cannot be written when the job has ended, the outputs are saved in another folder.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from comfy_core.request.encoded import is_url
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
-_LONGEST_NAME = 100
+_MAX_NAME = 100
 """Characters of a file name that are kept if the file has to be saved in another folder."""
 
 OUTPUT = Flag(
@@ -113,9 +116,9 @@ def with_output_format(output: OutputTarget, request: GenerationRequest) -> Gene
     """Return the request with the image format of the output's suffix. Raises UsageError if they conflict."""
     wanted, given = output.format, request.input.get("output_format")
     is_graph = isinstance(request.input.get("workflow"), dict)
-    pictures = request.input.get("num_images")
-    if output.is_stdout and isinstance(pictures, int) and pictures > 1:
-        raise UsageError(f"-o - takes one image, not {pictures}. Nothing was sent. Use a file or a folder with -o")
+    num_images = request.input.get("num_images")
+    if output.is_stdout and isinstance(num_images, int) and num_images > 1:
+        raise UsageError(f"-o - takes one image, not {num_images}. Nothing was sent. Use a file or a folder with -o")
     if wanted is None:
         guessed = mimetypes.guess_type(output.path.name)[0] or ""
         if not is_graph and not output.is_folder and guessed.startswith("image/"):
@@ -130,7 +133,7 @@ def with_output_format(output: OutputTarget, request: GenerationRequest) -> Gene
 
 @dataclass(frozen=True)
 class Saved:
-    """The saved files of a result, in its order. `problem` says why they are not at the requested path, if so."""
+    """The saved files of a result, in its order. If they are not at the requested path, `problem` is the reason."""
 
     paths: tuple[Path, ...]
     problem: str = ""
@@ -159,7 +162,7 @@ def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) 
 
 def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str) -> Saved:
     """Save the result in the first writable folder, with the requested file name if there is one."""
-    name = "" if output.is_folder else output.path.name[-_LONGEST_NAME:]
+    name = "" if output.is_folder else output.path.name[-_MAX_NAME:]
     for folder in (Path(), Path(tempfile.gettempdir())):
         with suppress(OSError):
             return replace(
@@ -180,7 +183,7 @@ def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
     notes: list[str] = []
     wanted = [_target(output, result, file, number) for number, file in enumerate(files, 1)]
     for file, target in zip(files, wanted, strict=True):
-        fallback = names.setdefault(target, _names(target, is_numbered=wanted.count(target) > 1))
+        fallback = names.setdefault(target, _candidate_names(target, is_numbered=wanted.count(target) > 1))
         path = next(fallback) if output.is_forced else _reserve_free_name(fallback)
         try:
             file.save(path)
@@ -206,11 +209,11 @@ def _target(output: OutputTarget, result: GenerationResult, file: GeneratedFile,
         return output.path / name
     target = output.path.with_name(output.path.name.replace("{seed}", str(number if seed is None else seed)))
     suffix = _SUFFIXES.get(file.mime_type)
-    asked = FORMATS.get(target.suffix.lower())
-    return target.with_suffix(suffix) if suffix and asked and asked != FORMATS[suffix] else target
+    requested_format = FORMATS.get(target.suffix.lower())
+    return target.with_suffix(suffix) if suffix and requested_format and requested_format != FORMATS[suffix] else target
 
 
-def _names(target: Path, *, is_numbered: bool) -> Iterator[Path]:
+def _candidate_names(target: Path, *, is_numbered: bool) -> Iterator[Path]:
     """Yield candidate names for `target`: the target itself unless numbered, then name-1, name-2, …."""
     if not is_numbered:
         yield target

@@ -38,8 +38,8 @@ def describe_event(event: Event) -> tuple[str, str, int]:
     match event:
         case Queued():
             return "queued", "", 0
-        case Sampling(picture, pictures, step, steps, percent):
-            which = f"picture {picture} of {pictures}, " if pictures > 1 else ""
+        case Sampling(image, images, step, steps, percent):
+            which = f"image {image} of {images}, " if images > 1 else ""
             return "sampling", f"{which}step {step} of {steps}", percent
         case Done():
             return "done", "", 100
@@ -147,7 +147,7 @@ class ProgressLog(TickingDisplay):
         self._lock = threading.Lock()
         self._begun_at = self._last_line_at = clock()
         self._stage = "sending"
-        self._words = "sending"
+        self._line = "sending"
         self._reason = ""
 
     def show(self, event: Event) -> None:
@@ -155,11 +155,11 @@ class ProgressLog(TickingDisplay):
         match event:
             case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 is_new, self._reason = sentence != self._reason, sentence
-                self._words = f"{self._stage}: {sentence}"
+                self._line = f"{self._stage}: {sentence}"
             case Queued() | Running() | Sampling():
                 stage, details, percent = describe_event(event)
                 is_new, self._stage = stage != self._stage, stage
-                self._words = f"{stage}, {details} ({percent}%)" if details else stage
+                self._line = f"{stage}, {details} ({percent}%)" if details else stage
             case _:
                 return
         if is_new:
@@ -173,4 +173,4 @@ class ProgressLog(TickingDisplay):
     def _write(self) -> None:
         with self._lock:
             self._last_line_at = self._clock()
-            self.say(f"[{self._last_line_at - self._begun_at:4.0f} s] {self._words}")
+            self.say(f"[{self._last_line_at - self._begun_at:4.0f} s] {self._line}")

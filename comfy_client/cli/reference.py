@@ -26,8 +26,8 @@ def _list_workflows(call: Call) -> int:
     required = workflow.schema.get("required", [])
     lines = []
     for name, rule in workflow.inputs.items():
-        said = f"{'required. ' if name in required else ''}{rule.get('description', '')}{range_of(rule)}"
-        lines.append(f"  {name:18}{_type(rule):14}{said}".rstrip())
+        description = f"{'required. ' if name in required else ''}{rule.get('description', '')}{range_of(rule)}"
+        lines.append(f"  {name:18}{_type(rule):14}{description}".rstrip())
     value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
     call.screen.show(value, f"{workflow.name}: {workflow.schema.get('title', '')}", *lines)
     return 0
@@ -36,7 +36,7 @@ def _list_workflows(call: Call) -> int:
 def _type(rule: JsonObject) -> str:
     match rule:
         case {"contentMediaType": "image/*"}:
-            return "picture"
+            return "image"
         case {"type": str(kind)}:
             return kind
     return "one of"

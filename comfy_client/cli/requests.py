@@ -87,8 +87,8 @@ def run_request(call: Call) -> GenerationRequest:
     rules = {**ENVELOPE, **(workflow.inputs if workflow else {})}
     inputs = {key: value_of(text, rules.get(key)) for key, text in pairs.items()}
     _without_duplicates("--image", [("", image) for image in options.image], *([("", "")] if "image" in inputs else []))
-    picture = {"image": options.image[0]} if options.image else {}
-    return make_request(options.name, options=_options(call), **{**_overrides(call), **picture, **inputs})
+    image = {"image": options.image[0]} if options.image else {}
+    return make_request(options.name, options=_options(call), **{**_overrides(call), **image, **inputs})
 
 
 def _without_duplicates(flag: str, pairs: Iterable[tuple[str, str]], *more: tuple[str, str]) -> dict[str, str]:

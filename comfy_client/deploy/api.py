@@ -19,8 +19,8 @@ from comfy_core.http import HttpApi, retries
 Kind: TypeAlias = Literal["template", "endpoint"]
 PATHS: Mapping[Kind, str] = {"template": "/templates", "endpoint": "/serverless"}
 REST_TIMEOUT_S = 60.0
-TIMES = 3
-TOO_MANY = frozenset({429})
+RETRIES = 3
+RATE_LIMITED = frozenset({429})
 NOT_FOUND = 404
 
 
@@ -33,9 +33,9 @@ class RestApi:
     def __init__(self, api_key: str, base_url: str = REST_BASE_URL.default, hidden: tuple[str, ...] = ()) -> None:
         headers = {"Authorization": f"Bearer {api_key}"}
         self._hidden = (api_key, *hidden)
-        once = retries(TIMES, statuses=TOO_MANY, is_repeatable=False)
-        self._creates = HttpApi(base_url, name="RunPod", headers=headers, policies={"/": once})
-        self._others = HttpApi(base_url, name="RunPod", headers=headers, policies={"/": retries(TIMES)})
+        if_unsent = retries(RETRIES, statuses=RATE_LIMITED, is_repeatable=False)
+        self._creates = HttpApi(base_url, name="RunPod", headers=headers, policies={"/": if_unsent})
+        self._others = HttpApi(base_url, name="RunPod", headers=headers, policies={"/": retries(RETRIES)})
 
     def close(self) -> None:
         """Close the connections."""

@@ -19,7 +19,7 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, RequestError
 
-Tell: TypeAlias = Callable[[str], None]
+ReportProgress: TypeAlias = Callable[[str], None]
 """Called with progress messages for the user."""
 
 PROPAGATION_S = 30.0
@@ -27,7 +27,7 @@ PROPAGATION_S = 30.0
 PATIENCE_S = 60.0
 """How long errors of the queue API are tolerated."""
 FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 5.0
+MAX_PAUSE_S = 5.0
 READY = frozenset({"idle", "busy"})
 SERVER_ERROR = 500
 DELETED: tuple[Kind, ...] = ("endpoint", "template")
@@ -41,7 +41,7 @@ class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
 
 
 def apply(
-    rest: RestApi, cached_models: CachedModels, description: Description, plan: DeployPlan, tell: Tell
+    rest: RestApi, cached_models: CachedModels, description: Description, plan: DeployPlan, report: ReportProgress
 ) -> JsonObject:
     """Apply a plan and return the endpoint. Raises RequestError; the next run continues from what was done."""
     name, existing = description.name, dict(plan.existing)
@@ -55,13 +55,13 @@ def apply(
             existing[kind] = _once(rest, kind, template_creation(name, step.body))
         else:
             existing[kind] = _once(rest, kind, endpoint_creation(name, step.body, str(existing["template"]["id"])))
-        tell(f"{kind} {name} ({existing[kind]['id']}) {step.verb}d")
+        report(f"{kind} {name} ({existing[kind]['id']}) {step.verb}d")
     endpoint = existing["endpoint"]
     if description.storage_cached_model is not None:
         # Read again: REST v2 has no field for cached models, and its PATCH may reset them.
         wanted = wanted_models(description)
         if cached_models(str(endpoint["id"]), wanted) != wanted:
-            tell(f"cached model set: {', '.join(wanted) or 'none'}")
+            report(f"cached model set: {', '.join(wanted) or 'none'}")
     return endpoint
 
 
@@ -98,26 +98,29 @@ class ReadyTimeouts:
     """Timeouts of `await_worker`, in seconds.
 
     Attributes:
-        in_all: total time, after which NotReady is raised.
-        unasked: time to wait for a worker without a job. With a minimum of 0, RunPod may start one only for a job.
-        stale: time to wait until workers with the old settings are gone. A busy worker stops after its job.
+        total_s: total time, after which NotReady is raised.
+        without_job_s: time to wait for a worker while no job is queued. If the minimum number of workers is 0, RunPod
+            may start one only for a job.
+        stale_s: time to wait until workers with the old settings are gone. A busy worker stops after its job.
     """
 
-    in_all: float
-    unasked: float = 10.0
-    stale: float = 120.0
+    total_s: float
+    without_job_s: float = 10.0
+    stale_s: float = 120.0
 
 
-def await_worker(health: Callable[[], Health], stale: Callable[[], int], timeouts: ReadyTimeouts, tell: Tell) -> None:
+def await_worker(
+    health: Callable[[], Health], count_stale: Callable[[], int], timeouts: ReadyTimeouts, report: ReportProgress
+) -> None:
     """Wait until a worker is ready and no worker has old settings, or until it is clear that only a job starts one.
 
-    `stale` returns the number of workers with old settings. `tell` receives progress messages. Raises NotReady at the
-    deadline, and RequestError if the queue API keeps failing or does not know the endpoint.
+    `count_stale` returns the number of workers with old settings. `report` receives progress messages. Raises NotReady
+    at the deadline, and RequestError if the queue API keeps failing or does not know the endpoint.
     """
     begun_at = responded_at = time.monotonic()
     sentence = reported = "the endpoint was not polled yet"
     pause_s = FIRST_PAUSE_S
-    while (waited_s := time.monotonic() - begun_at) < timeouts.in_all:
+    while (waited_s := time.monotonic() - begun_at) < timeouts.total_s:
         why = ""
         try:
             state = health()
@@ -127,16 +130,16 @@ def await_worker(health: Callable[[], Health], stale: Callable[[], int], timeout
             if not is_new and not (error.is_transient and time.monotonic() - responded_at < PATIENCE_S):
                 raise
             sentence = "the queue API does not know the endpoint yet" if is_new else f"retrying: {error}"
-        if why in READY and waited_s < timeouts.stale and (count := stale()):
+        if why in READY and waited_s < timeouts.stale_s and (count := count_stale()):
             why, sentence = "stale", f"workers with the old settings: {count}; RunPod replaces them"
         if sentence != reported:
             reported = sentence
-            tell(f"{waited_s:4.0f} s  {sentence}")
-        if why in READY or (why == "no_worker" and waited_s >= timeouts.unasked):
+            report(f"{waited_s:4.0f} s  {sentence}")
+        if why in READY or (why == "no_worker" and waited_s >= timeouts.without_job_s):
             return
-        time.sleep(min(pause_s, max(0.0, begun_at + timeouts.in_all - time.monotonic())))
-        pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
-    raise _not_ready(timeouts.in_all, sentence)
+        time.sleep(min(pause_s, max(0.0, begun_at + timeouts.total_s - time.monotonic())))
+        pause_s = min(MAX_PAUSE_S, pause_s * 1.5)
+    raise _not_ready(timeouts.total_s, sentence)
 
 
 def stale_workers(rest: RestApi, endpoint_id: str) -> int:
@@ -185,7 +188,7 @@ def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
     return DestroyPlan(find_existing(rest, description.name), tuple(stays))
 
 
-def destroy(rest: RestApi, plan: DestroyPlan, tell: Tell) -> None:
+def destroy(rest: RestApi, plan: DestroyPlan, report: ReportProgress) -> None:
     """Set the workers to 0, then delete the endpoint and the template. Raises RequestError."""
     for kind in DELETED:
         if kind not in plan.existing:
@@ -193,6 +196,6 @@ def destroy(rest: RestApi, plan: DestroyPlan, tell: Tell) -> None:
         resource = plan.existing[kind]
         if any(resource.get("workers", {}).get(bound) for bound in ("min", "max")):
             rest.update(kind, resource["id"], {"workers": {"min": 0, "max": 0}})
-            tell("workers set to 0")
+            report("workers set to 0")
         rest.delete(kind, resource["id"])
-        tell(f"{kind} {resource['id']} deleted")
+        report(f"{kind} {resource['id']} deleted")

@@ -14,7 +14,7 @@ from comfy_core.errors import ConfigError
 from comfy_core.validation import Faults, filled, path_of, plain, schema_faults
 
 FLASHBOOT = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
-LEAST_MEMORY_GB = 24
+MIN_MEMORY_GB = 24
 """GPU memory that Flux.1-dev in fp8 and its text encoders need to stay loaded between two images."""
 PLACEHOLDER = "OWNER"
 """Placeholder in the shipped deploy.toml for the user's own registry account."""
@@ -34,7 +34,7 @@ def _text(description: str, **rules: object) -> JsonObject:
     return {"description": description, "type": "string", **rules}
 
 
-def _whole(description: str, low: int, high: int, default: int) -> JsonObject:
+def _integer(description: str, low: int, high: int, default: int) -> JsonObject:
     return {"description": description, "type": "integer", "minimum": low, "maximum": high, "default": default}
 
 
@@ -59,7 +59,7 @@ SCHEMA: JsonObject = _table(
             "The worker's container image, with a fixed tag (not `latest`).", pattern=r"^[^\s@:/][^\s]*[:@][^\s/]+$"
         ),
         "registry": _text("Name or id of RunPod's registry credential for a private image.", default=""),
-        "disk_gb": _whole("Container disk: the size of the image plus 10 % free space.", 5, 1000, 40),
+        "disk_gb": _integer("Container disk: the size of the image plus 10 % free space.", 5, 1000, 40),
         "gpu": _table(
             "GPUs for the workers.",
             {
@@ -79,9 +79,9 @@ SCHEMA: JsonObject = _table(
         "workers": _table(
             "Number of workers, and their timeouts.",
             {
-                "min": _whole("Workers that always run and are always billed.", 0, 100, 0),
-                "max": _whole("Maximum number of workers.", 1, 100, 3),
-                "idle_timeout_s": _whole(
+                "min": _integer("Workers that always run and are always billed.", 0, 100, 0),
+                "max": _integer("Maximum number of workers.", 1, 100, 3),
+                "idle_timeout_s": _integer(
                     "Seconds that an idle worker waits for the next job. They are billed.", 1, 3600, 30
                 ),
                 "queue_delay_s": {
@@ -96,7 +96,7 @@ SCHEMA: JsonObject = _table(
                     "enum": list(FLASHBOOT),
                     "default": "FLASHBOOT",
                 },
-                "execution_timeout_s": _whole("Seconds after which RunPod stops a job.", 5, 604_800, 600),
+                "execution_timeout_s": _integer("Seconds after which RunPod stops a job.", 5, 604_800, 600),
             },
         ),
         "storage": _table(
@@ -161,7 +161,7 @@ class Description:
     storage_cached_model: str | None = None
     storage_data_centers: tuple[str, ...] | None = None
 
-    def refuse_placeholder(self) -> None:
+    def reject_placeholder(self) -> None:
         """Raise ConfigError if the image still has the placeholder of the shipped file."""
         if PLACEHOLDER in re.split("[/:@]", self.image):
             raise ConfigError(
@@ -219,8 +219,8 @@ def _rule_faults(value: JsonObject) -> list[Fault]:
                 Fault("image", "has the tag latest, so RunPod would not notice a new image; use a version or a commit")
             )
     match value:
-        case {"workers": {"min": int(low), **workers}} if low > _number(workers.get("max"), 3):
-            found.append(Fault("workers.min", f"must be at most workers.max, {_number(workers.get('max'), 3)}"))
+        case {"workers": {"min": int(low), **workers}} if low > _int_or(workers.get("max"), 3):
+            found.append(Fault("workers.min", f"must be at most workers.max, {_int_or(workers.get('max'), 3)}"))
     env = value.get("env")
     secrets = value.get("secrets")
     names = [name for name in secrets if isinstance(name, str)] if isinstance(secrets, list) else []
@@ -238,7 +238,7 @@ def _rule_faults(value: JsonObject) -> list[Fault]:
     return found
 
 
-def _number(value: object, default: int) -> int:
+def _int_or(value: object, default: int) -> int:
     return value if isinstance(value, int) else default
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from comfy_core.contract import JsonObject
 
-ABSENT: JsonObject = {
+OMITTED_VALUES: JsonObject = {
     "env": {},
     "registry": None,
     "networkVolumes": [],
@@ -73,9 +73,12 @@ class DeployStep:
         return [f"{self.verb} {self.what} {self.name}", *(f"  {change.line}" for change in self.changes)]
 
 
-def changes_of(wanted: JsonObject, found: JsonObject | None, shown: Collection[str]) -> tuple[Change, ...]:
-    """Return the fields of `wanted` that differ in `found`, or all if it is None. `shown`: variables to display."""
-    return tuple(_changes(wanted, found, shown))
+def changes_of(wanted: JsonObject, found: JsonObject | None, shown_variables: Collection[str]) -> tuple[Change, ...]:
+    """Return the fields of `wanted` that differ in `found`, or all if `found` is None.
+
+    The values of the environment variables `shown_variables` are displayed; all others are hidden.
+    """
+    return tuple(_changes(wanted, found, shown_variables))
 
 
 def patch_of(wanted: JsonObject, found: JsonObject) -> JsonObject:
@@ -83,31 +86,31 @@ def patch_of(wanted: JsonObject, found: JsonObject) -> JsonObject:
     return {name: value for name, value in wanted.items() if tuple(_changes({name: value}, found, ()))}
 
 
-def _changes(wanted: JsonObject, found: JsonObject | None, shown: Collection[str]) -> Iterator[Change]:
+def _changes(wanted: JsonObject, found: JsonObject | None, shown_variables: Collection[str]) -> Iterator[Change]:
     for name, value in wanted.items():
-        was = None if found is None else _read(found, name)
+        current = None if found is None else _read(found, name)
         if name == "env":
-            yield from _of_variables(value, was or {}, shown)
+            yield from _of_variables(value, current or {}, shown_variables)
         elif isinstance(value, dict):
             inner = {f"{name}.{key}": item for key, item in value.items()}
-            was_inner = None if found is None else {f"{name}.{key}": item for key, item in (was or {}).items()}
-            yield from _changes(inner, was_inner, shown)
+            current_inner = None if found is None else {f"{name}.{key}": item for key, item in (current or {}).items()}
+            yield from _changes(inner, current_inner, shown_variables)
         elif found is None:
-            if name not in FIXED and value != ABSENT.get(name, ...):
+            if name not in FIXED and value != OMITTED_VALUES.get(name, ...):
                 yield Change(KEYS.get(name, name), "", _text(value, name))
-        elif value != was:
-            yield Change(KEYS.get(name, name), _text(was, name), _text(value, name))
+        elif value != current:
+            yield Change(KEYS.get(name, name), _text(current, name), _text(value, name))
 
 
 def _read(found: JsonObject, name: str) -> Any:  # noqa: ANN401 - any JSON value
     value = found.get(name)
-    return ABSENT.get(name) if value is None else value
+    return OMITTED_VALUES.get(name) if value is None else value
 
 
-def _of_variables(wanted: JsonObject, found: JsonObject, shown: Collection[str]) -> Iterator[Change]:
+def _of_variables(wanted: JsonObject, found: JsonObject, shown_variables: Collection[str]) -> Iterator[Change]:
     """Yield the changes of environment variables. Old values may be secrets and are never shown."""
     for name in sorted({*wanted, *found}):
-        after = "" if name not in wanted else _text(wanted[name]) if name in shown else HIDDEN
+        after = "" if name not in wanted else _text(wanted[name]) if name in shown_variables else HIDDEN
         if wanted.get(name) != found.get(name):
             yield Change(f"env.{name}", HIDDEN if name in found else "", after)
 

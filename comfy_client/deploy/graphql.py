@@ -12,19 +12,19 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from comfy_client.deploy.api import REST_TIMEOUT_S, TIMES
+from comfy_client.deploy.api import REST_TIMEOUT_S, RETRIES
 from comfy_client.deploy.responses import api_error
 from comfy_core.contract import JsonObject
 from comfy_core.errors import RequestError
 from comfy_core.http import HttpApi, retries
 
-KEPT = (
+KEPT_FIELDS = (
     "id name gpuIds gpuCount workersMin workersMax idleTimeout scalerType scalerValue executionTimeoutMs flashBootType "
     "type locations templateId allowedCudaVersions minCudaVersion compliance"
 )
 """The fields of an endpoint that are sent back unchanged, because `saveEndpoint` resets omitted fields to their
 defaults. Null fields are omitted, which means the same."""
-READ = f"query {{ myself {{ endpoints {{ {KEPT} modelReferences networkVolumeIds {{ networkVolumeId }} }} }} }}"
+READ = f"query {{ myself {{ endpoints {{ {KEPT_FIELDS} modelReferences networkVolumeIds {{ networkVolumeId }} }} }} }}"
 WRITE = "mutation Save($input: EndpointInput!) { saveEndpoint(input: $input) { id modelReferences } }"
 
 RETIRED = (
@@ -39,11 +39,11 @@ def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, .
     Nothing else of the endpoint is changed. Safe to repeat, and retried. Raises RequestError.
     """
     headers = {"Authorization": f"Bearer {api_key}"}
-    with closing(HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})) as api:
+    with closing(HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(RETRIES)})) as api:
         endpoint = _endpoint(_call(api, api_key, READ, "read the cached model"), endpoint_id)
         before = tuple(endpoint.get("modelReferences") or ())
         if wanted not in (None, before):
-            kept = {name: endpoint[name] for name in KEPT.split() if endpoint.get(name) is not None}
+            kept = {name: endpoint[name] for name in KEPT_FIELDS.split() if endpoint.get(name) is not None}
             volumes = [{"networkVolumeId": each["networkVolumeId"]} for each in endpoint.get("networkVolumeIds") or ()]
             new = {**kept, "networkVolumeIds": volumes or None, "modelReferences": list(wanted)}
             _call(api, api_key, WRITE, "set the cached model", {"input": new})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from comfy_client.deploy.description import LEAST_MEMORY_GB
+from comfy_client.deploy.description import MIN_MEMORY_GB
 from comfy_client.prices import AS_OF, POOLS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
@@ -39,8 +39,8 @@ class Offer:
         )
         free = f", availability {self.availability}" if self.availability else ""
         memory = f" ({self.memory_gb} GB)" if self.memory_gb else ""
-        short = self.memory_gb is not None and self.memory_gb < LEAST_MEMORY_GB
-        warning = f"; less than the {LEAST_MEMORY_GB} GB that Flux.1-dev needs" if short else ""
+        short = self.memory_gb is not None and self.memory_gb < MIN_MEMORY_GB
+        warning = f"; less than the {MIN_MEMORY_GB} GB that Flux.1-dev needs" if short else ""
         return f"{self.pool}: {', '.join(self.gpus) or 'unknown GPUs'}{memory}, {price}{free}{warning}"
 
 
@@ -64,31 +64,31 @@ def make_offers(
 
     Raises ConfigError for a pool that is not in the catalogue.
     """
-    live = _of_catalogue(catalogue, frozenset(excluded)) if catalogue else {}
+    live = _offers_by_pool(catalogue, frozenset(excluded)) if catalogue else {}
     unknown = [pool for pool in pools if live and pool not in live]
     if unknown:
         raise ConfigError(
             f"gpu.pools: unknown pool {unknown[0]}{nearest(unknown[0], live) or '.'} Pools, without gpu.excluded: "
             f"{', '.join(sorted(live))}."
         )
-    found = [live.get(pool) or _of_table(pool) for pool in pools]
+    found = [live.get(pool) or _offer_from_table(pool) for pool in pools]
     if is_by_price:
         found.sort(key=lambda offer: float("inf") if offer.usd_per_s is None else offer.usd_per_s)
     source = "RunPod's catalogue, now" if live else f"the table of {AS_OF}, as the catalogue was not available"
     return Offers(tuple(found), source)
 
 
-def _of_catalogue(catalogue: Sequence[JsonObject], excluded: frozenset[str]) -> Mapping[str, Offer]:
+def _offers_by_pool(catalogue: Sequence[JsonObject], excluded: frozenset[str]) -> Mapping[str, Offer]:
     """Return the pools of a catalogue by name. Price: the most expensive GPU. Memory: the smallest GPU."""
     offers: dict[str, Offer] = {}
     for gpu in catalogue:
         match gpu:
             case {"id": str(gpu_id), "pool": str(pool)} if gpu_id not in excluded:
-                offers[pool] = _joined(offers.get(pool) or Offer(pool), gpu)
+                offers[pool] = _with_gpu(offers.get(pool) or Offer(pool), gpu)
     return offers
 
 
-def _joined(offer: Offer, gpu: JsonObject) -> Offer:
+def _with_gpu(offer: Offer, gpu: JsonObject) -> Offer:
     name = gpu["name"] if isinstance(gpu.get("name"), str) else gpu["id"]
     memory = [size for size in (offer.memory_gb, gpu.get("memory")) if isinstance(size, int)]
     rates = [] if offer.usd_per_s is None else [offer.usd_per_s]
@@ -105,6 +105,6 @@ def _joined(offer: Offer, gpu: JsonObject) -> Offer:
     )
 
 
-def _of_table(pool: str) -> Offer:
+def _offer_from_table(pool: str) -> Offer:
     known = POOLS.get(pool)
     return Offer(pool, known.gpus, known.memory_gb, known.flex_usd_per_s) if known else Offer(pool)

@@ -68,9 +68,9 @@ def find_existing(rest: RestApi, name: str) -> dict[Kind, JsonObject]:
 
     Raises ConfigError if there are several, or if the endpoint's type is wrong.
     """
-    template = _only([each for each in rest.templates() if each.get("name") == name], "template", name)
+    template = _single([each for each in rest.templates() if each.get("name") == name], "template", name)
     named = [each for each in rest.endpoints() if str(each.get("name", "")).removesuffix(FLASHBOOT_SUFFIX) == name]
-    endpoint = _only(named, "endpoint", name)
+    endpoint = _single(named, "endpoint", name)
     if endpoint and endpoint.get("type", ENDPOINT_TYPE) != ENDPOINT_TYPE:
         raise ConfigError(
             f"The endpoint {name} ({endpoint['id']}) has the type {endpoint['type']}, which cannot be changed. Choose "
@@ -80,7 +80,7 @@ def find_existing(rest: RestApi, name: str) -> dict[Kind, JsonObject]:
     return {kind: resource for kind, resource in found.items() if resource}
 
 
-def _only(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | None:
+def _single(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | None:
     if len(named) > 1:
         ids = ", ".join(str(each.get("id")) for each in named)
         raise ConfigError(f"RunPod has {len(named)} {what}s with the name {name} ({ids}). Delete or rename all but one")
@@ -90,9 +90,9 @@ def _only(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | Non
 def _find_ids(rest: RestApi, description: Description) -> ResourceIds:
     registry = volume = ""
     if description.registry:
-        registry = str(_named(description.registry, rest.registries(), "registry", "registry credential")["id"])
+        registry = str(_find_named(description.registry, rest.registries(), "registry", "registry credential")["id"])
     if description.storage_network_volume:
-        found = _named(
+        found = _find_named(
             description.storage_network_volume, rest.network_volumes(), "storage.network_volume", "network volume"
         )
         volume, where = str(found["id"]), found.get("dataCenter")
@@ -105,7 +105,7 @@ def _find_ids(rest: RestApi, description: Description) -> ResourceIds:
     return ResourceIds(registry, volume)
 
 
-def _named(wanted: str, existing: Sequence[JsonObject], path: str, what: str) -> JsonObject:
+def _find_named(wanted: str, existing: Sequence[JsonObject], path: str, what: str) -> JsonObject:
     for key in ("id", "name"):
         found = [each for each in existing if each.get(key) == wanted]
         if len(found) > 1:

@@ -14,7 +14,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError
 from comfy_core.http import error_message
 
-AGAIN = "Run the command again: it finds existing resources by name, and continues"
+RUN_AGAIN = "Run the command again: it finds existing resources by name, and continues"
 
 
 def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> RequestError:
@@ -30,7 +30,7 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
         case None:
             return error.explained(
                 f"RunPod was not reached to {what} ({error}). Check the network, and RUNPOD_REST_BASE_URL if you set "
-                f"it. {AGAIN}"
+                f"it. {RUN_AGAIN}"
             )
         case 401 | 403 as status:
             is_wrong = status == 401  # noqa: PLR2004 - an HTTP status
@@ -43,17 +43,17 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
             )
         case 404:
             code = ErrorCode.ENDPOINT_NOT_FOUND
-            remedy = f"It was deleted, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}"
+            remedy = f"It was deleted, or RUNPOD_REST_BASE_URL is wrong. {RUN_AGAIN}"
         case 429:
             code = ErrorCode.RATE_LIMITED
             waits = f" after {error.retry_after_s:g} s" if error.retry_after_s else " later"
-            remedy = f"RunPod limits the number of calls. {AGAIN}{waits}"
+            remedy = f"RunPod limits the number of calls. {RUN_AGAIN}{waits}"
         case 400 | 422:
             remedy = (
                 "Correct the named fields in deploy.toml. If a field is unknown to RunPod, RunPod's API has changed"
             )
         case status if status >= 500:  # noqa: PLR2004 - an HTTP status
-            remedy = f"RunPod's API has a failure. {AGAIN}"
+            remedy = f"RunPod's API has a failure. {RUN_AGAIN}"
         case _:
             remedy = "This status is not expected; RunPod's console may show more"
     return error.explained(f"RunPod responded with {error.status} to {what}{note}. {remedy}", code, body=body)

@@ -116,7 +116,7 @@ Workflows: TypeAlias = Mapping[str, Workflow]
 class ProviderEntry:
     """One provider: description, required variables, factory, and advice for the error if a variable is missing."""
 
-    reaches: str
+    description: str
     needs: str
     make: Callable[[Environment, Workflows], Provider]
     advice: str = ""

@@ -20,7 +20,7 @@ from comfy_client.providers.interface import (
     Health,
     JobState,
     JobStatus,
-    no_bucket,
+    bucket_fault,
 )
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.prompt_monitor import WaitLimits
@@ -39,8 +39,8 @@ JOB_PREFIX = "local-"
 """Prefix of the ids of jobs that ran without RunPod."""
 _KEPT_JOBS = 32
 """How many finished jobs keep their results in memory."""
-_CLOSE_S = 10.0
-_PAUSE_S = 0.02
+_STOP_TIMEOUT_S = 10.0
+_MIN_POLL_INTERVAL_S = 0.02
 
 
 @dataclass
@@ -58,7 +58,7 @@ class _DirectJob:
     def stop(self) -> JobError | None:
         return JobError.because(ErrorCode.CANCELLED) if self.cancelled.is_set() else None
 
-    def end_if_stopped(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise JobError if the job was cancelled."""
         if (error := self.stop()) is not None:
             raise error
@@ -96,7 +96,7 @@ class DirectProvider:
         """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
-        rendered = intake.rendered(parsed)
+        rendered = intake.render_request(parsed)
         timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.version()  # so that a wrong URL fails the submit, not the job
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
@@ -127,7 +127,7 @@ class DirectProvider:
         """Interrupt a job and wait until it has been removed from ComfyUI."""
         job = self._job(job_id)
         job.cancelled.set()
-        job.ended.wait(_CLOSE_S)
+        job.ended.wait(_STOP_TIMEOUT_S)
 
     def retry(self, job_id: str) -> JobStatus:
         """Raises RequestError: ComfyUI has no retry. The caller must submit the request again."""
@@ -164,7 +164,7 @@ class DirectProvider:
 
     def pause_s(self, waited_s: float) -> float:
         """Return a short interval: polling reads memory and sends no request."""
-        return max(_PAUSE_S, min(0.2, waited_s / 100))
+        return max(_MIN_POLL_INTERVAL_S, min(0.2, waited_s / 100))
 
     def close(self) -> None:
         """Interrupt running jobs and close the connections."""
@@ -172,7 +172,7 @@ class DirectProvider:
             running_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
         for job in running_jobs:
             job.cancelled.set()
-        deadline = time.monotonic() + _CLOSE_S
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
         for job in running_jobs:
             job.ended.wait(max(0.0, deadline - time.monotonic()))
         self._server.close()
@@ -213,9 +213,9 @@ class DirectProvider:
             job.ended.set()
 
     def _result(self, job: _DirectJob, run: RunResult) -> GenerationResult:
-        encode_from = time.monotonic()
-        outputs = job_outputs(job.request, job.rendered, run.prompts, job.end_if_stopped)
-        encode_s = time.monotonic() - encode_from
+        encode_begun_at = time.monotonic()
+        outputs = job_outputs(job.request, job.rendered, run.prompts, job.raise_if_stopped)
+        encode_s = time.monotonic() - encode_begun_at
         timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s, "encode_s": encode_s}
         return GenerationResult(
             images=tuple(map(_image, outputs.images)),
@@ -253,6 +253,6 @@ def _check_supported(parsed: Request, request: GenerationRequest) -> None:
     options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
     faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]
     if parsed.delivery == "s3":
-        faults.append(no_bucket("a direct ComfyUI (COMFYUI_ENDPOINT)"))
+        faults.append(bucket_fault("a direct ComfyUI (COMFYUI_ENDPOINT)"))
     if faults:
         raise invalid_input(faults)

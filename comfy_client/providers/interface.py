@@ -46,7 +46,7 @@ class JobOptions:
     s3_config: Mapping[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Raises JobError (invalid_input) for values that RunPod does not accept."""
+        """Raise JobError (invalid_input) if RunPod does not accept a value."""
         ranges = (("execution_timeout_s", self.execution_timeout_s, 5.0), ("ttl_s", self.ttl_s, 10.0))
         faults = [
             Fault(f"options.{name}", f"must be from {least:g} s to {7 * DAY_S:,.0f} s (7 days), not {value!r}")
@@ -82,14 +82,17 @@ class GenerationRequest:
     options: JobOptions = NO_OPTIONS
 
 
-def no_bucket(provider: str) -> Fault:
-    """Return the fault of a request with `delivery` s3 for a `provider` that does not use the worker's bucket."""
+def bucket_fault(provider: str) -> Fault:
+    """Return the fault for `delivery` s3 in a request to a `provider` that does not use the worker's bucket."""
     stay = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
     return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {stay}")
 
 
 def submit_error(error: RequestError, platform: str, place: str) -> RequestError:
-    """Return the error of a submit with `may_run`: whether `platform`, which lists its jobs at `place`, may have it."""
+    """Return the error of a failed submit, with `details["may_run"]`: whether `platform` may have accepted the job.
+
+    `place` says where the user can check that.
+    """
     is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - HTTP statuses
     if error.is_unsent or is_rejected:
         error.report.details["may_run"] = False

@@ -103,7 +103,7 @@ def _sha256(data: bytes) -> str:
 def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
     match {"data": entry.get("image"), **entry}:  # a worker with WORKER_IMAGE_FIELD=image uses this key
         case {"type": "s3_url", "data": str(url)}:
-            return _downloaded(url, filename, status)
+            return _download(url, filename, status)
         case {"data": str(text)}:
             try:
                 return decode_base64(text)
@@ -112,7 +112,7 @@ def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
     raise _error(status, ErrorCode.RESULT_LOST, f"{filename} is damaged: its data is not base64.", filename=filename)
 
 
-def _downloaded(url: str, filename: str, status: JobStatus) -> bytes:
+def _download(url: str, filename: str, status: JobStatus) -> bytes:
     """Return the bytes of a file in a bucket."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -135,13 +135,13 @@ def _downloaded(url: str, filename: str, status: JobStatus) -> bytes:
         ) from error
 
 
-def fetch_signed(url: str, holder: str, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> bytes:
-    """Return the bytes at a presigned URL. The URL never appears in messages; `holder` names its server there.
+def fetch_signed(url: str, server: str, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> bytes:
+    """Return the bytes at a presigned URL. The URL never appears in messages; `server` is the name of its server there.
 
     Raises RequestError.
     """
     parts = urlsplit(url)
-    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"{holder} at {parts.hostname}")
+    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"{server} at {parts.hostname}")
     try:
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         return api.call("GET", path, timeout_s=timeout_s).content

@@ -99,11 +99,11 @@ class ScenarioProvider:
             request = replace(request, input={**request.input, "image": self._stored_image(asset_id)})
         parsed = read_request(request.input, self._workflows)
         check_supported(parsed, request.options, self._loras)
-        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
+        rendered = intake.render_request(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
-                body["image"] = asset_id or self._uploaded(upload.file)
+                body["image"] = asset_id or self._upload(upload.file)
             response = self._api.generate(self._model_id, body)
         except RequestError as error:
             if error.code is ErrorCode.INVALID_INPUT:
@@ -135,17 +135,17 @@ class ScenarioProvider:
         """
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
-        submitted, body = self._submitted.of(status.job_id), body_of(status.output)
+        submitted, body = self._submitted.get(status.job_id), body_of(status.output)
         ids = asset_ids_of(status.output)
         if not ids:
             report = ErrorReport(ErrorCode.NO_OUTPUT, "Scenario's job succeeded but has no image.")
             raise JobError.of(report, status.job_id)
         inputs = submitted.rendered.inputs if submitted else our_inputs(body)
-        pictures = [self._picture(asset_id, status.job_id) for asset_id in ids]
+        downloads = [self._download_image(asset_id, status.job_id) for asset_id in ids]
         seed = inputs.get("seed")
         images = tuple(
-            _image(picture, asset, submitted, number, seed if len(ids) == 1 else None)
-            for number, (asset, picture) in enumerate(pictures, 1)
+            _generated_image(image, asset, submitted, number, seed if len(ids) == 1 else None)
+            for number, (asset, image) in enumerate(downloads, 1)
         )
         return GenerationResult(
             images=images,
@@ -205,9 +205,9 @@ class ScenarioProvider:
         """Close the connections."""
         self._api.close()
 
-    def _uploaded(self, picture: EncodedImage) -> str:
+    def _upload(self, image: EncodedImage) -> str:
         """Upload an image to Scenario and return its asset id."""
-        text = base64.b64encode(picture.data).decode("ascii")
+        text = base64.b64encode(image.data).decode("ascii")
         if len(text) > UPLOAD_LIMIT_BYTES:
             raise RequestError.because(
                 ErrorCode.PAYLOAD_TOO_LARGE,
@@ -217,7 +217,7 @@ class ScenarioProvider:
                 bytes=len(text),
                 limit=UPLOAD_LIMIT_BYTES,
             )
-        match self._api.upload(f"image{mimetypes.guess_extension(picture.mime_type) or ''}", text):
+        match self._api.upload(f"image{mimetypes.guess_extension(image.mime_type) or ''}", text):
             case {"asset": {"id": str(asset_id)}} if asset_id:
                 return asset_id
         raise RequestError("Scenario's response to the upload is not an asset", is_transient=True, may_run=False)
@@ -225,35 +225,35 @@ class ScenarioProvider:
     def _stored_image(self, asset_id: str) -> str:
         """Return an asset's image as base64: the job needs its size. Raises JobError (invalid_image), RequestError."""
         try:
-            _, picture = self._picture(asset_id, "")
+            _, image = self._download_image(asset_id, "")
         except JobError as error:
             message = f"image: the asset {asset_id} of Scenario cannot be used. {error.report.message}"
             raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": "image"})) from error
-        return base64.b64encode(picture.data).decode("ascii")
+        return base64.b64encode(image.data).decode("ascii")
 
-    def _picture(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, EncodedImage]:
+    def _download_image(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, EncodedImage]:
         """Download an asset's image. Downloads it a second time if it is damaged."""
-        image = f"Scenario's image {asset_id}"
+        name = f"Scenario's image {asset_id}"
         try:
             asset = read_asset(self._api.asset(asset_id))
             if asset is None or urlsplit(asset.url).scheme not in {"http", "https"}:
-                raise _error(job_id, ErrorCode.RESULT_LOST, f"{image} has no URL.", filename=asset_id)
-            picture = _whole(fetch_signed(asset.url, "Scenario's store")) or _whole(
+                raise _error(job_id, ErrorCode.RESULT_LOST, f"{name} has no URL.", filename=asset_id)
+            image = _decode_complete(fetch_signed(asset.url, "Scenario's store")) or _decode_complete(
                 fetch_signed(asset.url, "Scenario's store")
             )
         except RequestError as error:
             if error.status is None or error.is_transient or error.code is ErrorCode.AUTH_FAILED:
                 raise
             raise _error(
-                job_id, ErrorCode.RESULT_LOST, f"{image} does not exist any more ({error}).", filename=asset_id
+                job_id, ErrorCode.RESULT_LOST, f"{name} does not exist any more ({error}).", filename=asset_id
             ) from error
-        if picture is None:
-            raise _error(job_id, ErrorCode.RESULT_LOST, f"{image} is damaged", filename=asset_id)
-        return asset, picture
+        if image is None:
+            raise _error(job_id, ErrorCode.RESULT_LOST, f"{name} is damaged", filename=asset_id)
+        return asset, image
 
 
-def _image(
-    picture: EncodedImage,
+def _generated_image(
+    image: EncodedImage,
     asset: ScenarioAsset,
     submitted: SubmittedRequest | None,
     number: int,
@@ -264,15 +264,15 @@ def _image(
     if submitted is not None:
         keeps_text = submitted.request.metadata and seed is not None
         text = {"parameters": parameters_text(submitted.rendered, seed or 0)} if keeps_text else {}
-        picture = encode_image(picture.data, submitted.request.output_format, submitted.request.output_quality, text)
+        image = encode_image(image.data, submitted.request.output_format, submitted.request.output_quality, text)
     return GeneratedImage(
-        filename=f"scenario_{number:05}_{mimetypes.guess_extension(picture.mime_type) or ''}",
-        mime_type=picture.mime_type,
-        sha256=hashlib.sha256(picture.data).hexdigest(),
-        bytes=picture.data,
+        filename=f"scenario_{number:05}_{mimetypes.guess_extension(image.mime_type) or ''}",
+        mime_type=image.mime_type,
+        sha256=hashlib.sha256(image.data).hexdigest(),
+        bytes=image.data,
         asset_id=asset.asset_id,
-        width=picture.width,
-        height=picture.height,
+        width=image.width,
+        height=image.height,
         seed=seed,
     )
 
@@ -285,13 +285,13 @@ def _format_warnings(images: tuple[GeneratedImage, ...], submitted: SubmittedReq
     )
 
 
-def _whole(data: bytes) -> EncodedImage | None:
+def _decode_complete(data: bytes) -> EncodedImage | None:
     """Return the image in `data`, or None if it cannot be decoded completely."""
     try:
-        picture = check_image(data, "image", flatten=False)
+        image = check_image(data, "image", flatten=False)
     except JobError:
         return None
-    return picture if picture.is_whole else None
+    return image if image.is_whole else None
 
 
 def _count(response: object) -> int:

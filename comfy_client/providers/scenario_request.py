@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comfy_client.providers.interface import NO_OPTIONS, JobOptions, no_bucket
+from comfy_client.providers.interface import NO_OPTIONS, JobOptions, bucket_fault
 from comfy_core.contract import ALIASES, Fault, JsonObject
 from comfy_core.errors import invalid_input
 from comfy_core.request.reading import Request
@@ -23,7 +23,7 @@ MAX_PROMPT = 2048
 MAX_LORAS = 6
 MAX_LORA_SCALE = 2.0
 
-STAY = "or use IMAGE_GENERATION_PROVIDER=comfyui"
+ALTERNATIVE = "or use IMAGE_GENERATION_PROVIDER=comfyui"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class ScenarioField:
 
     ours: str
     theirs: str
-    least: float | None = None
-    most: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 FIELDS: tuple[ScenarioField, ...] = (
@@ -86,13 +86,17 @@ def our_inputs(body: JsonObject) -> JsonObject:
 def _envelope_faults(parsed: Request) -> list[Fault]:
     faults = []
     if parsed.template is None:
-        faults.append(Fault("workflow", f"is a graph, which Scenario cannot run: use txt2img or img2img, {STAY}"))
+        faults.append(
+            Fault("workflow", f"is a graph, which Scenario cannot run: use txt2img or img2img, {ALTERNATIVE}")
+        )
     elif parsed.template.name not in ALIASES.values():
-        faults.append(Fault("workflow", f"does not exist at Scenario: use txt2img or img2img, {STAY}"))
+        faults.append(Fault("workflow", f"does not exist at Scenario: use txt2img or img2img, {ALTERNATIVE}"))
     if parsed.overrides:
-        faults.append(Fault("overrides", f"set values in a graph, which Scenario does not have: omit them, {STAY}"))
+        faults.append(
+            Fault("overrides", f"set values in a graph, which Scenario does not have: omit them, {ALTERNATIVE}")
+        )
     if parsed.delivery == "s3":
-        faults.append(no_bucket("Scenario"))
+        faults.append(bucket_fault("Scenario"))
     if parsed.timeout_s is not None:
         faults.append(Fault("timeout_s", "cannot stop a job at Scenario: use wait_timeout_s, and cancel the job"))
     return faults
@@ -100,7 +104,7 @@ def _envelope_faults(parsed: Request) -> list[Fault]:
 
 def _option_faults(options: JobOptions) -> list[Fault]:
     return [
-        Fault(f"options.{name}", f"is only supported by RunPod: omit it, {STAY}")
+        Fault(f"options.{name}", f"is only supported by RunPod: omit it, {ALTERNATIVE}")
         for name, default in vars(NO_OPTIONS).items()
         if getattr(options, name) != default
     ]
@@ -108,17 +112,17 @@ def _option_faults(options: JobOptions) -> list[Fault]:
 
 def _input_faults(inputs: JsonObject) -> list[Fault]:
     faults = [
-        Fault(name, f"is not supported by Scenario's Flux: omit it, {STAY}")
+        Fault(name, f"is not supported by Scenario's Flux: omit it, {ALTERNATIVE}")
         for name, neutral in _COMFYUI_ONLY.items()
         if inputs.get(name, neutral) != neutral
     ]
     for field in FIELDS:
         value = inputs.get(field.ours)
-        if field.least is None or field.most is None or value is None:
+        if field.low is None or field.high is None or value is None:
             continue
-        if not field.least <= value <= field.most:
-            problem = f"must be from {field.least:g} to {field.most:.10g} at Scenario, not {value:.10g}"
-            faults.append(Fault(field.ours, f"{problem}: change it, {STAY}"))
+        if not field.low <= value <= field.high:
+            problem = f"must be from {field.low:g} to {field.high:.10g} at Scenario, not {value:.10g}"
+            faults.append(Fault(field.ours, f"{problem}: change it, {ALTERNATIVE}"))
     if len(prompt := inputs.get("prompt", "")) > MAX_PROMPT:
         faults.append(
             Fault("prompt", f"may have at most {MAX_PROMPT} characters at Scenario, not {len(prompt)}: shorten it")
@@ -133,7 +137,7 @@ def _lora_faults(inputs: JsonObject, loras: Mapping[str, str]) -> list[Fault]:
         faults.append(Fault("loras", f"may be at most {MAX_LORAS} at Scenario, not {len(wanted)}"))
     for number, lora in enumerate(wanted):
         if lora["name"] not in loras:
-            problem = f"{lora['name']!r} has no Scenario id: add it to SCENARIO_LORAS, {STAY}"
+            problem = f"{lora['name']!r} has no Scenario id: add it to SCENARIO_LORAS, {ALTERNATIVE}"
             faults.append(Fault(f"loras[{number}].name", problem))
         if not 0 <= lora.get("strength", 1) <= MAX_LORA_SCALE:
             faults.append(Fault(f"loras[{number}].strength", f"must be from 0 to {MAX_LORA_SCALE:g} at Scenario"))

@@ -142,10 +142,10 @@ def _progress(job: JsonObject) -> Progress:
         case _:
             done = 0.0
     body = body_of(job)
-    steps, pictures = body.get("numInferenceSteps"), body.get("numOutputs")
+    steps, num_images = body.get("numInferenceSteps"), body.get("numOutputs")
     whole = steps if isinstance(steps, int) else 0
     return Progress(
-        pictures=pictures if isinstance(pictures, int) else 1,
+        pictures=num_images if isinstance(num_images, int) else 1,
         step=math.floor(done * whole),
         steps=whole,
         percent=math.floor(100 * done),

@@ -25,7 +25,7 @@ from comfy_client.providers.interface import (
     GenerationRequest,
     GenerationResult,
     JobStatus,
-    no_bucket,
+    bucket_fault,
 )
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
@@ -57,8 +57,8 @@ class StockWorkerProvider(RunPodProvider):
         """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         parsed = read_request(request.input, self._workflows)
         if parsed.delivery == "s3" or request.options.s3_config is not None:
-            raise invalid_input([no_bucket("worker-comfyui")])
-        rendered = intake.rendered(parsed)
+            raise invalid_input([bucket_fault("worker-comfyui")])
+        rendered = intake.render_request(parsed)
         if rendered.extra_data.keys() - {"api_key_comfy_org"}:
             warning = "extra_data was omitted except for the key: worker-comfyui passes nothing else to ComfyUI"
             rendered = replace(rendered, warnings=(*rendered.warnings, warning))
@@ -74,7 +74,7 @@ class StockWorkerProvider(RunPodProvider):
     def result(self, status: JobStatus) -> GenerationResult:
         """Return a job's result. If this process submitted the job, images are encoded as requested."""
         result = read_result(status, self.name)
-        submitted = self._submitted.of(status.job_id)
+        submitted = self._submitted.get(status.job_id)
         images = sorted((_with_seed(image) for image in result.images), key=_number)
         if submitted is None:
             return replace(result, images=tuple(images), seed=images[0].seed if images else None)
@@ -98,10 +98,10 @@ class StockWorkerProvider(RunPodProvider):
 def stock_input(rendered: Rendered, mark: str) -> JsonObject:
     """Return worker-comfyui's `input` for a rendered request. `mark` (8 hex digits) makes file names unique."""
     graphs = [
-        _named(graph, seed, number, mark)
+        _with_seed_in_names(graph, seed, number, mark)
         for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
     ]
-    body: JsonObject = {"workflow": merged(graphs)}
+    body: JsonObject = {"workflow": merge_graphs(graphs)}
     if images := [_image(upload, graphs) for upload in rendered.uploads]:
         body["images"] = images
     if "api_key_comfy_org" in rendered.extra_data:
@@ -109,7 +109,7 @@ def stock_input(rendered: Rendered, mark: str) -> JsonObject:
     return body
 
 
-def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
+def _with_seed_in_names(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
     """Return the graph with its seed and number in the names of the files that it saves."""
     named = {}
     for node_id, node in graph.items():
@@ -123,15 +123,15 @@ def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
 
 
 def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
-    picture = upload.file
+    file = upload.file
     name = f"{uuid.uuid4().hex}.{upload.extension}"
     for graph in graphs:
         for target in upload.targets:
             target.set(graph, name)
-    return {"name": name, "image": base64.b64encode(picture.data).decode("ascii")}
+    return {"name": name, "image": base64.b64encode(file.data).decode("ascii")}
 
 
-def merged(graphs: Sequence[Graph]) -> Graph:
+def merge_graphs(graphs: Sequence[Graph]) -> Graph:
     """Return one graph that does the work of all. Nodes that are equal in all graphs, such as loaders, are shared.
 
     The graphs must have the same node ids and links, and differ only in values. Node n of graph i > 0 becomes `n-i`.
@@ -174,18 +174,18 @@ def _encoded(image: GeneratedImage, submitted: SubmittedRequest) -> tuple[Genera
     sent = identify(image.bytes)
     if sent is None or sent.is_animated:
         return image, ""
-    picture = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
+    converted = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
     stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
     encoded = replace(
         image,
-        filename=f"{stem}{mimetypes.guess_extension(picture.mime_type) or ''}",
-        mime_type=picture.mime_type,
-        sha256=hashlib.sha256(picture.data).hexdigest(),
-        bytes=picture.data,
-        width=picture.width,
-        height=picture.height,
+        filename=f"{stem}{mimetypes.guess_extension(converted.mime_type) or ''}",
+        mime_type=converted.mime_type,
+        sha256=hashlib.sha256(converted.data).hexdigest(),
+        bytes=converted.data,
+        width=converted.width,
+        height=converted.height,
     )
-    return encoded, f"{encoded.filename} {picture.warning}" if picture.warning else ""
+    return encoded, f"{encoded.filename} {converted.warning}" if converted.warning else ""
 
 
 def _with_known_code(status: JobStatus) -> JobStatus:

@@ -36,6 +36,6 @@ class RequestCache:
             while len(self._jobs) > _CACHED_JOBS:
                 self._jobs.popitem(last=False)
 
-    def of(self, job_id: str) -> SubmittedRequest | None:
+    def get(self, job_id: str) -> SubmittedRequest | None:
         """Return the request of a job, or None if it is not cached."""
         return self._jobs.get(job_id)

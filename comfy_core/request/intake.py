@@ -15,7 +15,7 @@ DECODE_TIMEOUT_S = 120.0
 """Time limit for decoding all images of one request."""
 
 
-def rendered(
+def render_request(
     request: Request,
     rules: FetchRules | None = None,
     check: Check = never_stop,

@@ -23,7 +23,7 @@ INK, PANEL = (255, 255, 255), (12, 14, 20)
 PANEL_OPACITY = 0.6
 TEXT_SIZES = (64, 44, 32, 24, 18, 14, 11, 8)
 LINE_HEIGHT = 1.25
-LONGEST_PROMPT_SHOWN = 3000
+MAX_SHOWN_PROMPT = 3000
 
 Loras = tuple[tuple[str, float], ...]
 """Name and strength of each LoRA."""
@@ -93,7 +93,7 @@ def described(recipe: Recipe, size: tuple[int, int]) -> list[str]:
     if recipe.sampler:
         settings += f", {recipe.sampler}"
     loras = [f"lora {name} ({strength:g})" for name, strength in recipe.loras]
-    prompt = recipe.prompt[:LONGEST_PROMPT_SHOWN]
+    prompt = recipe.prompt[:MAX_SHOWN_PROMPT]
     return [_ascii(text) for text in (TITLE, seed, settings, *loras, prompt) if text.strip()]
 
 

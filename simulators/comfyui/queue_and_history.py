@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_HISTORY_ENTRIES = 10_000
+MAX_HISTORY_ENTRIES = 10_000
 SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
@@ -101,7 +101,7 @@ class PromptQueue:
         if self._running is None:
             return
         prompt, self._running = self._running, None
-        if len(self._history) > MOST_HISTORY_ENTRIES:
+        if len(self._history) > MAX_HISTORY_ENTRIES:
             del self._history[next(iter(self._history))]
         for secret in SECRET_EXTRA_DATA:
             prompt.extra_data.pop(secret, None)

@@ -32,8 +32,8 @@ def test_each_change_of_state_is_a_line() -> None:
         "queued: 1 worker is starting",
         "queued: RunPod did not respond",
         "running",
-        "sampling, picture 1 of 2, step 1 of 20 (2%)",
-        "sampling, picture 1 of 2, step 9 of 20 (22%)",
+        "sampling, image 1 of 2, step 1 of 20 (2%)",
+        "sampling, image 1 of 2, step 9 of 20 (22%)",
     ]
 
 

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from bench.stage import staged
-from comfy_client.cli.call import sigterm_raised
+from comfy_client.cli.call import raise_on_sigterm
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 from tests.processes import killed_at_end
@@ -146,7 +146,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """`nohup` ignores SIGHUP for the command that it starts."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with sigterm_raised():
+        with raise_on_sigterm():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -31,7 +31,7 @@ def test_the_shipped_file_is_valid_but_for_the_owner(tmp_path: Path, shipped: st
     assert all(POOLS[pool].memory_gb >= 24 for pool in description.gpu_pools)
     assert "L40" in POOLS[description.gpu_pools[-1]].gpus
     with pytest.raises(ConfigError, match="OWNER"):
-        description.refuse_placeholder()
+        description.reject_placeholder()
 
 
 def test_the_commented_lines_of_the_shipped_file_are_valid(tmp_path: Path, shipped: str) -> None:

@@ -136,8 +136,8 @@ def test_destroy_deletes_in_order(deploy_setup: DeploySetup) -> None:
         "DELETE /templates/tpl1",
     ]
     assert created(deploy_setup) == (0, 0)
-    assert "flux is gone" in ended.out
-    assert "It stays: the network volume models, which is billed monthly until you delete it." in ended.out
+    assert "flux is deleted" in ended.out
+    assert "Not deleted: the network volume models, which is billed monthly until you delete it." in ended.out
     assert (again.status, "Nothing to do" in again.out) == (0, True)
 
 

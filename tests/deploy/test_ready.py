@@ -48,7 +48,7 @@ def test_an_endpoint_without_workers_gets_its_job(empty_queue: RunPodPlatform) -
     """With a minimum of 0 a worker may start only for a job, so the wait without a job is short."""
     messages: list[str] = []
     with client_from_env(empty_queue.client_env()) as client:
-        await_worker(client.health, no_stale_workers, ReadyTimeouts(30, unasked=0.1), messages.append)
+        await_worker(client.health, no_stale_workers, ReadyTimeouts(30, without_job_s=0.1), messages.append)
 
     assert "no worker yet" in messages[0]
 
@@ -102,7 +102,7 @@ def test_the_wait_for_workers_with_old_settings_is_limited(empty_queue: RunPodPl
     """A worker that stays busy does not fail the deployment."""
     with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
         empty_queue.wait_until(lambda: empty_queue.takes, 10)
-        await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale=0.5), lambda _: None)
+        await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale_s=0.5), lambda _: None)
 
 
 def test_a_deployment_counts_stale_workers(deploy_setup: DeploySetup) -> None:

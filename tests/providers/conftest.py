@@ -28,19 +28,19 @@ def client(platform: RunPodPlatform) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def scenario_world() -> Iterator[ScenarioStandIn]:
+def shared_scenario() -> Iterator[ScenarioStandIn]:
     """One Scenario for all tests of a file."""
     with ScenarioStandIn(run_s=0.05) as scenario:
         yield scenario
 
 
 @pytest.fixture
-def scenario(scenario_world: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
+def scenario(shared_scenario: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
     """Scenario without faults, active jobs or recorded calls."""
-    yield scenario_world
-    scenario_world.faults.clear()
-    assert until(lambda: not scenario_world.under_way())
-    scenario_world.calls.clear()
+    yield shared_scenario
+    shared_scenario.faults.clear()
+    assert until(lambda: not shared_scenario.under_way())
+    shared_scenario.calls.clear()
 
 
 @pytest.fixture

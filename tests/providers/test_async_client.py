@@ -20,7 +20,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
-AT_ONCE = {"job"}
+WITHOUT_REQUEST = {"job"}
 """Methods that send no request, and so are not awaited."""
 
 
@@ -29,17 +29,19 @@ def methods_of(kind: type) -> dict[str, Callable[..., Any]]:
     return {name: each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("plain", "awaited"), [(Client, AsyncClient), (Job, AsyncJob)])
-def test_the_methods_are_the_same(plain: type, awaited: type) -> None:
+@pytest.mark.parametrize(("sync", "awaited"), [(Client, AsyncClient), (Job, AsyncJob)])
+def test_the_methods_are_the_same(sync: type, awaited: type) -> None:
     """Both have the same names and parameters; async methods are awaited or iterated."""
-    ours, twins = methods_of(plain), methods_of(awaited)
+    sync_methods, async_methods = methods_of(sync), methods_of(awaited)
 
-    assert ours.keys() == twins.keys()
-    for name, twin in twins.items():
-        mine, its = (inspect.signature(each).parameters for each in (ours[name], twin))
-        assert list(its) == [each for each in mine if each != "is_followed"], name
-        is_awaited = inspect.iscoroutinefunction(twin) or "AsyncIterator" in str(inspect.signature(twin))
-        assert is_awaited is (name not in AT_ONCE), name
+    assert sync_methods.keys() == async_methods.keys()
+    for name, method in async_methods.items():
+        sync_parameters, async_parameters = (
+            inspect.signature(each).parameters for each in (sync_methods[name], method)
+        )
+        assert list(async_parameters) == [each for each in sync_parameters if each != "is_followed"], name
+        is_awaited = inspect.iscoroutinefunction(method) or "AsyncIterator" in str(inspect.signature(method))
+        assert is_awaited is (name not in WITHOUT_REQUEST), name
 
 
 def run_with_client(platform: RunPodPlatform, story: Callable[[AsyncClient], Awaitable[None]]) -> None:

@@ -50,10 +50,10 @@ def secure_url(tmp_path: Path) -> Iterator[str]:
     certificate = write_certificate(tmp_path / "server.pem", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    unwell = HttpServer(FailingTwice)
-    unwell.socket = context.wrap_socket(unwell.socket, server_side=True)
-    with unwell:
-        yield f"https://127.0.0.1:{unwell.server_port}/v2"
+    failing_server = HttpServer(FailingTwice)
+    failing_server.socket = context.wrap_socket(failing_server.socket, server_side=True)
+    with failing_server:
+        yield f"https://127.0.0.1:{failing_server.server_port}/v2"
 
 
 def test_row_3_polls_are_repeated_over_https_too(
@@ -179,11 +179,11 @@ def test_importing_reads_nothing() -> None:
 import os, sys
 import importlib, typing, __future__
 opened = []
-class Never(dict):
+class ForbiddenEnvironment(dict):
     def __getitem__(self, name): raise AssertionError(name)
     get = __contains__ = __iter__ = __getitem__
-sys.addaudithook(lambda event, told: opened.append(str(told[0])) if event == "open" else None)
-os.environ = Never()
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+os.environ = ForbiddenEnvironment()
 import comfy_client
 print([path for path in opened if not path.endswith((".py", ".pyc"))])
 """

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from comfy_client.client import Client, client_from_env
-from comfy_client.providers.stock_worker import merged, stock_input
+from comfy_client.providers.stock_worker import merge_graphs, stock_input
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
@@ -46,7 +46,7 @@ def rendered(workflows: Mapping[str, Workflow], **inputs: Any) -> Any:  # noqa: 
 def test_several_images_become_one_graph(workflows: Mapping[str, Workflow]) -> None:
     """Loaders and prompts are shared; nodes that depend on the seed exist once for each image."""
     graphs = rendered(workflows, num_images=3, seed=1).graphs
-    whole = merged(graphs)
+    whole = merge_graphs(graphs)
     kinds = [node["class_type"] for node in whole.values()]
 
     assert kinds.count("UNETLoader") == kinds.count("VAELoader") == 1
@@ -62,7 +62,7 @@ def test_a_single_image_keeps_its_graph(workflows: Mapping[str, Workflow]) -> No
     """Its nodes are not renamed."""
     [graph] = rendered(workflows, seed=1).graphs
 
-    assert merged([graph]) == graph
+    assert merge_graphs([graph]) == graph
 
 
 def test_file_names_are_unique_and_contain_the_seed(workflows: Mapping[str, Workflow]) -> None:

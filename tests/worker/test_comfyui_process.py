@@ -146,7 +146,7 @@ def test_it_is_ready_when_it_responds_and_has_the_models(child: Start) -> None:
 
     assert comfyui.server.fetch_version()
     comfyui.await_available()
-    assert comfyui.process.refusal() is None
+    assert comfyui.process.rejection_error() is None
     assert not comfyui.process.is_lost
 
 

@@ -157,9 +157,9 @@ def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str
 
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"images\[0\]\.image cannot be decoded: it takes longer than") as info:
-        intake.rendered(request, decode_s=0.5)
+        intake.render_request(request, decode_s=0.5)
     with pytest.raises(JobError, match=r"images\[0\]\.image was not decoded"):
-        intake.rendered(request, decode_s=0.0)
+        intake.render_request(request, decode_s=0.0)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert time.monotonic() - begun < 10

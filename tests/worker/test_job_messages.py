@@ -76,9 +76,9 @@ def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
     taken = read_take_response(batch(deep(levels), deep(levels, "second")))
 
     assert taken.jobs == (VALID,)
-    assert set(taken.refused) == {"deep", "second"}
-    assert taken.refused["deep"].code is ErrorCode.INVALID_INPUT
-    assert f"more than {MAX_JOB_DEPTH} levels" in taken.refused["deep"].report.message
+    assert set(taken.rejected) == {"deep", "second"}
+    assert taken.rejected["deep"].code is ErrorCode.INVALID_INPUT
+    assert f"more than {MAX_JOB_DEPTH} levels" in taken.rejected["deep"].report.message
 
 
 def test_brackets_in_strings_are_not_counted_as_levels() -> None:

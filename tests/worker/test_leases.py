@@ -53,7 +53,7 @@ def test_a_job_that_ended_while_comfyui_hung_counts_as_running() -> None:
     """A cancelled or timed-out job counts as running until ComfyUI responds again, not the job that waits for it."""
     leases = Leases()
     first, second = queued(leases, 2)
-    leases.end(first, may_run_on=True)
+    leases.end(first, may_still_run=True)
     assert leases.running() is first
     leases.forget_ended()
     assert leases.running() is second

@@ -23,7 +23,7 @@ from comfy_core.error_codes import ErrorCode
 from handler import report_unhealthy
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
-from worker.lifecycle import SETTLE_S, Lifecycle
+from worker.lifecycle import IDLE_AFTER_S, Lifecycle
 from worker.settings import RunPodVariables
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def run_story(story: Callable[[], Coroutine[object, object, None]]) -> None:
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_an_idle_worker_exits_at_once() -> None:
-    """Without an active job it exits with 0 once none has arrived for SETTLE_S."""
+    """Without an active job it exits with 0 once none has arrived for IDLE_AFTER_S."""
     end = End()
     lifecycle = end.lifecycle()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIG_DFL and SIG_IGN are not functions that could be called
@@ -104,7 +104,7 @@ def test_an_idle_worker_exits_at_once() -> None:
     end.wait()
 
     assert end.events == ["ComfyUI stopped", "ended with 0"]
-    assert SETTLE_S <= end.ended_at - begun_at < SETTLE_S + 1
+    assert IDLE_AFTER_S <= end.ended_at - begun_at < IDLE_AFTER_S + 1
     assert lifecycle.stop_error() is None
 
 
@@ -120,21 +120,21 @@ def test_a_busy_worker_exits_after_its_job() -> None:
         short.posted.set()
         await asyncio.ensure_future(short.run())
         lifecycle.retire("a reason")
-        assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.5)
+        assert not await asyncio.to_thread(until, lambda: end.events, IDLE_AFTER_S + 0.5)
         assert lifecycle.stop_error() is None
         job.done.set()
-        assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.2)
+        assert not await asyncio.to_thread(until, lambda: end.events, IDLE_AFTER_S + 0.2)
         job.posted.set()
         await task
         done_at = time.monotonic()
         await asyncio.to_thread(end.wait)
-        assert end.ended_at - done_at >= SETTLE_S - 0.05
+        assert end.ended_at - done_at >= IDLE_AFTER_S - 0.05
 
     run_story(story)
 
 
 def test_a_job_that_starts_during_shutdown_is_waited_for() -> None:
-    """The SDK may have taken a job that it has not started: one that starts within SETTLE_S still gets a response."""
+    """The SDK may have taken a job that it has not started: within IDLE_AFTER_S, that job still gets a response."""
     end = End()
     lifecycle = end.lifecycle()
 
@@ -146,7 +146,7 @@ def test_a_job_that_starts_during_shutdown_is_waited_for() -> None:
         lifecycle.retire("a reason")
         await asyncio.ensure_future(first.run())
         task = asyncio.ensure_future(second.run())
-        assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.3)
+        assert not await asyncio.to_thread(until, lambda: end.events, IDLE_AFTER_S + 0.3)
         second.done.set()
         await task
         await asyncio.to_thread(end.wait)

@@ -191,9 +191,9 @@ def test_a_bucket_that_rejects_the_key_is_output_not_stored(worker: Worker, simu
 
 
 def test_a_bucket_that_stalls_ends_with_the_job_s_timeout(worker: Worker, s3: S3Server) -> None:
-    """The job's deadline includes storing; a job that is late still has `store_s` seconds for it."""
+    """The job's deadline includes storing; a job that is late still has `min_store_s` seconds for it."""
     with StalledS3() as stalled:
-        slow = replace(configured(worker, bucket=stalled.instead_of(s3.bucket())), store_s=1.5)
+        slow = replace(configured(worker, bucket=stalled.instead_of(s3.bucket())), min_store_s=1.5)
         begun_at = time.monotonic()
         report = report_of(slow, delivery="s3", timeout_s=1)
 

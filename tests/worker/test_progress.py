@@ -35,14 +35,14 @@ class Platform:
         self._failure = failure
         self.seen: list[int] = []
         self.times: list[float] = []
-        self.under_way = 0
+        self.active = 0
         self.most_at_once = 0
-        self.given_up = 0
+        self.cancelled = 0
 
     async def post(self, progress: JsonObject) -> None:
         """Record a post."""
-        self.under_way += 1
-        self.most_at_once = max(self.most_at_once, self.under_way)
+        self.active += 1
+        self.most_at_once = max(self.most_at_once, self.active)
         self.times.append(asyncio.get_running_loop().time())
         try:
             if self._failure is not None:
@@ -50,10 +50,10 @@ class Platform:
             await asyncio.sleep(self._takes_s)
             self.seen.append(progress["step"])
         except asyncio.CancelledError:
-            self.given_up += 1
+            self.cancelled += 1
             raise
         finally:
-            self.under_way -= 1
+            self.active -= 1
 
 
 async def reached(condition: Callable[[], object]) -> None:
@@ -114,7 +114,7 @@ def test_only_the_newest_is_posted() -> None:
     async def story() -> None:
         sender = ProgressSender(platform.post, interval_s=0)
         sender.report({"step": 1})
-        await reached(lambda: platform.under_way)
+        await reached(lambda: platform.active)
         for step in range(2, 50):
             sender.report({"step": step})
         await reached(lambda: len(platform.seen) == 2)
@@ -143,7 +143,7 @@ def test_nothing_is_posted_after_drain() -> None:
         await reached(lambda: len(platform.seen) > 2)
         await sender.drain()
         begun = len(platform.times)
-        assert platform.under_way == 0
+        assert platform.active == 0
         assert not await asyncio.to_thread(until, lambda: len(platform.times) > begun, 0.2)
         stopped.set()
         thread.join()
@@ -188,7 +188,7 @@ def test_drain_waits_for_a_running_post() -> None:
     async def story() -> None:
         sender = ProgressSender(platform.post)
         sender.report({"step": 1})
-        await reached(lambda: platform.under_way)
+        await reached(lambda: platform.active)
         await sender.drain()
         assert platform.seen == [1]
 
@@ -202,11 +202,11 @@ def test_a_hanging_post_is_cancelled() -> None:
     async def story() -> None:
         sender = ProgressSender(platform.post, drain_s=TICK_S)
         sender.report({"step": 1})
-        await reached(lambda: platform.under_way)
+        await reached(lambda: platform.active)
         await asyncio.wait_for(sender.drain(), 2)
 
     run_story(story)
-    assert (platform.given_up, platform.under_way, platform.seen) == (1, 0, [])
+    assert (platform.cancelled, platform.active, platform.seen) == (1, 0, [])
 
 
 @pytest.mark.parametrize("failure", [TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
@@ -318,7 +318,7 @@ def test_the_handler_waits_for_a_running_post() -> None:
     assert len(result["images"]) == 2
     assert set(jobs) == {"job-1"}
     assert len(platform.seen) == len(platform.times)
-    assert platform.under_way == 0
+    assert platform.active == 0
 
 
 def test_a_failing_post_does_not_change_the_result(caplog: pytest.LogCaptureFixture) -> None:

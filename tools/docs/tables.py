@@ -70,7 +70,7 @@ def fields_tables() -> str:
 def providers_table() -> str:
     """Return a table of the client's providers."""
     rows = ["| value | reaches | needs |", "|---|---|---|"]
-    rows += [f"| `{name}` | {row.reaches} | {row.needs} |" for name, row in PROVIDERS.items()]
+    rows += [f"| `{name}` | {row.description} | {row.needs} |" for name, row in PROVIDERS.items()]
     return "\n".join(rows) + "\n"
 
 

@@ -25,8 +25,8 @@ from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
-LONGEST_BACKOFF_S = 30.0
-LONGEST_RETRY_AFTER_S = 300.0
+MAX_BACKOFF_S = 30.0
+MAX_RETRY_AFTER_S = 300.0
 """With a longer Retry-After the download fails at once."""
 
 
@@ -35,13 +35,13 @@ class DownloadRetryPolicy:
     """Retry limits of a download. Retrying is safe: a GET that resumes at the current offset.
 
     Attributes:
-        in_a_row: consecutive failures without a new byte, after which the download fails.
-        in_all: total failures of one model.
-        first_s: pause after the first failure; doubled after each further one, up to LONGEST_BACKOFF_S.
+        max_in_a_row: consecutive failures without a new byte, after which the download fails.
+        max_total: total failures of one model, after which the download fails.
+        first_s: pause after the first failure; doubled after each further one, up to MAX_BACKOFF_S.
     """
 
-    in_a_row: int = 6
-    in_all: int = 200
+    max_in_a_row: int = 6
+    max_total: int = 200
     first_s: float = 0.5
 
 
@@ -82,19 +82,19 @@ def fetch_models(
     wanted: list[ModelFile] = []
 
     def decide(model: ModelFile) -> None:
-        if not _is_there(model, directory / model.path, context):
+        if not _is_present(model, directory / model.path, context):
             wanted.append(model)
 
     def fetch(model: ModelFile) -> None:
         _fetch(model, directory / model.path, context)
 
-    def find_space(_: ModelFile) -> None:
+    def check_space(_: ModelFile) -> None:
         files.require_space(wanted, directory)
 
     listed = list(models)
-    _all(decide, listed, jobs, context.stop)
-    _all(find_space, wanted[:1], jobs, context.stop)  # once, for all models
-    _all(fetch, [model for model in listed if model in wanted], jobs, context.stop)
+    _for_each(decide, listed, jobs, context.stop)
+    _for_each(check_space, wanted[:1], jobs, context.stop)  # once, for all models
+    _for_each(fetch, [model for model in listed if model in wanted], jobs, context.stop)
 
 
 def check_models(
@@ -106,18 +106,18 @@ def check_models(
     progress: Progress = ignore_progress,
 ) -> None:
     """Verify all `models` in `directory` without downloading. Raises ModelsError with every missing or wrong model."""
-    ends = stop or threading.Event()
+    stopping = stop or threading.Event()
 
     def check(model: ModelFile) -> None:
-        if fault := _find_fault(model, directory / model.path, ends, progress):
+        if fault := _find_fault(model, directory / model.path, stopping, progress):
             raise ModelError(model, f"{fault}. Run the same command without --check to download it")
         LOG.info("%s: verified, %s bytes", model.path, f"{model.size:,}")
 
-    _all(check, list(models), jobs, ends)
+    _for_each(check, list(models), jobs, stopping)
 
 
 def _find_fault(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
-    """Return what is wrong with the file at `target`, which is hashed if it has the size. Empty if nothing is."""
+    """Return the problem with the file at `target`, or an empty string. A file of the right size is hashed."""
     size = files.size_of(target)
     if size is None:
         return f"does not exist ({target})"
@@ -127,7 +127,7 @@ def _find_fault(model: ModelFile, target: Path, stop: threading.Event, progress:
     return "" if sha256 == model.sha256 else f"wrong bytes: sha256 {model.sha256} was expected, {target} has {sha256}"
 
 
-def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, stop: threading.Event) -> None:
+def _for_each(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, stop: threading.Event) -> None:
     """Call `step` for every model, `jobs` in parallel. Raises ModelsError with all errors."""
     errors: dict[ModelFile, ModelError] = {}
 
@@ -151,7 +151,7 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
         raise ModelsError(tuple(errors[model] for model in models if model in errors))
 
 
-def _is_there(model: ModelFile, target: Path, context: FetchContext) -> bool:
+def _is_present(model: ModelFile, target: Path, context: FetchContext) -> bool:
     if files.is_verified(model, target):
         LOG.info("%s: already present", model.path)
         return True
@@ -164,9 +164,9 @@ def _is_there(model: ModelFile, target: Path, context: FetchContext) -> bool:
 
 
 def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
-    begun = time.monotonic()
+    begun_at = time.monotonic()
     with locked_part(model, target, context.stop) as part:
-        if _is_there(model, target, context):
+        if _is_present(model, target, context):
             LOG.info("%s: another process has downloaded it", model.path)
             return
         part.read_back(context.stop, context.progress)
@@ -186,8 +186,10 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
                 f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} was received. Nothing was kept. "
                 "The file on the server has changed, the line in the list is wrong, or a proxy changes the content",
             )
-        part.become(target)
-    LOG.info("%s: downloaded and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
+        part.move_to(target)
+    LOG.info(
+        "%s: downloaded and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun_at
+    )
 
 
 def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
@@ -196,18 +198,18 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
     for total in itertools.count(1):
         if part.size > model.size:
             part.clear()
-        had = part.size
+        size_before = part.size
         try:
             _append_rest(model, part, context)
         except RetryableDownloadError as error:
-            failures = 1 if part.size > had else failures + 1
+            failures = 1 if part.size > size_before else failures + 1
             if error.must_restart:
                 part.clear()
             policy, retry_after_s = context.retry_policy, error.retry_after_s or 0.0
-            is_over = failures >= policy.in_a_row or total >= policy.in_all
-            if is_over or retry_after_s > LONGEST_RETRY_AFTER_S:
-                raise _given_up(model, part, error, total) from error
-            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_BACKOFF_S)
+            is_over = failures >= policy.max_in_a_row or total >= policy.max_total
+            if is_over or retry_after_s > MAX_RETRY_AFTER_S:
+                raise _give_up_error(model, part, error, total) from error
+            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=MAX_BACKOFF_S)
             pause_s = max(retry_after_s, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)
@@ -225,17 +227,17 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
         if stream.start != part.size:
             LOG.warning("%s: the server does not support resuming; starting from byte 0", model.path)
             part.clear()
-        for piece in stream.pieces:
+        for chunk in stream.chunks:
             if context.stop.is_set():
                 raise files.stopped(model)
-            if part.size + len(piece) > model.size:
+            if part.size + len(chunk) > model.size:
                 part.discard()
                 raise ModelError(
                     model,
                     f"wrong size: {model.size:,} bytes were expected, more were received. Nothing was kept. The file "
                     "on the server is a different one, or the line in the list is wrong",
                 )
-            part.append(piece)
+            part.append(chunk)
             context.progress(model, part.size)
     if part.size < model.size:
         raise RetryableDownloadError(
@@ -243,7 +245,7 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
         )
 
 
-def _given_up(model: ModelFile, part: PartFile, error: RetryableDownloadError, tries: int) -> ModelError:
-    asked = f" with Retry-After {error.retry_after_s:g} s" if error.retry_after_s else ""
+def _give_up_error(model: ModelFile, part: PartFile, error: RetryableDownloadError, tries: int) -> ModelError:
+    retry_after = f" with Retry-After {error.retry_after_s:g} s" if error.retry_after_s else ""
     kept = f" The {part.size:,} received bytes are kept; a later run resumes." if part.size else ""
-    return ModelError(model, f"{error}{asked}; given up after {tries} attempts. {error.remedy}.{kept}")
+    return ModelError(model, f"{error}{retry_after}; given up after {tries} attempts. {error.remedy}.{kept}")

@@ -2,7 +2,7 @@
 
 A marker file (`<name>.verified`) records that a file had the listed sha256, with its size and modification time. A boot
 then reads one line instead of 17 GB, and a changed file is hashed again. A marker is trusted only if no user except
-this one and root could have written it or the file: see `_is_ours`.
+this one and root could have written the marker or the file: see `_only_we_can_write`.
 
 On a shared volume other users could replace our files by links. A part file is never opened through a link, and writing
 a marker replaces a link.
@@ -30,12 +30,12 @@ from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelF
 LOG = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 900.0
 """How long another process may hold a part file without writing to it."""
-_PIECE = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-_MOST_OPENS = 100
-_NO_FILES = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
+_LOCK_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+_OPEN_ATTEMPTS = 100
+_NOT_A_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
 """Errors of opening a link, a socket or a device."""
 
 Progress = Callable[[ModelFile, int], None]
@@ -61,12 +61,16 @@ def is_verified(model: ModelFile, target: Path) -> bool:
     try:
         owners = _owners_of(target.parent)
         status = target.lstat()
-        if not (_is_ours(target.parent.stat(), owners) and _is_ours(status, owners) and stat.S_ISREG(status.st_mode)):
+        if not (
+            _only_we_can_write(target.parent.stat(), owners)
+            and _only_we_can_write(status, owners)
+            and stat.S_ISREG(status.st_mode)
+        ):
             return False
         fd = os.open(_marker(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as marker:
-            believed = _is_ours(os.fstat(fd), owners)
-            return believed and status.st_size == model.size and marker.read(1024) == _mark(model, status)
+            is_trusted = _only_we_can_write(os.fstat(fd), owners)
+            return is_trusted and status.st_size == model.size and marker.read(1024) == _marker_content(model, status)
     except OSError:
         return False
 
@@ -79,7 +83,7 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
         if digest.hexdigest() == model.sha256:
-            write_atomically(_marker(target), _mark(model, before), mode=0o644)
+            write_atomically(_marker(target), _marker_content(model, before), mode=0o644)
         else:
             _marker(target).unlink()
     return digest.hexdigest()
@@ -113,7 +117,7 @@ def free_bytes(folder: Path) -> int:
 
 def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Event, progress: Progress) -> int:
     """Update `digest` with the file from its current position; return the number of bytes read."""
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
     done = 0
     while count := os.readv(fd, [buffer]):
         if stop.is_set():
@@ -152,7 +156,7 @@ class PartFile:
                 self.size += count
                 rest = rest[count:]
         except OSError as error:
-            raise self._no_room(error) from error
+            raise self._disk_full_error(error) from error
         self._digest.update(piece)
 
     def clear(self) -> None:
@@ -166,12 +170,12 @@ class PartFile:
         """Return the hash of all bytes."""
         return self._digest.hexdigest()
 
-    def become(self, target: Path) -> None:
+    def move_to(self, target: Path) -> None:
         """Move the file to `target`: sync it, rename it atomically, then write the marker."""
         try:
             os.fsync(self._fd)
         except OSError as error:  # a network volume may report only now that it is full
-            raise self._no_room(error) from error
+            raise self._disk_full_error(error) from error
         self._path.replace(target)
         if not _is_at(target, self._fd):
             raise ModelError(
@@ -180,7 +184,7 @@ class PartFile:
                 f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
-            write_atomically(_marker(target), _mark(self._model, os.fstat(self._fd)), mode=0o644)
+            write_atomically(_marker(target), _marker_content(self._model, os.fstat(self._fd)), mode=0o644)
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
@@ -189,7 +193,7 @@ class PartFile:
         if _is_at(self._path, self._fd):
             self._path.unlink(missing_ok=True)
 
-    def _no_room(self, error: OSError) -> Exception:
+    def _disk_full_error(self, error: OSError) -> Exception:
         if error.errno not in _NO_SPACE:
             return error
         return ModelError(
@@ -240,7 +244,7 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _LOCK_UNSUPPORTED:
                 raise
             raise ModelError(
                 model,
@@ -249,9 +253,9 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s
             ) from error
         if size < 0:
             LOG.info("%s: another process is downloading it; waiting", model.path)
-        now, grown = time.monotonic(), os.fstat(fd).st_size
-        if grown != size:
-            size, since = grown, now
+        now, new_size = time.monotonic(), os.fstat(fd).st_size
+        if new_size != size:
+            size, since = new_size, now
         if now - since > lock_timeout_s:
             raise ModelError(
                 model,
@@ -270,7 +274,7 @@ def _owners_of(folder: Path) -> frozenset[int]:
     return frozenset(owners)
 
 
-def _is_ours(status: os.stat_result, owners: frozenset[int]) -> bool:
+def _only_we_can_write(status: os.stat_result, owners: frozenset[int]) -> bool:
     """Return whether only `owners`, this process's group and root's group can write to a file or folder."""
     by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}
     return status.st_uid in owners and not by_group and not status.st_mode & stat.S_IWOTH
@@ -283,7 +287,7 @@ def _open_own(path: Path) -> int:
     the file after its verification.
     """
     owners = _owners_of(path.parent)
-    for _ in range(_MOST_OPENS):
+    for _ in range(_OPEN_ATTEMPTS):
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
@@ -291,11 +295,11 @@ def _open_own(path: Path) -> int:
         except FileNotFoundError:
             continue
         except OSError as error:
-            if error.errno not in _NO_FILES:
+            if error.errno not in _NOT_A_FILE:
                 raise
         else:
             status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and _is_ours(status, owners):
+            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and _only_we_can_write(status, owners):
                 return fd
             os.close(fd)
         LOG.warning("%s: is a link, or writable by others; deleting it and starting over", path.name)
@@ -318,7 +322,7 @@ def _marker(target: Path) -> Path:
     return target.with_name(target.name + MARKER_SUFFIX)
 
 
-def _mark(model: ModelFile, status: os.stat_result) -> bytes:
+def _marker_content(model: ModelFile, status: os.stat_result) -> bytes:
     """Return the marker's content. Whole seconds, because image layers store no fractions."""
     return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
 

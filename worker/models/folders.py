@@ -45,8 +45,8 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
 VOLUME_LAYOUTS = ("models", "ComfyUI/models", "comfyui/models")
 """Possible models folders on a network volume."""
 
-_NEVER = frozenset({"custom_nodes", *(folder for folders in FOLDERS.values() for folder in folders)})
-"""Subfolders that are not additional model types: known ones, and custom_nodes, as a volume must not add code."""
+_KNOWN_SUBFOLDERS = frozenset({"custom_nodes", *(folder for folders in FOLDERS.values() for folder in folders)})
+"""Subfolders that are not additional model types: known types, and custom_nodes, because a volume must not add code."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelLocations:
     @property
     def searched(self) -> str:
         """A list of all locations, for an error message."""
-        return ", ".join(f"{place}{_state(place)}" for place in (*self.roots, *self.caches))
+        return ", ".join(f"{link_path}{_state(link_path)}" for link_path in (*self.roots, *self.caches))
 
 
 @dataclass(frozen=True)
@@ -104,29 +104,29 @@ def model_locations(
     return ModelLocations(data / "models", tuple(dict.fromkeys(roots)), (hub, store, older), tuple(found), volume)
 
 
-def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: ModelLocations) -> LocatedModels:
+def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLocations) -> LocatedModels:
     """Return where each of `wanted` (`folder/file`) is. `sizes` has the required sizes, if known."""
     models = tuple(dict.fromkeys(wanted))
-    cached = _cached(frozenset(model.rpartition("/")[2] for model in models), where.snapshots)
+    cached = _cached(frozenset(model.rpartition("/")[2] for model in models), locations.snapshots)
     files: dict[str, Path] = {}
     links: dict[str, Path] = {}
     remarks: list[str] = []
     wrong: list[str] = []
     for model in models:
         size = sizes.get(model)
-        candidates = [file for file in _candidates(model, where.roots) if size_of(file) is not None]
-        taken = candidates[0] if candidates else None
+        candidates = [file for file in _candidates(model, locations.roots) if size_of(file) is not None]
+        found_by_comfyui = candidates[0] if candidates else None
         others = sorted(cached.get(model.rpartition("/")[2], ()), key=lambda file: not _is_in_folder(file, model))
         readable = [file for file in (*candidates, *others) if os.access(file, os.R_OK)]
-        unread = [file for file in (*candidates, *others) if file not in readable]
-        remarks += [f"{file} cannot be read by this user, so {model} is not used from there" for file in unread]
-        right = [file for file in readable if size is None or size_of(file) == size]
+        unreadable = [file for file in (*candidates, *others) if file not in readable]
+        remarks += [f"{file} cannot be read by this user, so {model} is not used from there" for file in unreadable]
+        matching = [file for file in readable if size is None or size_of(file) == size]
         if not readable:
             continue
-        files[model] = file = (right or readable)[0]
-        if file != taken:
+        files[model] = file = (matching or readable)[0]
+        if file != found_by_comfyui:
             links[model] = file
-        if not right:
+        if not matching:
             wrong.append(model)
             remarks.append(
                 f"{file} has {size_of(file):,} bytes, but {model} in models.txt has {size:,}: it is a different file"
@@ -135,38 +135,38 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: ModelLocation
     return LocatedModels(files, links, missing, tuple(wrong), tuple(remarks))
 
 
-def link(located: LocatedModels, where: ModelLocations) -> list[str]:
+def link(located: LocatedModels, locations: ModelLocations) -> list[str]:
     """Create the required links; return one sentence for each that is blocked. Safe to run concurrently."""
     problems = []
     for model, file in located.links.items():
-        place = where.links / model
-        if place.exists() and not place.is_symlink():
-            problems.append(f"{place} blocks a link to {file}, which has the right content: remove it")
+        link_path = locations.links / model
+        if link_path.exists() and not link_path.is_symlink():
+            problems.append(f"{link_path} blocks a link to {file}, which has the right content: remove it")
             continue
-        fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        temporary = link_path.with_name(f".{link_path.name}.{uuid.uuid4().hex}")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            fresh.symlink_to(file)
-            fresh.replace(place)
+            link_path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.symlink_to(file)
+            temporary.replace(link_path)
         except OSError as error:
             raise ConfigError(
-                f"COMFYUI_DATA_DIR: the link {place} cannot be created ({error.strerror}). Set it to a folder that "
+                f"COMFYUI_DATA_DIR: the link {link_path} cannot be created ({error.strerror}). Set it to a folder that "
                 "this user can write"
             ) from error
     return problems
 
 
-def paths_config(where: ModelLocations) -> str:
+def paths_config(locations: ModelLocations) -> str:
     """Return an extra_model_paths.yaml that makes ComfyUI search the existing roots, the links first.
 
     It is JSON, a subset of YAML. Paths are absolute, because ComfyUI expands `$` and `~` in a `base_path`. Unknown
     subfolders are added under their own names: later ComfyUI versions and custom nodes have further model types.
     """
     config: dict[str, dict[str, object]] = {}
-    for number, root in enumerate(root for root in where.roots if root == where.links or _is_folder(root)):
-        own = sorted(folder.name for folder in _folders(root) if folder.name not in _NEVER)
+    for number, root in enumerate(root for root in locations.roots if root == locations.links or _is_folder(root)):
+        own = sorted(folder.name for folder in _folders(root) if folder.name not in _KNOWN_SUBFOLDERS)
         kinds = {**FOLDERS, **{name: (name,) for name in own}}
-        is_first = root == where.links
+        is_first = root == locations.links
         config[f"worker_{number}"] = {
             **({"is_default": True} if is_first else {}),
             # ComfyUI prepends default folders one by one, so the last one ends up first.
@@ -178,10 +178,10 @@ def paths_config(where: ModelLocations) -> str:
     return json.dumps(config, indent=1, ensure_ascii=False)
 
 
-def is_on_volume(located: LocatedModels, where: ModelLocations) -> bool:
+def is_on_volume(located: LocatedModels, locations: ModelLocations) -> bool:
     """Return whether a model is read from the network volume, or from RunPod's cache on it."""
-    volume = _real(where.volume)
-    return any(_real(file).is_relative_to(volume) for file in located.files.values())
+    volume = _resolved(locations.volume)
+    return any(_resolved(file).is_relative_to(volume) for file in located.files.values())
 
 
 def fetch_directory(models: Path, volume: Path) -> Path | None:
@@ -201,12 +201,12 @@ def fetch_directory(models: Path, volume: Path) -> Path | None:
     return None
 
 
-def missing_message(missing: Collection[str], where: ModelLocations) -> str:
+def missing_message(missing: Collection[str], locations: ModelLocations) -> str:
     """Return the error for models that were not found: their names, the locations searched, and the remedies."""
     return (
         f"Models not found: {', '.join(missing)}. Put each on the network volume "
-        f"({where.volume / VOLUME_LAYOUTS[0]}/<folder>/<file>), set WORKER_FETCH_MODELS=true, or use the image that "
-        f"contains the weights (docs/models.md). Searched: {where.searched}"
+        f"({locations.volume / VOLUME_LAYOUTS[0]}/<folder>/<file>), set WORKER_FETCH_MODELS=true, or use the image "
+        f"that contains the weights (docs/models.md). Searched: {locations.searched}"
     )
 
 
@@ -256,11 +256,11 @@ def _by_revision(folder: Path, first: tuple[str, ...]) -> list[Path]:
     """Return the folders in `folder`: first those named in `first`, in that order, then from newest to oldest."""
 
     def rank(snapshot: Path) -> tuple[int, float]:
-        place = first.index(snapshot.name) if snapshot.name in first else len(first)
+        link_path = first.index(snapshot.name) if snapshot.name in first else len(first)
         try:
-            return place, -snapshot.stat().st_mtime
+            return link_path, -snapshot.stat().st_mtime
         except OSError:
-            return place, 0.0
+            return link_path, 0.0
 
     return sorted(_folders(folder), key=rank)
 
@@ -292,7 +292,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _real(path: Path) -> Path:
+def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError):  # a link cycle

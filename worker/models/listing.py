@@ -46,7 +46,7 @@ class ModelFile:
                 f"path must be inside ComfyUI's models folder: names separated by '/', none beginning with a dot or "
                 f"ending in {PART_SUFFIX} or {MARKER_SUFFIX}, not {self.path!r}"
             )
-        if not _is_address(self.url):
+        if not _is_valid_url(self.url):
             raise ValueError(
                 "url must begin with https:// (or http:// and a loopback address) and contain no user and no password"
             )
@@ -127,7 +127,7 @@ def filter_models(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[M
     )
 
 
-def _is_address(url: str) -> bool:
+def _is_valid_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # an invalid port raises

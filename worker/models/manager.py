@@ -26,7 +26,7 @@ from worker.models.listing import ModelFile, ModelsError
 from worker.models.source import Hub
 from worker.settings import Settings
 
-_OWN_ROOTS = ("--extra-model-paths-config", "--base-directory", "--models-directory")
+_MODEL_FOLDER_FLAGS = ("--extra-model-paths-config", "--base-directory", "--models-directory")
 """COMFYUI_ARGS flags that give ComfyUI model folders which this module does not know."""
 
 _LOG_EVERY_S = 10.0
@@ -66,8 +66,8 @@ class ModelManager:
     @property
     def is_on_volume(self) -> bool:
         """Whether models are read from the network volume."""
-        where, located = self._found
-        return self._fetches_to_volume or is_on_volume(located, where)
+        locations, located = self._found
+        return self._fetches_to_volume or is_on_volume(located, locations)
 
     def paths_config(self) -> str:
         """Return the text of the extra_model_paths.yaml for ComfyUI."""
@@ -80,11 +80,11 @@ class ModelManager:
         downloads cannot be written.
         """
         settings = self._settings
-        located = self._look()
-        lacking = {*located.missing, *located.wrong}
-        to_fetch = [model for model in self._listed if settings.fetch_models and model.path in lacking]
+        located = self._locate()
+        missing_paths = {*located.missing, *located.wrong}
+        to_fetch = [model for model in self._listed if settings.fetch_models and model.path in missing_paths]
         fetched = {model.path for model in to_fetch}
-        self._require([model for model in located.missing if model in self._needed and model not in fetched])
+        self._require_found([model for model in located.missing if model in self._needed and model not in fetched])
         if not to_fetch:
             return
         target = fetch_directory(settings.models_directory, settings.volume_directory)
@@ -104,8 +104,8 @@ class ModelManager:
         if self._fetch is None:
             return
         self._fetch.await_end(failed)
-        located = self._look()
-        self._require([model for model in located.missing if model in self._needed])
+        located = self._locate()
+        self._require_found([model for model in located.missing if model in self._needed])
 
     def stop(self) -> None:
         """Stop a running download; partial files are kept."""
@@ -123,26 +123,28 @@ class ModelManager:
             revision=settings.model_revision,
         )
 
-    def _look(self) -> LocatedModels:
-        where = self._locations()
+    def _locate(self) -> LocatedModels:
+        locations = self._locations()
         located = locate(
             [*self._needed, *(model.path for model in self._listed)],
             {model.path: model.size for model in self._listed},
-            where,
+            locations,
         )
-        self._found = where, located
-        for remark in (*located.remarks, *link(located, where)):
+        self._found = locations, located
+        for remark in (*located.remarks, *link(located, locations)):
             log.warning(remark)
         for model, file in located.links.items():
             log.info("using %s from %s", model, file)
         return located
 
-    def _require(self, missing: Sequence[str]) -> None:
+    def _require_found(self, missing: Sequence[str]) -> None:
         """Raise ModelsMissing for `missing`, unless ComfyUI may find them in folders that only it knows."""
         if not missing:
             return
-        has_own_roots = any(argument.partition("=")[0] in _OWN_ROOTS for argument in self._settings.comfyui_arguments)
-        if has_own_roots or (self._comfyui / "extra_model_paths.yaml").exists():
+        has_more_folders = any(
+            argument.partition("=")[0] in _MODEL_FOLDER_FLAGS for argument in self._settings.comfyui_arguments
+        )
+        if has_more_folders or (self._comfyui / "extra_model_paths.yaml").exists():
             log.info("not found in the known folders: %s; ComfyUI has more folders", ", ".join(missing))
             return
         raise ModelsMissing(missing_message(missing, self._found[0]))
@@ -200,7 +202,7 @@ class ModelFetch:
             if error is not None or is_late:
                 self._stop.set()
                 self._ended.wait(_STOP_S)
-                raise error or ModelsMissing(self._late())
+                raise error or ModelsMissing(self._timeout_message())
             if now - logged_at >= self._log_every_s:
                 logged_at = now
                 log.info("downloading models: %s", self._progress())
@@ -225,11 +227,11 @@ class ModelFetch:
         return sum(model.size for model in self._models) / 1e9
 
     def _progress(self) -> str:
-        came = sum(list(self._sizes.values()))
+        received_bytes = sum(list(self._sizes.values()))
         took_s = time.monotonic() - self._begun_at
-        return f"{came / 1e9:.2f} of {self._gigabytes():.2f} GB, {came / 1e6 / took_s:.0f} MB/s"
+        return f"{received_bytes / 1e9:.2f} of {self._gigabytes():.2f} GB, {received_bytes / 1e6 / took_s:.0f} MB/s"
 
-    def _late(self) -> str:
+    def _timeout_message(self) -> str:
         return (
             f"The models were not downloaded within {self._timeout_s:g} s ({self._progress()}). Partial downloads in "
             f"{self._directory} are resumed if that folder persists. Raise WORKER_FETCH_TIMEOUT_S and the endpoint's "

@@ -28,10 +28,10 @@ TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 DOWNLOAD_CONNECT_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 5
-# A lost connection loses the current piece. Smaller pieces are 20 % slower, larger ones hardly faster.
-_PIECE = 256 * 1024
+# A lost connection loses the current chunk. Smaller chunks are 20 % slower, larger ones hardly faster.
+_CHUNK_BYTES = 256 * 1024
 _PORTS = {"https": 443, "http": 80}
-_TRY_AGAIN = frozenset({408, 425, 429})
+_RETRYABLE_STATUSES = frozenset({408, 425, 429})
 
 
 class RetryableDownloadError(Exception):
@@ -86,7 +86,7 @@ class Hub:
             )
         return hub
 
-    def address(self, url: str) -> str:
+    def download_url(self, url: str) -> str:
         """Return the download URL for a URL of the list."""
         return self.endpoint + url[len(HUGGING_FACE) :] if url.startswith(HUGGING_FACE + "/") else url
 
@@ -100,7 +100,7 @@ class Stream:
     """A response body: the model's bytes from `start`. Raises RetryableDownloadError if the connection is lost."""
 
     start: int
-    pieces: Iterator[bytes]
+    chunks: Iterator[bytes]
 
 
 class ModelSource:
@@ -127,14 +127,14 @@ class ModelSource:
             response, url, token_sent = self._follow(session, model, offset)
             with response:
                 self._check_status(model, response, url, token_sent=token_sent)
-                yield Stream(_start(model, response, offset, _host(url)), _pieces(response, _host(url)))
+                yield Stream(_start(model, response, offset, _host(url)), _chunks(response, _host(url)))
 
     def _follow(self, session: requests.Session, model: ModelFile, offset: int) -> tuple[requests.Response, str, bool]:
         """Follow redirects; return the final response, its URL, and whether the token was sent to it."""
         headers = {"Accept-Encoding": "identity", "User-Agent": "flux-comfyui-worker"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        url = self._hub.address(model.url)
+        url = self._hub.download_url(model.url)
         may_see_token = True
         for _ in range(_MAX_REDIRECTS + 1):
             may_see_token = may_see_token and self._hub.is_at(url)
@@ -156,26 +156,26 @@ class ModelSource:
         raise ModelError(model, f"{_host(url)} redirects more than {_MAX_REDIRECTS} times. Correct the URL in the list")
 
     def _check_status(self, model: ModelFile, response: requests.Response, url: str, *, token_sent: bool) -> None:
-        status, said = response.status_code, f"{_host(url)} returned {response.status_code}"
+        status, problem = response.status_code, f"{_host(url)} returned {response.status_code}"
         if status in {200, 206, 416}:
             return
         if status in {401, 403}:
-            raise ModelError(model, f"{said}: {self._login_remedy(model, url, token_sent=token_sent)}")
+            raise ModelError(model, f"{problem}: {self._login_remedy(model, url, token_sent=token_sent)}")
         if status in {404, 410}:
             raise ModelError(
                 model,
-                f"{said}: the repository, its revision or the file does not exist. Correct the URL in the list: "
-                f"{_shown(model)}",
+                f"{problem}: the repository, its revision or the file does not exist. Correct the URL in the list: "
+                f"{_list_url(model)}",
             )
-        if status in _TRY_AGAIN or status >= 500:  # noqa: PLR2004 - server errors
+        if status in _RETRYABLE_STATUSES or status >= 500:  # noqa: PLR2004 - server errors
             retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
             raise RetryableDownloadError(
-                said, "Try again later, or from a mirror (HF_ENDPOINT)", retry_after_s=retry_after_s
+                problem, "Try again later, or from a mirror (HF_ENDPOINT)", retry_after_s=retry_after_s
             )
-        raise ModelError(model, f"{said} instead of 200. Correct the URL in the list: {_shown(model)}")
+        raise ModelError(model, f"{problem} instead of 200. Correct the URL in the list: {_list_url(model)}")
 
     def _login_remedy(self, model: ModelFile, url: str, *, token_sent: bool) -> str:
-        page = _shown(model).partition("/resolve/")[0]
+        page = _list_url(model).partition("/resolve/")[0]
         if token_sent:
             return (
                 f"the token in {self._hub.token_name} has no access. Accept the licence at {page} with the token's "
@@ -187,7 +187,7 @@ class ModelSource:
                 f"{TOKENS_PAGE}, and set HF_TOKEN, or HF_TOKEN_FILE to a file with it (in a build: --secret "
                 "id=hf_token,env=HF_TOKEN)"
             )
-        return f"no token is sent to that host. Use a public URL in the list instead of {_shown(model)}"
+        return f"no token is sent to that host. Use a public URL in the list instead of {_list_url(model)}"
 
 
 class _Token(AuthBase):
@@ -220,7 +220,7 @@ def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
     except (requests.RequestException, ValueError) as error:  # requests passes on ValueErrors of urllib3
         raise ModelError(
             model,
-            f"the request to {host} failed ({type(error).__name__}). Correct the URL in the list: {_shown(model)}",
+            f"the request to {host} failed ({type(error).__name__}). Correct the URL in the list: {_list_url(model)}",
         ) from error
 
 
@@ -242,9 +242,9 @@ def _lost(host: str, error: Exception) -> RetryableDownloadError:
     )
 
 
-def _pieces(response: requests.Response, host: str) -> Iterator[bytes]:
+def _chunks(response: requests.Response, host: str) -> Iterator[bytes]:
     try:
-        yield from response.iter_content(_PIECE)
+        yield from response.iter_content(_CHUNK_BYTES)
     except requests.RequestException as error:
         raise _lost(host, error) from error
 
@@ -318,6 +318,6 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
-def _shown(model: ModelFile) -> str:
+def _list_url(model: ModelFile) -> str:
     """Return the list's URL without its query."""
     return model.url.partition("?")[0]

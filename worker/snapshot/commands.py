@@ -16,7 +16,7 @@ from pathlib import Path
 
 from worker.snapshot.listing import redacted
 
-_KEPT_OUTPUT = 64 * 1024
+_KEPT_OUTPUT_BYTES = 64 * 1024
 _SHOWN_LINES = 20
 _NOT_INHERITED = {
     # Set if this process runs inside a repository, for example from a git hook.
@@ -47,12 +47,12 @@ class CompletedCommand:
 
     status: int
     output: str
-    late: bool = False
+    is_timed_out: bool = False
 
     @property
     def succeeded(self) -> bool:
         """Whether it exited with status 0 in time."""
-        return self.status == 0 and not self.late
+        return self.status == 0 and not self.is_timed_out
 
     def tail(self) -> str:
         """Return its last lines, redacted, each on an indented line."""
@@ -77,15 +77,15 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        late = False
+        is_timed_out = False
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            late = True
+            is_timed_out = True
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # the command leads its process group: includes its children
                 process.wait()
-        output.seek(max(0, output.seek(0, os.SEEK_END) - _KEPT_OUTPUT))
-        return CompletedCommand(process.returncode, output.read().decode("utf-8", "replace"), late)
+        output.seek(max(0, output.seek(0, os.SEEK_END) - _KEPT_OUTPUT_BYTES))
+        return CompletedCommand(process.returncode, output.read().decode("utf-8", "replace"), is_timed_out)

@@ -30,7 +30,7 @@ COMMIT = (
 
 _PARTS = {"git_custom_nodes": dict, "cnr_custom_nodes": dict, "file_custom_nodes": list, "pips": dict}
 _COMMIT = r"[0-9a-f]{40}"
-_ADDRESS = r"((https?|git|ssh|file)://|[\w.-]+@[\w.-]+:)[!-~]+"
+_URL = r"((https?|git|ssh|file)://|[\w.-]+@[\w.-]+:)[!-~]+"
 _MANAGER = "comfyui-manager"
 
 
@@ -42,7 +42,7 @@ class Repository:
     commit: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(_ADDRESS, self.url):
+        if not re.fullmatch(_URL, self.url):
             raise ValueError("its URL must begin with https://, http://, git://, ssh://, file:// or user@host:")
         if not re.fullmatch(_COMMIT, self.commit):
             raise ValueError(f"its hash must be {COMMIT}, not {self.commit!r}")
@@ -146,37 +146,37 @@ class _SnapshotReader:
                 self.faults.append(f"{key}: must be a JSON {'object' if kind is dict else 'list'}")
                 parts[key] = kind()
         nodes = tuple(self._repositories(parts["git_custom_nodes"]))
-        self._refuse_unpinned(parts)
+        self._reject_unpinned(parts)
         return Snapshot(comfyui, nodes, tuple(self._notices))
 
     def _repositories(self, found: dict[str, Any]) -> Iterator[Repository]:
         urls: dict[str, str] = {}  # of each folder, in lower case, because some disks are case-insensitive
         for url, node in found.items():
             shown = redacted(url)
-            place = f"git_custom_nodes[{shown}]"
+            entry = f"git_custom_nodes[{shown}]"
             match node:
                 case {"disabled": True}:
-                    self._notices.append(f"{place}: disabled, not installed")
+                    self._notices.append(f"{entry}: disabled, not installed")
                 case _ if _MANAGER in url.lower():
-                    self._notices.append(f"{place}: not installed, as in the Manager's own restore")
+                    self._notices.append(f"{entry}: not installed, as in the Manager's own restore")
                 case {"hash": str(commit), **others} if isinstance(others.get("disabled", False), bool):
                     try:
                         repository = Repository(url, commit)
                     except ValueError as error:
-                        self.faults.append(f"{place}: {error}")
+                        self.faults.append(f"{entry}: {error}")
                         continue
                     folder = repository.folder
                     if not re.fullmatch(r"\w[\w.+-]*", folder):
-                        self.faults.append(f"{place}: its URL must end in a folder name, not in {folder!r}")
+                        self.faults.append(f"{entry}: its URL must end in a folder name, not in {folder!r}")
                     elif (first := urls.setdefault(folder.casefold(), url)) != url:
                         self.faults.append(
                             f"{redacted(first)} and {shown} both use custom_nodes/{folder}. Remove one of them"
                         )
                     yield repository
                 case _:
-                    self.faults.append(f'{place}: must be {{"hash": commit, "disabled": true or false}}, not {node!r}')
+                    self.faults.append(f'{entry}: must be {{"hash": commit, "disabled": true or false}}, not {node!r}')
 
-    def _refuse_unpinned(self, parts: Mapping[str, Any]) -> None:
+    def _reject_unpinned(self, parts: Mapping[str, Any]) -> None:
         for name in parts["cnr_custom_nodes"]:
             if _MANAGER in name.lower():
                 self._notices.append(f"cnr_custom_nodes[{name}]: not installed, as in the Manager's own restore")

@@ -23,7 +23,7 @@ _SCRIPT = "install.py"
 
 
 def read_constraints(files: Sequence[Path]) -> tuple[str, ...]:
-    """Return the lines of constraints files, without extras, which pip refuses there, and without hashes.
+    """Return the lines of constraints files, without extras, which pip rejects there, and without hashes.
 
     If a constraint has a hash, pip requires hashes for the nodes' requirements too. Raises ConfigError.
     """
@@ -66,13 +66,13 @@ class Python:
     def require_pip(self) -> None:
         """Raise ConfigError if it is not a Python with pip."""
         try:
-            ended = self._run("-m", "pip", "--version")
+            done = self._run("-m", "pip", "--version")
         except OSError as error:
             raise ConfigError(f"--python: {self.executable} cannot be run ({error.strerror})") from error
-        if not ended.succeeded:
+        if not done.succeeded:
             raise ConfigError(
                 f"--python: {self.executable} has no pip. Create its environment with `python -m venv`, or `uv venv "
-                f"--seed`{ended.tail()}"
+                f"--seed`{done.tail()}"
             )
 
     def install(self, nodes: Sequence[Path], scratch: Path) -> list[RestoreError]:
@@ -84,19 +84,19 @@ class Python:
             _LOG.warning("No --constraints: the nodes' requirements may change ComfyUI's packages")
         constraints = self._write_constraints(scratch)
         _LOG.info("installing the requirements of %s", ", ".join(lists))
-        ended = self._pip(constraints, *(word for words in lists.values() for word in words))
-        if ended.succeeded:
+        done = self._pip(constraints, *(word for words in lists.values() for word in words))
+        if done.succeeded:
             return []
-        if ended.late:
-            return [RestoreError("pip", f"it timed out after {self.timeout_s:g} s{ended.tail()}")]
-        alone = dict.fromkeys(lists, ended)
+        if done.is_timed_out:
+            return [RestoreError("pip", f"it timed out after {self.timeout_s:g} s{done.tail()}")]
+        results = dict.fromkeys(lists, done)
         if len(lists) > 1:
-            alone = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
-        errors = [RestoreError(name, _pip_problem(each)) for name, each in alone.items() if not each.succeeded]
+            results = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
+        errors = [RestoreError(name, _pip_problem(each)) for name, each in results.items() if not each.succeeded]
         return errors or [
             RestoreError(
                 " and ".join(lists),
-                f"their requirements conflict, though each alone can be installed{ended.tail()}\n  Pin compatible "
+                f"their requirements conflict, though each alone can be installed{done.tail()}\n  Pin compatible "
                 "commits, or remove one of them",
             )
         ]
@@ -115,10 +115,10 @@ class Python:
         }
         before = self._locked_packages()
         _LOG.info("%s: running its install.py", node.name)
-        ended = run([self.executable, _SCRIPT], node, env, self.timeout_s)
-        if not ended.succeeded:
-            how = f"timed out after {self.timeout_s:g} s" if ended.late else f"exited with status {ended.status}"
-            raise RestoreError(node.name, f"its install.py {how}{ended.tail()}\n  Pin another commit, or remove it")
+        done = run([self.executable, _SCRIPT], node, env, self.timeout_s)
+        if not done.succeeded:
+            how = f"timed out after {self.timeout_s:g} s" if done.is_timed_out else f"exited with status {done.status}"
+            raise RestoreError(node.name, f"its install.py {how}{done.tail()}\n  Pin another commit, or remove it")
         after = self._locked_packages()
         changed = [
             f"{name} from {version} to {after.get(name, 'nothing')}"
@@ -142,10 +142,10 @@ class Python:
 
     def _locked_packages(self) -> dict[str, str]:
         """Return the installed versions of the locked packages."""
-        ended = self._run("-I", "-m", "pip", "--disable-pip-version-check", "list", "--format=freeze")
-        if not ended.succeeded:
-            raise RestoreError(str(self.executable), f"its packages could not be listed{ended.tail()}")
-        installed = dict(line.split("==", 1) for line in ended.output.splitlines() if "==" in line)
+        done = self._run("-I", "-m", "pip", "--disable-pip-version-check", "list", "--format=freeze")
+        if not done.succeeded:
+            raise RestoreError(str(self.executable), f"its packages could not be listed{done.tail()}")
+        installed = dict(line.split("==", 1) for line in done.output.splitlines() if "==" in line)
         locked = {_normal(re.split(r"[^\w.-]", line)[0]) for line in self.lock}
         return {name: version for name, version in installed.items() if _normal(name) in locked}
 
@@ -154,14 +154,14 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _pip_problem(ended: CompletedCommand) -> str:
-    locked = dict.fromkeys(re.findall(r"\(constraint\) ([^\s,]+)", ended.output))
+def _pip_problem(done: CompletedCommand) -> str:
+    locked = dict.fromkeys(re.findall(r"\(constraint\) ([^\s,]+)", done.output))
     if locked:
         return (
-            f"its requirements conflict with the lock, which has {', '.join(locked)}{ended.tail()}\n  Pin a compatible "
+            f"its requirements conflict with the lock, which has {', '.join(locked)}{done.tail()}\n  Pin a compatible "
             "commit, or lock another version with scripts/lock"
         )
     return (
-        f"its requirements cannot be installed{ended.tail()}\n  Pin another commit, or remove it from the snapshot. "
+        f"its requirements cannot be installed{done.tail()}\n  Pin another commit, or remove it from the snapshot. "
         "For connection errors, check the network and its proxies"
     )

@@ -107,30 +107,30 @@ def _fetch(part: str, repository: Repository, folder: Path, git: Git) -> None:
     commit, wanted = repository.commit, f"{repository.commit} of {redacted(repository.url)}"
 
     def require(step: str, *arguments: str, protocols: str = _PROTOCOLS) -> str:
-        ended = git(folder, *arguments, protocols=protocols)
-        if not ended.succeeded:
-            _raise(part, step, ended)
-        return ended.output.strip()
+        completed = git(folder, *arguments, protocols=protocols)
+        if not completed.succeeded:
+            _raise_failure(part, step, completed)
+        return completed.output.strip()
 
     require("git init", "init", "--quiet")
     require("git remote", "remote", "add", "origin", repository.url)
     fetch = ("fetch", "--quiet", "--depth=1", "--no-tags", "origin", commit)
     require(f"git fetch of {wanted}", *fetch, protocols=f"{_PROTOCOLS}:file")
     require(f"git checkout of {wanted}", "checkout", "--quiet", "--detach", commit)
-    came = require("git rev-parse", "rev-parse", "HEAD")
-    if came != commit:
-        raise RestoreError(part, f"checking out {wanted} resulted in {came}. The hash must be that of a commit")
+    checked_out = require("git rev-parse", "rev-parse", "HEAD")
+    if checked_out != commit:
+        raise RestoreError(part, f"checking out {wanted} resulted in {checked_out}. The hash must be that of a commit")
     if (folder / ".gitmodules").is_file():  # its URLs are untrusted, so they may not be file://
         update = ("submodule", "update", "--quiet", "--init", "--recursive", "--depth=1")
         require(f"git submodule update of {wanted}", *update)
 
 
-def _raise(part: str, step: str, ended: CompletedCommand) -> NoReturn:
+def _raise_failure(part: str, step: str, completed: CompletedCommand) -> NoReturn:
     """Raise RestoreError for a permanent failure of `step`, _TemporaryError for any other."""
-    if ended.late:
-        raise _TemporaryError(f"{step} timed out{ended.tail()}")
-    failed = f"{step} failed{ended.tail()}"
-    for signs, remedy in _REMEDIES:
-        if re.search(signs, ended.output, re.IGNORECASE):
+    if completed.is_timed_out:
+        raise _TemporaryError(f"{step} timed out{completed.tail()}")
+    failed = f"{step} failed{completed.tail()}"
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, completed.output, re.IGNORECASE):
             raise RestoreError(part, f"{failed}\n  {remedy}")
     raise _TemporaryError(failed)

@@ -64,21 +64,21 @@ class Restore:
                 shutil.rmtree(target)
                 raise
 
-    def _fetch(self, made: Path) -> None:
-        """Fetch ComfyUI and all nodes into `made`. Raises SnapshotError with all errors."""
+    def _fetch(self, comfyui_folder: Path) -> None:
+        """Fetch ComfyUI and all nodes into `comfyui_folder`. Raises SnapshotError with all errors."""
         errors: list[RestoreError] = []
-        with _noted("ComfyUI", errors):
-            self._fetch_one("ComfyUI", self.comfyui, made)
-        _raise(errors)  # without ComfyUI there is no folder for the nodes
+        with _collect_error("ComfyUI", errors):
+            self._fetch_one("ComfyUI", self.comfyui, comfyui_folder)
+        _raise_if_any(errors)  # without ComfyUI there is no folder for the nodes
         for node in self.nodes:
-            folder = made / _NODES / node.folder
-            with _noted(node.folder, errors):
+            folder = comfyui_folder / _NODES / node.folder
+            with _collect_error(node.folder, errors):
                 if folder.exists():
                     raise RestoreError(node.folder, "ComfyUI ships a node of that name. Remove it from the snapshot")
                 self._fetch_one(node.folder, node, folder)
-        _raise(errors)
+        _raise_if_any(errors)
         if not self.keep_git:
-            remove_git(made)
+            remove_git(comfyui_folder)
 
     def _fetch_one(self, part: str, repository: Repository, folder: Path) -> None:
         begun = time.monotonic()
@@ -91,18 +91,18 @@ class Restore:
         nodes = [target / _NODES / node.folder for node in self.nodes]
         if self.python is None:
             advice = "it requires packages. Pass ComfyUI's Python with --python"
-            _raise([RestoreError(node.name, advice) for node in nodes if needs_python(node)])
+            _raise_if_any([RestoreError(node.name, advice) for node in nodes if needs_python(node)])
             return
-        _raise(self.python.install(nodes, scratch))
+        _raise_if_any(self.python.install(nodes, scratch))
         errors: list[RestoreError] = []
         for node in filter(has_script, nodes):
-            with _noted(node.name, errors):
+            with _collect_error(node.name, errors):
                 self.python.run_script(node, target, scratch)
-        _raise(errors)
+        _raise_if_any(errors)
 
 
 @contextlib.contextmanager
-def _noted(part: str, errors: list[RestoreError]) -> Iterator[None]:
+def _collect_error(part: str, errors: list[RestoreError]) -> Iterator[None]:
     """Append a failure to `errors` and continue."""
     try:
         yield
@@ -113,6 +113,6 @@ def _noted(part: str, errors: list[RestoreError]) -> Iterator[None]:
         errors.append(RestoreError(part, f"its files cannot be read or written ({reason})"))
 
 
-def _raise(errors: Sequence[RestoreError]) -> None:
+def _raise_if_any(errors: Sequence[RestoreError]) -> None:
     if errors:
         raise SnapshotError(tuple(errors))

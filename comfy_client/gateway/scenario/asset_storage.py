@@ -23,14 +23,14 @@ from comfy_core.images.codec import EncodedImage
 
 DECODED_AT_ONCE = 2
 """Uploaded images that are decoded concurrently. Each may need 256 MB of memory and one CPU core."""
-PICTURE_PATIENCE_S = 6 * 3600.0
+IMAGE_PATIENCE_S = 6 * 3600.0
 """How long storing a generated image is retried. This process may have the only copy, because RunPod deletes a result
 after 30 minutes (docs/reference/runpod.md#retention)."""
 LOG_EVERY = 8
 """Every eighth failure of a retried write is logged, starting with the first: about one line a minute."""
 
 _log = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 Clock = Callable[[], float]
 
 
@@ -70,30 +70,30 @@ class AssetStorage:
                     await asyncio.to_thread(self.blobs.delete, sha256)
 
     async def put(self, data: bytes, mime_type: str) -> None:
-        """Store a generated image, with retries. Raises OSError or ComfyClientError after PICTURE_PATIENCE_S."""
+        """Store a generated image, with retries. Raises OSError or ComfyClientError after IMAGE_PATIENCE_S."""
         await retry_until_stored(
-            lambda: asyncio.to_thread(self.blobs.put, data, mime_type), "an image", PICTURE_PATIENCE_S
+            lambda: asyncio.to_thread(self.blobs.put, data, mime_type), "an image", IMAGE_PATIENCE_S
         )
 
-    async def write(self, write: Callable[[], _Answer]) -> _Answer:
+    async def write(self, write: Callable[[], _Result]) -> _Result:
         """Call the database write `write` until it succeeds, and return its result."""
 
-        async def written() -> _Answer:
+        async def write_async() -> _Result:
             return write()
 
-        return await retry_until_stored(written, "a job's state")
+        return await retry_until_stored(write_async, "a job's state")
 
     @asynccontextmanager
-    async def stored(self, picture: EncodedImage) -> AsyncIterator[str]:
+    async def stored(self, image: EncodedImage) -> AsyncIterator[str]:
         """Store a caller's image, lock it until the block has written its database row, and yield its SHA-256.
 
         Raises ShimError (507), or a ComfyClientError of the bucket. If the block fails, the image is deleted.
         """
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(picture.data).hexdigest())
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(image.data).hexdigest())
         try:
             async with self.locked(sha256):
                 with storing(self.store.file.parent):
-                    await asyncio.to_thread(self.blobs.put, picture.data, picture.mime_type)
+                    await asyncio.to_thread(self.blobs.put, image.data, image.mime_type)
                 yield sha256
         except ShimError:
             with suppress(OSError, ComfyClientError):
@@ -102,9 +102,9 @@ class AssetStorage:
 
 
 async def retry_until_stored(
-    keep: Callable[[], Awaitable[_Answer]], what: str, patience_s: float = math.inf
-) -> _Answer:
-    """Call `keep` until it succeeds and return its result. Raise its error after `patience_s`.
+    store: Callable[[], Awaitable[_Result]], what: str, patience_s: float = math.inf
+) -> _Result:
+    """Call `store` until it succeeds and return its result. Raise its error after `patience_s`.
 
     The disk may be full, or the bucket unreachable. `what` names the stored thing in the log.
     """
@@ -112,7 +112,7 @@ async def retry_until_stored(
     attempt = 0
     while True:
         try:
-            return await keep()
+            return await store()
         except (OSError, ComfyClientError) as error:
             if time.monotonic() > give_up_at:
                 raise

@@ -16,10 +16,10 @@ from comfy_client.gateway.scenario.store import Filter
 from comfy_core.contract import OUTPUT_FORMATS, Fault, JsonObject
 from comfy_core.request.encoded import decode_base64
 
-MOST_BULK = 200
-MOST_DELETED = 100
-_MOST_TAGS = 100
-MADE_ELSEWHERE = (
+MAX_BULK = 200
+MAX_DELETED = 100
+_MAX_TAGS = 100
+UNKNOWN_ASSET_ADVICE = (
     "The shim only has assets that were generated or uploaded here with this key. It does not know Scenario's ids. If "
     "this is an asset of Scenario, download it there, upload it here (POST /assets), and use the new id "
     "(docs/migrate.md, step 5)"
@@ -54,19 +54,19 @@ class Assets:
 
     async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> ShimAsset:
         """Store an uploaded image. Raises JobError (invalid_image), ShimError (507)."""
-        picture = await self._storage.checked(data, flatten=False)
+        image = await self._storage.checked(data, flatten=False)
         now = self._storage.clock()
-        async with self._storage.stored(picture) as sha256:
+        async with self._storage.stored(image) as sha256:
             asset = ShimAsset(
                 id=new_id("asset"),
                 owner=owner,
                 created_at=now,
                 updated_at=now,
                 sha256=sha256,
-                mime_type=picture.mime_type,
-                width=picture.width,
-                height=picture.height,
-                bytes=len(picture.data),
+                mime_type=image.mime_type,
+                width=image.width,
+                height=image.height,
+                bytes=len(image.data),
                 name=name[:255],
                 type="uploaded",
                 source="uploaded",
@@ -87,7 +87,7 @@ class Assets:
         """Return the owner's asset. Raises ShimError (404)."""
         asset = self._store.asset(asset_id, owner)
         if asset is None:
-            raise not_found("asset", asset_id, MADE_ELSEWHERE)
+            raise not_found("asset", asset_id, UNKNOWN_ASSET_ADVICE)
         return asset
 
     def list(self, owner: str, query: Query) -> JsonObject:
@@ -98,12 +98,12 @@ class Assets:
 
     def get_bulk(self, owner: str, body: object) -> JsonObject:
         """Return assets by id (`POST /assets/get-bulk`). Unknown ids are ignored."""
-        rows = [self._store.asset(each, owner) for each in _ids(body, MOST_BULK)]
+        rows = [self._store.asset(each, owner) for each in _ids(body, MAX_BULK)]
         return {"assets": [self.record(row) for row in rows if row is not None]}
 
     async def delete(self, owner: str, body: object) -> JsonObject:
         """Delete assets by id (`DELETE /assets`), and the image files that nothing else uses."""
-        rows = [row for each in _ids(body, MOST_DELETED) if (row := self._store.asset(each, owner)) is not None]
+        rows = [row for each in _ids(body, MAX_DELETED) if (row := self._store.asset(each, owner)) is not None]
         self._store.delete_assets([row.id for row in rows])
         await self._storage.delete_unused(*(row.sha256 for row in rows))
         return {}
@@ -128,9 +128,9 @@ class Assets:
             if faults:
                 raise bad_request(faults)
         tags = tuple(dict.fromkeys(tag for tag in (*asset.tags, *added) if tag not in deleted))
-        if len(tags) > _MOST_TAGS:
+        if len(tags) > _MAX_TAGS:
             raise bad_request(
-                [Fault("add", f"would result in {len(tags)} tags; an asset can have at most {_MOST_TAGS}")]
+                [Fault("add", f"would result in {len(tags)} tags; an asset can have at most {_MAX_TAGS}")]
             )
         self._store.add(replace(asset, tags=tags, updated_at=self._storage.clock()))
         return {
@@ -149,7 +149,7 @@ class Assets:
             raise bad_request([Fault("targetFormat", f"must be one of {', '.join(OUTPUT_FORMATS)}")])
         return {"url": f"{self._url_of(asset.id)}&format={name}", "mimeType": OUTPUT_FORMATS[name]}
 
-    async def picture(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredImage:
+    async def image(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredImage:
         """Return an asset's image. Raises ShimError (404).
 
         The owner is not checked: the signed URL authorises the caller.
@@ -178,11 +178,11 @@ def decode_image(text: str, path: str) -> bytes:
         raise bad_request([Fault(path, why)]) from None
 
 
-def _ids(body: object, most: int) -> Sequence[str]:
+def _ids(body: object, maximum: int) -> Sequence[str]:
     match body:
         case {"assetIds": [*ids]} if all(isinstance(each, str) for each in ids):
-            if len(ids) > most:
-                raise bad_request([Fault("assetIds", f"has {len(ids)} ids; the maximum is {most}")])
+            if len(ids) > maximum:
+                raise bad_request([Fault("assetIds", f"has {len(ids)} ids; the maximum is {maximum}")])
             return list(dict.fromkeys(ids))
     raise bad_request([Fault("assetIds", "must be a list of asset ids")])
 

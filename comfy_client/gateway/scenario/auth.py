@@ -21,8 +21,11 @@ from comfy_core.files import write_atomically
 LOCAL_OWNER = "proj_local"
 """The owner of all requests if no keys are configured."""
 URL_STEP_S = 86_400.0
+"""Image URLs expire at multiples of this time, so that the same URL is returned all day and can be cached."""
 URL_LIFE_S = 7 * URL_STEP_S
+"""Minimum lifetime of an image URL."""
 PART_LIFE_S = 3600.0
+"""Lifetime of the URL of an upload's part."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,21 @@ class Signer:
 
     def query(self, path: str, expires: float) -> str:
         """Return the query string of a signed URL for `path` that is valid until `expires` (seconds since 1970)."""
-        at = str(int(expires))
-        return urlencode({"Expires": at, "Signature": self._signature(path, at)})
+        text = str(int(expires))
+        return urlencode({"Expires": text, "Signature": self._signature(path, text)})
 
-    def is_good(self, path: str, query: Mapping[str, str], now: float) -> bool:
+    def is_valid(self, path: str, query: Mapping[str, str], now: float) -> bool:
         """Return whether a URL's signature is valid and has not expired."""
-        at = query.get("Expires", "")
-        is_ours = hmac.compare_digest(query.get("Signature", "").encode(), self._signature(path, at).encode())
-        return is_ours and at.isascii() and at.isdigit() and int(at) > now
+        expires = query.get("Expires", "")
+        is_ours = hmac.compare_digest(query.get("Signature", "").encode(), self._signature(path, expires).encode())
+        return is_ours and expires.isascii() and expires.isdigit() and int(expires) > now
 
-    def _signature(self, path: str, at: str) -> str:
-        return hmac.new(self.secret, f"{path}\n{at}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, path: str, expires: str) -> str:
+        return hmac.new(self.secret, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def image_expiry(now: float) -> float:
-    """Return the expiry of an image URL: in 7 to 8 days. It is constant all day, so that URLs can be cached."""
+    """Return the expiry of an image URL: in 7 to 8 days, at a multiple of URL_STEP_S."""
     return math.ceil(now / URL_STEP_S) * URL_STEP_S + URL_LIFE_S
 
 

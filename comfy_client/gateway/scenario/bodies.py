@@ -24,11 +24,11 @@ MAX_JSON_BYTES = 131_072
 """Maximum size of a body without its images."""
 MAX_VALUES = 2_000
 """Maximum number of JSON values in a body, including object keys. A request with 200 asset ids has about 200."""
-MOST_QUOTES = 4 * MAX_VALUES + 8_192
+MAX_QUOTES = 4 * MAX_VALUES + 8_192
 """With more quotes in its first megabyte, a body has more values than MAX_VALUES."""
 LONG_TEXT_BYTES = 50_000
 """Strings above this size are cut out. The longest prompt has 4,096 characters: 49,152 bytes if all are escaped."""
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _DATA_URL_HEAD = 256
 _ALPHABET = bytes.maketrans(b"-_", b"+/")
 
@@ -65,7 +65,7 @@ def read_json(data: bytes) -> object:
 
 def _without_long_texts(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     """Return the body with a marker in place of each long string, and the strings by marker. Raises ShimError (413)."""
-    if data.count(b'"', 0, _PIECE) > MOST_QUOTES:
+    if data.count(b'"', 0, _CHUNK_BYTES) > MAX_QUOTES:
         raise _too_large()
     kept, texts = bytearray(), dict[str, bytes]()
     position = 0
@@ -143,7 +143,7 @@ def decode_base64_in_pieces(text: bytes) -> bytes:
 
     Raises ValueError if it is neither.
     """
-    if len(text) <= _PIECE:
+    if len(text) <= _CHUNK_BYTES:
         return decode_base64("".join(piece.decode() for piece in _pieces(text, 0)))
     decoded, rest = [], b""
     for piece in _pieces(text, text.find(b",", 0, _DATA_URL_HEAD) + 1):
@@ -158,7 +158,7 @@ def decode_base64_in_pieces(text: bytes) -> bytes:
 def _pieces(text: bytes, begin: int) -> Iterator[bytes]:
     """Yield the unescaped string in pieces. No piece ends within a JSON escape, which has 6 bytes at most."""
     while begin < len(text):
-        end = begin + _PIECE
+        end = begin + _CHUNK_BYTES
         if end < len(text) and (escape := text.find(b"\\", end - 6, end)) >= 0:
             end = escape
         piece = text[begin:end]

@@ -11,20 +11,20 @@ from comfy_client.gateway.scenario.errors import NOT_FOUND, TIMED_OUT, TOO_LARGE
 from comfy_core.error_codes import ErrorCode
 
 BODY_GRACE_S = 20.0
-"""Time limit for a body. Every LEAST_BYTES_PER_S bytes received add one second."""
-LEAST_BYTES_PER_S = 20_000
+"""Time limit for a body. Every MIN_BYTES_PER_S bytes received add one second."""
+MIN_BYTES_PER_S = 20_000
 
 
-async def read_body(request: Request, most: int, advice: str, grace_s: float = BODY_GRACE_S) -> bytes:
+async def read_body(request: Request, max_bytes: int, advice: str, grace_s: float = BODY_GRACE_S) -> bytes:
     """Return the whole body.
 
-    Raises ShimError: 413 with `advice` as soon as the body exceeds `most` bytes, 408 if it is too slow, 404 if the
+    Raises ShimError: 413 with `advice` as soon as the body exceeds `max_bytes`, 408 if it is too slow, 404 if the
     caller disconnected.
     """
-    reason = f"The body has more than {most:,} bytes. {advice}"
+    reason = f"The body has more than {max_bytes:,} bytes. {advice}"
     too_large = ShimError(TOO_LARGE, reason, code=ErrorCode.PAYLOAD_TOO_LARGE)
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > most:
+    if length.isdigit() and int(length[:20]) > max_bytes:
         raise too_large
     parts: list[bytes] = []
     size = 0
@@ -32,12 +32,12 @@ async def read_body(request: Request, most: int, advice: str, grace_s: float = B
     stream = request.stream()
     try:
         while True:
-            left_s = begun_at + grace_s + size / LEAST_BYTES_PER_S - time.monotonic()
+            left_s = begun_at + grace_s + size / MIN_BYTES_PER_S - time.monotonic()
             chunk = await asyncio.wait_for(anext(stream, None), left_s)
             if chunk is None:
                 return b"".join(parts)
             size += len(chunk)
-            if size > most:
+            if size > max_bytes:
                 raise too_large
             parts.append(chunk)
     except ClientDisconnect:

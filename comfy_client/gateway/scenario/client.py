@@ -56,7 +56,7 @@ class ScenarioShim:
         self._thread = threading.Thread(target=self._loop.run_forever, name="scenario-shim", daemon=True)
         self._thread.start()
         try:
-            self._do(self._service.__aenter__(), SHIM_START_TIMEOUT_S)
+            self._run(self._service.__aenter__(), SHIM_START_TIMEOUT_S)
         except BaseException:
             self._service.close()
             self._end_loop()
@@ -79,7 +79,7 @@ class ScenarioShim:
         """Wait for submits in progress, stop, and close the connections."""
         if not self._thread.is_alive():
             return
-        self._do(self._service.__aexit__(None, None, None))
+        self._run(self._service.__aexit__(None, None, None))
         self._end_loop()
         self._client.close()
 
@@ -103,7 +103,7 @@ class ScenarioShim:
     def upload_asset(self, image: ImageInput, name: str = "picture.png") -> JsonObject:
         """Store an image (a path, bytes, PIL image or base64) and return its asset. Raises JobError, ShimError."""
         body = {"name": name, "image": image_text(image, "image")}
-        return self._asset(self._do(self._service.assets.upload(OWNER, body)))
+        return self._asset(self._run(self._service.assets.upload(OWNER, body)))
 
     def get_job(self, job_id: str) -> JsonObject:
         """Return a job. Raises ShimError (404)."""
@@ -124,7 +124,7 @@ class ScenarioShim:
 
     def cancel_job(self, job_id: str) -> JsonObject:
         """Cancel a job and return it."""
-        return self._unwrapped(self._do(self._service.act(OWNER, job_id, {"action": "cancel"})), "job")
+        return self._unwrapped(self._run(self._service.act(OWNER, job_id, {"action": "cancel"})), "job")
 
     def get_asset(self, asset_id: str) -> JsonObject:
         """Return an asset. Its `url` cannot be fetched: use `download_asset`. Raises ShimError (404)."""
@@ -133,19 +133,19 @@ class ScenarioShim:
     def download_asset(self, asset_id: str, path: str | os.PathLike[str] | None = None) -> bytes:
         """Return an asset's image, and write it to `path` if given. Raises ShimError (404), OSError."""
         self.get_asset(asset_id)
-        picture = self._do(self._service.assets.picture(asset_id))
+        image = self._run(self._service.assets.image(asset_id))
         if path is not None:
-            Path(path).write_bytes(picture.data)
-        return picture.data
+            Path(path).write_bytes(image.data)
+        return image.data
 
     def _generate(self, route: str, body: Mapping[str, Any]) -> JsonObject:
-        return self._do(self._service.generate(OWNER, route, {"modelId": BASE_MODELS[0], **body}))
+        return self._run(self._service.generate(OWNER, route, {"modelId": BASE_MODELS[0], **body}))
 
-    def _asset(self, answer: JsonObject) -> JsonObject:
-        return self._unwrapped(answer, "asset")
+    def _asset(self, response: JsonObject) -> JsonObject:
+        return self._unwrapped(response, "asset")
 
-    def _unwrapped(self, answer: JsonObject, name: str) -> JsonObject:
-        record: JsonObject = answer[name]
+    def _unwrapped(self, response: JsonObject, name: str) -> JsonObject:
+        record: JsonObject = response[name]
         return record
 
     def _call(self, function: Any) -> JsonObject:  # noqa: ANN401 - a function without arguments
@@ -153,7 +153,7 @@ class ScenarioShim:
             response: JsonObject = function()
             return response
 
-        return self._do(run())
+        return self._run(run())
 
-    def _do(self, work: Coroutine[Any, Any, _Result], timeout_s: float | None = None) -> _Result:
+    def _run(self, work: Coroutine[Any, Any, _Result], timeout_s: float | None = None) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)

@@ -15,17 +15,17 @@ HEAD_TIMEOUT_S = 10.0
 """Timeout for the head of a request, counted from the start of the connection or the previous response."""
 STALL_TIMEOUT_S = 60.0
 """How long a client may stop reading a response."""
-LEAST_CONNECTIONS = 64
-MOST_CONNECTIONS = 8192
+MIN_CONNECTIONS = 64
+MAX_CONNECTIONS = 8192
 
 
 class LimitedProtocol(H11Protocol):
-    """One connection. If there are more than `most`, the one that has been idle longest is closed."""
+    """One connection. If there are more than `max_connections`, the one that has been idle longest is closed."""
 
-    most: ClassVar[int] = MOST_CONNECTIONS
+    max_connections: ClassVar[int] = MAX_CONNECTIONS
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
     stall_timeout_s: ClassVar[float] = STALL_TIMEOUT_S
-    waiting: ClassVar[dict[LimitedProtocol, asyncio.TimerHandle]] = {}
+    idle: ClassVar[dict[LimitedProtocol, asyncio.TimerHandle]] = {}
     """The connections without a request in progress and their timeouts, oldest first."""
     _stalled: asyncio.TimerHandle | None = None
 
@@ -34,27 +34,27 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio only sets it on sockets that it creates.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._await_head()
-        if len(self.connections) > self.most:
-            next(iter(self.waiting)).transport.abort()
+        self._begin_idle()
+        if len(self.connections) > self.max_connections:
+            next(iter(self.idle)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Stop the timeout when a request has started."""
         super().data_received(data)
         if self._has_request():
-            self._stop_waiting()
+            self._end_idle()
 
     def on_response_complete(self) -> None:
         """Start the timeout for the next request, unless it has already arrived."""
         super().on_response_complete()
         if not self._has_request() and not self.transport.is_closing():
-            self._await_head()
+            self._begin_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timeouts."""
         super().connection_lost(exc)
-        self._stop_waiting()
-        self._resume()
+        self._end_idle()
+        self._cancel_stall()
 
     def pause_writing(self) -> None:
         """Start the timeout for a client that stopped reading."""
@@ -64,21 +64,21 @@ class LimitedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """Cancel the timeout: the client reads again."""
         super().resume_writing()
-        self._resume()
+        self._cancel_stall()
 
     def _has_request(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation omits None
         return cycle is not None and not cycle.response_complete
 
-    def _await_head(self) -> None:
-        self._stop_waiting()
-        self.waiting[self] = self.loop.call_later(self.head_timeout_s, self.transport.abort)
+    def _begin_idle(self) -> None:
+        self._end_idle()
+        self.idle[self] = self.loop.call_later(self.head_timeout_s, self.transport.abort)
 
-    def _stop_waiting(self) -> None:
-        if (timer := self.waiting.pop(self, None)) is not None:
+    def _end_idle(self) -> None:
+        if (timer := self.idle.pop(self, None)) is not None:
             timer.cancel()
 
-    def _resume(self) -> None:
+    def _cancel_stall(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -86,8 +86,8 @@ class LimitedProtocol(H11Protocol):
 
 def limited_protocol(file_limit: int) -> type[LimitedProtocol]:
     """Return the protocol class for a process that can open `file_limit` files. Half of them are for connections."""
-    most = min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, file_limit // 2))
-    return type("Protocol", (LimitedProtocol,), {"most": most, "waiting": {}})
+    max_connections = min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, file_limit // 2))
+    return type("Protocol", (LimitedProtocol,), {"max_connections": max_connections, "idle": {}})
 
 
 def raise_file_limit() -> int:
@@ -95,9 +95,9 @@ def raise_file_limit() -> int:
     try:
         import resource  # noqa: PLC0415 - not available on Windows
     except ImportError:
-        return MOST_CONNECTIONS
+        return MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 4 * MOST_CONNECTIONS)
+    wanted = 4 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 4 * MAX_CONNECTIONS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted

@@ -21,7 +21,7 @@ INTERNAL = 500
 NOT_IMPLEMENTED = 501
 UNREACHABLE = 502
 NO_SPACE = 507
-MOST_FAULTS = 20
+MAX_LISTED_FAULTS = 20
 """Maximum number of faults that one error lists. The rest are only counted."""
 
 
@@ -60,16 +60,16 @@ class ShimError(ComfyClientError):
 
 
 def bad_request(faults: Sequence[Fault]) -> ShimError:
-    """Return the error (400) that lists the faults of a request, at most MOST_FAULTS of them."""
-    texts = [f"{fault.path[:200] or 'the body'} {fault.message[:400]}" for fault in faults[:MOST_FAULTS]]
-    if len(faults) > MOST_FAULTS:
-        texts.append(f"{len(faults) - MOST_FAULTS} more faults")
+    """Return the error (400) that lists the faults of a request, at most MAX_LISTED_FAULTS of them."""
+    texts = [f"{fault.path[:200] or 'the body'} {fault.message[:400]}" for fault in faults[:MAX_LISTED_FAULTS]]
+    if len(faults) > MAX_LISTED_FAULTS:
+        texts.append(f"{len(faults) - MAX_LISTED_FAULTS} more faults")
     return ShimError(BAD_REQUEST, "; ".join(texts))
 
 
-def not_found(what: str, its_id: str, advice: str = "") -> ShimError:
+def not_found(what: str, resource_id: str, advice: str = "") -> ShimError:
     """Return the error (404) for something that does not exist or belongs to another key."""
-    text = f"There is no {what} {its_id[:80]!r}{'. ' if advice else ''}{advice}"
+    text = f"There is no {what} {resource_id[:80]!r}{'. ' if advice else ''}{advice}"
     return ShimError(NOT_FOUND, text, code=ErrorCode.JOB_EXPIRED)
 
 

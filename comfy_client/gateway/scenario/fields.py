@@ -14,9 +14,9 @@ from comfy_core.contract import MAX_SEED, JsonObject
 BASE_MODELS = ("model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev")
 """Scenario's ids of Flux.1-dev: the current one, the classic one, and one from an old quick start."""
 
-MOST_PICTURES = 8
+MAX_IMAGES = 8
 """The maximum of `num_images` in one request of docs/api.md."""
-MOST_STEPS = 100
+MAX_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class RequestField:
 
     Attributes:
         rule: JSON Schema of the values that Scenario accepts.
-        becomes: the corresponding field of docs/api.md, or a description. Empty if the field is not supported.
+        becomes: the field of docs/api.md to which it is converted, or a description of the conversion. Empty if the
+            field is not supported.
         why_not: why the field is not supported.
         is_rejected: whether a request with the unsupported field is rejected, because ignoring it would change the
             image. Otherwise the field is ignored and the job's notes list it.
@@ -69,12 +70,12 @@ class GenerateRoute:
         return {"type": "object", "required": ["prompt"], "properties": properties}
 
 
-def _number(least: float, most: float) -> JsonObject:
-    return {"type": "number", "minimum": least, "maximum": most}
+def _number(low: float, high: float) -> JsonObject:
+    return {"type": "number", "minimum": low, "maximum": high}
 
 
-def _whole(least: int, most: int) -> JsonObject:
-    return {"type": "integer", "minimum": least, "maximum": most}
+def _integer(low: int, high: int) -> JsonObject:
+    return {"type": "integer", "minimum": low, "maximum": high}
 
 
 _TEXT: JsonObject = {"type": "string"}
@@ -129,15 +130,15 @@ _CONTROL_SETTINGS = ("controlModality", "controlStrength", "controlStart", "cont
 """These have no effect without a controlImage, so they are ignored instead of rejected."""
 _IP_ADAPTER = ("ipAdapterImage", "ipAdapterImageId", "ipAdapterImages", "ipAdapterImageIds")
 
-_PICTURE_NOTE = "image: an asset id, a data URL, base64, or an https URL"
-_EVERYWHERE: Mapping[str, RequestField] = {
+_IMAGE_NOTE = "image: an asset id, a data URL, base64, or an https URL"
+_COMMON_FIELDS: Mapping[str, RequestField] = {
     "prompt": RequestField({"type": "string", "minLength": 1, "maxLength": 4096, "pattern": r"\S"}, "prompt"),
     "guidance": RequestField(_number(0, 20), "guidance"),
     "seed": RequestField(_SEED, "seed: a number or a numeric string; -1 is random"),
     "width": RequestField(_number(64, 2048), "width, rounded to a multiple of 16"),
     "height": RequestField(_number(64, 2048), "height, rounded to a multiple of 16"),
-    "numOutputs": RequestField(_whole(1, MOST_PICTURES), "num_images"),
-    "numSamples": RequestField(_whole(1, MOST_PICTURES), "num_images"),
+    "numOutputs": RequestField(_integer(1, MAX_IMAGES), "num_images"),
+    "numSamples": RequestField(_integer(1, MAX_IMAGES), "num_images"),
     "negativePrompt": RequestField(
         {"type": "string", "maxLength": 4096}, "negative_prompt, with negativePromptStrength"
     ),
@@ -159,7 +160,7 @@ _EVERYWHERE: Mapping[str, RequestField] = {
         "loras, with the files of SCENARIO_SHIM_LORAS",
     ),
     "hideResults": RequestField(_SWITCH, "the assets are hidden in lists"),
-    "numInferenceSteps": RequestField(_whole(1, 150), f"steps, at most {MOST_STEPS}"),
+    "numInferenceSteps": RequestField(_integer(1, 150), f"steps, at most {MAX_STEPS}"),
     "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
     "intermediateImages": RequestField(_SWITCH, why_not="intermediate images are not stored"),
     "baseModelId": RequestField(_TEXT, why_not="the only base model is Flux.1-dev"),
@@ -176,15 +177,15 @@ _EVERYWHERE: Mapping[str, RequestField] = {
 }
 
 
-_PICTURES: Mapping[str, RequestField] = {
-    "image": RequestField(_TEXT, _PICTURE_NOTE),
+_IMAGE_FIELDS: Mapping[str, RequestField] = {
+    "image": RequestField(_TEXT, _IMAGE_NOTE),
     "imageId": RequestField(_TEXT, "image: an asset id"),
     "imageUrl": RequestField(_TEXT, "image: an https URL"),
     "strength": RequestField(_number(0.01, 1), "strength (denoise)"),
 }
-_NO_PICTURES: Mapping[str, RequestField] = {
+_REJECTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
     name: RequestField(_ANY, why_not="txt2img has no start image; use img2img", is_rejected=name != "strength")
-    for name in _PICTURES
+    for name in _IMAGE_FIELDS
 }
 
 # numSamples: Scenario's specification says 4, its documentation says 1 (docs/reference/scenario.md#route-b). 1 is the
@@ -199,7 +200,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/custom/{modelId}",
             "Generate images",
             "custom",
-            {**_EVERYWHERE, **_PICTURES},
+            {**_COMMON_FIELDS, **_IMAGE_FIELDS},
             {
                 "width": 1104,
                 "height": 832,
@@ -214,7 +215,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/txt2img",
             "Generate images from a prompt",
             "inference",
-            {**_EVERYWHERE, **_NO_PICTURES},
+            {**_COMMON_FIELDS, **_REJECTED_IMAGE_FIELDS},
             _CLASSIC_DEFAULTS,
         ),
         GenerateRoute(
@@ -222,7 +223,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/img2img",
             "Generate images from an image",
             "inference",
-            {**_EVERYWHERE, **_PICTURES},
+            {**_COMMON_FIELDS, **_IMAGE_FIELDS},
             {**_CLASSIC_DEFAULTS, "strength": 0.75},
         ),
     )

@@ -35,13 +35,13 @@ def fingerprint(owner: str, route: str, model_id: str | None, body: object) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find_retried_job(retry: RetryHint, equal: Sequence[ShimJob]) -> ShimJob | None:
+def find_retried_job(retry: RetryHint, equal_jobs: Sequence[ShimJob]) -> ShimJob | None:
     """Return the existing job that a retry refers to, or None for a new request.
 
-    `equal` has the jobs of equal requests. Jobs whose response did not reach the caller come first, then the oldest.
-    Each job is matched at most once per retry count.
+    `equal_jobs` are the jobs of equal requests. Jobs whose response did not reach the caller are preferred, then the
+    oldest. Each job is matched at most once per retry count.
     """
     if retry.count <= 0:
         return None
-    fitting = [job for job in equal if job.repeats < retry.count]
+    fitting = [job for job in equal_jobs if job.repeats < retry.count]
     return min(fitting, key=lambda job: (job.is_answered, job.created_at), default=None)

@@ -1,7 +1,7 @@
 """Runs jobs: submits each one once, polls it until it ends, and stores its images. One asyncio task per job.
 
 A job is acknowledged to the caller when it is stored, and submitted after that. Phase `sending` is stored before the
-submit, and the endpoint's job id after it. So after a crash the next process can tell three cases apart:
+submit, and the endpoint's job id after it. So after a crash the next process can distinguish three cases:
 
 - Not submitted: the job is submitted.
 - Submitted: the job is polled.
@@ -46,9 +46,9 @@ LOCAL_JOBS_AT_ONCE = 4
 """Concurrent jobs at a directly connected ComfyUI. It runs one at a time, and polling each job occupies a thread."""
 SUBMIT_PATIENCE_S = 900.0
 """How long a submit is retried while the endpoint is unreachable or rejects it (429)."""
-FOLLOW_PATIENCE_S = 3600.0
+POLL_PATIENCE_S = 3600.0
 """How long polling is retried while the endpoint does not respond or responds with errors."""
-LONGEST_S = 7 * 86_400.0
+MAX_JOB_LIFE_S = 7 * 86_400.0
 """The maximum lifetime of a job at RunPod."""
 CANCEL_WAIT_S = 10.0
 STOP_PATIENCE_S = 15.0
@@ -85,10 +85,10 @@ class JobRunner:
         for job in unfinished:
             if not self._provider.jobs_outlive_process:
                 self._store.change(job, phase=Phase.STORED, status=Status.QUEUED, progress=0.0, endpoint_id="")
-            self.begin(job.id)
+            self.start(job.id)
         return len(unfinished)
 
-    def begin(self, job_id: str) -> None:
+    def start(self, job_id: str) -> None:
         """Start the task of a stored job."""
         task = asyncio.get_running_loop().create_task(self._run(job_id), name=job_id)
         self._tasks[job_id] = task
@@ -97,8 +97,8 @@ class JobRunner:
     async def cancel(self, job_id: str) -> None:
         """Cancel a job. A finished job does not change.
 
-        A job that was not submitted yet ends immediately; otherwise the endpoint is asked to cancel it. Returns after
-        CANCEL_WAIT_S at most. The cancel request is retried in the background until the job has ended.
+        A job that was not submitted yet ends immediately. Otherwise a cancel request is sent to the endpoint, and is
+        retried in the background until the job has ended. Returns after CANCEL_WAIT_S at most.
         """
         job = self._job(job_id)
         if job.phase is Phase.ENDED or job.is_cancel_wanted:
@@ -154,14 +154,12 @@ class JobRunner:
         if self._job(job_id).phase is Phase.STORED:
             await self._send(job_id)
         if self._job(job_id).phase is Phase.SENT:
-            await self._follow(job_id)
+            await self._poll(job_id)
 
     async def _delete_unused_image(self, job: ShimJob) -> None:
         """Delete a finished job's start image, unless another job or asset uses it."""
-        if job.phase is Phase.ENDED and job.picture and not _is_address(job.picture):
+        if job.phase is Phase.ENDED and job.picture and not _is_url(job.picture):
             await self._storage.delete_unused(job.picture)
-
-    # --- submitting
 
     async def _send(self, job_id: str) -> None:
         """Submit the job. Only a submit that certainly created no job is retried."""
@@ -210,18 +208,16 @@ class JobRunner:
 
     def _request(self, job: ShimJob) -> GenerationRequest:
         """Return the request with its start image. Blocks. Raises JobError if the image does not exist any more."""
-        picture = job.picture
-        if picture and not _is_address(picture):
+        image = job.picture
+        if image and not _is_url(image):
             try:
-                picture = base64.b64encode(self._storage.blobs.get(picture)).decode("ascii")
+                image = base64.b64encode(self._storage.blobs.get(image)).decode("ascii")
             except FileNotFoundError:
                 raise JobError.because(ErrorCode.INVALID_IMAGE, "The start image does not exist any more") from None
-        return GenerationRequest({**job.input, **({"image": picture} if picture else {})})
+        return GenerationRequest({**job.input, **({"image": image} if image else {})})
 
-    # --- polling
-
-    async def _follow(self, job_id: str) -> None:
-        """Poll the job until it ends. Errors of the endpoint are tolerated for FOLLOW_PATIENCE_S."""
+    async def _poll(self, job_id: str) -> None:
+        """Poll the job until it ends. Errors of the endpoint are tolerated for POLL_PATIENCE_S."""
         last_response_at = time.monotonic()
         while True:
             job = self._job(job_id)
@@ -230,7 +226,7 @@ class JobRunner:
             # Start as if the job had just been submitted: RunPod may return 404 for some seconds
             # (docs/reference/runpod.md#job-states).
             poller = JobPoller(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
-            events: AsyncIterator[Event] = coroutines.aiterate(poller.events(LONGEST_S))
+            events: AsyncIterator[Event] = coroutines.aiterate(poller.events(MAX_JOB_LIFE_S))
             try:
                 async for event in events:
                     if not isinstance(event, Queued | ProviderUnavailable):  # These are emitted without a response.
@@ -244,7 +240,7 @@ class JobRunner:
                 await self._storage.write(lambda: self._end(job_id, Status.CANCELED))
                 return
             except RequestError as error:
-                if not error.is_transient or time.monotonic() > last_response_at + FOLLOW_PATIENCE_S:
+                if not error.is_transient or time.monotonic() > last_response_at + POLL_PATIENCE_S:
                     raise
             await asyncio.sleep(backoff_s(2))
 
@@ -276,11 +272,9 @@ class JobRunner:
                 if not error.is_transient:
                     return
             except JobError:
-                return  # The endpoint does not have the job. `_follow` handles that.
+                return  # The endpoint does not have the job. `_poll` handles that.
             else:
                 return
-
-    # --- storing results
 
     async def _store_result(self, job_id: str, result: GenerationResult) -> None:
         """Store the images before the status `success`, so that a client that sees `success` can download them."""
@@ -310,8 +304,6 @@ class JobRunner:
         )
         self._store.add(*assets, ended)
 
-    # --- status
-
     def _with_status(self, job: ShimJob, status: Status, progress: float) -> ShimJob:
         now = self._storage.clock()
         history = job.history if job.status is status else (*job.history, (now, status.value))
@@ -338,5 +330,5 @@ class JobRunner:
         await self._storage.write(lambda: self._end(job_id, Status.FAILURE, report))
 
 
-def _is_address(picture: str) -> bool:
-    return picture.startswith("https://")
+def _is_url(image: str) -> bool:
+    return image.startswith("https://")

@@ -14,23 +14,23 @@ from dataclasses import dataclass, field
 
 from comfy_client.gateway.scenario.bodies import Attached
 from comfy_client.gateway.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
-from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, GenerateRoute
+from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MAX_STEPS, ROUTES, SAMPLERS, GenerateRoute
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.request.spellings import respelled
 from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
 
 INFERENCES = "inferences"
 """The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
-_SIDE = 16
+_SIDE_MULTIPLE = 16
 RANDOM = -1
 """The seed value that requests a random seed, as in ComfyUI."""
-MOST_NOTED = 20
+MAX_LISTED_KEYS = 20
 """Unknown keys that a job's notes list by name. The rest are only counted."""
-MOST_SHOWN = 10_000
+MAX_SHOWN_CHARACTERS = 10_000
 """Maximum characters of a field, or of all unknown fields, in `metadata.input`. Longer ones are left out there."""
-MOST_ADDRESS = 2_048
+MAX_URL_CHARACTERS = 2_048
 """Maximum characters of an asset id or a URL. A longer text is treated as an encoded image."""
-_PICTURE_FIELDS = ("image", "imageId", "imageUrl")
+_IMAGE_FIELDS = ("image", "imageId", "imageUrl")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class MappedCall:
     Attributes:
         task: `txt2img` or `img2img`.
         input: the request of docs/api.md, without its start image.
-        picture: the start image as an asset id, URL or base64, or None.
+        image: the start image as an asset id, URL or base64, or None.
         model_id: Scenario's model id, as the caller sent it.
-        asked: the original fields and Scenario's defaults, without images; shown in a job's `metadata.input`.
+        original: the caller's fields and Scenario's defaults, without images; shown in a job's `metadata.input`.
         notes: one sentence for each field that was ignored or changed.
         is_hidden: whether the job's assets are left out of lists.
     """
@@ -50,9 +50,9 @@ class MappedCall:
     task: str
     job_type: str
     input: JsonObject
-    picture: str | None
+    image: str | None
     model_id: str
-    asked: JsonObject = field(repr=False)
+    original: JsonObject = field(repr=False)
     notes: tuple[str, ...] = ()
     is_hidden: bool = False
 
@@ -107,7 +107,7 @@ def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
     if not isinstance(parameters, dict):
         raise bad_request([Fault("parameters", "must be an object with the fields of the request")])
     inner = {key: value for key, value in parameters.items() if value is not None}
-    kind = inner.pop("type", "img2img" if inner.keys() & set(_PICTURE_FIELDS) else "txt2img")
+    kind = inner.pop("type", "img2img" if inner.keys() & set(_IMAGE_FIELDS) else "txt2img")
     if kind not in ("txt2img", "img2img"):
         raise bad_request([Fault("parameters.type", f"must be txt2img or img2img, not {shown(kind)}")])
     return str(kind), inner
@@ -122,15 +122,15 @@ def _check_support(given: JsonObject, route: GenerateRoute, report: _Report) -> 
             continue
         if known is None:
             unknown += 1
-            if unknown <= MOST_NOTED:
+            if unknown <= MAX_LISTED_KEYS:
                 report.note(_plain_key(key), f"is unknown and was ignored{nearest(key, route.fields)}")
         elif known.is_rejected:
             remedy = "Leave it out, or send this request to Scenario"
             report.faults.add(key, f"is not supported: {known.why_not}. {remedy}")
         else:
             report.note(key, f"was ignored: {known.why_not}")
-    if unknown > MOST_NOTED:
-        report.note(f"{unknown - MOST_NOTED}", "more keys are unknown and were ignored")
+    if unknown > MAX_LISTED_KEYS:
+        report.note(f"{unknown - MAX_LISTED_KEYS}", "more keys are unknown and were ignored")
 
 
 def _plain_key(key: str) -> str:
@@ -148,11 +148,11 @@ class _CallMapper:
 
     def mapped(self, model_id: str | None) -> MappedCall:
         given = self.given
-        pictures = [given[key] for key in _PICTURE_FIELDS if given.get(key)]
-        task = "img2img" if pictures or self.route.name == "img2img" else "txt2img"
-        if task == "img2img" and not pictures:
+        images = [given[key] for key in _IMAGE_FIELDS if given.get(key)]
+        task = "img2img" if images or self.route.name == "img2img" else "txt2img"
+        if task == "img2img" and not images:
             self.report.faults.add("image", "is missing. Send an asset id, a data URL or an https URL")
-        if len(set(pictures)) > 1:
+        if len(set(images)) > 1:
             self.report.faults.add("image", "is given twice with different values. Leave out imageId and imageUrl")
         model, model_loras = self._model(model_id)
         request: JsonObject = {"workflow": task, "prompt": given["prompt"]}
@@ -160,19 +160,19 @@ class _CallMapper:
             request |= part
         if loras := [*model_loras, *self._loras()]:
             request["loras"] = loras
-        asked = {**self._asked(task), "modelId": model}
+        original = {**self._original_fields(task), "modelId": model}
         return MappedCall(
             task=task,
             job_type=self.route.job_type,
             input=request,
-            picture=pictures[0] if pictures else None,
+            image=images[0] if images else None,
             model_id=model,
-            asked=asked,
+            original=original,
             notes=tuple(self.report.notes),
             is_hidden=bool(given.get("hideResults")),
         )
 
-    def _asked(self, task: str) -> JsonObject:
+    def _original_fields(self, task: str) -> JsonObject:
         defaults = {key: value for key, value in self.route.defaults.items() if self._uses_default(key, task)}
         known = {key: self.given[key] for key in self.given.keys() & self.route.fields.keys()}
         known = {key: value for key, value in known.items() if not _is_long(key, value)}
@@ -236,21 +236,21 @@ class _CallMapper:
         return {side: self._rounded(side, value) for side, value in sides.items()}
 
     def _rounded(self, side: str, value: float) -> int:
-        rounded = min(2048, max(64, round(value / _SIDE) * _SIDE))
+        rounded = min(2048, max(64, round(value / _SIDE_MULTIPLE) * _SIDE_MULTIPLE))
         if rounded != value:
-            self.report.note(side, f"was changed to {rounded}: sizes must be multiples of {_SIDE}")
+            self.report.note(side, f"was changed to {rounded}: sizes must be multiples of {_SIDE_MULTIPLE}")
         return rounded
 
     def _numbers(self, task: str) -> JsonObject:
         given, defaults = self.given, self.route.defaults
         steps = int({**defaults, **given}["numInferenceSteps"])
-        if steps > MOST_STEPS:
-            self.report.note("numInferenceSteps", f"was changed to {MOST_STEPS}, the maximum")
+        if steps > MAX_STEPS:
+            self.report.note("numInferenceSteps", f"was changed to {MAX_STEPS}, the maximum")
         counts = {int(given[key]) for key in ("numOutputs", "numSamples") if key in given}
         if len(counts) > 1:
             self.report.faults.add("numSamples", "and numOutputs differ: leave one out")
         numbers: JsonObject = {
-            "steps": min(MOST_STEPS, steps),
+            "steps": min(MAX_STEPS, steps),
             "guidance": given.get("guidance", defaults["guidance"]),
             "num_images": max(counts, default=1),
         }
@@ -282,8 +282,8 @@ class _CallMapper:
 
 def _is_long(key: str, value: object) -> bool:
     """Return whether a value is an image or too long for `metadata.input`."""
-    most = MOST_ADDRESS if key in _PICTURE_FIELDS else MOST_SHOWN
-    return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > most
+    max_characters = MAX_URL_CHARACTERS if key in _IMAGE_FIELDS else MAX_SHOWN_CHARACTERS
+    return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > max_characters
 
 
 def known_models(loras: Mapping[str, str]) -> str:

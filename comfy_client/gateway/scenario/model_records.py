@@ -10,9 +10,9 @@ from comfy_client.gateway.scenario.pagination import Query
 from comfy_client.gateway.scenario.serializers import model_records
 from comfy_core.contract import Fault, JsonObject
 
-MOST_BULK = 200
+MAX_BULK = 200
 _DEFAULT_SIZE = 100
-_MOST_SIZE = 500
+_MAX_PAGE_SIZE = 500
 _FILTERS = ("privacy", "status", "type")
 
 
@@ -26,8 +26,8 @@ class ModelCatalog:
     def list(self, _owner: str, query: Query) -> JsonObject:
         """Return a page of models (`GET /models`, with `privacy`, `status`, `type` filters). Raises ShimError (400)."""
         size = query.get("pageSize") or str(_DEFAULT_SIZE)
-        if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= _MOST_SIZE):  # noqa: PLR2004 - digits of _MOST_SIZE
-            raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {_MOST_SIZE}")])
+        if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= _MAX_PAGE_SIZE):  # noqa: PLR2004 - digits of _MAX_PAGE_SIZE
+            raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {_MAX_PAGE_SIZE}")])
         begin = query.get("paginationToken") or "0"
         begin_at = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 10 else 0  # noqa: PLR2004 - no endless number
         wanted = {name: query[name].split(",") for name in _FILTERS if query.get(name)}
@@ -50,6 +50,6 @@ class ModelCatalog:
     def get_bulk(self, _owner: str, body: object) -> JsonObject:
         """Return models by id (`POST /models/get-bulk`). Unknown ids are ignored. Raises ShimError (400)."""
         match body:
-            case {"modelIds": [*ids]} if len(ids) <= MOST_BULK:
+            case {"modelIds": [*ids]} if len(ids) <= MAX_BULK:
                 return {"models": [each for each in self._records if each["id"] in ids]}
-        raise bad_request([Fault("modelIds", f"must be a list of at most {MOST_BULK} model ids")])
+        raise bad_request([Fault("modelIds", f"must be a list of at most {MAX_BULK} model ids")])

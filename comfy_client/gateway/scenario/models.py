@@ -15,7 +15,7 @@ class Phase(enum.StrEnum):
     STORED = "stored"
     """Acknowledged and not submitted. A restart submits it."""
     SENDING = "sending"
-    """The submit is in progress. After a crash nobody knows whether it succeeded, so it is never submitted again."""
+    """The submit is in progress. After a crash its outcome is unknown, so the job is never submitted again."""
     SENT = "sent"
     """Submitted; the endpoint's job id is `endpoint_id`. A restart continues polling it."""
     ENDED = "ended"
@@ -26,7 +26,7 @@ class ShimJob:
     """A job of the shim. Times are seconds since 1970. The field names are the column names of the database.
 
     Attributes:
-        asked: the original request, as `metadata.input` shows it.
+        asked: the caller's request, as `metadata.input` shows it.
         input: the request of docs/api.md, without its start image.
         picture: the start image: its SHA-256, its https URL, or empty.
         notes: one sentence for each request field that was ignored or changed.

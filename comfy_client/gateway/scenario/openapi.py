@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from comfy_client import __version__
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
-from comfy_client.gateway.scenario.pagination import names
+from comfy_client.gateway.scenario.pagination import query_parameters
 from comfy_client.gateway.scenario.routes import DRY_RUN, LISTS, ROUTES, ShimRoute
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
@@ -86,8 +86,10 @@ def _operation(route: ShimRoute) -> JsonObject:
 def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-    queries = list(names(_ROWS[route.gives])) if route.method == "GET" and route.gives in _ROWS else []
-    if route.gives == "models" and route.method == "GET":
+    queries = (
+        list(query_parameters(_ROWS[route.result_key])) if route.method == "GET" and route.result_key in _ROWS else []
+    )
+    if route.result_key == "models" and route.method == "GET":
         queries = ["privacy", "status", "type", "pageSize", "paginationToken"]
     if route.is_generating:
         queries.append("dryRun")
@@ -96,15 +98,17 @@ def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
 
 
 def _result_schema(route: ShimRoute) -> JsonObject:
-    if not route.gives:
+    if not route.result_key:
         return {"type": "object"}
-    reference = {"$ref": f"#/components/schemas/{route.gives.removesuffix('s').title()}"}
-    if route.gives == "inferences":
+    reference = {"$ref": f"#/components/schemas/{route.result_key.removesuffix('s').title()}"}
+    if route.result_key == "inferences":
         reference = {"type": "object"}
     return {
         "type": "object",
-        "required": [route.gives],
-        "properties": {route.gives: {"type": "array", "items": reference} if route.gives in LISTS else reference},
+        "required": [route.result_key],
+        "properties": {
+            route.result_key: {"type": "array", "items": reference} if route.result_key in LISTS else reference
+        },
     }
 
 

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from comfy_core.urls import is_loopback
 
 
-def refusal(method: str, headers: Mapping[str, str], public_url: str = "") -> str:
+def rejection_reason(method: str, headers: Mapping[str, str], public_url: str = "") -> str:
     """Return why a request is rejected, or an empty string. `public_url` is the shim's configured URL, if any."""
     host = headers.get("host", "")
     if not host or not (is_loopback(_parts(f"//{host}").hostname or "") or host == _parts(public_url).netloc):

@@ -37,9 +37,9 @@ def output_assets(job: ShimJob, result: GenerationResult, now: float) -> list[Sh
 
 def _about(job: ShimJob, image: GeneratedImage, number: int) -> JsonObject:
     """Return the `metadata` of a generated image (docs/reference/scenario.md#assets)."""
-    asked = {name: job.asked.get(name) for name in ("prompt", "negativePrompt", "guidance", "numInferenceSteps")}
+    request = {name: job.asked.get(name) for name in ("prompt", "negativePrompt", "guidance", "numInferenceSteps")}
     about = {
-        **asked,
+        **request,
         "seed": None if image.seed is None else str(image.seed),
         "modelId": job.model_id,
         "inferenceId": job.id,

@@ -19,25 +19,25 @@ Query: TypeAlias = Mapping[str, str]
 Condition: TypeAlias = tuple[str, Callable[[str], tuple[object, ...]]]
 
 _DEFAULT_SIZE = 50
-_MOST = 100
+_MAX_PAGE_SIZE = 100
 _ORDERS = {"createdAt": "created_at", "updatedAt": "updated_at"}
 
 
-def _one(value: str) -> tuple[object, ...]:
+def _parse_text(value: str) -> tuple[object, ...]:
     return (value,)
 
 
-def _many(value: str) -> tuple[object, ...]:
+def _parse_list(value: str) -> tuple[object, ...]:
     """Return a comma-separated list (as the SDK sends it) as a JSON array for `_IN`."""
     return (json.dumps([part.strip() for part in value.split(",")]),)
 
 
-def _moment(value: str) -> tuple[object, ...]:
+def _parse_time(value: str) -> tuple[object, ...]:
     moment = dt.datetime.fromisoformat(value.strip())
     return ((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp(),)
 
 
-def _truth(value: str) -> tuple[object, ...]:
+def _parse_boolean(value: str) -> tuple[object, ...]:
     if value not in ("true", "false"):
         raise ValueError(value)
     return (int(value == "true"),)
@@ -45,33 +45,36 @@ def _truth(value: str) -> tuple[object, ...]:
 
 _IN = "{} IN (SELECT value FROM json_each(?))"
 _COMMON: Mapping[str, Condition] = {
-    "authorId": ("owner = ?", _one),
-    "createdAfter": ("created_at > ?", _moment),
-    "createdBefore": ("created_at < ?", _moment),
-    "updatedAfter": ("updated_at > ?", _moment),
-    "updatedBefore": ("updated_at < ?", _moment),
+    "authorId": ("owner = ?", _parse_text),
+    "createdAfter": ("created_at > ?", _parse_time),
+    "createdBefore": ("created_at < ?", _parse_time),
+    "updatedAfter": ("updated_at > ?", _parse_time),
+    "updatedBefore": ("updated_at < ?", _parse_time),
 }
 FILTERS: Mapping[type, Mapping[str, Condition]] = {
     ShimJob: {
         **_COMMON,
-        "status": (_IN.format("status"), _many),
-        "type": (_IN.format("job_type"), _many),
-        "types": (_IN.format("job_type"), _many),
-        "workflowId": ("? = ''", _one),
-        "hideResults": ("is_hidden = ?", _truth),
+        "status": (_IN.format("status"), _parse_list),
+        "type": (_IN.format("job_type"), _parse_list),
+        "types": (_IN.format("job_type"), _parse_list),
+        "workflowId": ("? = ''", _parse_text),
+        "hideResults": ("is_hidden = ?", _parse_boolean),
     },
     ShimAsset: {
         **_COMMON,
-        "type": (_IN.format("type"), _many),
-        "types": (_IN.format("type"), _many),
-        "modelId": ("model_id = ?", _one),
-        "inferenceId": ("job_id = ?", _one),
-        "tags": ("EXISTS (SELECT 1 FROM json_each(tags) AS t JOIN json_each(?) AS w ON t.value = w.value)", _many),
-        "privacy": ("? = 'private'", _one),
-        "collectionId": ("? = ''", _one),
-        "parentAssetId": ("? = ''", _one),
-        "rootAssetId": ("? = ''", _one),
-        "deleted": ("? = 0", _truth),
+        "type": (_IN.format("type"), _parse_list),
+        "types": (_IN.format("type"), _parse_list),
+        "modelId": ("model_id = ?", _parse_text),
+        "inferenceId": ("job_id = ?", _parse_text),
+        "tags": (
+            "EXISTS (SELECT 1 FROM json_each(tags) AS t JOIN json_each(?) AS w ON t.value = w.value)",
+            _parse_list,
+        ),
+        "privacy": ("? = 'private'", _parse_text),
+        "collectionId": ("? = ''", _parse_text),
+        "parentAssetId": ("? = ''", _parse_text),
+        "rootAssetId": ("? = ''", _parse_text),
+        "deleted": ("? = 0", _parse_boolean),
     },
 }
 """The filters of each list. A filter for something that the shim does not have (collections, workflows) matches
@@ -80,7 +83,7 @@ nothing."""
 
 @dataclass(frozen=True)
 class PageQuery:
-    """The filter, order and size that a list request asks for."""
+    """The filter, order and page size of a list request."""
 
     wanted: Filter
     order: str
@@ -97,15 +100,17 @@ def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | Non
             try:
                 wanted = wanted.where(condition, *values(text))
             except (ValueError, OverflowError):
-                faults.append(Fault(name, "must be true or false" if values is _truth else "must be an ISO 8601 time"))
+                faults.append(
+                    Fault(name, "must be true or false" if values is _parse_boolean else "must be an ISO 8601 time")
+                )
     order, direction = query.get("sortBy") or "createdAt", query.get("sortDirection") or "desc"
     if order not in _ORDERS:
         faults.append(Fault("sortBy", f"must be one of {', '.join(_ORDERS)}"))
     if direction not in ("asc", "desc"):
         faults.append(Fault("sortDirection", "must be asc or desc"))
     size = query.get("pageSize") or str(_DEFAULT_SIZE)
-    if not (size.isascii() and size.isdigit() and len(size) <= 3 and 1 <= int(size) <= _MOST):  # noqa: PLR2004 - digits of _MOST
-        faults.append(Fault("pageSize", f"must be a whole number from 1 to {_MOST}"))
+    if not (size.isascii() and size.isdigit() and len(size) <= 3 and 1 <= int(size) <= _MAX_PAGE_SIZE):  # noqa: PLR2004 - digits of _MAX_PAGE_SIZE
+        faults.append(Fault("pageSize", f"must be a whole number from 1 to {_MAX_PAGE_SIZE}"))
     token = query.get("paginationToken") or ""
     position = _read_token(token) if token else None
     if token and position is None:
@@ -138,6 +143,6 @@ def _read_token(token: str) -> tuple[float, str] | None:
     return None
 
 
-def names(kind: type) -> Iterator[str]:
+def query_parameters(kind: type) -> Iterator[str]:
     """Yield the query parameters of a list, for the OpenAPI document."""
     yield from (*FILTERS[kind], "sortBy", "sortDirection", "pageSize", "paginationToken")

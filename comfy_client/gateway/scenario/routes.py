@@ -28,7 +28,7 @@ class ApiRequest:
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether the request only asks for the cost. Any value except false, 0 and empty counts, as at Scenario."""
+        """Whether only the cost is requested: `dryRun` is neither false, 0 nor empty, as at Scenario."""
         return self.query.get("dryRun", "").lower() not in ("", "false", "0")
 
 
@@ -48,7 +48,7 @@ class ShimRoute:
         summary: the operation's summary in the OpenAPI document.
         handler: returns the JSON of the response, or an awaitable of it.
         body: JSON Schema of the request body, or None if the route has none.
-        gives: the key of the response that has the result. For lists it selects the query parameters.
+        result_key: the key of the response that has the result. For lists it selects the query parameters.
         is_generating: whether the route generates images. With `dryRun`, its response is a cost estimate (269).
         is_poll: whether requests count against the rate limit for polling instead of the general one.
         may_have_image: whether the request body may contain a base64 image.
@@ -59,7 +59,7 @@ class ShimRoute:
     summary: str
     handler: Handler
     body: JsonObject | None = None
-    gives: str = ""
+    result_key: str = ""
     is_generating: bool = False
     is_poll: bool = False
     may_have_image: bool = False
@@ -74,7 +74,7 @@ def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> Shi
             return shim.estimate(name, request.body, model_id=model_id)
         return shim.generate(request.owner, name, request.body, model_id=model_id, retry=request.retry)
 
-    return ShimRoute("POST", path, summary, handler, body, gives="job", is_generating=True, may_have_image=True)
+    return ShimRoute("POST", path, summary, handler, body, result_key="job", is_generating=True, may_have_image=True)
 
 
 def _route(
@@ -83,7 +83,7 @@ def _route(
     operation: Operation,
     body: JsonObject | None = None,
     *,
-    gives: str = "",
+    result_key: str = "",
     is_poll: bool = False,
     may_have_image: bool = False,
 ) -> ShimRoute:
@@ -94,9 +94,9 @@ def _route(
         arguments = [request.owner, *request.path.values()]
         if body is not None:
             return operation(shim)(*arguments, request.body)
-        return operation(shim)(*arguments, request.query) if gives in LISTS else operation(shim)(*arguments)
+        return operation(shim)(*arguments, request.query) if result_key in LISTS else operation(shim)(*arguments)
 
-    return ShimRoute(method, path, summary, handler, body, gives, is_poll=is_poll, may_have_image=may_have_image)
+    return ShimRoute(method, path, summary, handler, body, result_key, is_poll=is_poll, may_have_image=may_have_image)
 
 
 def _action(name: str) -> JsonObject:
@@ -141,32 +141,37 @@ ROUTES: tuple[ShimRoute, ...] = (
         "GET /models/{modelId}/inferences",
         "List a model's jobs (legacy route)",
         lambda shim: shim.inferences,
-        gives="inferences",
+        result_key="inferences",
     ),
     _route(
         "GET /models/{modelId}/inferences/{inferenceId}",
         "Get a job (legacy route)",
         lambda shim: shim.inference,
-        gives="job",
+        result_key="job",
         is_poll=True,
     ),
-    _route("GET /jobs", "List jobs", lambda shim: shim.jobs, gives="jobs"),
-    _route("GET /jobs/{jobId}", "Get a job", lambda shim: shim.job, gives="job", is_poll=True),
-    _route("POST /jobs/{jobId}/action", "Cancel a job", lambda shim: shim.act, _action("cancel"), gives="job"),
+    _route("GET /jobs", "List jobs", lambda shim: shim.jobs, result_key="jobs"),
+    _route("GET /jobs/{jobId}", "Get a job", lambda shim: shim.job, result_key="job", is_poll=True),
+    _route("POST /jobs/{jobId}/action", "Cancel a job", lambda shim: shim.act, _action("cancel"), result_key="job"),
     _route(
-        "POST /assets", "Upload an image", lambda shim: shim.assets.upload, _ASSET, gives="asset", may_have_image=True
+        "POST /assets",
+        "Upload an image",
+        lambda shim: shim.assets.upload,
+        _ASSET,
+        result_key="asset",
+        may_have_image=True,
     ),
-    _route("GET /assets", "List assets", lambda shim: shim.assets.list, gives="assets"),
+    _route("GET /assets", "List assets", lambda shim: shim.assets.list, result_key="assets"),
     _route("DELETE /assets", "Delete assets", lambda shim: shim.assets.delete, _ASSET_IDS),
     _route(
         "POST /assets/get-bulk",
         "Get assets by id",
         lambda shim: shim.assets.get_bulk,
         _ASSET_IDS,
-        gives="assets",
+        result_key="assets",
         is_poll=True,
     ),
-    _route("GET /assets/{assetId}", "Get an asset", lambda shim: shim.assets.get, gives="asset", is_poll=True),
+    _route("GET /assets/{assetId}", "Get an asset", lambda shim: shim.assets.get, result_key="asset", is_poll=True),
     _route("PUT /assets/{assetId}/tags", "Add and remove tags", lambda shim: shim.assets.update_tags, _TAGS),
     _route(
         "POST /assets/{assetId}/download",
@@ -174,26 +179,28 @@ ROUTES: tuple[ShimRoute, ...] = (
         lambda shim: shim.assets.download,
         _DOWNLOAD,
     ),
-    _route("POST /uploads", "Start a multipart upload", lambda shim: shim.uploads.create, _UPLOAD, gives="upload"),
-    _route("GET /uploads/{uploadId}", "Get an upload", lambda shim: shim.uploads.get, gives="upload", is_poll=True),
+    _route("POST /uploads", "Start a multipart upload", lambda shim: shim.uploads.create, _UPLOAD, result_key="upload"),
+    _route(
+        "GET /uploads/{uploadId}", "Get an upload", lambda shim: shim.uploads.get, result_key="upload", is_poll=True
+    ),
     _route(
         "POST /uploads/{uploadId}/action",
         "Complete a multipart upload",
         lambda shim: shim.uploads.act,
         _action("complete"),
-        gives="upload",
+        result_key="upload",
     ),
-    _route("GET /models", "List models", lambda shim: shim.models.list, gives="models"),
-    _route("GET /models/public", "List the base models", lambda shim: shim.models.list_public, gives="models"),
+    _route("GET /models", "List models", lambda shim: shim.models.list, result_key="models"),
+    _route("GET /models/public", "List the base models", lambda shim: shim.models.list_public, result_key="models"),
     _route(
         "POST /models/get-bulk",
         "Get models by id",
         lambda shim: shim.models.get_bulk,
         _MODEL_IDS,
-        gives="models",
+        result_key="models",
         is_poll=True,
     ),
-    _route("GET /models/{modelId}", "Get a model", lambda shim: shim.models.get, gives="model"),
+    _route("GET /models/{modelId}", "Get a model", lambda shim: shim.models.get, result_key="model"),
     _route("GET /shim/overview", "Get the endpoint's health and the cost so far", lambda shim: shim.overview),
 )
 """Scenario's routes, and /shim/overview, which only the web page at `/` uses."""

@@ -39,9 +39,9 @@ def estimate_usd(request: Mapping[str, object], costs: CostRules) -> float:
     doubles the steps; `strength` below 1 reduces them.
     """
 
-    def number(key: str, absent: float) -> float:
-        value = request.get(key, absent)
-        return float(value) if isinstance(value, int | float) else absent
+    def number(key: str, default: float) -> float:
+        value = request.get(key, default)
+        return float(value) if isinstance(value, int | float) else default
 
     megapixels = number("width", 1024) * number("height", 1024) / 1024**2
     steps = number("steps", 28) * number("strength", 1) * (2 if request.get("negative_prompt") else 1)
@@ -140,8 +140,8 @@ def upload_record(upload: ShimUpload, part_of: PartUrl) -> JsonObject:
     """Return an upload as in `GET /uploads/{id}`. It has the URLs of its parts only while it is pending."""
     parts = []
     if upload.state == "pending":
-        addresses = [(number, *part_of(upload.id, number)) for number in range(1, upload.parts + 1)]
-        parts = [{"number": number, "url": url, "expires": iso(until)} for number, url, until in addresses]
+        part_urls = [(number, *part_of(upload.id, number)) for number in range(1, upload.parts + 1)]
+        parts = [{"number": number, "url": url, "expires": iso(until)} for number, url, until in part_urls]
     return {
         "id": upload.id,
         "status": upload.state,

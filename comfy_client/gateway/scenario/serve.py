@@ -48,13 +48,13 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     settings = ShimSettings.from_env(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     _check_access(settings, host, is_open=is_open)
-    uvicorn, app = _imported("uvicorn"), _imported("comfy_client.gateway.scenario.server")
-    connections = _imported("comfy_client.gateway.scenario.connections")
+    uvicorn, app = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
+    connections = _import_optional("comfy_client.gateway.scenario.connections")
     logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
         shim = app.ShimServer(client, settings, make_blobs(settings.directory, settings.bucket))
         try:
-            sockets = listening(host, port)
+            sockets = listen(host, port)
         except ConfigError:
             shim.service.close()
             raise
@@ -98,7 +98,7 @@ async def _serve(
         await server.serve(sockets=list(sockets))
 
 
-def listening(host: str, port: int) -> list[socket.socket]:
+def listen(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for every address of `host`. Port 0 selects a free port. Raises ConfigError.
 
     This happens before any job is resumed, so that a start on a port in use changes nothing.
@@ -107,8 +107,8 @@ def listening(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            here = (address[0], port or (sockets[0].getsockname()[1] if sockets else 0))
-            sockets.append(socket.create_server(here, family=family, backlog=BACKLOG))
+            bind_address = (address[0], port or (sockets[0].getsockname()[1] if sockets else 0))
+            sockets.append(socket.create_server(bind_address, family=family, backlog=BACKLOG))
     except OSError as error:
         for each in sockets:
             each.close()
@@ -137,7 +137,7 @@ def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
         )
 
 
-def _imported(name: str) -> Any:  # noqa: ANN401 - an optional module
+def _import_optional(name: str) -> Any:  # noqa: ANN401 - an optional module
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -43,13 +43,13 @@ from comfy_client.gateway.scenario.errors import (
 )
 from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.openapi import document
-from comfy_client.gateway.scenario.origin import is_json, refusal
+from comfy_client.gateway.scenario.origin import is_json, rejection_reason
 from comfy_client.gateway.scenario.page import read_page
 from comfy_client.gateway.scenario.routes import DRY_RUN, ROUTES, ApiRequest, ShimRoute, unsupported_route_advice
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.throttle import CallLimits, LoginThrottle
-from comfy_client.gateway.scenario.uploads import SMALLER
+from comfy_client.gateway.scenario.uploads import SMALLER_IMAGE_ADVICE
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
@@ -61,9 +61,9 @@ MAX_BODY_BYTES = 40 * 1024 * 1024
 SMALL_BODY_BYTES = 1024 * 1024
 LARGE_AT_ONCE = 4
 """Concurrent request bodies above SMALL_BODY_BYTES per key. They are held in memory."""
-IN_PARTS = "Use a multipart upload (POST /uploads), or send a smaller image"
-PICTURE_BODY = '{"name": "knight.png", "image": "…"} to POST /assets'
-_PIECE = 64 * 1024
+MULTIPART_ADVICE = "Use a multipart upload (POST /uploads), or send a smaller image"
+UPLOAD_EXAMPLE = '{"name": "knight.png", "image": "…"} to POST /assets'
+_CHUNK_BYTES = 64 * 1024
 _MAX_KEY = 255
 _PREFIXES = ("", "/v1")
 _SECURITY_HEADERS = {
@@ -92,7 +92,7 @@ class ShimServer:
             ("GET", "/", self._page),
             ("GET", "/openapi.json", self._openapi),
             ("GET", "/health", self._health),
-            ("GET", "/pictures/{assetId}", self._picture),
+            ("GET", "/pictures/{assetId}", self._image),
             ("PUT", "/parts/{uploadId}/{number:int}", self._put_part),
             *(
                 (route.method, prefix + route.path, partial(self._api_call, route))
@@ -114,33 +114,29 @@ class ShimServer:
 
     async def _checked_origin(self, endpoint: Endpoint, request: Request) -> Response:
         """Handle a request. A shim without keys first rejects requests from pages of other sites."""
-        if self._is_open and (why := refusal(request.method, request.headers, self._settings.public_url)):
+        if self._is_open and (why := rejection_reason(request.method, request.headers, self._settings.public_url)):
             raise ShimError(FORBIDDEN, why, code=ErrorCode.AUTH_FAILED)
         return await endpoint(request)
 
-    # --- signed URLs
-
     def _image_url(self, asset_id: str) -> str:
         path = f"/pictures/{asset_id}"
-        return self._address(path, image_expiry(time.time()))
+        return self._signed_url(path, image_expiry(time.time()))
 
     def _part_url(self, upload_id: str, number: int) -> tuple[str, float]:
         path = f"/parts/{upload_id}/{number}"
-        until = time.time() + PART_LIFE_S
-        return self._address(path, until), until
+        expires = time.time() + PART_LIFE_S
+        return self._signed_url(path, expires), expires
 
-    def _address(self, path: str, until: float) -> str:
-        return f"{self._settings.public_url or _base_url.get()}{path}?{self._signer.query(path, until)}"
+    def _signed_url(self, path: str, expires: float) -> str:
+        return f"{self._settings.public_url or _base_url.get()}{path}?{self._signer.query(path, expires)}"
 
     def _check_signature(self, request: Request) -> None:
-        if not self._signer.is_good(request.url.path, request.query_params, time.time()):
+        if not self._signer.is_valid(request.url.path, request.query_params, time.time()):
             raise ShimError(
                 UNAUTHORIZED,
                 "The URL's signature is invalid or has expired. GET the asset for a new URL",
                 code=ErrorCode.AUTH_FAILED,
             )
-
-    # --- endpoints
 
     async def _api_call(self, route: ShimRoute, request: Request) -> Response:
         address = request.client.host if request.client else ""
@@ -166,7 +162,7 @@ class ShimServer:
         length = request.headers.get("content-length", "")
         is_small = length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES
         async with nullcontext() if is_small else self._large_body_slots(owner):
-            data = await read_body(request, MAX_BODY_BYTES, IN_PARTS)
+            data = await read_body(request, MAX_BODY_BYTES, MULTIPART_ADVICE)
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
 
@@ -178,22 +174,22 @@ class ShimServer:
         kind = request.headers.get("content-type", "")
         if data and (kind.startswith("multipart/") or (self._is_open and not is_json(kind))):
             why = f"must be JSON, sent with Content-Type: application/json (received: {kind[:80] or 'none'})"
-            raise bad_request([Fault("", f"{why}. Send an image as base64: {PICTURE_BODY}")])
+            raise bad_request([Fault("", f"{why}. Send an image as base64: {UPLOAD_EXAMPLE}")])
 
-    async def _picture(self, request: Request) -> Response:
+    async def _image(self, request: Request) -> Response:
         self._check_signature(request)
         query = request.query_params
         width = query.get("width", "")
-        picture = await self.service.assets.picture(
+        image = await self.service.assets.image(
             request.path_params["assetId"],
             output_format={"jpg": "jpeg"}.get(query.get("format", ""), query.get("format", "")),
             width=int(width) if width.isascii() and width.isdigit() and len(width) < 5 else 0,  # noqa: PLR2004 - pixels
         )
-        disposition = f"inline; filename*=UTF-8''{quote(picture.name, safe='')}"
+        disposition = f"inline; filename*=UTF-8''{quote(image.name, safe='')}"
         headers = {"Cache-Control": "private, max-age=86400, immutable", "Content-Disposition": disposition}
-        headers["Content-Length"] = str(len(picture.data))
+        headers["Content-Length"] = str(len(image.data))
         return StreamingResponse(
-            _pieces(picture.data), media_type=picture.mime_type, headers={**_SECURITY_HEADERS, **headers}
+            _pieces(image.data), media_type=image.mime_type, headers={**_SECURITY_HEADERS, **headers}
         )
 
     async def _put_part(self, request: Request) -> Response:
@@ -203,8 +199,8 @@ class ShimServer:
         owner = uploads.owner_of_part(upload_id, number)
         self._limits.check(owner)
         async with self._large_body_slots(owner):
-            advice = f"The maximum for all parts of an image is {MAX_BYTES:,} bytes. {SMALLER}"
-            data = await read_body(request, uploads.room(upload_id, number), advice)
+            advice = f"The maximum for all parts of an image is {MAX_BYTES:,} bytes. {SMALLER_IMAGE_ADVICE}"
+            data = await read_body(request, uploads.max_part_bytes(upload_id, number), advice)
             await uploads.put_part(upload_id, number, data)
         return _json({}, headers={"ETag": f'"{number}"'})
 
@@ -217,8 +213,6 @@ class ShimServer:
 
     async def _health(self, _request: Request) -> Response:
         return _json({"status": "ok"})
-
-    # --- errors
 
     async def _error_response(self, request: Request, error: Exception) -> Response:
         trace_id = secrets.token_hex(8)
@@ -259,5 +253,5 @@ def _retry_hint(request: Request) -> RetryHint:
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
     """Yield an image in pieces, so that the stall timeout does not hit clients that read slowly."""
-    for begin in range(0, len(data), _PIECE):
-        yield data[begin : begin + _PIECE]
+    for begin in range(0, len(data), _CHUNK_BYTES):
+        yield data[begin : begin + _CHUNK_BYTES]

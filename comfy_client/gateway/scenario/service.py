@@ -23,7 +23,7 @@ from comfy_client.gateway.scenario.errors import ShimError, bad_request, not_fou
 from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried_job, fingerprint
 from comfy_client.gateway.scenario.jobs import JobRunner
-from comfy_client.gateway.scenario.mapping import INFERENCES, MOST_ADDRESS, MappedCall, map_call
+from comfy_client.gateway.scenario.mapping import INFERENCES, MAX_URL_CHARACTERS, MappedCall, map_call
 from comfy_client.gateway.scenario.model_records import ModelCatalog
 from comfy_client.gateway.scenario.models import ShimJob
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
@@ -60,12 +60,12 @@ class _StartImage:
 
     Attributes:
         name: the SHA-256 of a stored image, or an https URL.
-        asked: what `metadata.input` of the job shows for it.
+        metadata: the fields that represent it in `metadata.input` of the job.
         uploaded: the image itself, if it was sent in the request.
     """
 
     name: str = ""
-    asked: JsonObject = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
     uploaded: EncodedImage | None = None
 
 
@@ -132,8 +132,6 @@ class ShimService:
                 _log.warning("expired uploads could not be removed, will retry: %s", error)
             await asyncio.sleep(SWEEP_S)
 
-    # --- generating
-
     async def generate(
         self, owner: str, route: str, body: object, *, model_id: str | None = None, retry: RetryHint = NOT_A_RETRY
     ) -> JsonObject:
@@ -148,11 +146,11 @@ class ShimService:
             job = self._existing_job(owner, digest, retry)
             if job is None:
                 job = await self._stored_job(owner, route, mapped, digest, retry)
-                self._runner.begin(job.id)
-        answer = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
+                self._runner.start(job.id)
+        response = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
         if route == INFERENCES:
-            answer["inference"] = inference_record(job, self._url_of)
-        return answer
+            response["inference"] = inference_record(job, self._url_of)
+        return response
 
     async def estimate(self, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
         """Return the estimated cost of a request (a dry run). Raises ShimError as `generate` does."""
@@ -186,7 +184,7 @@ class ShimService:
             self._store.add(job)
             return job
         async with self._storage.stored(source.uploaded) as sha256:
-            source = replace(source, name=sha256, asked={"image": f"sha256:{sha256}"})
+            source = replace(source, name=sha256, metadata={"image": f"sha256:{sha256}"})
             job = self._new_job(owner, route, mapped, source, retry=retry, digest=digest)
             self._store.add(job)
         return job
@@ -206,7 +204,7 @@ class ShimService:
             model_id=mapped.model_id,
             created_at=now,
             updated_at=now,
-            asked={**mapped.asked, **source.asked, "seed": str(seed)},
+            asked={**mapped.original, **source.metadata, "seed": str(seed)},
             input={**mapped.input, "seed": seed},
             picture=source.name,
             notes=mapped.notes,
@@ -220,21 +218,19 @@ class ShimService:
 
     async def _start_image(self, owner: str, mapped: MappedCall) -> _StartImage:
         """Return the image that a request starts from. Raises ShimError, JobError (invalid_image)."""
-        source = mapped.picture
+        source = mapped.image
         if source is None:
             return _StartImage()
         if is_asset_id(source):
             return _StartImage(self.assets.find(owner, source).sha256, {"image": source})
         if source.startswith("https://"):
-            if len(source) > MOST_ADDRESS:
-                raise bad_request([Fault("image", f"has a URL of more than {MOST_ADDRESS:,} characters")])
+            if len(source) > MAX_URL_CHARACTERS:
+                raise bad_request([Fault("image", f"has a URL of more than {MAX_URL_CHARACTERS:,} characters")])
             return _StartImage(source, {"image": source.partition("?")[0]})
         if source.startswith("http://"):
             raise bad_request([Fault("image", "must be an https URL, not http")])
         data = await asyncio.to_thread(decode_image, source, "image")
         return _StartImage(uploaded=await self._storage.checked(data, flatten=True))
-
-    # --- jobs
 
     def job(self, owner: str, job_id: str) -> JsonObject:
         """Return a job (`GET /jobs/{jobId}`). Raises ShimError (404)."""
@@ -278,8 +274,6 @@ class ShimService:
 
     def _record(self, job: ShimJob) -> JsonObject:
         return job_record(job, self._settings.costs)
-
-    # --- web page
 
     async def overview(self, owner: str) -> JsonObject:
         """Return the endpoint's health and the cost so far, for the web page at `/`."""

@@ -36,7 +36,7 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS uploads_by_owner ON uploads (owner, state)",
 )
 _JSON = (dict, list, tuple)
-_BUSY_S = 5.0
+_BUSY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Store:
         self.file = directory / "shim.sqlite3"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(
+                self.file, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -66,7 +68,7 @@ class Store:
                 raise sqlite3.DatabaseError(found)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
-            if _is_damage(error):
+            if _is_corruption(error):
                 raise ConfigError(self._storage_error(error).reason) from error
             raise ConfigError(f"The shim cannot open its database in {directory}: {error}") from error
 
@@ -97,7 +99,7 @@ class Store:
 
     def _storage_error(self, error: Exception) -> ShimError:
         """Return the ShimError for a failed database operation."""
-        if not _is_damage(error):
+        if not _is_corruption(error):
             return not_stored(error, self.file)
         return ShimError(
             INTERNAL,
@@ -135,17 +137,17 @@ class Store:
 
     def job(self, job_id: str, owner: str | None = None) -> ShimJob | None:
         """Return a job or None. With `owner`, only if the job belongs to that owner."""
-        return self._one(ShimJob, job_id, owner)
+        return self._find(ShimJob, job_id, owner)
 
     def asset(self, asset_id: str, owner: str | None = None) -> ShimAsset | None:
         """Return an asset or None. With `owner`, only if the asset belongs to that owner."""
-        return self._one(ShimAsset, asset_id, owner)
+        return self._find(ShimAsset, asset_id, owner)
 
     def upload(self, upload_id: str, owner: str | None = None) -> ShimUpload | None:
         """Return an upload or None. With `owner`, only if the upload belongs to that owner."""
-        return self._one(ShimUpload, upload_id, owner)
+        return self._find(ShimUpload, upload_id, owner)
 
-    def _one(self, kind: type[Record], row_id: str, owner: str | None) -> Record | None:
+    def _find(self, kind: type[Record], row_id: str, owner: str | None) -> Record | None:
         rows = self._rows(f"SELECT * FROM {_TABLES[kind]} WHERE id = ?", (row_id,))  # noqa: S608 - as above
         return next((self._read(kind, row) for row in rows if owner is None or row["owner"] == owner), None)
 
@@ -223,12 +225,12 @@ class Store:
 
     def _read(self, kind: type[Record], row: sqlite3.Row) -> Record:
         try:
-            return kind(**{name: _READ.get(name, lambda kept: kept)(row[name]) for name in row.keys()})  # noqa: SIM118 - iterating a row yields values
+            return kind(**{name: _CONVERTERS.get(name, lambda text: text)(row[name]) for name in row.keys()})  # noqa: SIM118 - iterating a row yields values
         except (ValueError, TypeError) as error:
             raise self._storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
 
 
-def _is_damage(error: Exception) -> bool:
+def _is_corruption(error: Exception) -> bool:
     """Return whether the database file is corrupt. Other OperationalErrors come from the OS: full disk, lock."""
     if isinstance(error, sqlite3.OperationalError):
         return any(sign in str(error) for sign in ("malformed", "UTF-8", "no such"))
@@ -241,11 +243,11 @@ def _to_column(value: object) -> object:
     return value.value if isinstance(value, Phase | Status) else value
 
 
-def _to_tuple(kept: str) -> tuple[Any, ...]:
-    return tuple(json.loads(kept))
+def _to_tuple(text: str) -> tuple[Any, ...]:
+    return tuple(json.loads(text))
 
 
-_READ: Mapping[str, Any] = {
+_CONVERTERS: Mapping[str, Any] = {
     "asked": json.loads,
     "input": json.loads,
     "about": json.loads,
@@ -253,7 +255,7 @@ _READ: Mapping[str, Any] = {
     "notes": _to_tuple,
     "asset_ids": _to_tuple,
     "tags": _to_tuple,
-    "history": lambda kept: tuple((at, status) for at, status in json.loads(kept)),
+    "history": lambda text: tuple((at, status) for at, status in json.loads(text)),
     "phase": Phase,
     "status": Status,
     "is_hidden": bool,

@@ -18,14 +18,14 @@ from comfy_client.gateway.scenario.errors import TOO_MANY, UNAUTHORIZED, ShimErr
 from comfy_core.error_codes import ErrorCode
 
 FAILURES_PER_MINUTE = 10
-"""Failed logins of one address that get an immediate response. After that, PENALTY_S and AT_ONCE apply."""
+"""Failed logins of one address that get an immediate response. After that, PENALTY_S and CONCURRENT_LOGINS apply."""
 ALL_FAILURES_PER_MINUTE = 300
 """The same limit for all addresses together."""
 PENALTY_S = 0.5
 """Delay of the response to further failed logins."""
-AT_ONCE = 2
+CONCURRENT_LOGINS = 2
 """Concurrent logins of a throttled address; more get 429 unchecked. This allows 4 guesses per second."""
-ALL_AT_ONCE = 20
+ALL_CONCURRENT_LOGINS = 20
 """The same limit for all addresses together: 40 guesses per second."""
 
 _log = logging.getLogger(__name__)
@@ -82,44 +82,48 @@ class LoginThrottle:
         self._keys = keys
         self._failures = Limit(FAILURES_PER_MINUTE)
         self._all_failures = Limit(ALL_FAILURES_PER_MINUTE)
-        self._good: set[bytes] = set()
+        self._valid_digests: set[bytes] = set()
         self._checking: Counter[str] = Counter()
 
     async def owner(self, authorization: str, address: str) -> str:
         """Return the owner for an `Authorization` header. Raises ShimError: 401, or 429 after many failures."""
         if self._keys.is_open or not authorization:  # A missing key is not a guess.
             return self._keys.owner(authorization)
-        place = _network(address)
+        network = _network(address)
         digest = hashlib.sha256(authorization.encode()).digest()
-        is_slow = digest not in self._good and (self._failures.is_reached(place) or self._all_failures.is_reached(""))
-        if is_slow and (self._checking[place] >= AT_ONCE or self._checking.total() >= ALL_AT_ONCE):
-            raise self._too_many(place)
+        is_slow = digest not in self._valid_digests and (
+            self._failures.is_reached(network) or self._all_failures.is_reached("")
+        )
+        if is_slow and (
+            self._checking[network] >= CONCURRENT_LOGINS or self._checking.total() >= ALL_CONCURRENT_LOGINS
+        ):
+            raise self._too_many(network)
         try:
             owner = self._keys.owner(authorization)
         except ShimError as error:
             if error.status != UNAUTHORIZED:
                 raise
-            self._failures.hit(place)
+            self._failures.hit(network)
             self._all_failures.hit("")
             _log.warning("wrong key from %s", address)
             if not is_slow:
                 raise
-            await self._hold(place)
-            raise self._too_many(place) from None
-        self._good.add(digest)
+            await self._delay(network)
+            raise self._too_many(network) from None
+        self._valid_digests.add(digest)
         return owner
 
-    async def _hold(self, place: str) -> None:
-        self._checking[place] += 1
+    async def _delay(self, network: str) -> None:
+        self._checking[network] += 1
         try:
             await asyncio.sleep(PENALTY_S)
         finally:
-            self._checking[place] -= 1
-            if not self._checking[place]:
-                del self._checking[place]
+            self._checking[network] -= 1
+            if not self._checking[network]:
+                del self._checking[network]
 
-    def _too_many(self, place: str) -> ShimError:
-        left_s = self._failures.wait_s(place)
+    def _too_many(self, network: str) -> ShimError:
+        left_s = self._failures.wait_s(network)
         return too_many(f"Too many wrong keys from this address. Wait {left_s} s, and check key and secret", left_s)
 
 

@@ -21,16 +21,16 @@ from comfy_core.errors import JobError
 from comfy_core.files import write_atomically
 from comfy_core.images.codec import MAX_BYTES
 
-MOST_PARTS = 100
-MOST_PENDING = 20
+MAX_PARTS = 100
+MAX_PENDING = 20
 """Maximum number of uncompleted uploads per key."""
-MOST_PENDING_BYTES = 4 * MAX_BYTES
+MAX_PENDING_BYTES = 4 * MAX_BYTES
 """Maximum total size of the parts of uncompleted uploads per key."""
-KEPT_S = 3600.0
+UPLOAD_LIFE_S = 3600.0
 """How long an uncompleted upload is kept."""
 SWEEP_S = 300.0
 """How often expired uploads are removed."""
-SMALLER = "Send a smaller image, or use JPEG or WebP"
+SMALLER_IMAGE_ADVICE = "Send a smaller image, or use JPEG or WebP"
 
 
 class Uploads:
@@ -50,11 +50,11 @@ class Uploads:
         given = body if isinstance(body, dict) else {}
         if faults := _faults(given):
             raise bad_request(faults)
-        if len(self._store.pending_uploads(owner)) >= MOST_PENDING:
+        if len(self._store.pending_uploads(owner)) >= MAX_PENDING:
             raise ShimError(
                 TOO_MANY,
-                f"{MOST_PENDING} uploads of this key are not completed. Complete them, or wait until they are removed, "
-                f"{KEPT_S / 60:.0f} minutes after their start",
+                f"{MAX_PENDING} uploads of this key are not completed. Complete them, or wait until they are removed, "
+                f"{UPLOAD_LIFE_S / 60:.0f} minutes after their start",
                 code=ErrorCode.RATE_LIMITED,
                 headers={"Retry-After": str(round(SWEEP_S))},
             )
@@ -72,13 +72,13 @@ class Uploads:
             options={"hide": isinstance(options, dict) and bool(options.get("hide"))},
         )
         self._store.add(upload)
-        return self._answer(upload)
+        return self._response(upload)
 
     def owner_of_part(self, upload_id: str, number: int) -> str:
         """Return the owner of a part's upload. Raises ShimError: 404, or 400 if the upload is already completed."""
         return self._pending(upload_id, number).owner
 
-    def room(self, upload_id: str, number: int) -> int:
+    def max_part_bytes(self, upload_id: str, number: int) -> int:
         """Return the maximum size of a part in bytes. Raises ShimError as `owner_of_part` does."""
         upload = self._pending(upload_id, number)
         others = sum(size for part, size in self._sizes.get(upload.id, {}).items() if part != number)
@@ -87,22 +87,24 @@ class Uploads:
             for each in self._store.pending_uploads(upload.owner)
             if each.id != upload.id
         )
-        return max(0, min(MAX_BYTES - others, MOST_PENDING_BYTES - all_others))
+        return max(0, min(MAX_BYTES - others, MAX_PENDING_BYTES - all_others))
 
     async def put_part(self, upload_id: str, number: int, data: bytes) -> None:
         """Store one part, or replace it. The signed URL authorises the caller. Raises ShimError."""
-        if len(data) > self.room(upload_id, number):
+        if len(data) > self.max_part_bytes(upload_id, number):
             raise ShimError(
-                TOO_LARGE, f"The parts have more than {MAX_BYTES:,} bytes. {SMALLER}", code=ErrorCode.PAYLOAD_TOO_LARGE
+                TOO_LARGE,
+                f"The parts have more than {MAX_BYTES:,} bytes. {SMALLER_IMAGE_ADVICE}",
+                code=ErrorCode.PAYLOAD_TOO_LARGE,
             )
         sizes = self._sizes.setdefault(upload_id, {})
-        before = sizes.get(number, 0)
+        previous = sizes.get(number, 0)
         sizes[number] = len(data)
         try:
             with storing(self._directory):
                 await asyncio.to_thread(self._write, upload_id, number, data)
         except ShimError:
-            sizes[number] = before
+            sizes[number] = previous
             raise
 
     async def act(self, owner: str, upload_id: str, body: object) -> JsonObject:
@@ -110,35 +112,35 @@ class Uploads:
 
         If the image is invalid, the upload becomes `failed` with the reason. A missing part raises ShimError (400).
         """
-        upload = self._row(owner, upload_id)
+        upload = self._find(owner, upload_id)
         if not isinstance(body, dict) or body.get("action") != "complete":
             raise bad_request([Fault("action", "must be complete")])
         if upload.state != "pending":
-            return self._answer(upload)
-        upload = self._changed(upload, state="validating")
+            return self._response(upload)
+        upload = self._change(upload, state="validating")
         try:
-            data = await asyncio.to_thread(self._joined, upload)
+            data = await asyncio.to_thread(self._join_parts, upload)
             asset = await self._assets.add(owner, data, upload.file_name, is_hidden=bool(upload.options.get("hide")))
         except JobError as error:
-            upload = self._changed(upload, state="failed", error=error.report.message)
+            upload = self._change(upload, state="failed", error=error.report.message)
         except BaseException:
-            self._changed(upload, state="pending")
+            self._change(upload, state="pending")
             raise
         else:
-            upload = self._changed(upload, state="imported", asset_id=asset.id)
+            upload = self._change(upload, state="imported", asset_id=asset.id)
         await self._remove_parts(upload.id)
-        return self._answer(upload)
+        return self._response(upload)
 
     def get(self, owner: str, upload_id: str) -> JsonObject:
         """Return an upload (`GET /uploads/{id}`)."""
-        return self._answer(self._row(owner, upload_id))
+        return self._response(self._find(owner, upload_id))
 
     def resume(self) -> None:
         """Reset uploads whose completion was interrupted by a crash, and remove parts without an upload."""
         for folder in self._directory.iterdir() if self._directory.is_dir() else ():
             upload = self._store.upload(folder.name)
             if upload is not None and upload.state == "validating":
-                upload = self._changed(upload, state="pending")
+                upload = self._change(upload, state="pending")
             if upload is None or upload.state != "pending":
                 shutil.rmtree(folder, ignore_errors=True)
             else:
@@ -146,10 +148,10 @@ class Uploads:
                 self._sizes[upload.id] = sizes
 
     async def sweep(self) -> None:
-        """Fail the uploads that were not completed within KEPT_S, and remove all parts that are no longer needed."""
-        for upload in self._store.stale_uploads(self._storage.clock() - KEPT_S):
-            why = f"The upload was not completed within {KEPT_S / 60:.0f} minutes. Start another upload"
-            self._changed(upload, state="failed", error=why)
+        """Fail the uploads that were not completed within UPLOAD_LIFE_S, and remove parts that are not needed."""
+        for upload in self._store.stale_uploads(self._storage.clock() - UPLOAD_LIFE_S):
+            why = f"The upload was not completed within {UPLOAD_LIFE_S / 60:.0f} minutes. Start another upload"
+            self._change(upload, state="failed", error=why)
         for folder in await asyncio.to_thread(lambda: list(self._directory.glob("*"))):
             found = self._store.upload(folder.name)
             if found is None or found.state not in ("pending", "validating"):
@@ -167,16 +169,16 @@ class Uploads:
             raise bad_request([Fault("", f"is too late: the upload is already {upload.state}")])
         return upload
 
-    def _row(self, owner: str, upload_id: str) -> ShimUpload:
+    def _find(self, owner: str, upload_id: str) -> ShimUpload:
         upload = self._store.upload(upload_id, owner)
         if upload is None:
             raise not_found("upload", upload_id)
         return upload
 
-    def _answer(self, upload: ShimUpload) -> JsonObject:
+    def _response(self, upload: ShimUpload) -> JsonObject:
         return {"upload": upload_record(upload, self._part_of)}
 
-    def _changed(self, upload: ShimUpload, **changes: str) -> ShimUpload:
+    def _change(self, upload: ShimUpload, **changes: str) -> ShimUpload:
         changed = replace(upload, updated_at=self._storage.clock(), **changes)  # type: ignore[arg-type] # only strings
         self._store.add(changed)
         return changed
@@ -184,7 +186,7 @@ class Uploads:
     def _write(self, upload_id: str, number: int, data: bytes) -> None:
         write_atomically(self._directory / upload_id / str(number), data)
 
-    def _joined(self, upload: ShimUpload) -> bytes:
+    def _join_parts(self, upload: ShimUpload) -> bytes:
         files = [self._directory / upload.id / str(number) for number in range(1, upload.parts + 1)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
@@ -199,10 +201,10 @@ def _faults(given: JsonObject) -> list[Fault]:
     parts, size = given.get("parts", 1), given.get("fileSize", 0)
     if not isinstance(given.get("fileName"), str) or not given["fileName"].strip():
         faults.append(Fault("fileName", "is missing"))
-    if not (isinstance(parts, int) and not isinstance(parts, bool) and 1 <= parts <= MOST_PARTS):
-        faults.append(Fault("parts", f"must be a whole number from 1 to {MOST_PARTS}"))
+    if not (isinstance(parts, int) and not isinstance(parts, bool) and 1 <= parts <= MAX_PARTS):
+        faults.append(Fault("parts", f"must be a whole number from 1 to {MAX_PARTS}"))
     if not (isinstance(size, int | float) and 0 <= size <= MAX_BYTES):
-        faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes. {SMALLER}"))
+        faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes. {SMALLER_IMAGE_ADVICE}"))
     if given.get("kind", "image") not in ("image", "asset"):
         faults.append(Fault("kind", "must be image; other files are not supported"))
     if given.get("url"):

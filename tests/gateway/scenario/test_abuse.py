@@ -19,7 +19,7 @@ from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
 from comfy_client.gateway.scenario.bodies_reader import BODY_GRACE_S
 from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
-from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
+from comfy_client.gateway.scenario.uploads import MAX_PENDING, MAX_PENDING_BYTES
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, image_result, incompressible_png, png
@@ -229,16 +229,16 @@ def test_the_uploads_of_a_key_are_limited_together(tmp_path: Path) -> None:
     """The number and the bytes of incomplete uploads are limited for each key."""
     environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
     with ShimProcess(environment, tmp_path) as shim:
-        uploads = [begin(shim, 1).json()["upload"] for _ in range(MOST_PENDING)]
+        uploads = [begin(shim, 1).json()["upload"] for _ in range(MAX_PENDING)]
         refused = begin(shim, 1)
         sizes = [put(upload["parts"][0], MAX_BYTES).status_code for upload in uploads[:5]]
 
         assert refused.status_code == 429
         assert refused.headers["retry-after"]
-        assert sizes == [200] * (MOST_PENDING_BYTES // MAX_BYTES) + [413]
+        assert sizes == [200] * (MAX_PENDING_BYTES // MAX_BYTES) + [413]
         assert begin(shim, 1, OTHER).status_code == 200
         kept = sum(file.stat().st_size for file in (tmp_path / "uploads").rglob("*") if file.is_file())
-        assert kept == MOST_PENDING_BYTES
+        assert kept == MAX_PENDING_BYTES
 
 
 def test_a_failed_upload_leaves_nothing(shim: ShimProcess) -> None:

@@ -57,11 +57,11 @@ def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
     until = image_expiry(1_000_000.0)
     query = dict(pair.split("=") for pair in signer.query("/pictures/a", until).split("&"))
 
-    assert signer.is_good("/pictures/a", query, 1_000_000.0)
-    assert not signer.is_good("/pictures/b", query, 1_000_000.0)
-    assert not signer.is_good("/pictures/a", {**query, "Expires": str(int(until) + 1)}, 1_000_000.0)
-    assert not signer.is_good("/pictures/a", query, until + 1)
-    assert not Signer(b"other").is_good("/pictures/a", query, 1_000_000.0)
+    assert signer.is_valid("/pictures/a", query, 1_000_000.0)
+    assert not signer.is_valid("/pictures/b", query, 1_000_000.0)
+    assert not signer.is_valid("/pictures/a", {**query, "Expires": str(int(until) + 1)}, 1_000_000.0)
+    assert not signer.is_valid("/pictures/a", query, until + 1)
+    assert not Signer(b"other").is_valid("/pictures/a", query, 1_000_000.0)
     assert image_expiry(1_000_001.0) == until
 
 

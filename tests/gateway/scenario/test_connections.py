@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from comfy_client.gateway.scenario.connections import LEAST_CONNECTIONS, LimitedProtocol, limited_protocol
+from comfy_client.gateway.scenario.connections import MIN_CONNECTIONS, LimitedProtocol, limited_protocol
 
 _WAIT_S = 20.0
 _REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -43,7 +43,7 @@ def test_the_oldest_idle_connection_is_closed() -> None:
 
     async def run_client() -> tuple[bytes, bytes]:
         server, task, port = await _serving(limited_protocol(0))
-        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(LEAST_CONNECTIONS + 1)]
+        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MIN_CONNECTIONS + 1)]
         first, last = open_ones[0], open_ones[-1]
         closed = await asyncio.wait_for(first[0].read(), 5)
         last[1].write(_REQUEST)

@@ -44,7 +44,7 @@ def test_an_image_keeps_its_own_size(name: str, strength: float) -> None:
     call = mapped(name, image="asset_1")
 
     assert call.task == "img2img"
-    assert call.picture == "asset_1"
+    assert call.image == "asset_1"
     assert call.input["strength"] == strength
     assert not {"width", "height"} & call.input.keys()
 
@@ -116,8 +116,8 @@ def test_many_unknown_keys_are_counted() -> None:
 
     assert len(call.notes) == 21
     assert call.notes[-1] == "980 more keys are unknown and were ignored"
-    assert not [key for key in call.asked if key.startswith("key")]
-    assert mapped(other=1).asked["other"] == 1
+    assert not [key for key in call.original if key.startswith("key")]
+    assert mapped(other=1).original["other"] == 1
 
 
 @pytest.mark.parametrize("field", ["controlImage", "mask", "maskId", "ipAdapterImageIds"])
@@ -171,7 +171,7 @@ def test_the_oldest_route_is_txt2img_or_img2img() -> None:
         INFERENCES, {"parameters": {"type": "img2img", "prompt": "x", "imageId": "asset_1"}}, "flux.1-dev", LORAS
     )
 
-    assert (call.task, call.picture, call.job_type) == ("img2img", "asset_1", "inference")
+    assert (call.task, call.image, call.job_type) == ("img2img", "asset_1", "inference")
 
 
 # --- random bodies
@@ -216,7 +216,7 @@ def test_every_body_is_a_request_or_rejected(
         is_callers = error.status in (400, 404) and bool(error.reason)
         assert is_callers, error  # noqa: PT017 - an error is also allowed
         return
-    source = {"image": "https://a.example/x.png"} if call.picture is not None else {}
+    source = {"image": "https://a.example/x.png"} if call.image is not None else {}
     read_request({**call.input, **source}, workflows)
     given_fields = body["parameters"] if name == INFERENCES else body
     notes = " ".join(call.notes)
@@ -272,4 +272,4 @@ def test_every_supported_field_changes_the_request(name: str, field: str) -> Non
         map_call(name, {"prompt": "a knight", **others, field: value}, MODEL, LORAS) for value in _TWO_VALUES[field]
     )
 
-    assert replace(one, asked={}) != replace(other, asked={})
+    assert replace(one, original={}) != replace(other, original={})

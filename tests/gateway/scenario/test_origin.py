@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_client.gateway.scenario.origin import is_json, refusal
+from comfy_client.gateway.scenario.origin import is_json, rejection_reason
 
 HERE = "127.0.0.1:8189"
 
@@ -22,7 +22,7 @@ HERE = "127.0.0.1:8189"
 )
 def test_local_programs_and_the_own_page_are_accepted(method: str, headers: dict[str, str]) -> None:
     """Loopback names, the configured address, and links from other pages, which cannot read the response."""
-    assert refusal(method, headers, "https://shim.example") == ""
+    assert rejection_reason(method, headers, "https://shim.example") == ""
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_local_programs_and_the_own_page_are_accepted(method: str, headers: dict
 )
 def test_other_pages_are_rejected(method: str, headers: dict[str, str]) -> None:
     """Another origin, a rebound name, and another port of this machine."""
-    assert "--insecure-local" in refusal(method, headers)
+    assert "--insecure-local" in rejection_reason(method, headers)
 
 
 @pytest.mark.parametrize(

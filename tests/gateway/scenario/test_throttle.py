@@ -9,7 +9,7 @@ import pytest
 
 from comfy_client.gateway.scenario.auth import LOCAL_OWNER, Keys, owner_of
 from comfy_client.gateway.scenario.errors import ShimError
-from comfy_client.gateway.scenario.throttle import AT_ONCE, FAILURES_PER_MINUTE, CallLimits, LoginThrottle
+from comfy_client.gateway.scenario.throttle import CONCURRENT_LOGINS, FAILURES_PER_MINUTE, CallLimits, LoginThrottle
 
 KEYS = Keys({"key": "secret", "other": "secret"}, ("token",))
 
@@ -39,7 +39,7 @@ def test_an_address_that_guesses_is_slowed_down() -> None:
         logins = LoginThrottle(KEYS)
         first = await statuses(logins, FAILURES_PER_MINUTE)
         begun_at = asyncio.get_running_loop().time()
-        assert await statuses(logins, AT_ONCE + 50) == [429] * (AT_ONCE + 50)
+        assert await statuses(logins, CONCURRENT_LOGINS + 50) == [429] * (CONCURRENT_LOGINS + 50)
         return first, asyncio.get_running_loop().time() - begun_at
 
     first, seconds = asyncio.run(run_client())
@@ -56,7 +56,7 @@ def test_valid_keys_are_not_delayed_by_guesses() -> None:
         assert await logins.owner(basic("key", "secret"), "192.0.2.1") == owner_of("key")
         await statuses(logins, FAILURES_PER_MINUTE + 5)
         assert await logins.owner("Bearer token", "192.0.2.1") == owner_of("token")
-        busy = asyncio.create_task(statuses(logins, AT_ONCE))
+        busy = asyncio.create_task(statuses(logins, CONCURRENT_LOGINS))
         await asyncio.sleep(0)
         assert await logins.owner(basic("key", "secret"), "192.0.2.1") == owner_of("key")
         assert await logins.owner(basic("other", "secret"), "192.0.2.2") == owner_of("other")

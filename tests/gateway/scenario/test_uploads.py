@@ -12,7 +12,7 @@ from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.blobs import FolderBlobs
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.store import Store
-from comfy_client.gateway.scenario.uploads import KEPT_S, Uploads
+from comfy_client.gateway.scenario.uploads import UPLOAD_LIFE_S, Uploads
 
 
 class UploadsWithClock:
@@ -36,7 +36,7 @@ def test_an_incomplete_upload_expires(tmp_path: Path) -> None:
     scene = UploadsWithClock(tmp_path)
     old = scene.begin()
     asyncio.run(scene.uploads.put_part(old, 1, b"x" * 100))
-    scene.now += KEPT_S - 1
+    scene.now += UPLOAD_LIFE_S - 1
     asyncio.run(scene.uploads.sweep())
     young = scene.begin()
     asyncio.run(scene.uploads.put_part(young, 1, b"x" * 100))

@@ -377,12 +377,12 @@ def test_progress_resets_the_failure_count(models: ModelSetup, tmp_path: Path) -
     """A connection that delivers some bytes each time is retried, up to a limit."""
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
-    fetch_models([served.model], tmp_path, models.hub, retry_policy=replace(QUICK, in_a_row=2))
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=replace(QUICK, max_in_a_row=2))
     assert len(models.server.received) == 6
 
     other = models.put("vae/other.safetensors", 6 * PIECE)
     models.server.cut(other.path, *[PIECE] * 5)
-    message = failure(models, tmp_path, other, retry_policy=replace(QUICK, in_all=4))
+    message = failure(models, tmp_path, other, retry_policy=replace(QUICK, max_total=4))
 
     assert "the connection to 127.0.0.1 was refused or lost; given up after 4 attempts" in message
     assert f"The {4 * PIECE:,} received bytes are kept" in message
