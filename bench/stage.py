@@ -135,7 +135,7 @@ def staged(
 
 def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
     """Create a ComfyUI folder. Return the environment of a worker that starts this ComfyUI, with all files in it."""
-    (directory / "main.py").write_text(main.format(directory=str(directory), flags="OLD"))
+    (directory / "main.py").write_text(main.format(directory=str(directory), flags="PINNED_FLAGS"))
     return {
         "COMFYUI_DIR": str(directory),
         "COMFYUI_DATA_DIR": str(data_directory(directory)),

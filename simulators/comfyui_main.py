@@ -13,7 +13,7 @@ from pathlib import Path
 
 from simulators.comfyui.__main__ import main as simulate
 
-OLD: Mapping[str, str | int | None] = {
+PINNED_FLAGS: Mapping[str, str | int | None] = {
     "--listen": "?",
     "--port": 1,
     "--extra-model-paths-config": "+",
@@ -35,16 +35,16 @@ OLD: Mapping[str, str | int | None] = {
     "--cache-classic": 0,
     "--cache-lru": 1,
 }
-"""Flags of ComfyUI, each with the number of its values."""
-NEW: Mapping[str, str | int | None] = {
-    **OLD,
+"""Flags of the pinned ComfyUI, each with the number of its values (argparse's `nargs`)."""
+FLAGS_0_45: Mapping[str, str | int | None] = {
+    **PINNED_FLAGS,
     "--offline": 0,
     "--disable-partner-nodes": 0,
     "--disable-assets": 0,
     "--models-directory": 1,
 }
 """Flags of ComfyUI 0.45."""
-RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}
+LEGACY_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
 KINDS = ("checkpoints", "loras", "vae", "text_encoders", "diffusion_models")
 
 MAIN = """\
@@ -56,20 +56,20 @@ sys.exit(comfyui.main(sys.argv[1:], comfyui.{flags}))
 
 
 def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
-    """Return a parser of these flags. Its help mentions a flag that does not exist."""
+    """Return a parser of these flags. Its help texts mention a flag that does not exist, as ComfyUI's do."""
     options = argparse.ArgumentParser(prog="main.py", allow_abbrev=False)
     for flag, values in flags.items():
-        words = f"Overrides --no-such-flag, unlike {flag[2:]}."
+        help_text = f"Overrides --no-such-flag, unlike {flag[2:]}."
         if values == 0:
-            options.add_argument(flag, action="store_true", help=words)
+            options.add_argument(flag, action="store_true", help=help_text)
         else:
-            options.add_argument(flag, nargs=values if isinstance(values, str) else None, help=words)
+            options.add_argument(flag, nargs=values if isinstance(values, str) else None, help=help_text)
     return options
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The files of one kind of model, listed again at each iteration."""
+class ModelFileNames:
+    """The file names of one kind of model. Each iteration lists the folders again."""
 
     folders: tuple[Path, ...]
 
@@ -80,14 +80,14 @@ class Listing:
         return iter(sorted(name for name in found if name.endswith(".safetensors")))
 
 
-def listings(config: str) -> dict[str, Listing]:
-    """Return the files of an extra_model_paths.yaml by kind."""
+def model_file_names(config: str) -> dict[str, ModelFileNames]:
+    """Return the model files in the folders of an extra_model_paths.yaml, by kind."""
     folders: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     for section in json.loads(config).values():
         for kind, lines in section.items():
             if kind != "is_default":
-                folders.setdefault(RENAMED.get(kind, kind), []).extend(map(Path, lines.split("\n")))
-    return {kind: Listing(tuple(paths)) for kind, paths in folders.items()}
+                folders.setdefault(LEGACY_FOLDERS.get(kind, kind), []).extend(map(Path, lines.split("\n")))
+    return {kind: ModelFileNames(tuple(paths)) for kind, paths in folders.items()}
 
 
 def main(arguments: Sequence[str], flags: Mapping[str, str | int | None]) -> int:
@@ -95,5 +95,5 @@ def main(arguments: Sequence[str], flags: Mapping[str, str | int | None]) -> int
     options = parser({**flags, "--step-s": 1, "--fault": 1}).parse_args(arguments)
     if not Path(options.user_directory).is_dir():
         parser(flags).error("--user-directory must name a folder")
-    models = listings(Path(options.extra_model_paths_config[0]).read_text())
+    models = model_file_names(Path(options.extra_model_paths_config[0]).read_text())
     return simulate([*arguments, "--base-directory", options.temp_directory], models)

@@ -13,7 +13,7 @@ NO_HEADERS: Mapping[str, str] = {}
 
 
 def free_port() -> int:
-    """Return a free port."""
+    """Return a TCP port of this machine that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 class InThread(socketserver.BaseServer):
-    """A mixin for servers: a context manager that serves in a thread until it is left."""
+    """A mixin for servers: a context manager that serves in a thread inside its `with` block."""
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
@@ -59,7 +59,7 @@ class HttpHandler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", "0")))
 
     def respond(self, status: int, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS) -> None:
-        """Send a whole response."""
+        """Send the status, the headers and the body of a response."""
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)

@@ -1,7 +1,7 @@
 """Simulates Hugging Face: a server of model files on a real socket, with faults to inject.
 
-It listens on 127.0.0.1 by default. `localhost` then reaches it too: another host for code that compares host names.
-It supports range requests, as Hugging Face does.
+It listens on 127.0.0.1 by default and is also reached as `localhost`, which is another host for code that compares host
+names. It supports range requests, as Hugging Face does.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """A response instead of the file. Its body is sent whole, also for a range.
+    """A response instead of the file. The whole body is sent, also for a range request.
 
-    `has_length` is whether it has a Content-Length.
+    `has_length` is whether the response has a Content-Length.
     """
 
     status: int
@@ -111,7 +111,7 @@ class ModelServer(HttpServer):
         self.rangeless.add(path)
 
     def hold(self, path: str, after: int) -> HeldResponse:
-        """Pause every response for `path` after `after` bytes of its body, until the result is released."""
+        """Pause every response for `path` after `after` bytes of its body; the returned object releases them."""
         hold = self.holds[path] = HeldResponse(after)
         return hold
 
@@ -153,7 +153,7 @@ class _ModelHandler(HttpHandler):
 
     def _respond(self, response: ModelResponse) -> None:
         length = {"Content-Length": str(len(response.body))} if response.has_length else {}
-        self._head(response.status, {**length, **response.headers})
+        self._send_head(response.status, {**length, **response.headers})
         self.wfile.write(response.body)
 
     def _send_file(self, path: str, content: bytes | Path, offset: int) -> None:
@@ -164,7 +164,7 @@ class _ModelHandler(HttpHandler):
         headers = {"Content-Length": str(size - offset), "ETag": f'"{hashlib.sha256(path.encode()).hexdigest()}"'}
         if offset:
             headers["Content-Range"] = f"bytes {offset}-{size - 1}/{size}"
-        self._head(HTTPStatus.PARTIAL_CONTENT if offset else HTTPStatus.OK, headers)
+        self._send_head(HTTPStatus.PARTIAL_CONTENT if offset else HTTPStatus.OK, headers)
         if isinstance(content, Path):
             with content.open("rb") as file:
                 self.connection.sendfile(file, offset)
@@ -181,7 +181,7 @@ class _ModelHandler(HttpHandler):
         if cut is not None:
             self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _head(self, status: int, headers: Mapping[str, str]) -> None:
+    def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         for name, value in {**headers, "Connection": "close"}.items():
             self.send_header(name, value)

@@ -24,7 +24,7 @@ logger = logging.getLogger("simulators.comfyui")
 
 def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    listed = "\n".join(f"  {':'.join([name, *map(str, faults.arguments(name))])}" for name in faults.FAULTS)
+    listed = "\n".join(f"  {':'.join([name, *map(str, faults.parameters_of(name))])}" for name in faults.FAULTS)
     options = argparse.ArgumentParser(
         prog=prog,
         description="Serve a simulated ComfyUI that needs no GPU. Its images are placeholders.",
@@ -32,7 +32,9 @@ def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    options.add_argument("--listen", dest="host", nargs="?", const=ALL_ADDRESSES, help="the same, as ComfyUI's flag")
+    options.add_argument(
+        "--listen", dest="host", nargs="?", const=ALL_ADDRESSES, help="the same as --host, under ComfyUI's name"
+    )
     options.add_argument("--port", type=_port, default=8188)
     options.add_argument("--step-s", type=_seconds, default=0.02, help="duration of a sampling step in seconds")
     options.add_argument("--base-directory", help="folder of input, output and temp; default: a temporary folder")
@@ -65,7 +67,7 @@ def main(
 ) -> int:
     """Serve until a signal; return the exit status. `models` replaces the simulator's own model files.
 
-    `on_ready` is called with the URL when the server accepts connections. `is_strict` refuses flags of ComfyUI's own.
+    `on_ready` is called with the URL when the server is ready. With `is_strict`, ComfyUI's own flags are errors.
     Raises SystemExit with the reason if the server cannot start, and ImportError without aiohttp.
     """
     options, ignored = parser(prog).parse_known_args(arguments)
@@ -75,7 +77,7 @@ def main(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        injections = [faults.parsed(words) for words in options.fault]
+        injections = [faults.parse_fault(words) for words in options.fault]
     except ValueError as unknown:
         parser(prog).error(str(unknown))
     if ignored:
@@ -96,9 +98,7 @@ def main(
     try:
         simulator.start()
     except OSError as error:
-        sys.exit(
-            f"The simulator cannot listen on {options.host}:{options.port} ({error.strerror}). Give it a free --port"
-        )
+        sys.exit(f"The simulator cannot listen on {options.host}:{options.port} ({error.strerror}). Pass a free --port")
     try:
         for inject in injections:
             inject(simulator.faults)

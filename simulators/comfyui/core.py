@@ -25,8 +25,8 @@ from simulators.comfyui.routes import application
 from simulators.comfyui.sampling import Pace, SamplingLoop
 from simulators.comfyui.sockets import Sockets
 
-KILLED = 137
-TURNS_TO_CLOSE = 6
+KILLED_EXIT_STATUS = 137
+LOOP_ITERATIONS_TO_CLOSE = 6
 """Iterations of the event loop until a connection accepted at the last moment is set up, aborted and closed."""
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Execution:
 
 
 class Core:
-    """One server. Everything here runs in its event loop."""
+    """One server: queue, executor, websockets and port. All its methods run in its event loop."""
 
     def __init__(self, settings: SimulatorSettings, faults: ComfyUIFaults) -> None:
         self._settings = settings
@@ -63,7 +63,7 @@ class Core:
         self._delivery: asyncio.Task[None] | None = None
         self._worker: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self._opening: asyncio.TimerHandle | None = None
+        self._reopening: asyncio.TimerHandle | None = None
         self._number = 0
         self._is_freeing = False
         self._ending = asyncio.Event()
@@ -91,8 +91,8 @@ class Core:
 
     async def serve(self, ready: Callable[[int], None]) -> None:
         """Serve until `stop`. Call `ready` with the port when the server listens."""
-        holder = _bound(self._settings.host, self._settings.port)
-        self._port = holder.getsockname()[1]
+        port_holder = _bound_socket(self._settings.host, self._settings.port)
+        self._port = port_holder.getsockname()[1]
         try:
             self._delivery = self._task(self.sockets.deliver())
             self._worker = self._task(self._work())
@@ -102,9 +102,9 @@ class Core:
             await self._ending.wait()
         finally:
             await self._close_port()
-            await _cancelled(self._delivery, self._worker)
+            await _cancel_all(self._delivery, self._worker)
             await self._runner.cleanup()
-            holder.close()
+            port_holder.close()
         if self._failure is not None:
             raise self._failure
 
@@ -131,7 +131,7 @@ class Core:
         self.queue.wake()
 
     async def cut(self, how: Cut, client_id: str | None = None) -> None:
-        """Drop, reset or stall the socket of a client, or of all clients; or die."""
+        """Drop, reset or stall the socket of a client (of all clients without `client_id`), or die."""
         match how:
             case "drop":
                 await self.sockets.drop(client_id)
@@ -145,11 +145,11 @@ class Core:
     async def refuse(self, seconds: float) -> None:
         """Close all connections and refuse new ones for `seconds`."""
         await self._close_port()
-        self._opening = asyncio.get_running_loop().call_later(seconds, self._open_port)
+        self._reopening = asyncio.get_running_loop().call_later(seconds, self._open_port)
 
     async def forget(self) -> None:
         """Reset all state, as a restarted ComfyUI would."""
-        await _cancelled(self._worker)
+        await _cancel_all(self._worker)
         self.queue.forget_everything()
         self._executor.forget()
         self._number = 0
@@ -186,10 +186,10 @@ class Core:
     def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task whose failure ends the server."""
         task = asyncio.create_task(coroutine)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._note_task_end)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _note_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             self._ending.set()
@@ -203,19 +203,19 @@ class Core:
 
     async def _die(self) -> None:
         if self._settings.is_own_process:
-            os._exit(KILLED)
+            os._exit(KILLED_EXIT_STATUS)
         if self._worker is not None:
             self._worker.cancel()
         await self._close_port()
 
     async def _close_port(self) -> None:
         """Refuse connections and close the open ones. Without the loop, a half-accepted connection would leak."""
-        if self._opening is not None:
-            self._opening.cancel()
+        if self._reopening is not None:
+            self._reopening.cancel()
         listener, self._listener = self._listener, None
         for listening in listener.sockets if listener else ():
             asyncio.get_running_loop().remove_reader(listening.fileno())
-        for _ in range(TURNS_TO_CLOSE):
+        for _ in range(LOOP_ITERATIONS_TO_CLOSE):
             for connection in self._runner.server.connections if self._runner.server else ():
                 if connection.transport is not None:
                     connection.transport.abort()
@@ -224,14 +224,14 @@ class Core:
             listener.close()
 
     def _open_port(self) -> None:
-        self._opening = None
+        self._reopening = None
         self._task(self._listen())
 
     async def _listen(self) -> None:
-        listening = _bound(self._settings.host, self._port)
-        self._listener = await asyncio.get_running_loop().create_server(self._accepted, sock=listening)
+        listening = _bound_socket(self._settings.host, self._port)
+        self._listener = await asyncio.get_running_loop().create_server(self._make_protocol, sock=listening)
 
-    def _accepted(self) -> asyncio.Protocol:
+    def _make_protocol(self) -> asyncio.Protocol:
         self.connections += 1
         server = self._runner.server
         return server() if server is not None and self._listener is not None else _ClosedConnection()
@@ -245,7 +245,7 @@ class _ClosedConnection(asyncio.Protocol):
         cast("asyncio.Transport", transport).abort()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound_socket(host: str, port: int) -> socket.socket:
     """Return a bound socket that does not listen yet. Two sockets can share a port as long as neither listens."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -258,7 +258,7 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-async def _cancelled(*tasks: asyncio.Task[Any] | None) -> None:
+async def _cancel_all(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks and wait until they end."""
     running = [task for task in tasks if task is not None]
     for task in running:

@@ -67,33 +67,35 @@ class Executor:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._known: dict[str, CacheEntry] = {}
+        self._cache: dict[str, CacheEntry] = {}
 
     def forget(self) -> None:
         """Clear the cache."""
-        self._known = {}
+        self._cache = {}
 
     async def run(self, prompt: QueuedPrompt, progress: ProgressFrames) -> dict[str, Any]:
         """Run a prompt; return its history entry without the prompt itself."""
         self._tools.sampling.begin()
         progress.message("execution_start", {})
         graph = copy.deepcopy(prompt.graph)
-        keys = signatures(graph, lambda node_id: _own_identity(self._tools.folders, graph, node_id))
-        self._known = {key: self._known[key] for key in keys.values() if key in self._known}
-        cached = [node_id for node_id, key in keys.items() if key in self._known]
+        keys = signatures(graph, lambda node_id: _extra_identity(self._tools.folders, graph, node_id))
+        self._cache = {key: self._cache[key] for key in keys.values() if key in self._cache}
+        cached = [node_id for node_id, key in keys.items() if key in self._cache]
         progress.message("execution_cached", {"nodes": cached})
-        run = _PromptRun(self._tools, self._known, prompt, graph, progress, keys)
+        run = _PromptRun(self._tools, self._cache, prompt, graph, progress, keys)
         is_success = await run.run_nodes(cached)
-        known = {node_id: self._known[key] for node_id, key in keys.items() if key in self._known}
+        entries = {node_id: self._cache[key] for node_id, key in keys.items() if key in self._cache}
+        with_output = {node_id: entry for node_id, entry in entries.items() if entry.result.ui_output}
         status = {"status_str": "success" if is_success else "error", "completed": is_success}
         return {
-            "outputs": {node_id: one.result.shown for node_id, one in known.items() if one.result.shown},
+            "outputs": {node_id: entry.result.ui_output for node_id, entry in with_output.items()},
             "status": {**status, "messages": progress.messages},
-            "meta": {node_id: one.meta for node_id, one in known.items() if one.result.shown},
+            "meta": {node_id: entry.meta for node_id, entry in with_output.items()},
         }
 
 
-def _own_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
+def _extra_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
+    """Return what the result of a node depends on besides its inputs, or None. A file's hash is noted in the graph."""
     kind = NODE_TYPES[graph[node_id]["class_type"]]
     if kind.name in NEVER_CACHED:
         return uuid.uuid4().hex
@@ -109,7 +111,7 @@ class _PromptRun:
     """One run of one prompt."""
 
     tools: Tools
-    known: dict[str, CacheEntry]
+    cache: dict[str, CacheEntry]
     prompt: QueuedPrompt
     graph: dict[str, Any]
     progress: ProgressFrames
@@ -130,30 +132,30 @@ class _PromptRun:
 
     async def _run_node(self, node_id: str) -> bool:
         """Run one node; return whether it succeeded."""
-        known = self.known.get(self.keys[node_id])
-        if known is not None:
-            self.progress.executed(node_id, known.result.shown)
+        cached = self.cache.get(self.keys[node_id])
+        if cached is not None:
+            self.progress.executed(node_id, cached.result.ui_output)
             self.progress.finished(node_id)
             return True
         self.progress.started(node_id)
-        given = self._given(node_id)
+        inputs = self._node_inputs(node_id)
         try:
-            result = await self._result(node_id, given)
+            result = await self._result(node_id, inputs)
         except SamplingInterrupted:
-            self.progress.message("execution_interrupted", self._where(node_id))
+            self.progress.message("execution_interrupted", self._node_details(node_id))
             return False
         except FAILURES as failure:
-            self._send_failure(node_id, given, failure)
+            self._send_failure(node_id, inputs, failure)
             return False
-        if result.shown:
-            self.progress.executed(node_id, result.shown)
-        places = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
-        self.known[self.keys[node_id]] = CacheEntry(result, places)
+        if result.ui_output:
+            self.progress.executed(node_id, result.ui_output)
+        meta = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+        self.cache[self.keys[node_id]] = CacheEntry(result, meta)
         self.progress.finished(node_id)
         self.executed.append(node_id)
         return True
 
-    async def _result(self, node_id: str, given: dict[str, Any]) -> Result:
+    async def _result(self, node_id: str, inputs: dict[str, Any]) -> Result:
         self.tools.sampling.check()
         class_type = self.graph[node_id]["class_type"]
         fault = self.tools.faults.node_fault(class_type)
@@ -162,10 +164,10 @@ class _PromptRun:
         _check_links(NODE_TYPES[class_type], self.graph[node_id]["inputs"])
         behaviour = BEHAVIOURS[class_type]
         if inspect.iscoroutinefunction(behaviour):
-            return cast("Result", await behaviour(self._context(node_id), given))
-        return cast("Result", await asyncio.to_thread(behaviour, self._context(node_id), given))
+            return cast("Result", await behaviour(self._context(node_id), inputs))
+        return cast("Result", await asyncio.to_thread(behaviour, self._context(node_id), inputs))
 
-    def _given(self, node_id: str) -> dict[str, Any]:
+    def _node_inputs(self, node_id: str) -> dict[str, Any]:
         node = self.graph[node_id]
         declared = NODE_TYPES[node["class_type"]].inputs
         return {name: self._value(value) for name, value in node["inputs"].items() if name in declared}
@@ -173,7 +175,7 @@ class _PromptRun:
     def _value(self, value: Any) -> Any:  # noqa: ANN401  a literal of the request, or a node's output
         if not is_link(value):
             return value
-        return self.known[self.keys[value[0]]].result.outputs[value[1]]
+        return self.cache[self.keys[value[0]]].result.outputs[value[1]]
 
     def _context(self, node_id: str) -> NodeContext:
         async def sample(latent: Latent, steps: int) -> None:
@@ -188,23 +190,25 @@ class _PromptRun:
         extra = self.prompt.extra_data.get("extra_pnginfo")
         return NodeContext(self.tools.folders, self.graph, extra, sample, send_image)
 
-    def _hidden(self, node_id: str) -> dict[str, Any]:
+    def _hidden_inputs(self, node_id: str) -> dict[str, Any]:
         saves_metadata = NODE_TYPES[self.graph[node_id]["class_type"]].saves_metadata
         extra = self.prompt.extra_data.get("extra_pnginfo")
         return {"prompt": self.graph, "extra_pnginfo": extra} if saves_metadata else {}
 
-    def _where(self, node_id: str) -> dict[str, Any]:
+    def _node_details(self, node_id: str) -> dict[str, Any]:
         return {"node_id": node_id, "node_type": self.graph[node_id]["class_type"], "executed": list(self.executed)}
 
-    def _send_failure(self, node_id: str, given: dict[str, Any], failure: BaseException) -> None:
+    def _send_failure(self, node_id: str, inputs: dict[str, Any], failure: BaseException) -> None:
         kind = type(failure)
         plain_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         details = {
-            **self._where(node_id),
+            **self._node_details(node_id),
             "exception_message": f"{failure}\n{getattr(failure, 'tip', '')}",
             "exception_type": getattr(failure, "type_name", plain_name),
             "traceback": traceback.format_tb(failure.__traceback__),
-            "current_inputs": {name: [_shown(value)] for name, value in (given | self._hidden(node_id)).items()},
+            "current_inputs": {
+                name: [_as_json_value(value)] for name, value in (inputs | self._hidden_inputs(node_id)).items()
+            },
             "current_outputs": list(self.graph),
         }
         self.progress.message("execution_error", details)
@@ -218,5 +222,5 @@ def _check_links(kind: NodeType, inputs: dict[str, Any]) -> None:
             raise NodeFailure("AttributeError", f"{literal!r} object has no attribute of a {entry.type}")
 
 
-def _shown(value: object) -> object:
+def _as_json_value(value: object) -> object:
     return value if value is None or isinstance(value, int | float | str) else str(value)

@@ -1,6 +1,7 @@
-"""Faults to inject, as methods. Any thread may call them, before or while prompts run.
+"""The faults of the simulated ComfyUI, as methods. Any thread may call them, before or while prompts run.
 
-Steps are counted within one sampling: step 1 is reached when its progress was sent. `None` means at once.
+Steps are counted from 1 in each sampler. A step is reached when its progress was sent. With `None` instead of a step,
+the fault happens at once.
 
 | fault | what a client sees |
 |---|---|
@@ -16,7 +17,7 @@ Steps are counted within one sampling: step 1 is reached when its progress was s
 | cut_answer(path, times=1) | the connection is closed without a response; the request has no effect |
 | write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
-| hang_sampling(at_step=1, deaf=False, times=1) | that step hangs until interrupted; if deaf, it ignores that |
+| hang_sampling(at_step=1, deaf=False, times=1) | that step hangs until interrupted; if deaf, it ignores interrupts |
 | hold_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
 | go_on() | ends every hang, stall and delay |
 | clear() | removes the faults that have not happened yet |
@@ -56,7 +57,7 @@ class NodeFault:
 
 
 @dataclass(frozen=True)
-class AnswerFault:
+class ResponseFault:
     """How requests to a path fail: a late response, status 500, or a closed connection."""
 
     path: str
@@ -72,7 +73,7 @@ class AnswerFault:
 
 @dataclass(frozen=True)
 class Hang:
-    """A step that hangs."""
+    """A sampling step that hangs. If `is_deaf`, it ignores interrupts."""
 
     at_step: int
     is_deaf: bool
@@ -80,7 +81,7 @@ class Hang:
 
 @dataclass(frozen=True)
 class Hold:
-    """A step that blocks the whole server."""
+    """A sampling step that blocks the whole server."""
 
     at_step: int
 
@@ -93,8 +94,8 @@ class CutFault:
     at_step: int
 
 
-Fault = NodeFault | AnswerFault | Hang | Hold | CutFault
-_Kind = TypeVar("_Kind", NodeFault, AnswerFault, Hang, Hold, CutFault)
+Fault = NodeFault | ResponseFault | Hang | Hold | CutFault
+_Kind = TypeVar("_Kind", NodeFault, ResponseFault, Hang, Hold, CutFault)
 
 
 class ComfyUIFaults:
@@ -149,15 +150,15 @@ class ComfyUIFaults:
 
     def answer_slowly(self, path: str, seconds: float, times: int = 1) -> None:
         """Delay the responses of a path."""
-        self._arm(AnswerFault(path, seconds=seconds), times)
+        self._arm(ResponseFault(path, seconds=seconds), times)
 
     def answer_500(self, path: str, times: int = 1) -> None:
         """Respond to requests to a path with status 500."""
-        self._arm(AnswerFault(path, is_500=True), times)
+        self._arm(ResponseFault(path, is_500=True), times)
 
     def cut_answer(self, path: str, times: int = 1) -> None:
         """Close the connection of requests to a path."""
-        self._arm(AnswerFault(path, is_cut=True), times)
+        self._arm(ResponseFault(path, is_cut=True), times)
 
     def write_history_late(self, seconds: float) -> None:
         """Delay history entries by `seconds`."""
@@ -191,20 +192,20 @@ class ComfyUIFaults:
         """Remove and return the next fault of a node class."""
         return self._take(NodeFault, lambda fault: class_type in fault.class_types)
 
-    def answer_fault(self, method: str, path: str) -> AnswerFault | None:
+    def response_fault(self, method: str, path: str) -> ResponseFault | None:
         """Remove and return the next fault of a request."""
-        return self._take(AnswerFault, lambda fault: fault.fits(method, path))
+        return self._take(ResponseFault, lambda fault: fault.fits(method, path))
 
     def hang(self, step: int) -> Hang | None:
-        """Remove and return the next hang of a starting step."""
+        """Remove and return the next hang of a step that starts."""
         return self._take(Hang, lambda fault: fault.at_step == step)
 
     def hold(self, step: int) -> threading.Event | None:
-        """Remove the next hold of a starting step; return the event that ends it."""
+        """Remove the next hold of a step that starts; return the event that ends it, or None if there is no hold."""
         return self.released if self._take(Hold, lambda fault: fault.at_step == step) else None
 
     def cut(self, step: int) -> CutFault | None:
-        """Remove and return the next connection fault of a reached step."""
+        """Remove and return the next connection fault of a step that was reached."""
         return self._take(CutFault, lambda fault: fault.at_step == step)
 
     def _cut(self, how: Cut, at_step: int | None) -> None:
@@ -219,37 +220,37 @@ class ComfyUIFaults:
 
     def _take(self, kind: type[_Kind], fits: Callable[[_Kind], bool]) -> _Kind | None:
         with self._lock:
-            for place, fault in enumerate(self._armed):
+            for index, fault in enumerate(self._armed):
                 if isinstance(fault, kind) and fits(fault):
-                    del self._armed[place]
+                    del self._armed[index]
                     return fault
         return None
 
 
-def arguments(name: str) -> list[inspect.Parameter]:
+def parameters_of(name: str) -> list[inspect.Parameter]:
     """Return the parameters of a fault."""
     return list(inspect.signature(FAULTS[name]).parameters.values())[1:]
 
 
-def parsed(words: str) -> Callable[[ComfyUIFaults], None]:
+def parse_fault(words: str) -> Callable[[ComfyUIFaults], None]:
     """Parse `fault:argument:argument`; return a function that injects it.
 
     Raises:
         ValueError: the fault does not exist, or does not take these arguments.
     """
-    name, *given = words.split(":")
+    name, *texts = words.split(":")
     if name not in FAULTS:
         raise ValueError(f"{name!r} is not a fault; the faults are {', '.join(FAULTS)}")
-    declared = arguments(name)
+    declared = parameters_of(name)
     least = sum(parameter.default is parameter.empty for parameter in declared)
-    if not least <= len(given) <= len(declared):
+    if not least <= len(texts) <= len(declared):
         parameters = ":".join(parameter.name for parameter in declared)
-        raise ValueError(f"{words!r} has {len(given)} arguments; it is {name}:{parameters}")
-    values = [_WORDS[parameter.annotation](word) for parameter, word in zip(declared, given, strict=False)]
+        raise ValueError(f"{words!r} has {len(texts)} arguments; it is {name}:{parameters}")
+    values = [_PARSERS[parameter.annotation](word) for parameter, word in zip(declared, texts, strict=False)]
     return lambda faults: FAULTS[name](faults, *values)
 
 
-_WORDS: dict[str, Callable[[str], object]] = {
+_PARSERS: dict[str, Callable[[str], object]] = {
     "str": str,
     "int": int,
     "float": float,

@@ -23,8 +23,8 @@ class OutsideFolderError(Exception):
 
 
 @dataclass(frozen=True)
-class SavePlace:
-    """The path of the next image of a prefix."""
+class SaveTarget:
+    """The folder and the file name of the next image of a prefix."""
 
     folder: Path
     stem: str
@@ -67,7 +67,7 @@ class Folders:
         return self.base / name if name in FOLDERS else None
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
-        """Return a name without its ` [output]`, and the folder that the annotation names."""
+        """Return a name without its annotation such as ` [output]`, and the folder that the annotation names."""
         for folder in FOLDERS:
             if name.endswith(f"[{folder}]"):
                 return name[: -len(folder) - 3], self.base / folder
@@ -90,32 +90,32 @@ def inside(folder: Path, *parts: str) -> Path:
         OutsideFolderError: the path is outside the folder.
     """
     path = Path(os.path.abspath(folder.joinpath(*parts)))  # noqa: PTH100  Path.resolve would follow links
-    if not path.is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  the same
+    if not path.is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  Path.resolve would follow links
         raise OutsideFolderError(str(path))
     return path
 
 
-def place_to_save(folder: Path, prefix: str, size: tuple[int, int]) -> SavePlace:
-    """Return the path of the next image of `prefix`, and create its folder.
+def save_target(folder: Path, prefix: str, size: tuple[int, int]) -> SaveTarget:
+    """Return the target of the next image of `prefix`, and create its folder.
 
     Raises:
         OutsideFolderError: the prefix is outside the folder.
     """
-    subfolder, stem = os.path.split(os.path.normpath(_filled_in(prefix, size)))
-    place = inside(folder, subfolder)
-    place.mkdir(parents=True, exist_ok=True)
-    taken = [_counter(entry.name, stem) for entry in place.iterdir()]
-    return SavePlace(place, stem, max(taken, default=0) + 1, subfolder)
+    subfolder, stem = os.path.split(os.path.normpath(_with_size(prefix, size)))
+    target = inside(folder, subfolder)
+    target.mkdir(parents=True, exist_ok=True)
+    taken = [_counter(entry.name, stem) for entry in target.iterdir()]
+    return SaveTarget(target, stem, max(taken, default=0) + 1, subfolder)
 
 
-def name_to_upload(folder: Path, name: str, content: bytes) -> str:
+def upload_name(folder: Path, name: str, content: bytes) -> str:
     """Return the name under which an upload is stored without overwriting another content."""
     stem, extension = os.path.splitext(name)  # noqa: PTH122  the name may hold folders
     names = itertools.chain([name], (f"{stem} ({number}){extension}" for number in itertools.count(1)))
-    return next(free for free in names if not (folder / free).exists() or (folder / free).read_bytes() == content)
+    return next(each for each in names if not (folder / each).exists() or (folder / each).read_bytes() == content)
 
 
-def _filled_in(prefix: str, size: tuple[int, int]) -> str:
+def _with_size(prefix: str, size: tuple[int, int]) -> str:
     return prefix.replace("%width%", str(size[0])).replace("%height%", str(size[1]))
 
 

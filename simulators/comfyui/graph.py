@@ -38,15 +38,18 @@ def links_of(graph: Graph, node_id: str) -> list[str]:
     return [value[0] for value in inputs_of(graph, node_id).values() if is_link(value)]
 
 
-def signatures(graph: Graph, changes: Callable[[str], object]) -> dict[str, str]:
-    """Return the identity of every node's result. `changes` returns what a node adds to its identity."""
+def signatures(graph: Graph, extra_identity: Callable[[str], object]) -> dict[str, str]:
+    """Return the identity of every node's result, by node id.
+
+    `extra_identity` returns what a node's result depends on besides its class, inputs and upstream nodes.
+    """
     known: dict[str, str] = {}
 
     def signature(node_id: str) -> str:
         if node_id not in known and node_id in graph:
             known[node_id] = "part of a cycle"  # replaced, unless no valid output needs the node
             inputs = {name: identity(value) for name, value in inputs_of(graph, node_id).items()}
-            text = json.dumps([graph[node_id]["class_type"], changes(node_id), inputs], sort_keys=True)
+            text = json.dumps([graph[node_id]["class_type"], extra_identity(node_id), inputs], sort_keys=True)
             known[node_id] = hashlib.sha256(text.encode()).hexdigest()
         return known.get(node_id, "no such node")
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, PngImagePlugin
 
-from simulators.comfyui.files import OutsideFolderError, place_to_save
+from simulators.comfyui.files import OutsideFolderError, save_target
 from simulators.comfyui.values import Behaviour, ImageBatch, Inputs, NodeContext, NodeFailure, Result
 
 SAVED_COMPRESSION, SENT_COMPRESSION = 4, 1
@@ -75,14 +75,14 @@ def _saved(context: NodeContext, images: ImageBatch, prefix: str, folder: str, l
     for key, value in {"prompt": context.graph, **(context.extra_pnginfo or {})}.items():
         metadata.add_text(key, json.dumps(value))
     try:
-        place = place_to_save(context.folders.base / folder, prefix, images.frames[0].size)
+        target = save_target(context.folders.base / folder, prefix, images.frames[0].size)
     except OutsideFolderError as outside:
         raise NodeFailure("Exception", f"Images must be saved inside the output folder, not in {outside}") from outside
-    names = [place.file_name(index) for index in range(len(images.frames))]
+    names = [target.file_name(index) for index in range(len(images.frames))]
     for name, image in zip(names, images.frames, strict=True):
-        (place.folder / name).write_bytes(_png(image, level, metadata))
+        (target.folder / name).write_bytes(_png(image, level, metadata))
     return Result(
-        shown={"images": [{"filename": name, "subfolder": place.subfolder, "type": folder} for name in names]}
+        ui_output={"images": [{"filename": name, "subfolder": target.subfolder, "type": folder} for name in names]}
     )
 
 
@@ -103,26 +103,26 @@ async def _send(context: NodeContext, inputs: Inputs) -> Result:
 
 
 def _save_vae(context: NodeContext, inputs: Inputs) -> Result:
-    place = place_to_save(context.folders.output, inputs["filename_prefix"], (0, 0))
-    (place.folder / place.file_name(0)).with_suffix(".safetensors").write_bytes(b"weights")
+    target = save_target(context.folders.output, inputs["filename_prefix"], (0, 0))
+    (target.folder / target.file_name(0)).with_suffix(".safetensors").write_bytes(b"weights")
     return Result()
 
 
 def _save_under_name(context: NodeContext, inputs: Inputs) -> Result:
-    shown = []
+    ui_output = []
     for number, image in enumerate(inputs["images"].frames, 1):
         path = context.folders.output / inputs["output_path"] / f"{inputs['filename_prefix']}_{number:04}.png"
         with contextlib.suppress(OSError):
             path.write_bytes(_png(image, SAVED_COMPRESSION))
-            shown.append(_reported(context, path))
-    return Result(shown={"images": shown})
+            ui_output.append(_reported(context, path))
+    return Result(ui_output={"images": ui_output})
 
 
 def _save_at_path(context: NodeContext, inputs: Inputs) -> Result:
     path = context.folders.output / inputs["path"] / f"{inputs['filename']}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_png(inputs["images"].frames[0], SAVED_COMPRESSION))
-    return Result(shown={"images": [_reported(context, path)]})
+    return Result(ui_output={"images": [_reported(context, path)]})
 
 
 def _reported(context: NodeContext, path: Path) -> dict[str, str]:

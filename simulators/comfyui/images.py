@@ -1,8 +1,8 @@
-"""Draws placeholder images: each states that no model made it, and shows the prompt and the settings. No I/O.
+"""Draws placeholder images with a text: that no model generated them, the prompt and the settings. No I/O.
 
-The same recipe gives the same pixels: colours drawn from the seed and the prompt, with the text on a dark panel. Image
-to image blends the source with the drawing by denoise. Pillow's own font has only ASCII, so accents are removed and
-other letters become escapes.
+The same recipe gives the same pixels: random colours from the seed and the prompt, with the text on a dark panel. For
+image to image the source is blended with the drawing, in the proportion `denoise`. Pillow's own font has only ASCII, so
+accents are removed and other letters become escapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 TITLE = "ComfyUI simulator - not a Flux image"
-CLOUD_CELLS = 5
+BACKGROUND_CELLS = 5
 PREVIEW_SIDE = 512
 UNSAMPLED = (128, 128, 128)
 INK, PANEL = (255, 255, 255), (12, 14, 20)
@@ -45,7 +45,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Sketch:
-    """One image of a latent batch. It is drawn when it is decoded."""
+    """The description of one image of a latent batch. `decoded` draws the image."""
 
     width: int
     height: int
@@ -59,7 +59,7 @@ class Sketch:
 
 
 def decoded(sketch: Sketch) -> Image.Image:
-    """Return the image of a sketch."""
+    """Return the image that a sketch describes."""
     source = decoded(sketch.source) if isinstance(sketch.source, Sketch) else sketch.source
     if source is not None and source.size != sketch.size:
         source = source.resize(sketch.size, Image.Resampling.BICUBIC)
@@ -69,23 +69,23 @@ def decoded(sketch: Sketch) -> Image.Image:
     return drawing if source is None else Image.blend(source, drawing, sketch.recipe.denoise)
 
 
-def preview(sketch: Sketch, done: float) -> Image.Image:
-    """Return a sampler's preview after the fraction `done` (0 to 1) of its steps, in the size of ComfyUI's previews."""
+def preview(sketch: Sketch, progress: float) -> Image.Image:
+    """Return a sampler's preview after the fraction `progress` (0 to 1) of its steps, in ComfyUI's preview size."""
     scale = PREVIEW_SIDE / max(sketch.size)
     size = (max(1, round(sketch.width * scale)), max(1, round(sketch.height * scale)))
     noise = Image.effect_noise((max(1, size[0] // 8), max(1, size[1] // 8)), 90).resize(size).convert("RGB")
-    return Image.blend(noise, decoded(replace(sketch, width=size[0], height=size[1])), done)
+    return Image.blend(noise, decoded(replace(sketch, width=size[0], height=size[1])), progress)
 
 
 def placeholder(recipe: Recipe, size: tuple[int, int]) -> Image.Image:
     """Return the drawing of a recipe: a background and the text."""
     image = _background(recipe, size)
-    _write(image, described(recipe, size))
+    _write(image, paragraphs_of(recipe, size))
     return image
 
 
-def described(recipe: Recipe, size: tuple[int, int]) -> list[str]:
-    """Return the paragraphs of a drawing, the most important ones first."""
+def paragraphs_of(recipe: Recipe, size: tuple[int, int]) -> list[str]:
+    """Return the paragraphs of text on a drawing, the most important ones first."""
     seed = f"seed {recipe.seed}" + (f" (image {recipe.index + 1} of its batch)" if recipe.index else "")
     settings = f"{size[0]}x{size[1]}, {recipe.steps} steps, guidance {recipe.guidance:g}"
     if recipe.denoise < 1:
@@ -105,13 +105,13 @@ def _ascii(text: str) -> str:
 
 def _background(recipe: Recipe, size: tuple[int, int]) -> Image.Image:
     identity = f"{recipe.seed}/{recipe.index}/{recipe.prompt}"
-    chance = random.Random(hashlib.sha256(identity.encode()).digest())  # noqa: S311  a pattern, not a secret
-    hue = chance.randrange(360)
+    rng = random.Random(hashlib.sha256(identity.encode()).digest())  # noqa: S311  a pattern, not a secret
+    hue = rng.randrange(360)
     cells = []
-    for _ in range(CLOUD_CELLS**2):
-        shade = (hue + chance.randint(-50, 50)) % 360
-        cells.append(ImageColor.getrgb(f"hsl({shade}, {chance.randint(35, 75)}%, {chance.randint(22, 62)}%)"))
-    cloud = Image.new("RGB", (CLOUD_CELLS, CLOUD_CELLS))
+    for _ in range(BACKGROUND_CELLS**2):
+        shade = (hue + rng.randint(-50, 50)) % 360
+        cells.append(ImageColor.getrgb(f"hsl({shade}, {rng.randint(35, 75)}%, {rng.randint(22, 62)}%)"))
+    cloud = Image.new("RGB", (BACKGROUND_CELLS, BACKGROUND_CELLS))
     cloud.putdata(cells)
     return cloud.resize(size, Image.Resampling.BICUBIC)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-Listing = Callable[[str], tuple[str, ...]]
+ListFiles = Callable[[str], tuple[str, ...]]
 """Returns the file names in a model folder, or in `input`."""
 
 LARGEST_SIDE = 16384
@@ -39,7 +39,10 @@ CLIP_TYPES = ("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"
 
 @dataclass(frozen=True)
 class Input:
-    """One input: a linked or literal value of `type`, or a choice if `type` is empty."""
+    """One input of a node class: a linked or literal value of `type`, or a choice if `type` is empty.
+
+    The choices are `choices` and the files in the model folder `folder`.
+    """
 
     type: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -49,23 +52,23 @@ class Input:
 
     @property
     def is_link_only(self) -> bool:
-        """Whether the value is another node's output: the type has no literals."""
+        """Whether the value must be a link to another node's output, because the type has no literals."""
         return self.type not in {"", "INT", "FLOAT", "STRING", "BOOLEAN"}
 
-    def declared_type(self, listing: Listing) -> str | list[str]:
+    def declared_type(self, listing: ListFiles) -> str | list[str]:
         """Return the first item of the declaration: the type, or the current list of choices."""
         if self.type:
             return self.type
         return [*(listing(self.folder) if self.folder else ()), *self.choices]
 
-    def declared(self, listing: Listing) -> list[Any]:
+    def declared(self, listing: ListFiles) -> list[Any]:
         """Return the declaration in /object_info."""
         return [self.declared_type(listing), dict(self.options)]
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """One node class."""
+    """One node class. `checks_file` is the input whose file must exist, if any."""
 
     name: str
     inputs: Mapping[str, Input]
@@ -75,7 +78,7 @@ class NodeType:
     saves_metadata: bool = False
     checks_file: str = ""
 
-    def described(self, listing: Listing) -> dict[str, Any]:
+    def described(self, listing: ListFiles) -> dict[str, Any]:
         """Return the description in /object_info."""
         required = {name: entry.declared(listing) for name, entry in self.inputs.items() if not entry.optional}
         optional = {name: entry.declared(listing) for name, entry in self.inputs.items() if entry.optional}
@@ -222,12 +225,12 @@ _IMAGES = (
     replace(_node("SaveImageWebsocket", images="IMAGE"), is_output=True),
 )
 
-_NAME = Input("STRING", {"default": ""})
+_TEXT_FIELD = Input("STRING", {"default": ""})
 _NOT_RECORDED = (
-    _node("PrimitiveString", "STRING", value=_NAME),
-    replace(_node("VAESave", vae="VAE", filename_prefix=_NAME), is_output=True),
-    replace(_node("Image Save", images="IMAGE", output_path=_NAME, filename_prefix=_NAME), is_output=True),
-    replace(_node("Image Saver", images="IMAGE", filename=_NAME, path=_NAME), is_output=True),
+    _node("PrimitiveString", "STRING", value=_TEXT_FIELD),
+    replace(_node("VAESave", vae="VAE", filename_prefix=_TEXT_FIELD), is_output=True),
+    replace(_node("Image Save", images="IMAGE", output_path=_TEXT_FIELD, filename_prefix=_TEXT_FIELD), is_output=True),
+    replace(_node("Image Saver", images="IMAGE", filename=_TEXT_FIELD, path=_TEXT_FIELD), is_output=True),
 )
 
 NODE_TYPES: Mapping[str, NodeType] = {

@@ -1,4 +1,4 @@
-"""Implements the nodes, with values in place of tensors. node_table.py declares them.
+"""Implements the nodes, with the values of values.py in place of tensors. node_table.py declares the nodes.
 
 Facts about ComfyUI:
 
@@ -87,30 +87,30 @@ async def _custom_sampler(context: NodeContext, inputs: Inputs) -> Result:
     return Result((latent, latent))
 
 
-def _of(make: Callable[[Inputs], Any]) -> Behaviour:
+def _pure_node(make: Callable[[Inputs], Any]) -> Behaviour:
     """Return the implementation of a node with one output that depends only on its inputs."""
     return lambda _, inputs: Result((make(inputs),))
 
 
 BEHAVIOURS: Mapping[str, Behaviour] = {
-    "UNETLoader": _of(lambda inputs: Model(inputs["unet_name"])),
-    "DualCLIPLoader": _of(lambda inputs: inputs["type"]),
-    "VAELoader": _of(lambda inputs: inputs["vae_name"]),
+    "UNETLoader": _pure_node(lambda inputs: Model(inputs["unet_name"])),
+    "DualCLIPLoader": _pure_node(lambda inputs: inputs["type"]),
+    "VAELoader": _pure_node(lambda inputs: inputs["vae_name"]),
     "CheckpointLoaderSimple": lambda _, inputs: Result((Model(inputs["ckpt_name"]), FLUX, inputs["ckpt_name"])),
-    "LoraLoaderModelOnly": _of(_with_lora),
-    "CLIPTextEncode": _of(lambda inputs: Conditioning(inputs["text"], inputs["clip"])),
-    "FluxGuidance": _of(lambda inputs: replace(inputs["conditioning"], guidance=inputs["guidance"])),
-    "ConditioningZeroOut": _of(lambda inputs: replace(inputs["conditioning"], text="")),
+    "LoraLoaderModelOnly": _pure_node(_with_lora),
+    "CLIPTextEncode": _pure_node(lambda inputs: Conditioning(inputs["text"], inputs["clip"])),
+    "FluxGuidance": _pure_node(lambda inputs: replace(inputs["conditioning"], guidance=inputs["guidance"])),
+    "ConditioningZeroOut": _pure_node(lambda inputs: replace(inputs["conditioning"], text="")),
     "KSampler": _ksampler,
-    "KSamplerSelect": _of(lambda inputs: inputs["sampler_name"]),
-    "BasicScheduler": _of(lambda inputs: Sigmas(inputs["steps"], inputs["denoise"])),
-    "BasicGuider": _of(lambda inputs: Guider(inputs["model"], inputs["conditioning"])),
-    "RandomNoise": _of(lambda inputs: inputs["noise_seed"]),
+    "KSamplerSelect": _pure_node(lambda inputs: inputs["sampler_name"]),
+    "BasicScheduler": _pure_node(lambda inputs: Sigmas(inputs["steps"], inputs["denoise"])),
+    "BasicGuider": _pure_node(lambda inputs: Guider(inputs["model"], inputs["conditioning"])),
+    "RandomNoise": _pure_node(lambda inputs: inputs["noise_seed"]),
     "SamplerCustomAdvanced": _custom_sampler,
-    "EmptySD3LatentImage": _of(_empty_latent),
-    "EmptyLatentImage": _of(_empty_latent),
-    "VAEDecode": _of(lambda inputs: ImageBatch(tuple(decoded(frame) for frame in inputs["samples"].frames))),
-    "VAEEncode": _of(_encoded),
-    "PrimitiveString": _of(lambda inputs: inputs["value"]),
+    "EmptySD3LatentImage": _pure_node(_empty_latent),
+    "EmptyLatentImage": _pure_node(_empty_latent),
+    "VAEDecode": _pure_node(lambda inputs: ImageBatch(tuple(decoded(frame) for frame in inputs["samples"].frames))),
+    "VAEEncode": _pure_node(_encoded),
+    "PrimitiveString": _pure_node(lambda inputs: inputs["value"]),
     **IMAGE_NODES,
 }

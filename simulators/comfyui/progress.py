@@ -51,10 +51,10 @@ class ProgressFrames:
         if image:
             self._sockets.send_image(*image, self._client_id)
 
-    def executed(self, node_id: str, shown: dict[str, Any] | None) -> None:
+    def executed(self, node_id: str, ui_output: dict[str, Any] | None) -> None:
         """Report a node's entry in /history."""
         if self._client_id is not None:
-            self._of_node("executed", node_id, {"output": shown})
+            self._of_node("executed", node_id, {"output": ui_output})
 
     def finished(self, node_id: str) -> None:
         """Report that a node finished, or that its result is cached."""

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from simulators.comfyui import validation
-from simulators.comfyui.files import FOLDERS, OutsideFolderError, inside, name_to_upload
+from simulators.comfyui.files import FOLDERS, OutsideFolderError, inside, upload_name
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.queue_and_history import QueuedPrompt
 from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE
@@ -47,7 +47,7 @@ audio_encoders
 MODEL_FOLDERS = tuple(FOLDER_NAMES.split())
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DOWNLOAD_ONLY = ("text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css")
-MEMORY = 24 * 1024**3
+MEMORY_BYTES = 24 * 1024**3
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -90,7 +90,7 @@ def _middleware(core: Core) -> Any:  # noqa: ANN401  aiohttp's own type of a mid
             return web.Response(status=403)
         if request.method == "OPTIONS":
             return web.Response()
-        fault = core.faults.answer_fault(request.method, request.path)
+        fault = core.faults.response_fault(request.method, request.path)
         if fault is not None and fault.is_500:
             response = web.Response(status=500, text=INTERNAL_ERROR)
             response.force_close()
@@ -152,7 +152,7 @@ class _Handlers:
         return web.Response()
 
     async def post_interrupt(self, request: web.Request) -> web.Response:
-        wanted = _parsed(await request.text()).get("prompt_id")
+        wanted = _json_or_empty(await request.text()).get("prompt_id")
         if not wanted or wanted == self._core.queue.running_id:
             self._core.interrupt()
         return web.Response()
@@ -185,11 +185,11 @@ class _Handlers:
             inside(folder, subfolder, name)
         except OutsideFolderError:
             return web.Response(status=400)
-        place = folder / subfolder
-        place.mkdir(parents=True, exist_ok=True)
+        target = folder / subfolder
+        target.mkdir(parents=True, exist_ok=True)
         if form.get("overwrite") not in {"true", "1"}:
-            name = name_to_upload(place, name, content)
-        (place / name).write_bytes(content)
+            name = upload_name(target, name, content)
+        (target / name).write_bytes(content)
         return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
     async def view(self, request: web.Request) -> web.StreamResponse:
@@ -232,15 +232,15 @@ class _Handlers:
 
 
 def _stats() -> dict[str, Any]:
-    system = {"os": os.name, "ram_total": MEMORY, "ram_free": MEMORY, "comfyui_version": pinned_version()}
+    system = {"os": os.name, "ram_total": MEMORY_BYTES, "ram_free": MEMORY_BYTES, "comfyui_version": pinned_version()}
     system |= {"required_frontend_version": "", "installed_templates_version": "", "required_templates_version": ""}
     system |= {"python_version": sys.version, "pytorch_version": "none", "embedded_python": False, "argv": sys.argv}
-    device = {"name": "simulator", "type": "cpu", "index": None, "vram_total": MEMORY, "vram_free": MEMORY}
-    device |= {"torch_vram_total": MEMORY, "torch_vram_free": MEMORY}
+    device = {"name": "simulator", "type": "cpu", "index": None, "vram_total": MEMORY_BYTES, "vram_free": MEMORY_BYTES}
+    device |= {"torch_vram_total": MEMORY_BYTES, "torch_vram_free": MEMORY_BYTES}
     return {"system": system, "devices": [device]}
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _json_or_empty(text: str) -> dict[str, Any]:
     try:
         body: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The steps of a sampler. Each step takes time, can be interrupted, is reported, and can have faults."""
+"""Runs the steps of a sampler. Each step takes time, can be interrupted, is reported, and can have faults."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ class SamplingLoop:
         self._pace = pace
         self._faults = faults
         self._cut = cut
-        self._nudged = asyncio.Event()
+        self._woken = asyncio.Event()
         self._is_interrupted = False
         self._is_released = False
         self.hanging_step: int | None = None
         self.steps_done = 0
 
     def begin(self) -> None:
-        """Clear an interruption from before the prompt."""
+        """Clear an interruption that arrived before the prompt started."""
         self._is_interrupted, self.hanging_step = False, None
 
     def interrupt(self) -> None:
         """Interrupt the running prompt at its next step or before its next node."""
         self._is_interrupted = True
-        self._nudged.set()
+        self._woken.set()
 
     def go_on(self) -> None:
         """Release a hanging step."""
         self._is_released = True
-        self._nudged.set()
+        self._woken.set()
 
     def check(self) -> None:
         """Raise SamplingInterrupted if the prompt was interrupted."""
@@ -77,18 +77,18 @@ class SamplingLoop:
             released.wait()  # blocks the server's thread
         hang = self._faults.hang(step)
         if hang is None:
-            await (self._nudge_within(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))
+            await (self._wait_until_woken(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))
             return
         self._is_released, self.hanging_step = False, step
         while not self._is_released and (hang.is_deaf or not self._is_interrupted):
-            self._nudged.clear()
-            await self._nudged.wait()
+            self._woken.clear()
+            await self._woken.wait()
         self.hanging_step = None
 
-    async def _nudge_within(self, seconds: float) -> None:
-        self._nudged.clear()
+    async def _wait_until_woken(self, seconds: float) -> None:
+        self._woken.clear()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._nudged.wait(), seconds)
+            await asyncio.wait_for(self._woken.wait(), seconds)
 
     async def _preview(self, sketch: Sketch, done: float) -> tuple[int, bytes] | None:
         if not self._pace.previews:

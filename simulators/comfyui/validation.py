@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulators.comfyui.node_table import NODE_TYPES, Input, Listing
+from simulators.comfyui.node_table import NODE_TYPES, Input, ListFiles
 
 Errors = list[dict[str, Any]]
 LINK_LENGTH = 2
@@ -60,7 +60,7 @@ class _Verdict:
 NO_PROMPT = PromptRefusal("no_prompt", "No prompt provided", "No prompt provided")
 
 
-def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accepted | PromptRefusal:  # noqa: ANN401  a body
+def check(graph: Any, listing: ListFiles, is_file: Callable[[str], bool]) -> Accepted | PromptRefusal:  # noqa: ANN401  a body
     """Return the outputs of a posted graph that run, or the refusal."""
     outputs = []
     for node_id in graph:
@@ -81,7 +81,7 @@ def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accep
 class _Validation:
     """The validation of one graph."""
 
-    def __init__(self, graph: dict[str, Any], listing: Listing, is_file: Callable[[str], bool]) -> None:
+    def __init__(self, graph: dict[str, Any], listing: ListFiles, is_file: Callable[[str], bool]) -> None:
         self._graph = graph
         self._listing = listing
         self._is_file = is_file

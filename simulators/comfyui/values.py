@@ -1,4 +1,4 @@
-"""Values that nodes pass to each other, in place of tensors. Text encoders are the name of their architecture."""
+"""Values that nodes pass to each other, in place of tensors. A text encoder is the name of its architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulators.comfyui.files import Folders
 from simulators.comfyui.images import Loras, Sketch
 
 Inputs = Mapping[str, Any]
-"""A node's inputs by name, links followed."""
+"""A node's inputs by name. A link is replaced by the value of the linked output."""
 
 
 class NodeFailure(Exception):  # noqa: N818  a node's failure, not an error of the simulator
@@ -73,15 +73,15 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class Result:
-    """A node's result: the values of its outputs, and its entry in /history."""
+    """A node's result: the values of its outputs, and its UI output, which is its entry in /history."""
 
     outputs: tuple[Any, ...] = ()
-    shown: dict[str, Any] | None = None
+    ui_output: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class NodeContext:
-    """What a running node can use besides its inputs."""
+    """Folders, request data and callbacks that a running node can use besides its inputs."""
 
     folders: Folders
     graph: Mapping[str, Any]

@@ -1,1 +1,1 @@
-"""RunPod: the queue API with its worker protocol, and REST v2."""
+"""Simulators of RunPod: the queue API with its worker protocol, and REST v2."""

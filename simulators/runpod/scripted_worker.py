@@ -1,4 +1,4 @@
-"""A worker that generates no images: a function returns the result of each job.
+"""A worker without ComfyUI: a function returns the result of each job.
 
 It implements the protocol of docs/reference/runpod.md#worker-protocol without RunPod's SDK, in threads of this process.
 """

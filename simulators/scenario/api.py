@@ -26,7 +26,7 @@ MODEL = "model_bfl-flux-1-dev"
 START_TIMEOUT_S = 30.0
 UPLOAD_LIMIT_BYTES = 6_000_000
 JOB_STEPS = 5
-HELD_AT = 0.4
+HELD_PROGRESS = 0.4
 RANGES = {
     "strength": (0.01, 1),
     "numOutputs": (1, 4),
@@ -36,7 +36,7 @@ RANGES = {
     "guidance": (0, 10),
     "seed": (0, 2147483647),
 }
-KNOWN = {"prompt", "image", "loras", "lorasScale", *RANGES}
+KNOWN_INPUTS = {"prompt", "image", "loras", "lorasScale", *RANGES}
 
 
 class ScenarioStandIn:
@@ -79,11 +79,11 @@ class ScenarioStandIn:
         """Return the environment variables of the provider `scenario`, without IMAGE_GENERATION_PROVIDER."""
         return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
 
-    def held(self) -> list[ScenarioJob]:
+    def held_jobs(self) -> list[ScenarioJob]:
         """Return the jobs that `hold_job` holds."""
-        return [job for job in self.jobs.values() if job.progress == HELD_AT and not job.is_final]
+        return [job for job in self.jobs.values() if job.progress == HELD_PROGRESS and not job.is_final]
 
-    def under_way(self) -> list[ScenarioJob]:
+    def unfinished_jobs(self) -> list[ScenarioJob]:
         """Return the jobs that have not ended."""
         return [job for job in self.jobs.values() if not job.is_final]
 
@@ -132,7 +132,7 @@ class ScenarioStandIn:
         body: Record = await request.json()
         if request.match_info["model"] != MODEL:
             return problem(404, "Model not found")
-        if fault := _fault(body):
+        if fault := _input_error(body):
             return problem(400, fault)
         if "image" in body and body["image"] not in self.assets:
             return problem(404, f"Asset {body['image']} not found")
@@ -147,20 +147,20 @@ class ScenarioStandIn:
     async def _run(self, job: ScenarioJob) -> None:
         if queue_s := self.faults.queue_s:
             await asyncio.sleep(queue_s / 2)
-            job.go("warming-up", 0.0)
+            job.set_status("warming-up", 0.0)
             await asyncio.sleep(queue_s / 2)
         for step in range(JOB_STEPS):
-            job.go("in-progress", step / JOB_STEPS)
-            if job.progress == HELD_AT and self.faults.holds_job():
+            job.set_status("in-progress", step / JOB_STEPS)
+            if job.progress == HELD_PROGRESS and self.faults.holds_job():
                 await self._held(job)
             await asyncio.sleep(self._run_s / JOB_STEPS)
-        job.go("finalizing", 1.0)
+        job.set_status("finalizing", 1.0)
         if self.faults.failure:
             job.failure, self.faults.failure = self.faults.failure, {}
-            job.go("failure", 1.0)
+            job.set_status("failure", 1.0)
         elif not (job.is_final or self.faults.loses_assets):
             job.asset_ids = [self._generated(job, number) for number in range(job.body.get("numOutputs", 1))]
-        job.go("success", 1.0)
+        job.set_status("success", 1.0)
 
     async def _held(self, job: ScenarioJob) -> None:
         while not (self.faults.released.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
@@ -170,8 +170,8 @@ class ScenarioStandIn:
         width, height = job.body.get("width", 1104), job.body.get("height", 832)
         seed = job.body.get("seed", 0) + number
         kind = "img2img" if "image" in job.body else "txt2img"
-        facts = {"seed": str(seed), "width": width, "height": height, "prompt": job.body["prompt"]}
-        asset = Asset(noise_png(width, height, seed), "image/png", kind, facts)
+        metadata = {"seed": str(seed), "width": width, "height": height, "prompt": job.body["prompt"]}
+        asset = Asset(noise_png(width, height, seed), "image/png", kind, metadata)
         self.assets[asset.asset_id] = asset
         return asset.asset_id
 
@@ -192,7 +192,7 @@ class ScenarioStandIn:
             return problem(400, "The job has ended")
         if (await request.json()).get("action") != "cancel":
             return problem(400, "Unknown action")
-        job.go("canceled", job.progress)
+        job.set_status("canceled", job.progress)
         return web.json_response({"job": job.record()})
 
     async def _upload(self, request: web.Request) -> web.Response:
@@ -230,11 +230,11 @@ class ScenarioStandIn:
         return f"http://127.0.0.1:{self._port}"
 
 
-def _fault(body: Record) -> str:
+def _input_error(body: Record) -> str:
     """Return the fault of a body, or an empty string."""
     if not body.get("prompt"):
         return "Input prompt is required"
-    if unknown := body.keys() - KNOWN:
+    if unknown := body.keys() - KNOWN_INPUTS:
         return f"Unknown input {sorted(unknown)}"
     for name, (least, most) in RANGES.items():
         if name in body and not least <= body[name] <= most:

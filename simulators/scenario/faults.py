@@ -1,4 +1,4 @@
-"""Faults to inject, as methods.
+"""The faults of the simulated Scenario API, as methods.
 
 | fault | what callers see |
 |---|---|
@@ -43,7 +43,7 @@ class ScenarioDrop:
 
 @dataclass(frozen=True)
 class Cut:
-    """Half of an image."""
+    """An image of which only half of the bytes are sent."""
 
     route: Route = "image"
 
@@ -83,7 +83,7 @@ class ScenarioFaults:
         self.released.set()
 
     def holds_job(self) -> bool:
-        """Return whether the current job is held; each `hold_job` applies once."""
+        """Return whether the job that runs now is held. Each call of `hold_job` holds one job."""
         with self._lock:
             holds, self._holds = self._holds, False
         return holds
@@ -113,9 +113,9 @@ class ScenarioFaults:
     def of_call(self, route: str) -> ScenarioResponse | ScenarioDrop | Cut | None:
         """Remove and return the next fault of a request."""
         with self._lock:
-            for place, fault in enumerate(self._armed):
+            for index, fault in enumerate(self._armed):
                 if fault.route == route:
-                    return self._armed.pop(place)
+                    return self._armed.pop(index)
         return None
 
     def _arm(self, fault: ScenarioResponse | ScenarioDrop | Cut, times: int) -> None:

@@ -1,4 +1,4 @@
-"""Jobs and assets in Scenario's JSON format, and the generated images."""
+"""The simulator's jobs and assets, their JSON in Scenario's format, and generated images."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class ScenarioJob:
     history: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.go("queued", 0.0)
+        self.set_status("queued", 0.0)
 
     @property
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self.status in FINAL
 
-    def go(self, status: str, progress: float) -> None:
+    def set_status(self, status: str, progress: float) -> None:
         """Set the status and progress, unless the job has ended."""
         if self.is_final:
             return
@@ -91,7 +91,7 @@ class Asset:
     data: bytes
     mime_type: str
     source: str
-    facts: Record = field(default_factory=dict)
+    metadata: Record = field(default_factory=dict)
     asset_id: str = field(default_factory=lambda: new_id("asset"))
     signature: str = field(default_factory=lambda: secrets.token_hex(8))
     created_at: str = field(default_factory=now)
@@ -105,7 +105,7 @@ class Asset:
             "kind": "image",
             "source": self.source,
             "status": "success",
-            "metadata": {"kind": "image", "type": self.source, "size": len(self.data), **self.facts},
+            "metadata": {"kind": "image", "type": self.source, "size": len(self.data), **self.metadata},
             "properties": {"size": len(self.data)},
             "privacy": "private",
             "tags": [],

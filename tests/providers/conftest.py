@@ -39,7 +39,7 @@ def scenario(shared_scenario: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
     """Scenario without faults, active jobs or recorded calls."""
     yield shared_scenario
     shared_scenario.faults.clear()
-    assert until(lambda: not shared_scenario.under_way())
+    assert until(lambda: not shared_scenario.unfinished_jobs())
     shared_scenario.calls.clear()
 
 

@@ -98,7 +98,7 @@ class ScenarioBackend:
 
     def is_held(self) -> bool:
         """Return whether a job has stopped there."""
-        return bool(self.scenario.held())
+        return bool(self.scenario.held_jobs())
 
     def resume(self) -> None:
         """Let it continue."""
@@ -106,7 +106,7 @@ class ScenarioBackend:
 
     def is_idle(self) -> bool:
         """Return whether every job has ended."""
-        return not self.scenario.under_way()
+        return not self.scenario.unfinished_jobs()
 
     def counts(self) -> tuple[int, ...]:
         """Return the numbers of its jobs and assets."""

@@ -40,7 +40,7 @@ def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioStandIn) ->
         uploaded = sdk.assets.upload(name="knight.png", image=encoded).asset
         scenario.faults.hold_job()
         job = sdk.generate.run_model(MODEL, body={"prompt": "x", "image": uploaded.id}).job
-        assert until(scenario.held)
+        assert until(scenario.held_jobs)
         assert sdk.jobs.trigger_action(job.job_id, action="cancel").job.status == "canceled"
         job = sdk.generate.run_model(MODEL, body={"prompt": "x", "width": 128, "height": 128}).job
         assert until(lambda: sdk.jobs.retrieve(job.job_id).job.status == "success")

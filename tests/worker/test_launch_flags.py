@@ -42,7 +42,7 @@ def test_the_flags_are_read_from_comfyui_s_help(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "BUCKET_NAME": "pictures"}
     flags = query_flags(settings_of(tmp_path, spy), comfyui_environment(environment))
 
-    assert flags == {*comfyui.OLD, "--help", "--step-s", "--fault"}
+    assert flags == {*comfyui.PINNED_FLAGS, "--help", "--step-s", "--fault"}
     assert flags >= KNOWN_FLAGS
     seen = (tmp_path / "seen").read_text().split()
     assert "PYTHONPATH" in seen
@@ -140,13 +140,13 @@ def test_the_classic_cache_is_selected(tmp_path: Path, chosen: str) -> None:
 def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
     """Since 0.39 --disable-api-nodes disables all network access; assets are on unless disabled."""
     settings = settings_of(tmp_path)
-    new = command(settings, frozenset(comfyui.NEW))
+    new = command(settings, frozenset(comfyui.FLAGS_0_45))
 
     assert "--disable-partner-nodes" in new
     assert "--disable-api-nodes" not in new
     assert "--disable-assets" in new
-    comfyui.parser(comfyui.NEW).parse_args(new[2:])
-    comfyui.parser(comfyui.OLD).parse_args(command(settings, frozenset(comfyui.OLD))[2:])
+    comfyui.parser(comfyui.FLAGS_0_45).parse_args(new[2:])
+    comfyui.parser(comfyui.PINNED_FLAGS).parse_args(command(settings, frozenset(comfyui.PINNED_FLAGS))[2:])
 
 
 def test_an_unsupported_flag_is_not_passed(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""A simulator of RunPod serverless. Workers and clients share one state of jobs over real sockets.
+"""A simulator of RunPod serverless: real workers and clients connect to it over HTTP.
 
-It does not know about images, does not start workers (`WorkerProcess` does), and imports none of this project's other
-packages, so that it cannot share their mistakes. It reproduces these facts of docs/reference/runpod.md; `?` marks those
-that are not measured.
+It imports none of this project's other packages, so that it cannot share their mistakes. Workers are started by
+`WorkerProcess`. It reproduces these facts of docs/reference/runpod.md; `?` marks those that are not measured.
 
 Worker side, below /v2/{endpoint}; the SDK puts the ids into the URLs and appends `&…`, so each one holds a `?` already:
   GET  job-take/{worker}        held until a job is available: 200 with {id, input, and the envelope}; 204 after a while
@@ -10,11 +9,12 @@ Worker side, below /v2/{endpoint}; the SDK puts the ids into the URLs and append
   GET  job-stop/{worker}        held until a job must be stopped: {"jobsToStop": [id, …]}, each id once; 204
   POST job-done/{worker}/{job}  a result, or progress if the body has {"status": "IN_PROGRESS"}; JSON sent as a form
   GET  ping/{worker}            ?job_id=a,b while jobs run; ?status=unhealthy&check=…&reason=… before a worker gives up
-A string `error` makes a job FAILED, whatever is left of the result stays its output; any other `error` and a null or
-absent output make it COMPLETED without output. A result that is too large or not JSON (NaN) gets 400: COMPLETED
-without output. The SDK posts twice more after 5xx, and never again after 4xx or a cut connection. Of two results the
-first counts ?. Progress after the result puts the job back IN_PROGRESS, where it stays until its execution timeout
-(runpod-python #250). Cancel, execution timeout and ttl ? reach a worker through job-stop; its result is too late.
+A string `error` makes a job FAILED; other fields of the result stay its output. Any other `error` makes it COMPLETED
+without output, as a null or absent output does. A result that is too large or not JSON (NaN) gets 400, and the job
+becomes COMPLETED without output. The SDK posts twice more after 5xx, and never again after 4xx or a lost connection. If
+two results arrive, the first one is kept ?. Progress after the result sets the job back to IN_PROGRESS, until its
+execution timeout (runpod-python #250). After a cancel, execution timeout or ttl ? job-stop reports the job to its
+worker, and a later result has no effect.
 A job of which no ping or progress arrives for `lost_job_s` is handed out once more, then FAILED with "job timed
 out after 1 retries". A job with an empty `input` ends the same way: the input is stripped, and the SDK
 drops a job without it.

@@ -13,7 +13,7 @@ _Found = TypeVar("_Found")
 
 
 class Changes:
-    """The lock of the state, and a notification of every change."""
+    """The lock of the platform's state, and waits for its changes."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

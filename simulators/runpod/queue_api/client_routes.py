@@ -17,7 +17,7 @@ MAX_WAIT_MS = 300_000
 
 
 class ClientRoutes:
-    """The client routes. Each gets the request and its parsed body."""
+    """The handlers of the client routes. Each gets the request and its parsed body."""
 
     def __init__(
         self, store: JobStore, config: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]

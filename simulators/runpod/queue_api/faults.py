@@ -97,7 +97,7 @@ class QueueFaults:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send this response to the next requests of a route."""
-        self._arm(QueueResponse(_known(route), status, body, headers or {}), times)
+        self._arm(QueueResponse(_checked_route(route), status, body, headers or {}), times)
 
     def hand_out(self, text: str) -> None:
         """Send this text as JSON to the next take."""
@@ -105,11 +105,11 @@ class QueueFaults:
 
     def hang(self, route: Route, times: int = 1) -> None:
         """Send no response to the next requests of a route."""
-        self._arm(QueueHang(_known(route)), times)
+        self._arm(QueueHang(_checked_route(route)), times)
 
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
         """Reset the connection of the next requests of a route."""
-        self._arm(QueueDrop(_known(route), after_handling), times)
+        self._arm(QueueDrop(_checked_route(route), after_handling), times)
 
     def lose_result(self, times: int = 1) -> None:
         """Lose the output of the next results."""
@@ -156,14 +156,14 @@ class QueueFaults:
     def of_request(self, names: set[str]) -> QueueResponse | QueueHang | QueueDrop | None:
         """Remove and return the next fault of a request. `names` are the routes that it matches."""
         with self._changes.lock:
-            for place, fault in enumerate(self._armed):
+            for index, fault in enumerate(self._armed):
                 if not isinstance(fault, LostResult) and fault.route in names:
-                    del self._armed[place]
+                    del self._armed[index]
                     return fault
         return None
 
     def loses_result(self) -> bool:
-        """Return whether the current result is lost; each fault applies once."""
+        """Return whether the result that was just posted is lost, and remove the fault."""
         with self._changes.lock:
             if is_lost := LostResult() in self._armed:
                 self._armed.remove(LostResult())
@@ -180,7 +180,7 @@ class QueueFaults:
             self._changes.soon(seconds + CLOCK_SLACK_S, self._changes.notify)
 
 
-def _known(route: Route) -> Route:
+def _checked_route(route: Route) -> Route:
     if route not in get_args(Route):
         raise ValueError(f"{route!r} is not a route; the routes are {', '.join(get_args(Route))}")
     return route

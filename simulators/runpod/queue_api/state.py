@@ -41,7 +41,7 @@ class JobStore:
         job = QueueJob(job_id, MappingProxyType(kept), is_sync, (StateChange(QueueJobState.IN_QUEUE, now),))
         with self._changes.lock:
             self._queue.append(job_id)
-            self._keep(job)
+            self._store_job(job)
             self._changes.soon(job.policy_s("ttl", self._config.ttl_s), partial(self._delete, job_id))
         return job
 
@@ -50,7 +50,7 @@ class JobStore:
         now = time.monotonic()
         steps = (StateChange(QueueJobState.IN_QUEUE, now), StateChange(QueueJobState.IN_PROGRESS, now))
         with self._changes.lock:
-            self._keep(QueueJob(job_id, MappingProxyType({}), is_sync=False, history=steps))
+            self._store_job(QueueJob(job_id, MappingProxyType({}), is_sync=False, history=steps))
 
     def find(self, job_id: str) -> QueueJob | None:
         """Return a job if clients can see it now, else None."""
@@ -75,7 +75,7 @@ class JobStore:
                 return None
             self._retried += 1
             self._queue.append(job_id)
-            return self._move(job, QueueJobState.IN_QUEUE, output=None, error=None)
+            return self._change_state(job, QueueJobState.IN_QUEUE, output=None, error=None)
 
     def purge(self) -> int:
         """Cancel all waiting jobs; return their number."""
@@ -113,7 +113,7 @@ class JobStore:
         """Record that a worker reported these jobs as running."""
         with self._changes.lock:
             for job in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
-                self._keep(replace(job, seen_at=time.monotonic()))
+                self._store_job(replace(job, seen_at=time.monotonic()))
 
     def progress(self, job_id: str, value: object) -> None:
         """Store a progress value. After a result, progress sets the job back to IN_PROGRESS."""
@@ -121,16 +121,16 @@ class JobStore:
             job = self.jobs[job_id]
             job = replace(job, progress=(*job.progress, value), seen_at=time.monotonic())
             if job.state.is_final and job.state not in STOPPED:
-                self._move(job, QueueJobState.IN_PROGRESS, output=None, error=None)
+                self._change_state(job, QueueJobState.IN_PROGRESS, output=None, error=None)
             else:
-                self._keep(job)
+                self._store_job(job)
 
     def finish(self, job_id: str, output: object = None, error: object = None) -> None:
         """Finish a job with its worker's result. A finished job does not change."""
         with self._changes.lock:
             job = replace(self.jobs[job_id], final_posts=self.jobs[job_id].final_posts + 1)
             if job.state.is_final:
-                self._keep(job)
+                self._store_job(job)
             elif isinstance(error, str) and error:
                 self._end(job, QueueJobState.FAILED, output=output, error=error)
             else:
@@ -161,7 +161,7 @@ class JobStore:
             elif job.retries < MAX_RETRIES:
                 self._retried += 1
                 self._queue.append(job_id)
-                self._move(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
+                self._change_state(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
             else:
                 self._end(job, QueueJobState.FAILED, error=f"job timed out after {job.retries} retries")
 
@@ -169,7 +169,7 @@ class JobStore:
         hand_outs = job.hand_outs + 1
         self._queue.remove(job.id)
         now = time.monotonic()
-        self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, seen_at=now)
+        self._change_state(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, seen_at=now)
         timeout_s = job.policy_s("executionTimeout", self._config.execution_timeout_s)
         self._changes.soon(timeout_s, partial(self._time_out, job.id, hand_outs))
         self._changes.soon(self._config.lost_job_s, partial(self._check_worker, job.id, hand_outs))
@@ -180,12 +180,12 @@ class JobStore:
             self._queue.remove(job.id)
         elif state in STOPPED and job.worker_id is not None:
             self._to_stop.setdefault(job.worker_id, []).append(job.id)
-        return self._move(job, state, output=output, error=error)
+        return self._change_state(job, state, output=output, error=error)
 
-    def _move(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of Job
-        return self._keep(replace(job, history=(*job.history, StateChange(state, time.monotonic())), **changes))
+    def _change_state(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of Job
+        return self._store_job(replace(job, history=(*job.history, StateChange(state, time.monotonic())), **changes))
 
-    def _keep(self, job: QueueJob) -> QueueJob:
+    def _store_job(self, job: QueueJob) -> QueueJob:
         self.jobs = MappingProxyType({**self.jobs, job.id: job})
         self._changes.notify()
         return job

@@ -64,12 +64,12 @@ class QueueJob:
 
     @property
     def submitted_at(self) -> float:
-        """The time of its submission."""
+        """The time of the job's submission."""
         return self.history[0].at
 
     @property
     def queued_at(self) -> float:
-        """The time when it was last queued, by its submission or a retry."""
+        """The time when the job was last queued, by its submission or a retry."""
         return self._attempt[0].at
 
     @property
@@ -79,7 +79,7 @@ class QueueJob:
 
     @property
     def ended_at(self) -> float | None:
-        """The time of its end, or None before."""
+        """The time when the job ended, or None if it has not ended."""
         return self.history[-1].at if self.state.is_final else None
 
     @property
@@ -94,11 +94,11 @@ class QueueJob:
 
     @property
     def is_low_priority(self) -> bool:
-        """Whether it runs only if no other job waits."""
+        """Whether the job is handed out only if no other job waits."""
         return self._policy("lowPriority") is True
 
     def policy_s(self, key: Literal["executionTimeout", "ttl"], default_s: float) -> float:
-        """Return a duration of its policy in seconds."""
+        """Return a duration of the job's policy in seconds."""
         policy_ms = self._policy(key)
         return policy_ms / 1000 if isinstance(policy_ms, int | float) else default_s
 

@@ -1,4 +1,4 @@
-"""Runs a worker in a process of its own, and kills all processes that it leaves behind."""
+"""Runs a worker in its own process, and at the end kills all processes that it started."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class WorkerProcess:
 
     @property
     def log(self) -> str:
-        """Its output to stdout and stderr so far."""
+        """The process's output to stdout and stderr so far."""
         return self._log_path.read_text(errors="replace")
 
     def terminate(self) -> None:
@@ -104,7 +104,7 @@ class WorkerProcess:
             raise AssertionError(f"{self._worker_id} still runs after {timeout_s} s; its log:\n{tail}") from error
 
     def leftovers(self) -> list[int]:
-        """Return the running processes of its session, in any process group."""
+        """Return the ids of the running processes of the worker's session, in any process group."""
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
         return [pid for pid in pids if _runs_in(pid, self.pid)]
 

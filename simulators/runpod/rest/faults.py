@@ -1,4 +1,4 @@
-"""Faults to inject, as methods. `line` is the start of the method and path of a request: `POST /serverless`."""
+"""The faults of the simulated REST API, as methods. `line` is the start of a request's line, as `POST /serverless`."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class RestFaults:
                 self._requests_left -= 1
                 if self._requests_left < 0:
                     return RestResponse(403, after_handling=self._handles_last and self._requests_left == -1)
-            for place, (start, fault) in enumerate(self._armed):
+            for index, (start, fault) in enumerate(self._armed):
                 if line.startswith(start):
-                    del self._armed[place]
+                    del self._armed[index]
                     return fault
         return None
 

@@ -39,7 +39,9 @@ def is_refused(url: str) -> bool:
 def test_the_table_lists_every_fault() -> None:
     """The rows of the docstring and the methods are the same, arguments included."""
     rows = re.findall(r"^\| (\w+)\((.*?)\) \|", faults.__doc__ or "", re.MULTILINE)
-    declared = {name: [str(parameter).split(":")[0] for parameter in faults.arguments(name)] for name in faults.FAULTS}
+    declared = {
+        name: [str(parameter).split(":")[0] for parameter in faults.parameters_of(name)] for name in faults.FAULTS
+    }
 
     assert {name: [part.split("=")[0].strip() for part in row.split(",") if part] for name, row in rows} == declared
 
@@ -312,7 +314,7 @@ def test_closing_sockets_without_any_changes_nothing(sim: Simulator, driver: Dri
 def test_fault_arguments_are_parsed(text: str, same: Verb) -> None:
     """--fault takes the arguments in order, with the method's types."""
     by_words, by_verb = Simulator().faults, Simulator().faults
-    faults.parsed(text)(by_words)
+    faults.parse_fault(text)(by_words)
     same(by_verb)
 
     assert by_words.armed == by_verb.armed
@@ -322,7 +324,7 @@ def test_fault_arguments_are_parsed(text: str, same: Verb) -> None:
 def test_invalid_fault_arguments_are_rejected(text: str) -> None:
     """An unknown fault, too few or too many arguments, or an invalid one are a ValueError."""
     with pytest.raises(ValueError, match=re.escape(text.rsplit(":", maxsplit=1)[-1])):
-        faults.parsed(text)
+        faults.parse_fault(text)
 
 
 def test_immediate_faults_need_a_running_simulator() -> None:

@@ -16,7 +16,7 @@ from simulators.comfyui.images import (
     Recipe,
     Sketch,
     decoded,
-    described,
+    paragraphs_of,
     placeholder,
     preview,
 )
@@ -63,14 +63,14 @@ def test_the_text_has_the_warning_and_the_inputs() -> None:
     """The first line is the warning, then seed, settings, LoRAs and the prompt, in characters that the font has."""
     recipe = replace(RECIPE, prompt="très 猫", loras=(("pixel-art.safetensors", 0.8),), index=1, denoise=0.5)
 
-    assert described(recipe, (512, 768)) == [
+    assert paragraphs_of(recipe, (512, 768)) == [
         "ComfyUI simulator - not a Flux image",
         "seed 7 (image 2 of its batch)",
         "512x768, 20 steps, guidance 3.5, denoise 0.5, euler",
         "lora pixel-art.safetensors (0.8)",
         r"tres \u732b",
     ]
-    assert described(Recipe(" ", 1, 2, 3.0), (8, 8))[1:] == ["seed 1", "8x8, 2 steps, guidance 3"]
+    assert paragraphs_of(Recipe(" ", 1, 2, 3.0), (8, 8))[1:] == ["seed 1", "8x8, 2 steps, guidance 3"]
 
 
 @given(prompt=st.text(max_size=400), side=st.sampled_from([16, 64, 200]))
