@@ -19,14 +19,14 @@ from urllib.parse import quote, urlsplit
 from comfy_core.environment import number, read, variable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
-from comfy_core.s3_hosts import located
+from comfy_core.s3_hosts import parse_endpoint_url
 from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 _HTTPS_PORT = 443
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
-_TICK_S = 0.1
+_CHECK_INTERVAL_S = 0.1
 """Interval between calls of `check` during an upload."""
 
 
@@ -68,7 +68,7 @@ class Bucket:
         "BUCKET_URL_EXPIRES_S", number(int, 60, 604_800), "Seconds until a presigned URL expires.", "86400"
     )
     must_be_public: bool = False
-    """Whether a caller named the bucket. Its endpoint must then not be on an internal network (SSRF)."""
+    """Whether the endpoint must not be on an internal network (SSRF). True for a bucket that a request configures."""
 
     def key(self, name: str) -> str:
         """Return the object key for the file `name`: the prefix and the name."""
@@ -79,16 +79,16 @@ class _AbandonedError(Exception):
     """The upload was abandoned."""
 
 
-class _Body(io.BytesIO):
-    """The body of an upload. After `give_up`, the next read raises, also in a retry by boto3."""
+class _AbandonableBody(io.BytesIO):
+    """The body of an upload. After `abandon`, every read raises _AbandonedError, also during a retry by boto3."""
 
-    is_given_up = False
+    is_abandoned = False
 
-    def give_up(self) -> None:
-        self.is_given_up = True
+    def abandon(self) -> None:
+        self.is_abandoned = True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.is_given_up:
+        if self.is_abandoned:
             raise _AbandonedError
         return super().read(size)
 
@@ -96,7 +96,8 @@ class _Body(io.BytesIO):
 class ObjectStore:
     """The files of a bucket, under its prefix. The S3 client is created at the first call.
 
-    Every method raises JobError (output_not_stored) with the bucket's error code, but without URLs.
+    If a request fails, a method raises JobError (output_not_stored). The message has the bucket's error code and no
+    URL.
     """
 
     def __init__(self, bucket: Bucket, resolve: Resolve = resolve_host) -> None:
@@ -114,10 +115,10 @@ class ObjectStore:
     ) -> str:
         """Upload a file and return its URL.
 
-        boto3 retries the upload twice, which is safe for the same content and name. `check` is called before the upload
-        and ten times a second during it; a JobError that it raises ends the upload.
+        boto3 retries the upload twice, which is safe because content and name are the same. `check` is called before
+        the upload and ten times a second during it. A JobError that `check` raises ends the upload.
         """
-        body = _Body(data)
+        body = _AbandonableBody(data)
         check()
         client = self._client
         thread = ThreadPoolExecutor(1, "store")
@@ -127,17 +128,17 @@ class ObjectStore:
             Key=self.bucket.key(name),
             Body=body,
             ContentType=mime_type,
-            ContentDisposition=_disposition(name.rpartition("/")[2]),
+            ContentDisposition=_content_disposition(name.rpartition("/")[2]),
             **({"CacheControl": cache_control} if cache_control else {}),
         )
         thread.shutdown(wait=False)
         try:
-            while not wait([upload], _TICK_S).done:
+            while not wait([upload], _CHECK_INTERVAL_S).done:
                 check()
             with self._errors():
                 upload.result()
         finally:
-            body.give_up()
+            body.abandon()
         return self.url(name)
 
     def url(self, name: str) -> str:
@@ -178,14 +179,14 @@ class ObjectStore:
             code = str(error.response.get("Error", {}).get("Code", "an error"))[:100]
             if code in not_found:
                 raise FileNotFoundError(code) from None
-            raise _not_stored(self.bucket, f"returned {code}") from None
+            raise _not_stored_error(self.bucket, f"returned {code}") from None
         except BotoCoreError as error:
-            raise _not_stored(self.bucket, f"was not reached ({type(error).__name__})") from None
+            raise _not_stored_error(self.bucket, f"was not reached ({type(error).__name__})") from None
 
     @cached_property
     def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
         try:
-            from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
+            from boto3.session import Session  # noqa: PLC0415 - the import takes 0.3 s, and most callers have no bucket
         except ImportError as error:
             raise missing_extra("A bucket", "batch") from error
         from botocore.config import Config  # noqa: PLC0415 - as above
@@ -211,31 +212,31 @@ class ObjectStore:
                 config=config,
             )
         except (BotoCoreError, ValueError) as error:
-            raise _not_stored(self.bucket, f"has settings that are not valid ({type(error).__name__})") from None
+            raise _not_stored_error(self.bucket, f"has settings that are not valid ({type(error).__name__})") from None
         if self.bucket.must_be_public:
             # Checked before every request, because boto3 may derive another host from endpoint and bucket
             # (`bucket.host`), and the DNS record may have changed. Two cases are not covered: a DNS response that
-            # differs for boto3's own lookup (only TLS protects then: an internal server cannot prove the host name),
-            # and a proxy of the environment, which resolves the host itself.
+            # differs for boto3's own lookup (only TLS protects against that: an internal server has no certificate for
+            # the host name), and a proxy that the environment configures, which resolves the host itself.
             client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url))
         return client
 
     def _check_public(self, url: str) -> None:
         if not is_public_address(url, self._resolve):
-            raise _not_stored(self.bucket, "is not on the public internet")
+            raise _not_stored_error(self.bucket, "is not on the public internet")
 
 
 _NOT_FOUND_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
-def _disposition(filename: str) -> str:
+def _content_disposition(filename: str) -> str:
     """Return the Content-Disposition header for `filename`. Special characters are encoded as in RFC 6266."""
     if re.fullmatch(r"[\w .()-]+", filename, re.ASCII):
         return f'inline; filename="{filename}"'
     return f"inline; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-def _not_stored(bucket: Bucket, problem: str) -> JobError:
+def _not_stored_error(bucket: Bucket, problem: str) -> JobError:
     return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
@@ -248,17 +249,17 @@ def is_public_address(url: str, resolve: Resolve) -> bool:
         return False
 
 
-NEEDED = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
+REQUIRED_VARIABLES = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
 def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
     """Return the bucket that the variables BUCKET_* configure, or None if none of REQUIRED_VARIABLES is set.
 
-    Raises ConfigError for an invalid value, or if only some of the NEEDED variables are set.
+    Raises ConfigError for an invalid value, or if only some of REQUIRED_VARIABLES are set.
     """
     bucket = read(Bucket, environment)
     if bucket.endpoint_url:
-        server = located(bucket.endpoint_url, bucket.region)
+        server = parse_endpoint_url(bucket.endpoint_url, bucket.region)
         name = bucket.name or server.bucket
         if server.bucket not in {"", name}:
             raise ConfigError(
@@ -267,12 +268,12 @@ def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
             )
         bucket = replace(bucket, endpoint_url=server.endpoint_url, name=name, region=server.region)
     values = (bucket.endpoint_url, bucket.name, bucket.access_key_id, bucket.secret_access_key)
-    missing = [name for name, value in zip(NEEDED, values, strict=True) if not value]
-    if len(missing) == len(NEEDED):
+    missing = [name for name, value in zip(REQUIRED_VARIABLES, values, strict=True) if not value]
+    if len(missing) == len(REQUIRED_VARIABLES):
         return None
     if missing:
         raise ConfigError(
             f"{', '.join(missing)}: not set, but other BUCKET_ variables are. A bucket needs all of "
-            f"{', '.join(NEEDED)}; set all of them, or none"
+            f"{', '.join(REQUIRED_VARIABLES)}; set all of them, or none"
         )
     return bucket

@@ -44,7 +44,7 @@ class BucketServer:
     region: str
 
 
-def located(endpoint_url: str, region: str = "") -> BucketServer:
+def parse_endpoint_url(endpoint_url: str, region: str = "") -> BucketServer:
     """Return the parts of `endpoint_url`: the URL without the bucket, the bucket in its host or path, and the region.
 
     `region` is the configured region. If it is empty or `auto`, the region is taken from the host. Default for a host

@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from comfy_core.contract import Fault
 from comfy_core.object_store import Bucket, is_public_address, is_valid_url
-from comfy_core.s3_hosts import located
+from comfy_core.s3_hosts import parse_endpoint_url
 from comfy_core.safe_fetch import Resolve, resolve_host
 
 _S3_CONFIG_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName")
@@ -30,7 +30,9 @@ def job_bucket(
         return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG_KEYS)}")]
     values = {name: s3_config[name] for name in (*_S3_CONFIG_KEYS, _REGION_KEY) if s3_config.get(name) is not None}
     endpoint = values.get("endpointUrl")
-    server = located(endpoint, str(values.get(_REGION_KEY, ""))) if _is_text(endpoint) else located("")
+    server = (
+        parse_endpoint_url(endpoint, str(values.get(_REGION_KEY, ""))) if _is_text(endpoint) else parse_endpoint_url("")
+    )
     if not values.get("bucketName"):
         values["bucketName"] = server.bucket
     faults = [

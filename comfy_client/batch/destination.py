@@ -13,7 +13,7 @@ from comfy_client.providers.results import fetch_signed
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.object_store import NEEDED, Bucket, ObjectStore, read_bucket
+from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, ObjectStore, read_bucket
 
 CHECK_TIMEOUT_S = 30.0
 CHECK_FILE = ".comfy-client-check"
@@ -96,5 +96,5 @@ def bucket_destination(
         raise ConfigError(f"--out {url}: name a bucket, for example s3://bucket/prefix")
     bucket = read_bucket({**environment, "BUCKET_NAME": parts.netloc})
     if bucket is None:
-        raise ConfigError(f"--out {url} needs {', '.join(NEEDED)}")
+        raise ConfigError(f"--out {url} needs {', '.join(REQUIRED_VARIABLES)}")
     return BucketDestination(replace(bucket, prefix=parts.path.strip("/")), timeout_s)

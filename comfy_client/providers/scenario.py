@@ -291,7 +291,7 @@ def _decode_complete(data: bytes) -> EncodedImage | None:
         image = check_image(data, "image", flatten=False)
     except JobError:
         return None
-    return image if image.is_whole else None
+    return image if image.is_complete else None
 
 
 def _count(response: object) -> int:

@@ -1,6 +1,6 @@
 """Removes what runs leave behind in one ComfyUI: prompts that still run, history entries, files and folders.
 
-A failed removal is retried by a later run; every removal is safe to repeat. The HTTP requests are made by `server`.
+A failed removal is repeated by a later run, which is always safe. `ComfyServer` makes the HTTP requests.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ class Cleanup:
         self._files_to_delete: dict[OutputFile, int] = {}
         self._folders_to_delete: dict[str, frozenset[str]] = {}
         self.stuck_prompts: frozenset[str] = frozenset()
-        """Prompts that were still running, or may have been, after their interrupt."""
+        """Prompts that did not stop after their interrupt, or whose interrupt failed, so that they may still run."""
 
-    def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
-        """Remove prompts from ComfyUI's history: those that `ended`, and `others`, which are stopped first.
+    def remove_prompts(self, ended: Collection[str] = (), unfinished: Collection[str] = ()) -> None:
+        """Remove prompts from ComfyUI's history. The `unfinished` ones are stopped first.
 
-        Prompts that keep running after the interrupt are removed by a later call. So is everything that remains after
-        a failed request (RequestError).
+        A later call removes the prompts that keep running after the interrupt, and everything that is left after a
+        failed request (RequestError).
         """
         with self._lock:
             self._to_delete_from_history |= set(ended)
-            self._to_stop |= set(others)
+            self._to_stop |= set(unfinished)
             to_stop = self._to_stop
         if to_stop:
             self._stop(to_stop)
@@ -71,7 +71,7 @@ class Cleanup:
                 self._to_delete_from_history -= to_delete
 
     def remove_folder(self, name: str, prompts: Collection[str]) -> None:
-        """Delete a run's folder, and delete it again once all its `prompts` have ended, as they may still write."""
+        """Delete a run's folder now, and again when all its `prompts` have ended: they can write files until then."""
         with self._lock:
             self._folders_to_delete[name] = frozenset(prompts)
         self._remove_folders()
@@ -95,7 +95,7 @@ class Cleanup:
             running = self._api.stop_prompts(prompt_ids)
         except RequestError:
             with self._lock:
-                self.stuck_prompts |= prompt_ids  # they may still be running
+                self.stuck_prompts |= prompt_ids  # the prompts may still be running
             raise
         with self._lock:
             self.stuck_prompts = (self.stuck_prompts - prompt_ids) | running
@@ -108,9 +108,9 @@ class Cleanup:
         self.remove_files(files)
 
     def remove_files(self, files: Iterable[OutputFile] = ()) -> None:
-        """Delete files. Raises RequestError if that fails.
+        """Delete files, and those that earlier calls could not delete. Raises RequestError if a file is not deleted.
 
-        Later calls try again. A file for which ComfyUI returns an error is given up after _DELETE_ATTEMPTS attempts.
+        After _DELETE_ATTEMPTS error responses of ComfyUI for a file, it is not tried again.
         """
         with self._lock:
             for file in files:

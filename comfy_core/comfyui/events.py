@@ -12,7 +12,7 @@ Facts of the protocol (ComfyUI's execution.py and server.py; tests/recordings):
   this client is running. It sends nothing for a prompt that ended in the meantime.
 - A binary frame is a big-endian event number (4 bytes) and its payload. Event 1 is an image: its format (4 bytes: 1
   JPEG, 2 PNG) and its file. SaveImageWebsocket sends its images this way, as PNG; previews while sampling are JPEG.
-  Image frames do not name their node: it is the node of the last `executing` or `progress` frame.
+  An image frame does not name its node, which is the node of the last `executing` or `progress` frame.
 - Frame types vary between versions. Unknown types are ignored.
 """
 
@@ -87,7 +87,7 @@ def _parse_binary(frame: bytes) -> Image | None:
     event, image_format = header.unpack_from(frame)
     match event, image_format:
         case 1, 1 | 2:
-            return Image(frame[header.size :], is_png=image_format == 2)  # noqa: PLR2004 - the docstring above
+            return Image(frame[header.size :], is_png=image_format == 2)  # noqa: PLR2004 - see the module's docstring
     return None
 
 
@@ -122,7 +122,7 @@ def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return for e
 
 @dataclass(frozen=True)
 class AttributedEvent:
-    """An event with its prompt and node. Each is None if no frame has named it."""
+    """An event with its prompt and its node. `prompt_id` or `node` is None if no frame has named it."""
 
     prompt_id: str | None
     node: str | None
@@ -137,7 +137,7 @@ class Attribution:
         self._node: str | None = None
 
     def attribute(self, event: Event) -> AttributedEvent:
-        """Return `event` with its prompt and node, and remember them for later events."""
+        """Return `event` with its prompt and node, and remember both for later events."""
         match event:
             case Started(prompt_id) | Cached(prompt_id):
                 self._prompt_id, self._node = prompt_id, None

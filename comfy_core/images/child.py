@@ -89,8 +89,8 @@ def read_response(header: JsonObject, content: bytes, sent: bytes) -> EncodedIma
 def _parse_image(data: bytes, facts: JsonObject) -> EncodedImage:
     match facts:
         case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
-            is_animated, is_whole = bool(facts.get("is_animated")), bool(facts.get("is_whole"))
-            return EncodedImage(data, width, height, mime_type, is_animated, is_whole, warning[:300])
+            is_animated, is_complete = bool(facts.get("is_animated")), bool(facts.get("is_complete"))
+            return EncodedImage(data, width, height, mime_type, is_animated, is_complete, warning[:300])
     raise ValueError("no image")
 
 

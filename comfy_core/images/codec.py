@@ -17,15 +17,15 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.decoding import (
-    BOMBS,
-    BROKEN,
+    BOMB_ERRORS,
+    DECODE_ERRORS,
     FORMATS,
     MAX_PIXELS,
     TooLargeError,
-    decoded,
+    decode_image,
     has_more_frames,
-    leniently,
     require_few_frames,
+    truncation_allowed,
 )
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -33,7 +33,7 @@ INPUT_FORMATS = FORMATS
 LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}
 """Maximum side in pixels (WebP: its specification; JPEG: libjpeg's limit, which is below the format's 65,535)."""
 
-_UNENCODABLE: tuple[type[BaseException], ...] = (*BROKEN, *BOMBS, MemoryError)
+_UNENCODABLE: tuple[type[BaseException], ...] = (*DECODE_ERRORS, *BOMB_ERRORS, MemoryError)
 _EXIF_USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
 _MAX_COMMENT = 15_000
@@ -52,7 +52,7 @@ class EncodedImage:
 
     Attributes:
         is_animated: whether it has more than one frame.
-        is_whole: whether the file is complete.
+        is_complete: whether the file is complete.
         warning: how it differs from the request, such as a PNG instead of a WebP.
     """
 
@@ -61,7 +61,7 @@ class EncodedImage:
     height: int
     mime_type: str
     is_animated: bool = False
-    is_whole: bool = True
+    is_complete: bool = True
     warning: str = ""
 
 
@@ -80,13 +80,13 @@ def check_image(data: bytes, path: str, *, flatten: bool) -> EncodedImage:
         return _checked(data, flatten=flatten)
     except UnidentifiedImageError:
         raise invalid_image(path, "is not an image of a known format") from None
-    except BOMBS:
+    except BOMB_ERRORS:
         raise invalid_image(path, f"has far more than the {MAX_PIXELS:,} pixels that are allowed") from None
     except TooLargeError as error:
         raise invalid_image(path, str(error)) from None
     except MemoryError:
         raise invalid_image(path, "needs too much memory to be decoded") from None
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         raise invalid_image(path, f"cannot be decoded; it may be truncated ({str(error)[:200]})") from error
 
 
@@ -97,22 +97,22 @@ def require_size(data: bytes, path: str) -> None:
 
 
 def _checked(data: bytes, *, flatten: bool) -> EncodedImage:
-    found = decoded(data)
+    found = decode_image(data)
     image = found.image
     mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
     is_animated = has_more_frames(image, 1)
     if flatten:
-        plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_turned)
-        stays = plain and found.is_whole and image.format != "AVIF"
+        plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_reoriented)
+        stays = plain and found.is_complete and image.format != "AVIF"
     else:
         require_few_frames(image)
         stays = is_animated or image.format != "AVIF"
     if stays:
-        return EncodedImage(data, image.width, image.height, mime_type, is_animated, found.is_whole)
+        return EncodedImage(data, image.width, image.height, mime_type, is_animated, found.is_complete)
     image = _flattened(image) if flatten else ImageOps.exif_transpose(image)
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=1)
-    return EncodedImage(encoded.getvalue(), image.width, image.height, "image/png", is_whole=found.is_whole)
+    return EncodedImage(encoded.getvalue(), image.width, image.height, "image/png", is_complete=found.is_complete)
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -238,14 +238,14 @@ def identify(data: bytes) -> EncodedImage | None:
     """Return the image at the start of `data`, reading only its header, or None if it is not one of INPUT_FORMATS."""
     try:
         return _identified(data)
-    except (UnidentifiedImageError, *BOMBS):
+    except (UnidentifiedImageError, *BOMB_ERRORS):
         return None
-    except BROKEN:
+    except DECODE_ERRORS:
         pass
     try:
-        with leniently():
+        with truncation_allowed():
             return _identified(data)
-    except (*BROKEN, *BOMBS):
+    except (*DECODE_ERRORS, *BOMB_ERRORS):
         return None
 
 
@@ -262,7 +262,7 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             image.thumbnail((side, side))
             image.save(encoded, "JPEG", quality=60)
-    except (*BROKEN, *BOMBS):
+    except (*DECODE_ERRORS, *BOMB_ERRORS):
         return None
     return encoded.getvalue()
 
@@ -273,7 +273,7 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
     Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
     """
     check_image(data, "image", flatten=False)
-    image = decoded(data).image
+    image = decode_image(data).image
     if 0 < width < image.width:
         image.thumbnail((width, image.height))
     encoded = io.BytesIO()

@@ -1,6 +1,6 @@
 """Decodes untrusted images with Pillow, with limits on formats, size, frames and missing data.
 
-Pillow's decoders are listed explicitly, so that a file cannot reach any other decoder.
+Only the decoders of FORMATS are enabled, so that a file cannot be passed to any other decoder of Pillow.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FRAMES = 1000
-MAX_ALL_PIXELS = 4 * MAX_PIXELS
-"""Maximum number of pixels in all frames. ComfyUI's LoadImage keeps them all in memory, 16 bytes for each pixel."""
+MAX_TOTAL_PIXELS = 4 * MAX_PIXELS
+"""Maximum number of pixels in all frames together. ComfyUI's LoadImage keeps all frames in memory, 16 bytes a pixel."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-BROKEN = (
+BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -46,15 +46,18 @@ _JPEG_FILLER = bytes(range(1, 251))
 """Bytes that extend a JPEG's last scan. They exclude 0xFF, which would start a marker."""
 _BAND_ROWS = 256
 """Number of rows that are compared at a time."""
-_lenient_lock = threading.Lock()
+_truncation_lock = threading.Lock()
 
 
 class TooLargeError(Exception):
-    """The image has too many pixels or frames. The message starts with `has`."""
+    """The image has too many pixels or frames. The message is a predicate, such as `has 9 x 9 pixels; at most …`."""
 
 
-def opened(data: bytes) -> ImageFile.ImageFile:
-    """Open the image in `data`, reading only its header. Raises TooLargeError, and Pillow's BROKEN and BOMBS."""
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """Open the image in `data`, reading only its header.
+
+    Raises TooLargeError, and Pillow's DECODE_ERRORS and BOMB_ERRORS.
+    """
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise TooLargeError(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are allowed")
@@ -62,12 +65,13 @@ def opened(data: bytes) -> ImageFile.ImageFile:
 
 
 @contextlib.contextmanager
-def leniently() -> Iterator[None]:
-    """Make Pillow ignore oversized text, wrong checksums, and data that is missing at the end.
+def truncation_allowed() -> Iterator[None]:
+    """Make Pillow ignore oversized text chunks, wrong checksums, and data that is missing at the end.
 
-    Pillow's switch is global to the process, so it is only on while it is needed.
+    Pillow's setting applies to the whole process, so it is only changed inside the `with` block, by one thread at a
+    time.
     """
-    with _lenient_lock:
+    with _truncation_lock:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             yield
@@ -81,34 +85,35 @@ class Decoded:
 
     Attributes:
         image: the image. Its `format` and `is_animated` are those of the file.
-        is_turned: whether EXIF declares a rotation or reflection.
-        is_whole: whether the file is complete.
+        is_reoriented: whether EXIF declares a rotation or reflection.
+        is_complete: whether the file is complete.
     """
 
     image: Image.Image
-    is_turned: bool
-    is_whole: bool = True
+    is_reoriented: bool
+    is_complete: bool = True
 
 
-def decoded(data: bytes) -> Decoded:
+def decode_image(data: bytes) -> Decoded:
     """Return the decoded image in `data`.
 
-    A file is also accepted if at most a twentieth of its pixels is missing at the end, or if only its text is damaged
-    or too large, because viewers and ComfyUI also show such files. Raises TooLargeError, and Pillow's BROKEN and BOMBS.
+    A file is also accepted if at most a twentieth of its pixels is missing at the end, or if only its text chunks are
+    damaged or too large, because ComfyUI and image viewers also open such files. Raises TooLargeError, and Pillow's
+    DECODE_ERRORS and BOMB_ERRORS.
     """
     try:
         return _loaded(data)
     except UnidentifiedImageError:
         raise
-    except BROKEN:
-        mostly = _mostly_decoded(data)
-        if mostly is None:
+    except DECODE_ERRORS:
+        partial = _decode_incomplete(data)
+        if partial is None:
             raise
-        return replace(mostly, is_whole=False)
+        return replace(partial, is_complete=False)
 
 
 def has_more_frames(image: Image.Image, limit: int) -> bool:
-    """Return whether an open image has more than `limit` frames, in a time that only depends on `limit`.
+    """Return whether an open image has more than `limit` frames, in a time that depends only on `limit`.
 
     Pillow's own page count of a TIFF takes quadratic time.
     """
@@ -124,29 +129,30 @@ def has_more_frames(image: Image.Image, limit: int) -> bool:
 
 
 def require_few_frames(image: Image.Image) -> None:
-    """Raise TooLargeError if the image has more frames than a graph can load."""
-    limit = min(MAX_FRAMES, MAX_ALL_PIXELS // (image.width * image.height))
+    """Raise TooLargeError if the image has more than MAX_FRAMES frames, or too many pixels in all frames together."""
+    limit = min(MAX_FRAMES, MAX_TOTAL_PIXELS // (image.width * image.height))
     if has_more_frames(image, limit):
         raise TooLargeError(f"has more than {limit:,} frames of {image.width} x {image.height} pixels")
 
 
 def _loaded(data: bytes, fill: int | None = None) -> Decoded:
     """Return the decoded image. With `fill`, pixels that are missing in the file have that value."""
-    image = opened(data)
+    image = open_image(data)
     if fill is not None:
         image.load_prepare()
         bands = len(image.getbands())
         image.im.paste(fill if bands == 1 else (fill,) * bands, (0, 0, *image.size))
     # The order matters: getexif decodes a PNG, and load rotates a TIFF.
-    is_turned = image.getexif().get(_EXIF_ORIENTATION) in range(2, 9)
+    is_reoriented = image.getexif().get(_EXIF_ORIENTATION) in range(2, 9)
     image.load()
-    return Decoded(image, is_turned)
+    return Decoded(image, is_reoriented)
 
 
-def _mostly_decoded(data: bytes) -> Decoded | None:
+def _decode_incomplete(data: bytes) -> Decoded | None:
     """Return the image if only a small part is missing at its end, else None.
 
-    It is decoded twice, with different values for missing pixels. Pixels that are equal in both come from the file.
+    The image is decoded twice, with different values for missing pixels. Pixels that are equal in both results come
+    from the file.
     """
     try:
         if data.startswith(b"\xff\xd8"):
@@ -154,17 +160,17 @@ def _mostly_decoded(data: bytes) -> Decoded | None:
             more = _JPEG_FILLER * (len(scans) // len(_JPEG_FILLER) + 1)
             pair = _loaded(scans + _END_OF_JPEG), _loaded(scans + more + _END_OF_JPEG)
         else:
-            with leniently():
+            with truncation_allowed():
                 pair = _loaded(data, 0), _loaded(data, 255)
         first, second = (each.image for each in pair)
         is_last_scan = "progressive" not in first.info or _is_full_precision(data)
-    except BROKEN:
+    except DECODE_ERRORS:
         return None
     return pair[0] if is_last_scan and _difference(first, second) <= _MAX_MISSING_FRACTION else None
 
 
 def _is_full_precision(jpeg: bytes) -> bool:
-    """Return whether the last scan of a progressive JPEG contains the lowest bits, which only the final scans do.
+    """Return whether the last scan of a progressive JPEG is a final one: only final scans contain the lowest bits.
 
     Each scan covers the whole image, so the pixels do not show how much is missing. (ITU T.81, B.2.3: a scan header
     consists of the marker, two bytes of length, the number of components, two bytes for each, Ss, Se, and Ah with Al,
@@ -180,8 +186,8 @@ def _difference(first: Image.Image, second: Image.Image) -> float:
     different = total = 0
     for top in range(0, first.height, _BAND_ROWS):
         band = (0, top, first.width, min(top + _BAND_ROWS, first.height))
-        these, those = (image.crop(band).tobytes() for image in (first, second))
-        mixed = int.from_bytes(these, "little") ^ int.from_bytes(those, "little")
-        different += len(these) - mixed.to_bytes(len(these), "little").count(0)
-        total += len(these)
+        first_bytes, second_bytes = (image.crop(band).tobytes() for image in (first, second))
+        xor = int.from_bytes(first_bytes, "little") ^ int.from_bytes(second_bytes, "little")
+        different += len(first_bytes) - xor.to_bytes(len(first_bytes), "little").count(0)
+        total += len(first_bytes)
     return different / total

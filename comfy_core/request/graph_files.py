@@ -1,7 +1,7 @@
-"""Finds the files that a caller's graph loads: sent in `images`, or embedded in the graph. Pure.
+"""Finds the files that a caller's graph loads: those in the request's `images`, and those embedded in the graph. Pure.
 
-An input takes a file if its node reads it from ComfyUI's input folder (comfyui/file_inputs.py). Text, prefixes and
-choices are never read as file names.
+comfyui/file_inputs.py defines which inputs of a node name a file in ComfyUI's input folder. All other inputs (text,
+prefixes, choices) are left unchanged.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 
 
 @dataclass(frozen=True)
-class ImageSource:
+class FileSource:
     """A file of the request: its bytes, or an https URL to be downloaded. `path` is its path in the request.
 
-    `targets` are the inputs that load it. `is_image` is whether it must be an image; if not, `extension` is its file
-    extension.
+    `targets` are the inputs that load it. `must_be_image` is false if any file is allowed; `extension` is then the
+    file's extension.
     """
 
     path: str
     content: bytes | str
     targets: tuple[Target, ...] = ()
-    is_image: bool = True
+    must_be_image: bool = True
     extension: str = ""
 
 
@@ -61,14 +61,14 @@ def graph_files(
     images: object,
     overridden: Mapping[str, Target],
     faults: Faults,
-) -> dict[str, ImageSource]:
+) -> dict[str, FileSource]:
     """Return the files of `graph` by path in the request.
 
-    Files embedded in inputs are replaced by names. `images` is the request's key; its own faults are already reported.
-    `overridden` maps the override keys to the inputs that they set.
+    Files embedded in inputs are replaced by names. `images` is the value of the request's key, whose own faults are
+    already reported. `overridden` maps the override keys to the inputs that they set.
     """
-    paths = {target: path_of(["overrides", place]) for place, target in overridden.items()}
-    sources: dict[str, ImageSource] = {}
+    paths = {target: path_of(["overrides", key]) for key, target in overridden.items()}
+    sources: dict[str, FileSource] = {}
     loaded: dict[str | None, list[Target]] = {}
     for target in _file_inputs(graph):
         path = paths.get(target) or path_of(["workflow", target.node_id, "inputs", target.input])
@@ -99,8 +99,8 @@ def plain_name(value: str) -> str | None:
 def _file_inputs(graph: Graph) -> Iterator[Target]:
     """Yield the inputs that name a file in ComfyUI's input folder.
 
-    Two kinds of text are skipped: the `upload` button of older exports, and JSON. If the name comes from a linked text
-    node, it is copied into the loader, so that other users of the text node are not affected.
+    Two kinds of text are skipped: the `upload` button of older exports, and JSON. A name that comes from a linked text
+    node is copied into the loader, so that its replacement does not affect other nodes that use the text node.
     """
     for node_id, node in graph.items():
         for name, linked in node["inputs"].items():
@@ -117,12 +117,13 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
 
 def _read_sent_files(
     images: Mapping[str, tuple[str, str]], loaded: dict[str | None, list[Target]], graph: Graph, faults: Faults
-) -> dict[str, ImageSource]:
-    """Return the files sent in `images`. `loaded` are the inputs that load a file, by its name.
+) -> dict[str, FileSource]:
+    """Return the files sent in `images`. `loaded` has the inputs that load each file name.
 
-    A sent file that no node loads is a fault if a node loads a file that was not sent, because its name is then wrong.
+    A file that no node loads is a fault if some node loads a file that was not sent, because the name of the sent file
+    is then probably wrong. Otherwise it is a warning.
     """
-    sources: dict[str, ImageSource] = {}
+    sources: dict[str, FileSource] = {}
     unused: list[tuple[str, str]] = []
     for name, (path, text) in images.items():
         targets = tuple(loaded.pop(plain_name(name), ()))
@@ -132,19 +133,22 @@ def _read_sent_files(
             sources[path] = _file_source(path, text, targets, graph, name)
         except ValueError as error:
             faults.add(path, str(error))
-    others = [targets[0] for name, targets in loaded.items() if name is not None and _HAS_EXTENSION.search(name)]
+    unmatched = [targets[0] for name, targets in loaded.items() if name is not None and _HAS_EXTENSION.search(name)]
     for path, name in unused:
-        if not others:
+        if not unmatched:
             faults.warnings.append(f"{path}: no node of the graph loads {shown(name)}")
             continue
-        loader = f"node {shown(others[0].node_id)} ({shown(graph[others[0].node_id]['class_type'])[1:-1]})"
-        remedy = f"{loader} loads {shown(others[0].get(graph))}, which was not sent. Use the node's file name"
+        loader = f"node {shown(unmatched[0].node_id)} ({shown(graph[unmatched[0].node_id]['class_type'])[1:-1]})"
+        remedy = f"{loader} loads {shown(unmatched[0].get(graph))}, which was not sent. Use the node's file name"
         faults.add(path, f"is named {shown(name)}, which no node loads; {remedy}")
     return sources
 
 
-def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
-    """Return the file embedded in an input, or None if the input contains a name. Raises ValueError otherwise."""
+def _embedded(path: str, target: Target, graph: Graph) -> FileSource | None:
+    """Return the file embedded in an input, or None if the input contains a file name.
+
+    Raises ValueError if it contains neither.
+    """
     value = target.get(graph)
     is_too_long = len(value.encode()) > _MAX_NAME
     try:
@@ -164,11 +168,11 @@ def _is_small_image(value: str) -> bool:
         return False
 
 
-def _file_source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
+def _file_source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> FileSource:
     """Return the file that `text` contains or links to. Raises ValueError, with a message for the user, if invalid."""
-    is_image = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
+    must_be_image = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
     content = bare_url(text) if is_https(text) else decode_base64(text)
-    return ImageSource(path, content, targets, is_image, "" if is_image else _extension(name, text))
+    return FileSource(path, content, targets, must_be_image, "" if must_be_image else _extension(name, text))
 
 
 def _extension(name: str, text: str) -> str:
@@ -183,11 +187,11 @@ def _extension(name: str, text: str) -> str:
 
 
 def is_playlist(data: bytes) -> bool:
-    """Return whether a file is a playlist, so that playing it would open other files or URLs."""
+    """Return whether a file is a playlist, which makes ffmpeg open other files or URLs."""
     return _PLAYLIST.match(data[:4096]) is not None
 
 
-def check_limits(sources: Mapping[str, ImageSource], faults: Faults) -> None:
+def check_limits(sources: Mapping[str, FileSource], faults: Faults) -> None:
     """Add a fault for each limit that the files exceed in total."""
     url_paths = [source.path for source in sources.values() if isinstance(source.content, str)]
     for path in url_paths[MAX_URLS:]:

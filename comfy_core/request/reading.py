@@ -20,7 +20,7 @@ from comfy_core.graphs import Graph, graph_faults, has_nodes, normalise_links, r
 from comfy_core.images.codec import MAX_BYTES, EncodedImage, check_image, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_url, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
-from comfy_core.request.graph_files import ImageSource, check_limits, graph_files, is_playlist
+from comfy_core.request.graph_files import FileSource, check_limits, graph_files, is_playlist
 from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.spellings import as_number, respelled
 from comfy_core.request.template_overrides import read_overrides
@@ -107,14 +107,14 @@ def _check_schema(value: JsonObject, schema: JsonObject, faults: Faults) -> None
     faults.extend(fault for fault in schema_faults(value, schema) if fault.path not in nulls)
 
 
-def _template_files(template: Workflow, value: JsonObject, faults: Faults) -> dict[str, ImageSource]:
+def _template_files(template: Workflow, value: JsonObject, faults: Faults) -> dict[str, FileSource]:
     """Return the image for each image input of the template, by the input's name."""
     sources = {}
     for name in template.image_inputs:
         text = value.get(name)
         if isinstance(text, str) and text:
             try:
-                sources[name] = ImageSource(name, bare_url(text) if is_https(text) else decode_base64(text))
+                sources[name] = FileSource(name, bare_url(text) if is_https(text) else decode_base64(text))
             except ValueError as error:
                 faults.add(name, str(error))
     return sources
@@ -132,7 +132,7 @@ def _read_graph(value: JsonObject, faults: Faults) -> Request:
     value, extra_data = split_graph_request(value, about_keys)
     value = respelled(value, _GRAPH_KEYS)
     _check_schema(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}, faults)
-    files: dict[str, ImageSource] = {}
+    files: dict[str, FileSource] = {}
     overrides = _without_nulls(value.get("overrides"))
     if graph and has_nodes(graph):
         written = override(graph, overrides, faults)
@@ -227,7 +227,7 @@ class Request:
     template: Workflow | None
     graph: Graph
     inputs: JsonObject
-    files: Mapping[str, ImageSource]
+    files: Mapping[str, FileSource]
     overrides: JsonObject
     output_format: str
     output_quality: int
@@ -314,10 +314,10 @@ class Request:
         )
 
 
-def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckImage, *, flatten: bool) -> Upload:
+def _upload(source: FileSource, targets: tuple[Target, ...], check: CheckImage, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
-    if source.is_image:
+    if source.must_be_image:
         return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
         raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")

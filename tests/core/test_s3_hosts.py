@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_core.s3_hosts import BucketServer, located
+from comfy_core.s3_hosts import BucketServer, parse_endpoint_url
 
 R2 = "0123456789abcdef0123456789abcdef"
 
@@ -67,12 +67,12 @@ def test_a_url_names_region_and_bucket(address: str) -> None:
     """Every form of AWS and the common providers is recognised; nothing is guessed for other hosts."""
     server, bucket, region = HOSTS[address]
 
-    assert located(address) == BucketServer(f"{address.partition('://')[0]}://{server}", bucket, region)
-    assert located(address, "auto") == located(address)
+    assert parse_endpoint_url(address) == BucketServer(f"{address.partition('://')[0]}://{server}", bucket, region)
+    assert parse_endpoint_url(address, "auto") == parse_endpoint_url(address)
 
 
 @pytest.mark.parametrize("address", [each for each in HOSTS if "amazonaws" in each and "example" not in each])
 def test_a_configured_region_takes_precedence(address: str) -> None:
     """BUCKET_REGION takes precedence, and `auto` is not a region of AWS."""
-    assert located(address, "sa-east-1").region == "sa-east-1"
-    assert located(address, "auto").region != "auto"
+    assert parse_endpoint_url(address, "sa-east-1").region == "sa-east-1"
+    assert parse_endpoint_url(address, "auto").region != "auto"

@@ -94,7 +94,7 @@ def test_a_prompt_whose_stop_failed_counts_as_stuck_until_a_restart() -> None:
     """The state is unknown, so the prompt counts as stuck until ComfyUI reports otherwise."""
     cleanup = Cleanup(Unreachable())
     with pytest.raises(RequestError):
-        cleanup.remove_prompts(others=["a"])
+        cleanup.remove_prompts(unfinished=["a"])
     assert cleanup.stuck_prompts == {"a"}
 
     cleanup.note_restart()

@@ -10,7 +10,7 @@ from pathlib import Path
 from comfy_client.prices import AS_OF, DEFAULT_POOL, POOLS
 from comfy_core.environment import base_url, names, number, optional, positive, read, switch, table, variable
 from comfy_core.errors import ConfigError
-from comfy_core.object_store import NEEDED, Bucket, read_bucket
+from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, read_bucket
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -163,6 +163,6 @@ class ShimSettings:
         bucket = read_bucket(environment)
         if bucket is None:
             raise ConfigError(
-                f"SCENARIO_SHIM_BUCKET_PREFIX is set, but no bucket is configured. Set {', '.join(NEEDED)}"
+                f"SCENARIO_SHIM_BUCKET_PREFIX is set, but no bucket is configured. Set {', '.join(REQUIRED_VARIABLES)}"
             )
         return replace(settings, bucket=replace(bucket, prefix=settings.bucket_prefix.strip("/")))

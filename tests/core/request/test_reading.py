@@ -18,7 +18,7 @@ from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_FORMAT, Graph
 from comfy_core.images.codec import EncodedImage
 from comfy_core.request.encoded import decode_base64
-from comfy_core.request.graph_files import ImageSource
+from comfy_core.request.graph_files import FileSource
 from comfy_core.request.reading import Rendered, read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, load_workflows
@@ -196,7 +196,7 @@ def test_a_url_is_fetched_before_rendering(workflows: Mapping[str, Workflow]) ->
     fetched = request.with_fetched(fetch)
 
     assert requested == [("HTTPS://example.com/a.png", "image")]
-    assert fetched.files == {"image": ImageSource("image", PNG)}
+    assert fetched.files == {"image": FileSource("image", PNG)}
     assert fetched.render(lambda: SEED).uploads[0].file.data == PNG
     with pytest.raises(TypeError, match="image was not fetched"):
         request.render(lambda: SEED)
