@@ -104,7 +104,7 @@ class Sockets:
         for client in self._of(sid):
             client.is_stalled = True
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """Send frames to stalled sockets again; earlier ones are lost."""
         for client in self._open:
             client.is_stalled = False
