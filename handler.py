@@ -42,10 +42,10 @@ from worker.settings import RunPodVariables, Settings
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
-MAX_BESIDE_S = 600.0
-"""Maximum time of a job's thread, beside its wait for earlier jobs and its run (WORKER_JOB_TIMEOUT_S each)."""
+MAX_OTHER_JOB_S = 600.0
+"""Maximum seconds of a job's thread in addition to WORKER_JOB_TIMEOUT_S for its wait and again for its run."""
 CANCEL_TIMEOUT_S = 60.0
-"""Maximum time for the thread of a cancelled job to end."""
+"""Maximum seconds until the thread of a cancelled job has ended."""
 _POLL_S = 0.5
 
 _default_handler_lock = threading.Lock()
@@ -87,7 +87,7 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
 
 
 async def _outcome(service: Service, execution: JobExecution) -> JsonObject:
-    """Return the job's result or error, even if no thread is free for it or its thread does not end."""
+    """Run a job in a thread; return its result or error, even if no thread is free or its thread does not end."""
     if error := service.comfyui.rejection_error():
         execution.end()
         return execution.failed(error)
@@ -101,7 +101,7 @@ async def _outcome(service: Service, execution: JobExecution) -> JsonObject:
                 if future.cancel():
                     execution.end()
                 return response
-            if execution.took_s > service.max_job_s:
+            if execution.duration_s > service.max_job_s:
                 execution.cancelled.set()
                 service.lifecycle.retire("a job's thread does not end")
                 return execution.bug_report()
@@ -169,7 +169,7 @@ def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot
     """Return the objects that all jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
     disk = partial(full_disk, [data, settings.temporary_directory] if data else [])
-    max_job_s = 2 * settings.job_timeout_s + MAX_BESIDE_S
+    max_job_s = 2 * settings.job_timeout_s + MAX_OTHER_JOB_S
     return Service(
         worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), max_job_s=max_job_s
     )

@@ -12,7 +12,7 @@ def test_a_banned_phrase_is_found_in_prose_and_not_in_code() -> None:
         '# whoever\nanew = f"what came {x}"\n'
     )
 
-    assert sorted(check_language.banned_phrases(check_language.prose(source))) == [
+    assert sorted(check_language.banned_phrases(check_language.comments_and_strings(source))) == [
         (2, "anew"),
         (3, "is none"),
         (4, "whoever"),

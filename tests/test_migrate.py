@@ -26,7 +26,7 @@ from PIL import Image
 
 from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from comfy_client.client import client_from_env
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
 from tests.needs import programs_of
 
@@ -84,7 +84,7 @@ class MigrationSetup:
     """The servers that the examples use."""
 
     worker_setup: WorkerSetup
-    scenario: ScenarioStandIn
+    scenario: ScenarioSimulator
     shim_url: str
     tools: Path
 
@@ -108,7 +108,7 @@ def setup() -> Iterator[MigrationSetup]:
     with (
         tempfile.TemporaryDirectory(prefix="migrate-") as name,
         running_worker(step_s=0.02) as worker_setup,
-        ScenarioStandIn(run_s=0.05) as scenario,
+        ScenarioSimulator(run_s=0.05) as scenario,
     ):
         tools = Path(name, "tools")
         tools.mkdir()

@@ -1,7 +1,6 @@
 """Finds banned phrases in comments, docstrings, texts of the program, and pages.
 
 The repository is written in plain technical English. A phrase is banned because readers had to guess what it meant.
-WRITE names what to write instead.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-WRITE = {
+REPLACEMENTS = {
     "anew": "again",
     "ends well": "succeeds",
     "ended well": "succeeded",
@@ -46,7 +45,7 @@ WRITE = {
 }
 """Each banned phrase, and what to write instead."""
 
-SKIPPED = (
+SKIPPED_PATHS = (
     "CHANGELOG.md",
     "LICENSE",
     "requirements/",
@@ -56,11 +55,11 @@ SKIPPED = (
 )
 """History, the texts of others, and the list above with its test."""
 
-SUFFIXES = {"", ".html", ".js", ".json", ".md", ".mjs", ".py", ".sh", ".toml", ".yaml", ".yml"}
+CHECKED_SUFFIXES = {"", ".html", ".js", ".json", ".md", ".mjs", ".py", ".sh", ".toml", ".yaml", ".yml"}
 
 
-def pattern(phrase: str) -> re.Pattern[str]:
-    """Return what matches a phrase in prose, also over a line break of a comment.
+def phrase_pattern(phrase: str) -> re.Pattern[str]:
+    """Return a regular expression that matches a phrase, also across a line break of a comment.
 
     `is None` is Python, and "there is none" is plain English: both are allowed.
     """
@@ -68,10 +67,10 @@ def pattern(phrase: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\bthere\s)\b[{words[0].upper()}{words[0]}]{words[1:]}\b")
 
 
-PATTERNS = {phrase: pattern(phrase) for phrase in WRITE}
+PATTERNS = {phrase: phrase_pattern(phrase) for phrase in REPLACEMENTS}
 
 
-def prose(source: str) -> str:
+def comments_and_strings(source: str) -> str:
     """Return the comments and string literals of a Python module, each in its line."""
     lines = [""] * (source.count("\n") + 2)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -95,7 +94,7 @@ def checked_files() -> list[str]:
     return [
         name
         for name in sorted(set(listed.stdout.splitlines()))
-        if not name.startswith(SKIPPED) and Path(name).suffix in SUFFIXES and (ROOT / name).is_file()
+        if not name.startswith(SKIPPED_PATHS) and Path(name).suffix in CHECKED_SUFFIXES and (ROOT / name).is_file()
     ]
 
 
@@ -104,8 +103,8 @@ def main() -> None:
     faults = []
     for name in checked_files():
         text = (ROOT / name).read_text()
-        found = sorted(banned_phrases(prose(text) if name.endswith(".py") else text))
-        faults += [f"{name}:{line}: write {WRITE[phrase]!r}, not {phrase!r}" for line, phrase in found]
+        found = sorted(banned_phrases(comments_and_strings(text) if name.endswith(".py") else text))
+        faults += [f"{name}:{line}: write {REPLACEMENTS[phrase]!r}, not {phrase!r}" for line, phrase in found]
     if faults:
         sys.exit("\n".join(faults))
 

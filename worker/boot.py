@@ -28,10 +28,10 @@ WARMUP_WORKFLOW = "flux-dev-txt2img"
 WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "seed": 0}
 WARMUP_TIMEOUT_S = 300.0
 DATA_FOLDERS = ("input", "output", "temp", "user")
-FRONT_END = "worker/web"
+FRONT_END_FOLDER = "worker/web"
 """Folder for ComfyUI's web pages, inside the data folder. It stays empty."""
-PATHS_CONFIG = "worker/extra_model_paths.yaml"
-"""Not next to ComfyUI's main.py: a file of that name there belongs to the user."""
+PATHS_CONFIG_FILE = "worker/extra_model_paths.yaml"
+"""The list of model folders for ComfyUI, inside the data folder. A file of that name beside main.py is the user's."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def required_models(workflows: Mapping[str, Workflow]) -> list[str]:
 
 def make_data_folders(data: Path) -> None:
     """Create ComfyUI's folders. Raises ConfigError if they cannot be created or written."""
-    for name in (*DATA_FOLDERS, FRONT_END):
+    for name in (*DATA_FOLDERS, FRONT_END_FOLDER):
         folder = data / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,15 +61,15 @@ def _unwritable(path: Path, reason: str | None) -> ConfigError:
 
 
 class Boot:
-    """The boot of one worker: `begin` it, do other work meanwhile, then `finish` it. `stop` ends what it started.
+    """The boot of one worker. `begin` starts it, `finish` waits for its end, `stop` ends everything that it started.
 
     Args:
         settings: the worker's settings.
         server: the client of the worker's ComfyUI.
         workflows: the templates whose models are required.
-        environment: the worker's environment; its own ComfyUI gets a part of it.
-        on_lost: called when that ComfyUI died and could not be restarted.
-        times: records the steps.
+        environment: the worker's environment variables. The worker's own ComfyUI gets some of them.
+        on_lost: called when the worker's own ComfyUI died and could not be restarted.
+        times: records the end of each step.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Boot:
         self._on_lost = on_lost
         self._times = times
         self._model_manager: ModelManager | None = None
-        self._missing: ModelsMissing | None = None
+        self._missing_error: ModelsMissing | None = None
         self.process: ComfyProcess | None = None
         """The worker's own ComfyUI, once started."""
         self._remote = RemoteComfyUI(settings.comfyui_url, settings.hung_after_s)
@@ -99,16 +99,16 @@ class Boot:
         return self.process or self._remote
 
     def begin(self) -> None:
-        """Start ComfyUI, and the download of missing models if enabled, and return immediately.
+        """Start ComfyUI and, if enabled, the download of missing models. Does not wait for either.
 
-        If a model is missing, ComfyUI is not started and `finish` raises the error, when it can be reported to the
-        platform. Raises ConfigError after stopping what was started.
+        If a model is missing, ComfyUI is not started and `finish` raises the error, because only then it can be
+        reported to the platform. Raises ConfigError after stopping what was started.
         """
         settings = self._settings
         if not settings.comfyui_is_ours:
             return
         assert settings.comfyui_directory is not None  # noqa: S101 - always set for our own ComfyUI
-        assert settings.comfyui_data_directory is not None  # noqa: S101 - the same
+        assert settings.comfyui_data_directory is not None  # noqa: S101 - always set for our own ComfyUI
         try:
             self._begin(settings.comfyui_directory, settings.comfyui_data_directory)
         except ConfigError:
@@ -128,17 +128,17 @@ class Boot:
             try:
                 manager.begin()
             except ModelsMissing as missing:
-                self._missing = missing
+                self._missing_error = missing
                 return
             flags = flags_future.result()
         if not manager.is_fetching:
             self._times.note("models")
         try:
-            (data / PATHS_CONFIG).write_text(manager.paths_config(), encoding="utf-8")
+            (data / PATHS_CONFIG_FILE).write_text(manager.paths_config(), encoding="utf-8")
         except OSError as error:
-            raise _unwritable(data / PATHS_CONFIG, error.strerror) from error
+            raise _unwritable(data / PATHS_CONFIG_FILE, error.strerror) from error
         command = comfyui_command(
-            settings, flags, data / PATHS_CONFIG, data / FRONT_END, is_on_volume=manager.is_on_volume
+            settings, flags, data / PATHS_CONFIG_FILE, data / FRONT_END_FOLDER, is_on_volume=manager.is_on_volume
         )
         log.debug("ComfyUI's command: %s", command)
         wait = partial(await_ready, self._server, required_models(self._workflows), settings.ready_timeout_s)
@@ -156,7 +156,7 @@ class Boot:
         self._times.note("comfyui_started")
 
     def finish(self) -> None:
-        """Return when the first job can be taken: ComfyUI responds, its models exist and, after a warm-up, are loaded.
+        """Wait until ComfyUI responds and lists its models, then run the warm-up. Jobs can be taken afterwards.
 
         Raises JobError or ModelsMissing, after stopping the worker's own ComfyUI.
         """
@@ -170,7 +170,7 @@ class Boot:
             self.stop()
             log.error("the boot failed: %s", error)  # noqa: TRY400 - an expected error
             if self.process is not None:
-                log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log.lines()))  # noqa: TRY400 - the same
+                log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log.lines()))  # noqa: TRY400 - an expected error
             raise
         self._times.log(self._server.version())
 
@@ -184,8 +184,8 @@ class Boot:
             self.process.stop()
 
     def _await_comfyui(self) -> None:
-        if self._missing is not None:
-            raise self._missing
+        if self._missing_error is not None:
+            raise self._missing_error
         if self.process is None or self._model_manager is None:
             models = required_models(self._workflows)
             await_ready(self._server, models, self._settings.ready_timeout_s, lambda: None)

@@ -1,4 +1,4 @@
-"""Seconds from process start to the end of each boot step, logged in one line at the end of the boot."""
+"""Records the seconds from process start to the end of each boot step, and logs them in one line after the boot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def process_age_s() -> float:
 
 
 class BootTimes:
-    """The times of one boot."""
+    """The times of one boot. `age_s` returns the seconds since the process started."""
 
     def __init__(self, age_s: Callable[[], float] = process_age_s) -> None:
         self._began_at = time.monotonic() - age_s()

@@ -1,11 +1,11 @@
-"""The environment of the ComfyUI process, built from an allow-list, because every custom node can read it. No I/O."""
+"""Builds the environment of the ComfyUI process from an allow-list, because every custom node can read it. No I/O."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
 
-NAMES = frozenset(
+ALLOWED_NAMES = frozenset(
     {
         "PATH",
         "HOME",
@@ -35,7 +35,7 @@ NAMES = frozenset(
         "OCL_SET_SVM_SIZE",
     }
 )
-PREFIXES = (
+ALLOWED_PREFIXES = (
     "LC_",
     "XDG_",
     "PYTHON",
@@ -65,24 +65,28 @@ PREFIXES = (
     "ASCEND_",
     "ONEAPI_",
 )
-PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+PROXY_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
 """Names that may hold a secret, even with an allowed prefix, such as NVIDIA_API_KEY."""
 _CREDENTIALS = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?).*@", re.IGNORECASE | re.DOTALL)
 
 
-def comfyui_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
-    """Return the environment for ComfyUI and its nodes: allowed variables, plus those named in `more`.
+def comfyui_environment(environment: Mapping[str, str], extra_names: Collection[str] = ()) -> dict[str, str]:
+    """Return the environment for ComfyUI and its nodes: allowed variables, plus those named in `extra_names`.
 
     User name and password are removed from proxy addresses.
     """
-    kept = {name: value for name, value in environment.items() if name in more or _is_harmless(name)}
-    proxies = {name: value for name, value in environment.items() if name.upper() in PROXIES and name not in more}
-    return {**kept, **{name: without_credentials(value) for name, value in proxies.items()}}
+    kept = {name: value for name, value in environment.items() if name in extra_names or _is_harmless(name)}
+    proxies = {
+        name: without_credentials(value)
+        for name, value in environment.items()
+        if name.upper() in PROXY_NAMES and name not in extra_names
+    }
+    return {**kept, **proxies}
 
 
 def _is_harmless(name: str) -> bool:
-    return name in NAMES or (name.startswith(PREFIXES) and not _SECRET.search(name))
+    return name in ALLOWED_NAMES or (name.startswith(ALLOWED_PREFIXES) and not _SECRET.search(name))
 
 
 def without_credentials(url: str) -> str:

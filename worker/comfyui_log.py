@@ -1,7 +1,7 @@
-"""The last lines of ComfyUI's output, and the part of them that an error may contain.
+"""Keeps the last lines of ComfyUI's output, and selects the lines that an error may contain.
 
-An error is returned to the job's caller. It therefore contains only lines written since that job began, and none if
-another job used ComfyUI at the same time: they could contain that job's file names, prompts and paths.
+An error is returned to the job's caller. It therefore contains only lines written since the job began. It contains none
+if another job used ComfyUI at the same time, because they could contain that job's file names, prompts and paths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("comfyui")
 
 
 class ComfyLog:
-    """Output of successive ComfyUI processes. `read` collects it; lines are numbered from 0."""
+    """The output of successive ComfyUI processes. `read` collects lines, which are numbered from 0."""
 
     def __init__(self) -> None:
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
@@ -35,7 +35,7 @@ class ComfyLog:
 
     @property
     def next_line(self) -> int:
-        """Number of the next line."""
+        """The number that the next line will get."""
         with self._lock:
             return self._count
 

@@ -1,4 +1,4 @@
-"""ComfyUI as a child process: started, monitored, restarted once, stopped.
+"""Starts, monitors, restarts and stops the worker's own ComfyUI, a child process.
 
 It runs in its own process group, so that its children are killed with it, and with a restricted environment
 (`comfyui_environment`). One thread reads its output, one waits for its exit, and one checks that it responds
@@ -6,8 +6,8 @@ It runs in its own process group, so that its children are killed with it, and w
 listed.
 
 An unexpected exit is an error for the job whose prompt was running; other jobs are retried. ComfyUI is restarted once.
-If the restart fails, or ComfyUI dies again before a job has succeeded, `is_lost` stays true and the worker should
-retire.
+If the restart fails, or ComfyUI dies again before a job has succeeded, ComfyUI is lost: `is_lost` becomes true, and
+`on_lost` retires the worker.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from worker.supervision import Cause, ComfyUISupervisor, Death
 from worker.watchdog import HUNG_S, Watchdog
 
 _LOG_WAIT_AFTER_S = 5.0
-"""How long ComfyUI may not respond before the wait is logged."""
+"""Seconds without a response after which the wait is logged."""
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
 _OUTPUT_DRAIN_S = 1.0
-"""How long to keep reading the output of a dead ComfyUI, so that an error has its last lines."""
+"""Maximum seconds for reading the output of a dead ComfyUI, so that an error has its last lines."""
 
 log = logging.getLogger(__name__)
 
 
-class ModelsMissing(Exception):  # noqa: N818 - a state of the machine, not a code error
+class ModelsMissing(Exception):  # noqa: N818 - a state of the installation, not a bug
     """Model files of the workflows do not exist, or ComfyUI does not list them."""
 
 
@@ -112,8 +112,8 @@ class ComfyProcess(ComfyUISupervisor):
         command: the command line.
         directory: the working directory.
         environment: the complete environment.
-        url: its HTTP address.
-        await_ready: returns when ComfyUI is ready. Its argument returns the error if the process has exited.
+        url: ComfyUI's HTTP address.
+        await_ready: waits until ComfyUI is ready. Its argument returns the error if the process has exited.
         on_lost: called when ComfyUI died and could not be restarted.
         kill_timeouts: when an unresponsive ComfyUI is killed.
     """
@@ -142,7 +142,7 @@ class ComfyProcess(ComfyUISupervisor):
         self._reader = threading.Thread()
         self._first_line = 0
         self._stopping = threading.Event()
-        self._restarted = False
+        self._was_restarted = False
         self._ready = threading.Event()
         self.is_lost = False
 
@@ -151,7 +151,7 @@ class ComfyProcess(ComfyUISupervisor):
         self._spawn()
 
     def await_start(self) -> None:
-        """Return when ComfyUI is ready, and monitor it from then on.
+        """Wait until ComfyUI is ready, then start to monitor it.
 
         Raises JobError (comfyui_unavailable) or ModelsMissing after stopping it.
         """
@@ -174,7 +174,7 @@ class ComfyProcess(ComfyUISupervisor):
         return _error("ComfyUI died and could not be restarted") if self.is_lost else None
 
     def await_available(self, stop: Callable[[], JobError | None]) -> None:
-        """Return when ComfyUI is available: immediately, or after a restart. Raises JobError if it is lost."""
+        """Wait while ComfyUI restarts. Raises JobError if ComfyUI is lost, or the error that `stop` returns."""
         while not self._ready.wait(_POLL_S):
             error = stop() or self.rejection_error()
             if error is not None:
@@ -185,16 +185,16 @@ class ComfyProcess(ComfyUISupervisor):
         return self.deaths != lease.deaths
 
     def abandon_error(self, _lease: Lease | None) -> None:
-        """Return None: a ComfyUI that hangs is killed, which ends every call to it."""
+        """Return None. The job's thread can always be waited for: a hung ComfyUI is killed, which ends its calls."""
 
     def note_success(self) -> None:
         """Allow one more restart, because a job has succeeded."""
-        self._restarted = False
+        self._was_restarted = False
 
     def end_if_stuck(self, server: ComfyServer) -> None:
-        """If an interrupted prompt keeps running, kill ComfyUI after `stuck_s`, because it blocks the next job.
+        """Watch interrupted prompts in a thread, and kill ComfyUI if one still runs after `stuck_s`.
 
-        Returns immediately. ComfyUI is then restarted, as after any death.
+        Such a prompt blocks the next job. ComfyUI is restarted, as after any death.
         """
         if stuck_prompts := server.cleanup.stuck_prompts:
             arguments = (server, stuck_prompts, self.deaths)
@@ -272,10 +272,10 @@ class ComfyProcess(ComfyUISupervisor):
             if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)
-            if self._restarted:
+            if self._was_restarted:
                 self._give_up()
                 return
-            self._restarted = True
+            self._was_restarted = True
             try:
                 child = self._spawn()
                 self._await_ready(lambda child=child: self._death_of(child))  # type: ignore[misc] # bound at once
@@ -298,7 +298,7 @@ class ComfyProcess(ComfyUISupervisor):
         if status is None:
             return None
         self._reader.join(_OUTPUT_DRAIN_S)
-        own_lines = self.log.lines(self._first_line)[-SHOWN_LINES:]  # no job's lines: no job has used this process yet
+        own_lines = self.log.lines(self._first_line)[-SHOWN_LINES:]  # safe to show: no job has used this process yet
         return _error(f"ComfyUI ended with status {status} before it was ready", log_tail=own_lines)
 
 

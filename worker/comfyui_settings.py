@@ -1,4 +1,4 @@
-"""The variables that say where ComfyUI is. A module of its own, because the health check must start fast."""
+"""The environment variables that locate ComfyUI. The health check imports this module and must start fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfy_core.environment import folder, number, optional, switch, variable
 
 @dataclass(frozen=True)
 class ComfyUISettings:
-    """Where ComfyUI, its files, and the worker's own API are."""
+    """The locations of ComfyUI, of its files, and of the worker's local API."""
 
     external_url: str = variable(
         "COMFYUI_URL", str, "URL of an external ComfyUI. Default: the worker starts its own from COMFYUI_DIR."

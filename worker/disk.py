@@ -1,4 +1,4 @@
-"""Checks whether the disk that ComfyUI writes to is full. Standard library only, because the health check uses it."""
+"""Checks for full disks, and deletes files of earlier jobs. Standard library only, because the health check uses it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MIN_FREE_BYTES = 16 * 1024 * 1024
-"""Below this, an input image may not fit: it can have 25 MB, and ComfyUI writes it twice."""
-_SWEPT = ("input/run-*", "output/run-*", "temp/*")
+"""A disk with fewer free bytes counts as full. An input image can have 25 MB, and ComfyUI writes it twice."""
+_JOB_FILES = ("input/run-*", "output/run-*", "temp/*")
 
 
 def full_disk(folders: Iterable[Path], min_free_bytes: int = MIN_FREE_BYTES) -> str:
@@ -27,9 +27,9 @@ def full_disk(folders: Iterable[Path], min_free_bytes: int = MIN_FREE_BYTES) -> 
     return ""
 
 
-def sweep(data: Path) -> None:
+def delete_job_files(data: Path) -> None:
     """Delete the files that earlier jobs left in ComfyUI's data folder. Call it only while no job uses the folder."""
-    for pattern in _SWEPT:
+    for pattern in _JOB_FILES:
         for path in data.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

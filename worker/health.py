@@ -35,7 +35,7 @@ def main(
         out.write(f"{error}\n")
         return 1
     problem = (
-        problem_of(settings.comfyui_url, timeout_s)
+        comfyui_problem(settings.comfyui_url, timeout_s)
         or full_disk(_folders(settings), min_free_bytes)
         or _local_api_problem(settings, timeout_s)
     )
@@ -50,7 +50,7 @@ def _folders(settings: ComfyUISettings) -> list[Path]:
 
 
 def _local_api_problem(settings: ComfyUISettings, timeout_s: float) -> str:
-    """Return one sentence on why the local API is unhealthy; empty if it accepts connections or is not enabled."""
+    """Return a sentence on why the local API is unhealthy; empty if it accepts connections or is not enabled."""
     if not settings.serve_api_locally:
         return ""
     port = settings.api_port
@@ -61,8 +61,8 @@ def _local_api_problem(settings: ComfyUISettings, timeout_s: float) -> str:
     return ""
 
 
-def problem_of(url: str, timeout_s: float) -> str:
-    """Return one sentence on why ComfyUI at `url` is unhealthy; empty if it responds to /system_stats with 200."""
+def comfyui_problem(url: str, timeout_s: float) -> str:
+    """Return a sentence on why ComfyUI at `url` is unhealthy; empty if it responds to /system_stats with 200."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

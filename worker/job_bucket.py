@@ -40,27 +40,27 @@ def job_bucket(
         for name in (*_S3_CONFIG_KEYS, *values.keys() & {_REGION_KEY})
         if not _is_text(values.get(name))
     ]
-    is_ours = configured is not None and server.endpoint_url == configured.endpoint_url
+    is_own_endpoint = configured is not None and server.endpoint_url == configured.endpoint_url
     if faults:
         return None, faults
     if server.bucket not in {"", values["bucketName"]}:
         faults.append(Fault("s3Config.bucketName", f"must be {server.bucket!r}, which s3Config.endpointUrl names"))
-    elif not is_ours and not is_valid_url(str(endpoint), "https"):
+    elif not is_own_endpoint and not is_valid_url(str(endpoint), "https"):
         faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
-    elif not is_ours and not is_public_address(str(endpoint), resolve):
+    elif not is_own_endpoint and not is_public_address(str(endpoint), resolve):
         faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
     if faults:
         return None, faults
-    base = configured if is_ours and configured is not None else Bucket()
+    base = configured if is_own_endpoint and configured is not None else Bucket()
     return replace(
         base,
         endpoint_url=server.endpoint_url,
         access_key_id=values["accessId"],
         secret_access_key=values["accessSecret"],
         name=values["bucketName"],
-        region=base.region if is_ours and _REGION_KEY not in values else server.region,
+        region=base.region if is_own_endpoint and _REGION_KEY not in values else server.region,
         public_url="",
-        must_be_public=not is_ours,
+        must_be_public=not is_own_endpoint,
     ), []
 
 

@@ -20,11 +20,11 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from comfy_core.progress import Progress
 from worker import logs
-from worker.disk import sweep
+from worker.disk import delete_job_files
 from worker.jobs import Control, Worker, run_job
 from worker.leases import Lease, RetryJob
 from worker.lifecycle import Lifecycle
-from worker.progress import progress_of
+from worker.progress import progress_output
 from worker.prompt_order import Ticket, TicketLock
 from worker.supervision import ManagedComfyUI, RemoteComfyUI
 
@@ -47,7 +47,7 @@ def make_threads(jobs: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(jobs, thread_name_prefix="job")
 
 
-class Failures:
+class FailureCounter:
     """Counts consecutive jobs that failed because of ComfyUI or its disk, and retires the worker at the limit."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
@@ -86,10 +86,10 @@ class Service:
     tickets: TicketLock = field(default_factory=TicketLock)
     threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
     max_job_s: float = 1800.0
-    failures: Failures = field(init=False)
+    failures: FailureCounter = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "failures", Failures(self.lifecycle))
+        object.__setattr__(self, "failures", FailureCounter(self.lifecycle))
 
 
 class JobExecution:
@@ -106,7 +106,7 @@ class JobExecution:
         self.cancelled = threading.Event()
 
     @property
-    def took_s(self) -> float:
+    def duration_s(self) -> float:
         """Seconds since the job's thread started; 0 while it waits for a thread."""
         return 0.0 if self._begun_at is None else time.monotonic() - self._begun_at
 
@@ -120,7 +120,7 @@ class JobExecution:
         self._begun_at = time.monotonic()
         try:
             result = self._run()
-            log.info("done in %.2f s", self.took_s)
+            log.info("done in %.2f s", self.duration_s)
         except JobError as error:
             return self.failed(error)
         except Exception:
@@ -135,7 +135,7 @@ class JobExecution:
 
     def failed(self, error: JobError) -> JsonObject:
         """Return an error as the job's outcome, and count it."""
-        log.warning("%s after %.2f s", error.code.value, self.took_s)
+        log.warning("%s after %.2f s", error.code.value, self.duration_s)
         if not self.cancelled.is_set():  # otherwise the response was sent before the thread ended
             self._service.failures.note(error)
         try:
@@ -184,7 +184,7 @@ class JobExecution:
     def _observe(self, progress: Progress) -> None:
         if self._lease is not None:
             self._lease.has_started = True
-        self._report(progress_of(progress))
+        self._report(progress_output(progress))
 
     def _note_run(self) -> None:
         if self._lease is not None:
@@ -203,7 +203,7 @@ class JobExecution:
         if error.code in _DISK_CODES and (problem := self._service.full_disk()):
             log.error("%s", problem)
             if not lease.is_shared and server.directory is not None:
-                sweep(server.directory)
+                delete_job_files(server.directory)
             return JobError.because(ErrorCode.DISK_FULL, problem)
         return error
 

@@ -1,4 +1,4 @@
-"""ComfyUI's command line: headless, quiet, with the worker's folders, and only with flags that this ComfyUI supports.
+"""Builds ComfyUI's command line: headless, with the worker's folders, and only with flags that this ComfyUI supports.
 
 ComfyUI exits with status 2 for an unknown flag, and its flags change between versions. Its --help returns in 0.1 s,
 because arguments are parsed before torch is imported.
@@ -89,8 +89,8 @@ def flags_in(text: str) -> frozenset[str]:
     return frozenset(flag for option in explained for flag in re.findall(r"(?<!\S)--[\w-]+", option))
 
 
-def image_nodes(comfyui: Path) -> list[str]:
-    """Return the image's custom nodes for ComfyUI's whitelist: the folders and modules in custom_nodes.
+def whitelisted_nodes(comfyui: Path) -> list[str]:
+    """Return the names for ComfyUI's whitelist of custom nodes: the folders and modules in its custom_nodes.
 
     The whitelist keeps out nodes from additional paths, so that nothing from a network volume is run as code. ComfyUI
     expects modules with their file extension. SaveImageWebsocket is one that ComfyUI ships.
@@ -111,7 +111,7 @@ def comfyui_command(
     """Return ComfyUI's command line, limited to supported `flags`. COMFYUI_ARGS come last and take precedence.
 
     Args:
-        settings: of a worker with a ComfyUI of its own.
+        settings: the settings of a worker with its own ComfyUI.
         flags: the flags that this ComfyUI supports.
         paths_config: the file that lists the model folders.
         front_end: an empty folder for ComfyUI's web pages. They are not used, and their packages have 583 MB.
@@ -119,8 +119,8 @@ def comfyui_command(
             long as reading them.
     """
     data = settings.comfyui_data_directory
-    assert settings.comfyui_directory is not None  # noqa: S101 - as above
-    assert data is not None  # noqa: S101 - as above
+    assert settings.comfyui_directory is not None  # noqa: S101 - always set for our own ComfyUI
+    assert data is not None  # noqa: S101 - always set for our own ComfyUI
     # Since 0.39 --disable-api-nodes disables all network access.
     api_nodes = "--disable-partner-nodes" if "--disable-partner-nodes" in flags else "--disable-api-nodes"
     wanted: list[tuple[str, Sequence[str]]] = [
@@ -131,7 +131,7 @@ def comfyui_command(
         (api_nodes, []),
         ("--disable-assets", []),
         ("--disable-all-custom-nodes", []),
-        ("--whitelist-custom-nodes", image_nodes(settings.comfyui_directory)),
+        ("--whitelist-custom-nodes", whitelisted_nodes(settings.comfyui_directory)),
         ("--input-directory", [str(data / "input")]),
         ("--output-directory", [str(data / "output")]),
         ("--temp-directory", [str(data)]),  # ComfyUI appends `temp`, and empties that folder

@@ -12,7 +12,7 @@ from comfy_core.errors import JobError
 
 
 class RetryJob(JobError):  # noqa: N818 - a control signal, not a failure
-    """ComfyUI was ended by something other than this job, so the job can be retried on the new process."""
+    """ComfyUI ended, and not because of this job, so the job can be retried on the new process."""
 
 
 class Lease:
@@ -45,7 +45,7 @@ class Leases:
         self._queued: list[Lease] = []
 
     def begin(self, deaths: int, first_line: int, *, is_shared: bool = False) -> Lease:
-        """Return a new lease; `end` must be called for it. Set `is_shared` if ComfyUI already runs something else."""
+        """Return a new lease; `end` must be called for it. Set `is_shared` if ComfyUI runs a prompt of an ended job."""
         lease = Lease(deaths, first_line)
         with self._lock:
             self._current.append(lease)

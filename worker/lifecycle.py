@@ -124,7 +124,7 @@ class Lifecycle:
             os.kill(os.getpid(), signal.SIGTERM)  # makes the SDK take no more jobs
 
     def await_end(self) -> None:
-        """Shut down gracefully if the SDK has exited first. Returns only if `end` does.
+        """Shut down gracefully after the SDK has exited. Returns only if `end` returns.
 
         The SDK exits once its long polls have returned, which may be immediate. Without this wait, the shutdown thread
         would die with the main thread, and the exit status would be 0 (seen in scripts/soak).

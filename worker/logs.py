@@ -1,4 +1,4 @@
-"""The worker's log: one JSON object a line, each with the id of its job."""
+"""Configures the worker's log: one JSON object per line, with the id of the job that the line is about."""
 
 from __future__ import annotations
 

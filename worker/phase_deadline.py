@@ -19,9 +19,9 @@ class PhaseDeadline:
 
     Attributes:
         stop: returns the error of a job that must end now.
-        started_at: when the job's time began (monotonic).
-        deadline: when the phase must have ended (monotonic).
-        unfinished: what is not done by then, for the error message.
+        started_at: start of the job's time, on the monotonic clock.
+        deadline: latest end of the phase, on the monotonic clock.
+        unfinished: the error message after "After 300 s", such as "its images were not encoded".
     """
 
     stop: Stop

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Post = Callable[[JsonObject], Awaitable[None]]
 
 
-def progress_of(progress: Progress) -> JsonObject:
+def progress_output(progress: Progress) -> JsonObject:
     """Return what a caller receives as `output` while the job is IN_PROGRESS.
 
     `images` is always present and empty: callers of worker-comfyui, which posts no progress, read `output.images[0]` as

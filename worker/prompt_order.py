@@ -1,4 +1,4 @@
-"""A ticket lock: concurrent jobs queue their prompts in order of arrival."""
+"""A ticket lock, with which concurrent jobs queue their prompts in ComfyUI in the order of the jobs' arrival."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TicketLock:
         self._open: set[int] = set()
 
     def take(self, stop: Callable[[], JobError | None]) -> Ticket:
-        """Return the next ticket; `Ticket.end` must be called. A wait for it ends early with the error from `stop`."""
+        """Return the next ticket; `Ticket.end` must be called. Waiting with it raises the error that `stop` returns."""
         with self._changed:
             self._taken += 1
             self._open.add(self._taken)

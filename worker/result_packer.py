@@ -22,7 +22,7 @@ Store = Callable[[JobOutput], str]
 
 @dataclass(frozen=True)
 class ResultPacker:
-    """How one job's outputs are delivered: inline, or through `store` if there is a bucket."""
+    """Packs one job's outputs: inline, or uploaded with `store`, which is None without a bucket."""
 
     delivery: str
     limit_bytes: int
@@ -37,7 +37,8 @@ class ResultPacker:
 
         `other_fields` are the other fields of the result, which count towards its size.
 
-        Raises JobError: output_too_large if they do not fit inline and there is no bucket, output_not_stored.
+        Raises JobError: output_too_large if the outputs do not fit inline and there is no bucket, or output_not_stored
+        if an upload fails.
         """
         size = inline_size([*(image for _ in self.image_fields for image in images), *files], other_fields)
         store = self.store

@@ -1,4 +1,4 @@
-"""RunPod's worker API: takes jobs, reads stop signals, and posts results. Invalid responses are tolerated.
+"""Takes jobs from RunPod's worker API, reads stop signals, and posts results. Tolerates invalid responses.
 
 The SDK's loops, pings, arguments and signals stay in use. Three of its functions are replaced, through the keys that
 its JobScaler has for that: `jobs_fetcher`, `stop_signals_fetcher` and `jobs_handler`. The SDK reads these keys only
@@ -42,10 +42,10 @@ POST_WAIT_S = 0.5
 MIN_WAIT_S = 1.0
 MAX_WAIT_S = 8.0
 LOG_EVERY_S = 60.0
-TAKE_POLL_S = 75.0
-SLOT_WAIT_S = 5.0
-"""Both are below the SDK's own timeout of 90 s, which would drop a job that arrives as it expires."""
-_END_POLL_S = 0.25
+LONG_POLL_TIMEOUT_S = 75.0
+SLOT_TIMEOUT_S = 5.0
+"""LONG_POLL_TIMEOUT_S and SLOT_TIMEOUT_S end before the SDK's timeout of 90 s, at which it could lose a new job."""
+_SHUTDOWN_POLL_S = 0.25
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """Statuses after which a post is retried, in addition to 5xx."""
 _NO_JOB_STATUSES = frozenset({204, 400})
@@ -65,13 +65,13 @@ class PollBackoff:
         self._failures = 0
         self._logged_at = 0.0
 
-    def wait_s(self, took_s: float, problem: str | None) -> float:
+    def wait_s(self, duration_s: float, problem: str | None) -> float:
         """Return how long to wait after a poll that returned nothing, or failed with `problem`."""
         if problem is None:
             if self._failures:
                 log.info("%s succeeded again after %d failures", self._name, self._failures)
             self._failures = 0
-            return max(0.0, MIN_WAIT_S - took_s)
+            return max(0.0, MIN_WAIT_S - duration_s)
         self._failures += 1
         if self._failures == 1 or time.monotonic() - self._logged_at >= LOG_EVERY_S:
             self._logged_at = time.monotonic()
@@ -117,7 +117,7 @@ class RunPodWorkerApi:
         }
 
     async def take(self, session: aiohttp.ClientSession, _wanted: int) -> list[JsonObject]:
-        """Return up to as many jobs as there are free slots, or none, as the SDK's get_job does."""
+        """Wait for jobs, and return at most as many as there are free slots. Replaces the SDK's get_job."""
         from runpod.serverless.modules.rp_job import _job_get_url  # noqa: PLC0415 - as above
 
         self._session = session
@@ -125,15 +125,15 @@ class RunPodWorkerApi:
         if free < 1:
             self._slot_freed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SLOT_WAIT_S):
+                async with asyncio.timeout(SLOT_TIMEOUT_S):
                     await self._slot_freed.wait()
             return []
         if self._is_ending():
             await asyncio.sleep(MIN_WAIT_S)
             return []
-        poll = asyncio.ensure_future(self._poll(session, _job_get_url(free), self._takes, self._accepted))
+        poll = asyncio.ensure_future(self._poll(session, _job_get_url(free), self._takes, self._accept))
         try:
-            while not (await asyncio.wait({poll}, timeout=_END_POLL_S))[0]:
+            while not (await asyncio.wait({poll}, timeout=_SHUTDOWN_POLL_S))[0]:
                 if self._is_ending():  # a job that arrives now is left to another worker
                     return []
             jobs = poll.result()
@@ -151,7 +151,7 @@ class RunPodWorkerApi:
         return []
 
     async def stop_signals(self, session: aiohttp.ClientSession) -> list[str]:
-        """Return the ids of the jobs to stop, as the SDK's get_stop_signals does."""
+        """Wait for stop signals, and return the ids of the jobs to stop. Replaces the SDK's get_stop_signals."""
         from runpod.serverless.modules.rp_job import _job_stop_url  # noqa: PLC0415 - as above
 
         url = _job_stop_url()
@@ -161,7 +161,7 @@ class RunPodWorkerApi:
         return await self._poll(session, str(url), self._stops, read_stops)
 
     async def handle(self, session: aiohttp.ClientSession, config: JsonObject, job: JsonObject) -> None:
-        """Run one job and post its result, as the SDK's handle_job does. Nothing is posted for a stopped job."""
+        """Run one job and post its result. Nothing is posted for a stopped job. Replaces the SDK's handle_job."""
         job_id = str(job["id"])
         try:
             try:
@@ -186,8 +186,8 @@ class RunPodWorkerApi:
     def _is_ending(self) -> bool:
         return self._lifecycle.is_ending
 
-    def _accepted(self, body: bytes) -> list[JsonObject]:
-        """Return the jobs of a response to handle, and record them as active."""
+    def _accept(self, body: bytes) -> list[JsonObject]:
+        """Record the jobs of a response as active, and return them without jobs that were active already."""
         taken = read_take_response(body)
         for why in taken.dropped:
             log.error("dropped a job whose result cannot be posted: %s", why)
@@ -205,12 +205,12 @@ class RunPodWorkerApi:
     async def _poll(
         self, session: aiohttp.ClientSession, url: str, poll: PollBackoff, read: Callable[[bytes], list[_Item]]
     ) -> list[_Item]:
-        """Return what one long poll returned, or an empty list after a wait."""
+        """Send one long poll and return the items of its response. If there are none, wait and return an empty list."""
         begun_at = time.monotonic()
         found: list[_Item] = []
         problem = None
         try:
-            async with asyncio.timeout(TAKE_POLL_S) as limit, session.get(url) as response:
+            async with asyncio.timeout(LONG_POLL_TIMEOUT_S) as limit, session.get(url) as response:
                 body = await response.read()
             if response.status == HTTPStatus.OK:
                 found = read(body)

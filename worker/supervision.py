@@ -1,4 +1,4 @@
-"""The state of the ComfyUI that jobs run on: whether it is available, and which job's prompt ended it.
+"""Tracks the state of the ComfyUI that jobs run on: whether it is available, and which job's prompt ended it.
 
 The worker's own ComfyUI is in `comfyui_process`. A ComfyUI at COMFYUI_URL cannot be restarted from here: jobs fail
 immediately while it does not respond.
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Cause(Enum):
-    """Why ComfyUI ended."""
+    """The reason why ComfyUI ended."""
 
     DIED = "died"
     HUNG = "hung"
@@ -84,7 +84,7 @@ class ManagedComfyUI(Protocol):
         """Return whether the process of this lease has ended, and its queue with it."""
 
     def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
-        """Return what `failure_of` returns, after waiting for the watchdog if ComfyUI is currently not responding."""
+        """Return the result of `failure_of`, after waiting for the watchdog if ComfyUI does not respond now."""
 
     def abandon_error(self, lease: Lease | None) -> JobError | None:
         """Return the error for a job whose thread could wait much longer for ComfyUI."""
@@ -97,7 +97,7 @@ class ManagedComfyUI(Protocol):
 
 
 class ComfyUISupervisor:
-    """Common base class: tracks leases, and deaths in order."""
+    """Base class that tracks the leases, and the deaths in order."""
 
     def __init__(self, log: ComfyLog | None = None) -> None:
         self.log = log or ComfyLog()
@@ -107,7 +107,7 @@ class ComfyUISupervisor:
 
     @property
     def deaths(self) -> int:
-        """How often ComfyUI has died, or hung if it is remote."""
+        """The number of times that ComfyUI has died, or hung if it is remote."""
         return len(self._deaths)
 
     def begin_lease(self, *, is_shared: bool = False) -> Lease:
@@ -134,9 +134,9 @@ class ComfyUISupervisor:
         return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, "Another job ended ComfyUI before this one ran")
 
     def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
-        """Return what `failure_of` returns. While ComfyUI does not respond, wait for the watchdog's decision.
+        """Return the result of `failure_of`. While ComfyUI does not respond, wait for the watchdog's decision.
 
-        `at_least_s` is how long to wait for a death to be recorded, if the job has seen signs of one.
+        `at_least_s` is the time to wait for a death to be recorded, for a job that has lost its connection.
         """
         deadline = time.monotonic() + at_least_s
         while self.deaths == lease.deaths and (time.monotonic() < deadline or self._is_silent()):

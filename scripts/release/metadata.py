@@ -1,6 +1,6 @@
-"""The metadata of a release: notes of CHANGELOG.md, names of images, layers that GHCR accepts.
+"""Prints the metadata of a release: the notes in CHANGELOG.md, the names of images, and layers too large for GHCR.
 
-Needs nothing but Python, so that a job of CI need not set anything up for it.
+It uses only the standard library, so a CI job can run it without setup.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WRONG = 3
+EXIT_RELEASE_ERROR = 3
 GB = 10**9
 GHCR_LAYER_LIMIT_BYTES = 10 * GB
 """GHCR accepts layers of 10 GB, each within ten minutes (docs.github.com, Working with the Container registry)."""
 COMMIT_DIGITS = 12
-SUFFIXES: Mapping[str, str] = {"worker": "", "worker-flux1-dev-fp8": "-flux1-dev-fp8", "simulator": "-simulator"}
+TAG_SUFFIXES: Mapping[str, str] = {"worker": "", "worker-flux1-dev-fp8": "-flux1-dev-fp8", "simulator": "-simulator"}
 """The suffix of the version in a tag, by the target of docker-bake.hcl."""
 
 
@@ -29,14 +29,14 @@ class ReleaseError(Exception):
 
 
 def version_in(pyproject: str) -> str:
-    """Return the project's version. Raises ReleaseError."""
+    """Return the version in the text of pyproject.toml. Raises ReleaseError if it has none."""
     found = re.search(r'^version = "(\d+\.\d+\.\d+)"$', pyproject, re.MULTILINE)
     if not found:
         raise ReleaseError('pyproject.toml has no line like version = "1.2.3"')
     return found[1]
 
 
-def notes(changelog: str, version: str) -> str:
+def release_notes(changelog: str, version: str) -> str:
     """Return the section of a version in CHANGELOG.md, without its heading. Raises ReleaseError."""
     heading = re.compile(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", re.MULTILINE)
     found = heading.search(changelog)
@@ -51,14 +51,14 @@ def notes(changelog: str, version: str) -> str:
     return text
 
 
-def tags(target: str, repositories: list[str], version: str, commit: str, ref: str) -> Iterator[str]:
+def image_names(target: str, repositories: list[str], version: str, commit: str, ref: str) -> Iterator[str]:
     """Yield the names of an image in each repository: by its commit, and by the version if `ref` is its tag.
 
-    Names are never used twice for different images: no `latest`, which RunPod would not look up again.
-    Raises ReleaseError for a tag that is not the project's version, or a target that docker-bake.hcl has not.
+    A name always means the same image. There is no `latest`, because RunPod would not look it up again.
+    Raises ReleaseError for a tag that is not the project's version, or a target that is not in docker-bake.hcl.
     """
-    if target not in SUFFIXES:
-        raise ReleaseError(f"{target} is not a target. Targets: {', '.join(SUFFIXES)}")
+    if target not in TAG_SUFFIXES:
+        raise ReleaseError(f"{target} is not a target. Targets: {', '.join(TAG_SUFFIXES)}")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise ReleaseError(f"{commit!r} is not a commit: it needs the 40 digits that git rev-parse HEAD prints")
     names = [f"sha-{commit[:COMMIT_DIGITS]}"]
@@ -67,7 +67,7 @@ def tags(target: str, repositories: list[str], version: str, commit: str, ref: s
         names.insert(0, version)
     for repository in repositories:
         for name in names:
-            yield f"{repository.lower()}:{name}{SUFFIXES[target]}"
+            yield f"{repository.lower()}:{name}{TAG_SUFFIXES[target]}"
 
 
 def check_tag(ref: str, version: str) -> None:
@@ -79,30 +79,30 @@ def check_tag(ref: str, version: str) -> None:
         )
 
 
-def layers_above(manifest: Mapping[str, Any], limit_bytes: int) -> list[int]:
+def layers_larger_than(manifest: Mapping[str, Any], limit_bytes: int) -> list[int]:
     """Return the sizes in bytes of an image's layers that are larger than `limit_bytes`."""
     sizes = [int(layer["size"]) for layer in manifest["layers"]]
     return [size for size in sizes if size > limit_bytes]
 
 
-def _notes(options: argparse.Namespace) -> None:
-    print(notes((ROOT / "CHANGELOG.md").read_text(), options.version))
+def _print_notes(options: argparse.Namespace) -> None:
+    print(release_notes((ROOT / "CHANGELOG.md").read_text(), options.version))
 
 
-def _tags(options: argparse.Namespace) -> None:
+def _print_image_names(options: argparse.Namespace) -> None:
     version = version_in((ROOT / "pyproject.toml").read_text())
-    for name in tags(options.target, options.repository, version, options.commit, options.ref):
+    for name in image_names(options.target, options.repository, version, options.commit, options.ref):
         print(name)
 
 
-def _version(options: argparse.Namespace) -> None:
+def _print_version(options: argparse.Namespace) -> None:
     version = version_in((ROOT / "pyproject.toml").read_text())
     check_tag(options.ref, version)
     print(version)
 
 
-def _layers(_: argparse.Namespace) -> None:
-    if large := layers_above(json.load(sys.stdin), GHCR_LAYER_LIMIT_BYTES):
+def _check_layers(_: argparse.Namespace) -> None:
+    if large := layers_larger_than(json.load(sys.stdin), GHCR_LAYER_LIMIT_BYTES):
         sizes = ", ".join(f"{size / GB:.1f} GB" for size in large)
         raise ReleaseError(f"{len(large)} layers are larger than GHCR allows (10 GB): {sizes}")
 
@@ -113,24 +113,24 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("notes", help="print the section of a version in CHANGELOG.md")
     command.add_argument("version")
-    command.set_defaults(run=_notes)
+    command.set_defaults(run=_print_notes)
     command = commands.add_parser("tags", help="print an image's names, one a line")
-    command.add_argument("target", help="of docker-bake.hcl")
+    command.add_argument("target", help="target of docker-bake.hcl")
     command.add_argument("repository", nargs="+", help="such as ghcr.io/me/flux-comfyui-worker")
     command.add_argument("--commit", default=environment.get("GITHUB_SHA", ""))
     command.add_argument("--ref", default=environment.get("GITHUB_REF", ""))
-    command.set_defaults(run=_tags)
-    command = commands.add_parser("version", help="print the version, where the tag of git fits it")
+    command.set_defaults(run=_print_image_names)
+    command = commands.add_parser("version", help="print the version, and fail if the git tag is another version")
     command.add_argument("--ref", default=environment.get("GITHUB_REF", ""))
-    command.set_defaults(run=_version)
-    command = commands.add_parser("layers", help="fail where a manifest on stdin has a layer that GHCR does not take")
-    command.set_defaults(run=_layers)
+    command.set_defaults(run=_print_version)
+    command = commands.add_parser("layers", help="fail if the manifest on stdin has a layer that is too large for GHCR")
+    command.set_defaults(run=_check_layers)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
     except ReleaseError as error:
         print(f"scripts/release: {error}", file=sys.stderr)
-        return WRONG
+        return EXIT_RELEASE_ERROR
     return 0
 
 

@@ -1,7 +1,7 @@
 """Tests a built image: a job through RunPod's local API with the simulator as ComfyUI, then its own ComfyUI on a CPU.
 
-Needs a Docker engine, and nothing of Python's but what it comes with. Ends with status 1 and the container's log where
-something is wrong.
+It needs a Docker engine and only Python's standard library. If a check fails, it exits with status 1 and prints the
+container's log.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STRICT = ("--read-only", "--tmpfs=/tmp:exec,mode=1777", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
-SMALL = {"width": 256, "height": 256, "steps": 2}
+STRICT_OPTIONS = (
+    "--read-only",
+    "--tmpfs=/tmp:exec,mode=1777",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges:true",
+)
+SMALL_INPUTS = {"width": 256, "height": 256, "steps": 2}
 SIMULATOR = "simulator"
 PNG = b"\x89PNG\r\n\x1a\n"
 DOCKER_TIMEOUT_S = 120.0
@@ -65,7 +70,7 @@ def network() -> Iterator[str]:
 @contextlib.contextmanager
 def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterator[str]:
     """Yield the id of a running container with the strictest settings; it is removed afterwards."""
-    name = docker("run", "--detach", *STRICT, *options, image, *command)
+    name = docker("run", "--detach", *STRICT_OPTIONS, *options, image, *command)
     try:
         yield name
     finally:
@@ -90,16 +95,19 @@ def check_metadata(image: str) -> None:
         raise SmokeError(f"{image} runs as root")
 
 
-def await_value(name: str, read: Callable[[], _Found | None], what: str, timeout_s: float) -> _Found:
-    """Return the first result that is not None. Raises SmokeError if the container exits, or takes too long."""
+def wait_for_value(name: str, read: Callable[[], _Found | None], event: str, timeout_s: float) -> _Found:
+    """Call `read` until its result is not None, and return that. Raises SmokeError at the timeout or if it exits.
+
+    `event` describes the awaited event for the error message, such as "its API was served".
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if (found := read()) is not None:
             return found
         if docker("inspect", "--format", "{{.State.Running}}", name) != "true":
-            raise SmokeError(f"the container ended before {what}\n{log_of(name)}")
+            raise SmokeError(f"the container ended before {event}\n{log_of(name)}")
         time.sleep(0.5)
-    raise SmokeError(f"{what}: not within {timeout_s:g} s\n{log_of(name)}")
+    raise SmokeError(f"{event}: not within {timeout_s:g} s\n{log_of(name)}")
 
 
 def log_of(name: str) -> str:
@@ -123,9 +131,9 @@ def is_served(url: str) -> bool | None:
 
 
 def run_job(url: str) -> dict[str, Any]:
-    """Return the response to test_input.json at a small size."""
+    """Run the job of test_input.json with a small image; return the response of /runsync."""
     job = json.loads((ROOT / "test_input.json").read_text())
-    job["input"] |= SMALL
+    job["input"] |= SMALL_INPUTS
     request = urllib.request.Request(  # noqa: S310 - http by construction
         f"{url}/runsync", json.dumps(job).encode(), {"Content-Type": "application/json"}
     )
@@ -151,8 +159,8 @@ def stop(name: str) -> None:
         raise SmokeError(f"SIGTERM: the worker ended with status {status}\n{log_of(name)}")
 
 
-def try_job(image: str, simulator: str) -> None:
-    """Run test_input.json on the image; another container with the simulator is its ComfyUI."""
+def check_job(image: str, simulator: str) -> None:
+    """Run test_input.json on `image`, with a container of `simulator` as its ComfyUI. Raises SmokeError."""
     with network() as net:
         alias = (f"--network={net}", f"--network-alias={SIMULATOR}", "--entrypoint=/usr/bin/tini")
         listen = ("--", "python", "-m", "simulators.comfyui", "--listen")
@@ -162,26 +170,26 @@ def try_job(image: str, simulator: str) -> None:
             container(image, f"--network={net}", "--publish=127.0.0.1::8000", *env) as worker,
         ):
             url = address_of(worker)
-            await_value(worker, lambda: is_served(url), "its API was served", API_START_TIMEOUT_S)
+            wait_for_value(worker, lambda: is_served(url), "its API was served", API_START_TIMEOUT_S)
             check_image(run_job(url))
             stop(worker)
 
 
-def try_comfyui(image: str) -> None:
-    """Boot the image's own ComfyUI without a GPU. Sparse files replace missing models: none is loaded."""
+def check_own_comfyui(image: str) -> None:
+    """Boot the image's own ComfyUI without a GPU. Missing models are replaced by sparse files, as none is loaded."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         models.chmod(0o755)
-        make_holes(models)
+        write_sparse_models(models)
         env = ("SERVE_API_LOCALLY=true", "WORKER_WARMUP=false", "COMFYUI_ARGS=--cpu", "WORKER_VOLUME_DIR=/volume")
         options = [f"--env={each}" for each in env] + [f"--volume={models}:/volume/models:ro"]
         with container(image, "--publish=127.0.0.1::8000", *options) as worker:
             url = address_of(worker)
-            await_value(worker, lambda: is_served(url), "its own ComfyUI was ready", BOOT_TIMEOUT_S)
+            wait_for_value(worker, lambda: is_served(url), "its own ComfyUI was ready", BOOT_TIMEOUT_S)
             stop(worker)
 
 
-def make_holes(folder: Path) -> None:
+def write_sparse_models(folder: Path) -> None:
     """Create a sparse file of the right size for each model of models.txt."""
     for line in (ROOT / "models.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -203,10 +211,10 @@ def main(arguments: list[str]) -> int:
         for image in (options.image, options.simulator):
             check_metadata(image)
         print("ok  labels, health check, user", flush=True)
-        try_job(options.image, options.simulator)
+        check_job(options.image, options.simulator)
         print("ok  a job with the simulator, and exit on SIGTERM", flush=True)
         if not options.without_comfyui:
-            try_comfyui(options.image)
+            check_own_comfyui(options.image)
             print("ok  its own ComfyUI boots on the CPU", flush=True)
     except (SmokeError, subprocess.TimeoutExpired, OSError) as error:
         print(f"scripts/release/smoke_image: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from simulators.comfyui.executor import Executor, Tools
+from simulators.comfyui.executor import Executor, SharedTools
 from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.files import Folders
 from simulators.comfyui.progress import ProgressFrames
@@ -68,7 +68,7 @@ class Core:
         self._is_freeing = False
         self._ending = asyncio.Event()
         self._sampling = SamplingLoop(settings.pace, faults, self._cut_client)
-        self._executor = Executor(Tools(settings.folders, faults, self._sampling))
+        self._executor = Executor(SharedTools(settings.folders, faults, self._sampling))
         self.faults = faults
         self.folders = settings.folders
         self.queue = PromptQueue(self._send_status)

@@ -2,16 +2,17 @@
 
 Facts about ComfyUI:
 
-- First `execution_start` and `execution_cached` (the nodes with a cached result); then for every node
-  `progress_state`, `executing`, the node's own messages, `executed` if it has UI output, `progress_state`; at
+- The frames of a prompt are `execution_start` and `execution_cached` (the nodes with a cached result); then for every
+  node `progress_state`, `executing`, the node's own messages, `executed` if it has UI output, and `progress_state`; at
   the end `execution_success`, `execution_error` or `execution_interrupted`.
 - Only results of the previous prompt's nodes are cached. LoadImage depends on the content of its file;
   SaveImageWebsocket runs every time.
 - An output node with a cached result does not run: it sends `executed` with its earlier output (a file that may no
   longer exist) and `progress_state` 1 of 1.
-- The graph that SaveImage writes into a PNG shows the hash of LoadImage's file as `is_changed`; history's does not.
+- The graph that SaveImage writes into a PNG contains the hash of LoadImage's file as `is_changed`; the one in /history
+  does not.
 - History's outputs are the UI outputs of the prompt's nodes, from this run or a cached one, even if the run failed.
-- Interruption is checked before every node and at every step. It is not an error, but history's status is `error`.
+- Interruption is checked before every node and at every step. It sends no error, but the status in /history is `error`.
 - An error message ends in a line break, and a tip may follow it.
 - A literal instead of a link is accepted by /prompt. The node fails when it uses the value.
 """
@@ -54,7 +55,7 @@ class CacheEntry:
 
 
 @dataclass(frozen=True)
-class Tools:
+class SharedTools:
     """Objects that all prompts share."""
 
     folders: Folders
@@ -65,7 +66,7 @@ class Tools:
 class Executor:
     """Runs prompts one after the other, and caches the results of the last one."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: SharedTools) -> None:
         self._tools = tools
         self._cache: dict[str, CacheEntry] = {}
 
@@ -96,12 +97,12 @@ class Executor:
 
 def _extra_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
     """Return what the result of a node depends on besides its inputs, or None. A file's hash is noted in the graph."""
-    kind = NODE_TYPES[graph[node_id]["class_type"]]
-    if kind.name in NEVER_CACHED:
+    node_type = NODE_TYPES[graph[node_id]["class_type"]]
+    if node_type.name in NEVER_CACHED:
         return uuid.uuid4().hex
-    if not kind.checks_file:
+    if not node_type.checks_file:
         return None
-    path = folders.readable(str(inputs_of(graph, node_id).get(kind.checks_file)))
+    path = folders.readable(str(inputs_of(graph, node_id).get(node_type.checks_file)))
     graph[node_id]["is_changed"] = [sha256(path.read_bytes()).hexdigest() if path.is_file() else uuid.uuid4().hex]
     return graph[node_id]["is_changed"]
 
@@ -110,7 +111,7 @@ def _extra_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> ob
 class _PromptRun:
     """One run of one prompt."""
 
-    tools: Tools
+    tools: SharedTools
     cache: dict[str, CacheEntry]
     prompt: QueuedPrompt
     graph: dict[str, Any]
@@ -199,8 +200,9 @@ class _PromptRun:
         return {"node_id": node_id, "node_type": self.graph[node_id]["class_type"], "executed": list(self.executed)}
 
     def _send_failure(self, node_id: str, inputs: dict[str, Any], failure: BaseException) -> None:
-        kind = type(failure)
-        plain_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        failure_type = type(failure)
+        module, name = failure_type.__module__, failure_type.__qualname__
+        plain_name = name if module == "builtins" else f"{module}.{name}"
         details = {
             **self._node_details(node_id),
             "exception_message": f"{failure}\n{getattr(failure, 'tip', '')}",
@@ -214,9 +216,9 @@ class _PromptRun:
         self.progress.message("execution_error", details)
 
 
-def _check_links(kind: NodeType, inputs: dict[str, Any]) -> None:
+def _check_links(node_type: NodeType, inputs: dict[str, Any]) -> None:
     """Raise NodeFailure for a literal in place of a link."""
-    for name, entry in kind.inputs.items():
+    for name, entry in node_type.inputs.items():
         if entry.is_link_only and name in inputs and not is_link(inputs[name]):
             literal = type(inputs[name]).__name__
             raise NodeFailure("AttributeError", f"{literal!r} object has no attribute of a {entry.type}")

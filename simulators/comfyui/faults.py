@@ -232,20 +232,20 @@ def parameters_of(name: str) -> list[inspect.Parameter]:
     return list(inspect.signature(FAULTS[name]).parameters.values())[1:]
 
 
-def parse_fault(words: str) -> Callable[[ComfyUIFaults], None]:
+def parse_fault(text: str) -> Callable[[ComfyUIFaults], None]:
     """Parse `fault:argument:argument`; return a function that injects it.
 
     Raises:
         ValueError: the fault does not exist, or does not take these arguments.
     """
-    name, *texts = words.split(":")
+    name, *texts = text.split(":")
     if name not in FAULTS:
         raise ValueError(f"{name!r} is not a fault; the faults are {', '.join(FAULTS)}")
     declared = parameters_of(name)
-    least = sum(parameter.default is parameter.empty for parameter in declared)
-    if not least <= len(texts) <= len(declared):
+    required = sum(parameter.default is parameter.empty for parameter in declared)
+    if not required <= len(texts) <= len(declared):
         parameters = ":".join(parameter.name for parameter in declared)
-        raise ValueError(f"{words!r} has {len(texts)} arguments; it is {name}:{parameters}")
+        raise ValueError(f"{text!r} has {len(texts)} arguments; it is {name}:{parameters}")
     values = [_PARSERS[parameter.annotation](word) for parameter, word in zip(declared, texts, strict=False)]
     return lambda faults: FAULTS[name](faults, *values)
 

@@ -17,9 +17,9 @@ from typing import Any
 ListFiles = Callable[[str], tuple[str, ...]]
 """Returns the file names in a model folder, or in `input`."""
 
-LARGEST_SIDE = 16384
-LARGEST_SEED = 2**64 - 1
-LARGEST_COLOR = 0xFFFFFF
+MAX_SIDE = 16384
+MAX_SEED = 2**64 - 1
+MAX_COLOR = 0xFFFFFF
 
 SAMPLER_NAMES = """
 euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2 dpm_2_ancestral lms dpm_fast
@@ -115,7 +115,7 @@ def _choice(*choices: str, folder: str = "", **more: object) -> Input:
 
 
 def _side(default: int, least: int = 16, step: int = 8) -> Input:
-    return _int(default, least, LARGEST_SIDE, step=step)
+    return _int(default, least, MAX_SIDE, step=step)
 
 
 def _node(name: str, outputs: str = "", **inputs: Input | str) -> NodeType:
@@ -128,7 +128,7 @@ _STRENGTH = _float(1.0, -100.0, 100.0, step=0.01)
 _GUIDANCE = _float(3.5, 0.0, 100.0, step=0.1)
 _DENOISE = _float(1.0, 0.0, 1.0, step=0.01)
 _STEPS = _int(20, 1, 10000)
-_SEED = _int(0, 0, LARGEST_SEED, control_after_generate=True)
+_SEED = _int(0, 0, MAX_SEED, control_after_generate=True)
 _BATCH = _int(1, 1, 4096)
 _IMAGE_FILE = _choice(folder="input", image_upload=True)
 _LORA = _choice(folder="loras")
@@ -214,7 +214,7 @@ _IMAGES = (
         width=_side(512, least=1, step=1),
         height=_side(512, least=1, step=1),
         batch_size=_BATCH,
-        color=_int(0, 0, LARGEST_COLOR, step=1, display="color"),
+        color=_int(0, 0, MAX_COLOR, step=1, display="color"),
     ),
     replace(
         _node("SaveImage", images="IMAGE", filename_prefix=Input("STRING", {"default": "ComfyUI"})),

@@ -16,7 +16,7 @@ Errors are {"reason", "trace_id"}; 429 has `remainingSeconds` too, and no Retry-
 plus i in its asset's metadata, as text ?. Records satisfy the strict validation of the official SDK.
 """
 
-from .api import KEY, MODEL, SECRET, ScenarioStandIn
+from .api import KEY, MODEL, SECRET, ScenarioSimulator
 from .faults import ScenarioFaults
 
-__all__ = ["KEY", "MODEL", "SECRET", "ScenarioFaults", "ScenarioStandIn"]
+__all__ = ["KEY", "MODEL", "SECRET", "ScenarioFaults", "ScenarioSimulator"]

@@ -39,7 +39,7 @@ RANGES = {
 KNOWN_INPUTS = {"prompt", "image", "loras", "lorasScale", *RANGES}
 
 
-class ScenarioStandIn:
+class ScenarioSimulator:
     """Scenario's API inside the `with` block. A job takes `run_s` seconds."""
 
     def __init__(self, run_s: float = 0.15) -> None:

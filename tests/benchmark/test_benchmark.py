@@ -23,7 +23,7 @@ from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 from tests.browser import WIDTHS, browser, overflows
 from tests.processes import killed_at_end
 
@@ -190,7 +190,7 @@ def test_a_comfyui_is_measured_directly(tmp_path: Path) -> None:
 
 def test_scenario_is_measured_without_a_price(tmp_path: Path) -> None:
     """Scenario does not bill GPU seconds: an image has no price, and the page has the reason."""
-    with ScenarioStandIn(run_s=0.01) as scenario:
+    with ScenarioSimulator(run_s=0.01) as scenario:
         environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env()}
         sizes = ("--width", "512", "--height", "512", "--steps", "4")
         status, found = run(environment, tmp_path, "--levels", "1", "--jobs", "1", "--warmups", "0", *sizes)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.runpod.rest import RunPodAccount
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 from tests.cli.conftest import Shell
 
 pytestmark = pytest.mark.slow
@@ -40,9 +40,9 @@ def setup() -> Iterator[WorkerSetup]:
 
 
 @pytest.fixture
-def scenario() -> Iterator[ScenarioStandIn]:
+def scenario() -> Iterator[ScenarioSimulator]:
     """The simulated Scenario.com."""
-    with ScenarioStandIn() as scenario:
+    with ScenarioSimulator() as scenario:
         yield scenario
 
 
@@ -58,7 +58,7 @@ def run_application(name: str, variables: Mapping[str, str]) -> str:
 
 
 def test_deploy_switch_and_back_destroy(
-    setup: WorkerSetup, scenario: ScenarioStandIn, shipped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: WorkerSetup, scenario: ScenarioSimulator, shipped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One variable switches the application to RunPod, to Scenario and to RunPod again; then everything is destroyed.
 

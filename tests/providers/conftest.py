@@ -8,7 +8,7 @@ import pytest
 
 from comfy_client.client import Client, client_from_env
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
 from tests.providers.provider_fixtures import scenario_client
 
@@ -28,14 +28,14 @@ def client(platform: RunPodPlatform) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def shared_scenario() -> Iterator[ScenarioStandIn]:
+def shared_scenario() -> Iterator[ScenarioSimulator]:
     """One Scenario for all tests of a file."""
-    with ScenarioStandIn(run_s=0.05) as scenario:
+    with ScenarioSimulator(run_s=0.05) as scenario:
         yield scenario
 
 
 @pytest.fixture
-def scenario(shared_scenario: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
+def scenario(shared_scenario: ScenarioSimulator) -> Iterator[ScenarioSimulator]:
     """Scenario without faults, active jobs or recorded calls."""
     yield shared_scenario
     shared_scenario.faults.clear()
@@ -44,7 +44,7 @@ def scenario(shared_scenario: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
 
 
 @pytest.fixture
-def client_of_scenario(scenario: ScenarioStandIn) -> Iterator[Client]:
+def client_of_scenario(scenario: ScenarioSimulator) -> Iterator[Client]:
     """A client of the simulated Scenario."""
     with scenario_client(scenario) as client:
         yield client

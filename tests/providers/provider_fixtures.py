@@ -10,7 +10,7 @@ from typing import Protocol
 from bench.worker_setup import WorkerSetup
 from comfy_client.client import Client, client_from_env
 from simulators.comfyui import Simulator
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 
 
 class Ability(enum.Enum):
@@ -90,7 +90,7 @@ class ComfyBackend:
 class ScenarioBackend:
     """The simulator of Scenario's API."""
 
-    scenario: ScenarioStandIn
+    scenario: ScenarioSimulator
 
     def hold(self) -> None:
         """Make the next job stop at 40 %."""
@@ -123,7 +123,7 @@ class Backends:
 
     worker_setup: WorkerSetup
     simulator: Simulator
-    scenario: ScenarioStandIn
+    scenario: ScenarioSimulator
 
 
 def _comfy(backends: Backends) -> ProviderBackend:
@@ -182,7 +182,7 @@ class ProviderUnderTest:
         return self.backends.simulator
 
 
-def scenario_client(scenario: ScenarioStandIn, **changes: str) -> Client:
+def scenario_client(scenario: ScenarioSimulator, **changes: str) -> Client:
     """Return a client of the simulated Scenario, with one LoRA configured; `changes` are variables."""
     loras = {"SCENARIO_LORAS": '{"knight.safetensors": "model_knight"}'}
     environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env(), **loras, **changes}

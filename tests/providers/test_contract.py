@@ -26,7 +26,7 @@ from comfy_client.providers.interface import JobState
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, WaitTimeout
 from comfy_core.workflows import Workflow, render
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
 from tests.providers.provider_fixtures import PROVIDER_SETUPS, Ability, Backends, ProviderUnderTest, able, unable
 
@@ -38,7 +38,7 @@ KNIGHT = ROOT / "examples" / "knight.png"
 @pytest.fixture(scope="module")
 def backends() -> Iterator[Backends]:
     """One worker and one Scenario for all tests of this file."""
-    with running_worker(step_s=0.03) as worker_setup, ScenarioStandIn() as scenario:
+    with running_worker(step_s=0.03) as worker_setup, ScenarioSimulator() as scenario:
         assert worker_setup.simulator is not None
         yield Backends(worker_setup, worker_setup.simulator, scenario)
 

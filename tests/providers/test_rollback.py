@@ -19,7 +19,7 @@ import pytest
 
 from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from comfy_client.client import client_from_env
-from simulators.scenario import ScenarioStandIn
+from simulators.scenario import ScenarioSimulator
 
 pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}
@@ -31,7 +31,7 @@ class SwitchSetup:
     """The worker on its platform, and Scenario."""
 
     worker_setup: WorkerSetup
-    scenario: ScenarioStandIn
+    scenario: ScenarioSimulator
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,7 +47,7 @@ class SwitchSetup:
 @pytest.fixture(scope="module")
 def setup() -> Iterator[SwitchSetup]:
     """Both systems, for all tests of this file."""
-    with running_worker(step_s=0.02) as worker_setup, ScenarioStandIn(run_s=0.05) as scenario:
+    with running_worker(step_s=0.02) as worker_setup, ScenarioSimulator(run_s=0.05) as scenario:
         yield SwitchSetup(worker_setup, scenario)
 
 

@@ -21,7 +21,7 @@ from comfy_client.providers.scenario_responses import STATES, read_job
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, Unauthorized
 from comfy_core.images.codec import identify
-from simulators.scenario import KEY, MODEL, SECRET, ScenarioStandIn
+from simulators.scenario import KEY, MODEL, SECRET, ScenarioSimulator
 from simulators.waiting import until
 from tests.providers.provider_fixtures import scenario_client
 
@@ -31,7 +31,7 @@ KNIGHT = ROOT / "examples" / "knight.png"
 GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
 
-def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioStandIn) -> None:
+def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioSimulator) -> None:
     """The official SDK validates its records strictly: job, asset, upload, list and cancel."""
     encoded = base64.b64encode(KNIGHT.read_bytes()).decode()
     with scenario_sdk.Scenario(
@@ -49,7 +49,9 @@ def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioStandIn) ->
         assert job.job_id in [each.job_id for each in sdk.jobs.list(status="success")]
 
 
-def test_a_request_is_converted_to_scenario_s_parameters(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_request_is_converted_to_scenario_s_parameters(
+    scenario: ScenarioSimulator, client_of_scenario: Client
+) -> None:
     """Every input has Scenario's name, missing ones have our defaults, and LoRAs are sent by Scenario's ids."""
     loras = [{"name": "knight.safetensors", "strength": 0.5}]
     job = client_of_scenario.submit(prompt="a knight", guidance=2.5, num_images=3, seed=7, loras=loras, **SMALL)
@@ -71,7 +73,7 @@ def test_a_request_is_converted_to_scenario_s_parameters(scenario: ScenarioStand
     assert 0 <= body["seed"] < 2**31
 
 
-def test_an_image_is_uploaded_first(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_an_image_is_uploaded_first(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """The job names the asset of the uploaded image, and takes its size."""
     job = client_of_scenario.submit("img2img", prompt="as an oil painting", image=KNIGHT, strength=0.3)
     body = scenario.jobs[job.id].body
@@ -84,7 +86,7 @@ def test_an_image_is_uploaded_first(scenario: ScenarioStandIn, client_of_scenari
     assert job.wait().image.size == size
 
 
-def test_an_asset_id_is_accepted_as_an_image(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_an_asset_id_is_accepted_as_an_image(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """The id from a result can be used as the input image: nothing is uploaded, and the job takes its size."""
     made = client_of_scenario.txt2img("a knight", width=256, height=128, steps=4).image
     before = len(scenario.assets)
@@ -105,7 +107,7 @@ def test_an_unknown_asset_is_an_invalid_image(client_of_scenario: Client) -> Non
     assert refused.value.code is ErrorCode.INVALID_IMAGE
 
 
-def test_a_result_has_its_assets_and_seeds(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_result_has_its_assets_and_seeds(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """Each image has its asset id and seed, its file has the inputs; the result has provider and duration."""
     result = client_of_scenario.txt2img("a knight", seed=7, num_images=2, **SMALL)
 
@@ -119,7 +121,7 @@ def test_a_result_has_its_assets_and_seeds(scenario: ScenarioStandIn, client_of_
     assert "parameters" not in client_of_scenario.txt2img("a knight", metadata=False, **SMALL).image.pil().info
 
 
-def test_another_process_has_the_same_result(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_another_process_has_the_same_result(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """Without the submitted request, the inputs are taken from Scenario's record of the job."""
     first = client_of_scenario.img2img(KNIGHT, "a knight", seed=7, **SMALL)
     with scenario_client(scenario) as other:
@@ -155,7 +157,7 @@ def test_another_process_has_the_same_result(scenario: ScenarioStandIn, client_o
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_unsupported_inputs_are_rejected(
-    scenario: ScenarioStandIn, client_of_scenario: Client, inputs: dict[str, Any], path: str
+    scenario: ScenarioSimulator, client_of_scenario: Client, inputs: dict[str, Any], path: str
 ) -> None:
     """The error is invalid_input with the path, before anything is sent."""
     with pytest.raises(JobError) as info:
@@ -172,7 +174,7 @@ def test_all_faults_are_reported_at_once(client_of_scenario: Client) -> None:
         client_of_scenario.txt2img("a knight", width=64, steps=60, sampler="dpmpp_2m")
 
 
-def test_the_size_of_an_input_image_is_checked(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_the_size_of_an_input_image_is_checked(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """Without width and height, a small image is rejected before it is uploaded."""
     with pytest.raises(JobError, match="width: must be from 128"):
         client_of_scenario.img2img(Image.new("RGB", (64, 64)), "a knight")
@@ -180,7 +182,7 @@ def test_the_size_of_an_input_image_is_checked(scenario: ScenarioStandIn, client
     assert not scenario.calls
 
 
-def test_progress_is_reported(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_progress_is_reported(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """A waiting job is queued in all of Scenario's states; a running one reports its progress as steps."""
     scenario.faults.wait_in_queue(0.6)
     scenario.faults.hold_job()
@@ -206,7 +208,7 @@ def test_every_status_of_scenario_has_a_state(status: str) -> None:
     assert read_job({"jobId": "unwrapped", "status": status}) is None
 
 
-def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """Only PNG is encoded again; a JPEG is returned unchanged, with a warning."""
     job = client_of_scenario.submit(prompt="x", output_format="webp", **SMALL)
     assert until(lambda: scenario.jobs[job.id].is_final)
@@ -221,7 +223,7 @@ def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioStandIn, cl
     assert any("image/jpeg" in warning for warning in result.warnings)
 
 
-def test_an_image_that_is_too_large_is_not_sent(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_an_image_that_is_too_large_is_not_sent(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """The error has its size, the limit, and the remedy."""
     noise = Image.effect_noise((2048, 2048), 90).convert("RGB")
     with pytest.raises(RequestError, match="as JPEG or WebP") as info:
@@ -251,7 +253,7 @@ def test_retry_and_purge_are_not_supported(client_of_scenario: Client) -> None:
             call()
 
 
-def test_health_checks_keys_and_model(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_health_checks_keys_and_model(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """It counts the project's jobs; the error for a wrong key or an unknown model names the variable."""
     scenario.faults.hold_job()
     client_of_scenario.submit(prompt="x", **SMALL)
@@ -273,7 +275,7 @@ def test_health_checks_keys_and_model(scenario: ScenarioStandIn, client_of_scena
 
 
 def test_nothing_secret_is_shown(
-    scenario: ScenarioStandIn, client_of_scenario: Client, caplog: pytest.LogCaptureFixture
+    scenario: ScenarioSimulator, client_of_scenario: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither keys nor prompts nor images are in errors, representations and logs at any level."""
     caplog.set_level("DEBUG")
@@ -302,7 +304,7 @@ def test_nothing_secret_is_shown(
         ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
     ],
 )
-def test_an_invalid_variable_is_named(scenario: ScenarioStandIn, changes: dict[str, str], expected: str) -> None:
+def test_an_invalid_variable_is_named(scenario: ScenarioSimulator, changes: dict[str, str], expected: str) -> None:
     """It is rejected before anything is sent, without showing a secret."""
     with pytest.raises(ConfigError, match=expected) as info:
         scenario_client(scenario, **changes)
@@ -310,7 +312,7 @@ def test_an_invalid_variable_is_named(scenario: ScenarioStandIn, changes: dict[s
     assert "ключ" not in str(info.value)
 
 
-def test_the_process_s_environment_is_ignored(scenario: ScenarioStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_s_environment_is_ignored(scenario: ScenarioSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is an argument: the SDK's own variables of this process have no effect."""
     monkeypatch.setenv("SCENARIO_SDK_JWT", "another")
     monkeypatch.setenv("SCENARIO_SDK_API_KEY", "another")

@@ -10,7 +10,7 @@ from comfy_client.client import Client
 from comfy_client.job import ProviderUnavailable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
-from simulators.scenario import MODEL, ScenarioStandIn
+from simulators.scenario import MODEL, ScenarioSimulator
 from tests.fakes.gate import Gate
 from tests.providers.provider_fixtures import scenario_client
 
@@ -39,7 +39,7 @@ STATUSES: dict[int, tuple[type[ComfyClientError], ErrorCode]] = {
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_submit_with_an_error_response_is_not_repeated(
-    scenario: ScenarioStandIn, client_of_scenario: Client, status: int
+    scenario: ScenarioSimulator, client_of_scenario: Client, status: int
 ) -> None:
     """Every status results in one call and one error of ours, with Scenario's message and trace id."""
     scenario.faults.respond("generate", status)
@@ -55,7 +55,7 @@ def test_a_submit_with_an_error_response_is_not_repeated(
 
 @pytest.mark.parametrize("is_handled", [True, False])
 def test_a_submit_without_a_response_may_have_started_a_job(
-    scenario: ScenarioStandIn, client_of_scenario: Client, *, is_handled: bool
+    scenario: ScenarioSimulator, client_of_scenario: Client, *, is_handled: bool
 ) -> None:
     """The error says so, and the submit is not repeated."""
     before = scenario.submissions
@@ -68,7 +68,7 @@ def test_a_submit_without_a_response_may_have_started_a_job(
     assert scenario.calls == [GENERATE]
 
 
-def test_a_refused_connection_started_no_job(scenario: ScenarioStandIn) -> None:
+def test_a_refused_connection_started_no_job(scenario: ScenarioSimulator) -> None:
     """The error says that no job runs."""
     with (
         Gate(scenario.url) as gate,
@@ -81,7 +81,7 @@ def test_a_refused_connection_started_no_job(scenario: ScenarioStandIn) -> None:
     assert info.value.report.details["may_run"] is False
 
 
-def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """The error has the URL; the submit may have arrived."""
     scenario.faults.respond("generate", 200, body="<html>hello</html>")
     with pytest.raises(RequestError, match="http://127") as info:
@@ -90,7 +90,7 @@ def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioStandIn, clie
     assert info.value.report.details["may_run"] is True
 
 
-def test_a_429_has_its_delay(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_429_has_its_delay(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """`remainingSeconds` of a 429 is available for a retry, at most half a minute."""
     waits = []
     for seconds in (12, 3600):
@@ -103,7 +103,7 @@ def test_a_429_has_its_delay(scenario: ScenarioStandIn, client_of_scenario: Clie
     assert info.value.is_transient
 
 
-def test_polls_and_downloads_are_retried(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_polls_and_downloads_are_retried(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """After a 503 or a lost connection, polling a job and downloading its image continue."""
     job = client_of_scenario.submit(prompt="x", **SMALL)
     scenario.faults.respond("job", 503)
@@ -117,7 +117,7 @@ def test_polls_and_downloads_are_retried(scenario: ScenarioStandIn, client_of_sc
     assert job.result().images
 
 
-def test_a_failed_job_has_scenario_s_reason(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_failed_job_has_scenario_s_reason(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """The error has Scenario's message and hint."""
     scenario.faults.fail_job("The prompt was moderated", "Change it")
     with pytest.raises(JobError, match=r"The prompt was moderated \(Change it\)") as info:
@@ -126,7 +126,7 @@ def test_a_failed_job_has_scenario_s_reason(scenario: ScenarioStandIn, client_of
     assert info.value.code is ErrorCode.EXECUTION_FAILED
 
 
-def test_a_job_without_an_image_is_no_output(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_job_without_an_image_is_no_output(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """It succeeded without an asset."""
     scenario.faults.lose_assets()
     with pytest.raises(JobError) as info:
@@ -135,7 +135,7 @@ def test_a_job_without_an_image_is_no_output(scenario: ScenarioStandIn, client_o
     assert info.value.code is ErrorCode.NO_OUTPUT
 
 
-def test_a_truncated_image_is_downloaded_again(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+def test_a_truncated_image_is_downloaded_again(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
     """It is downloaded once more, and then reported as lost."""
     scenario.faults.cut_image()
     assert client_of_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
@@ -148,7 +148,7 @@ def test_a_truncated_image_is_downloaded_again(scenario: ScenarioStandIn, client
 
 @pytest.mark.parametrize(("route", "status"), [("asset", 404), ("image", 403)])
 def test_a_deleted_or_expired_image_is_lost(
-    scenario: ScenarioStandIn,
+    scenario: ScenarioSimulator,
     client_of_scenario: Client,
     route: Any,  # noqa: ANN401 - a Literal
     status: int,

@@ -12,12 +12,12 @@ import pytest
 from bench.worker_setup import ROOT
 from scripts.release.metadata import (
     GHCR_LAYER_LIMIT_BYTES,
-    SUFFIXES,
+    TAG_SUFFIXES,
     ReleaseError,
     check_tag,
-    layers_above,
-    notes,
-    tags,
+    image_names,
+    layers_larger_than,
+    release_notes,
     version_in,
 )
 from tests.fakes.commands import FakeCommands
@@ -46,8 +46,8 @@ CHANGELOG = """\
 
 def test_notes_are_the_section_of_the_version() -> None:
     """The text between its heading and the next one; this also works for the last section."""
-    assert notes(CHANGELOG, "1.2.0") == "### Added\n\n- Images. See [1.1.0]."
-    assert notes(CHANGELOG, "1.0.0") == "- First."
+    assert release_notes(CHANGELOG, "1.2.0") == "### Added\n\n- Images. See [1.1.0]."
+    assert release_notes(CHANGELOG, "1.0.0") == "- First."
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,15 @@ def test_notes_are_the_section_of_the_version() -> None:
 def test_a_version_without_notes_is_rejected(version: str, expected: str) -> None:
     """A release needs notes; the error says what to write."""
     with pytest.raises(ReleaseError, match=expected):
-        notes(CHANGELOG, version)
+        release_notes(CHANGELOG, version)
 
 
 def test_an_image_is_named_by_version_and_commit() -> None:
     """At a version's tag both, in each repository, in lower case as registries require; otherwise the commit only."""
-    both = list(tags("worker-flux1-dev-fp8", ["ghcr.io/Me/x", "docker.io/me/x"], "1.2.0", COMMIT, "refs/tags/v1.2.0"))
-    one = list(tags("worker", ["ghcr.io/Me/x"], "1.2.0", COMMIT, "refs/heads/main"))
+    both = list(
+        image_names("worker-flux1-dev-fp8", ["ghcr.io/Me/x", "docker.io/me/x"], "1.2.0", COMMIT, "refs/tags/v1.2.0")
+    )
+    one = list(image_names("worker", ["ghcr.io/Me/x"], "1.2.0", COMMIT, "refs/heads/main"))
 
     assert both == [
         "ghcr.io/me/x:1.2.0-flux1-dev-fp8",
@@ -77,7 +79,7 @@ def test_the_suffixes_are_those_of_the_bake_file() -> None:
     """A target has the same name as in docker-bake.hcl."""
     bake = (ROOT / "docker-bake.hcl").read_text()
 
-    for target, suffix in SUFFIXES.items():
+    for target, suffix in TAG_SUFFIXES.items():
         assert f'target "{target}" {{' in bake
         assert f'tags     = ["${{IMAGE}}:${{VERSION}}{suffix}"]' in bake
 
@@ -85,7 +87,7 @@ def test_the_suffixes_are_those_of_the_bake_file() -> None:
 def test_a_tag_that_is_not_the_version_is_rejected() -> None:
     """A tag v1.3.0 on a commit of version 1.2.0 creates no image and no release."""
     with pytest.raises(ReleaseError, match="Delete the tag"):
-        list(tags("worker", ["x"], "1.2.0", COMMIT, "refs/tags/v1.3.0"))
+        list(image_names("worker", ["x"], "1.2.0", COMMIT, "refs/tags/v1.3.0"))
     with pytest.raises(ReleaseError, match="is not the tag of"):
         check_tag("refs/heads/main", "1.2.0")
 
@@ -94,7 +96,7 @@ def test_a_tag_that_is_not_the_version_is_rejected() -> None:
 def test_unknown_targets_and_commits_are_rejected(target: str, commit: str) -> None:
     """A name is only built from known parts."""
     with pytest.raises(ReleaseError):
-        list(tags(target, ["x"], "1.2.0", commit, ""))
+        list(image_names(target, ["x"], "1.2.0", commit, ""))
 
 
 def test_the_version_is_that_of_the_project() -> None:
@@ -108,7 +110,7 @@ def test_layers_over_ghcr_s_limit_are_found() -> None:
     """A layer of exactly the limit is accepted."""
     sizes = [5, GHCR_LAYER_LIMIT_BYTES, GHCR_LAYER_LIMIT_BYTES + 1]
 
-    assert layers_above({"layers": [{"size": size} for size in sizes]}, GHCR_LAYER_LIMIT_BYTES) == sizes[2:]
+    assert layers_larger_than({"layers": [{"size": size} for size in sizes]}, GHCR_LAYER_LIMIT_BYTES) == sizes[2:]
 
 
 def test_an_error_is_one_sentence_and_a_status() -> None:

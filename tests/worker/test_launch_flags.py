@@ -16,7 +16,7 @@ from comfy_core.errors import ConfigError
 from simulators import comfyui_main as comfyui
 from simulators.waiting import until
 from worker.comfyui_environment import comfyui_environment
-from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, image_nodes, query_flags
+from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, query_flags, whitelisted_nodes
 from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -165,11 +165,11 @@ def test_custom_nodes_of_the_image_are_loaded(tmp_path: Path) -> None:
     for file in ("single.py", "example_node.py.example", "notes.txt"):
         (nodes / file).touch()
 
-    assert image_nodes(tmp_path) == [
+    assert whitelisted_nodes(tmp_path) == [
         "ComfyUI-Impact",
         "single",
         "single.py",
         "websocket_image_save",
         "websocket_image_save.py",
     ]
-    assert image_nodes(tmp_path / "empty") == ["websocket_image_save", "websocket_image_save.py"]
+    assert whitelisted_nodes(tmp_path / "empty") == ["websocket_image_save", "websocket_image_save.py"]

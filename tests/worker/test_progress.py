@@ -21,7 +21,7 @@ from simulators.comfyui import Simulator
 from simulators.waiting import until
 from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
-from worker.progress import ProgressSender, progress_of
+from worker.progress import ProgressSender, progress_output
 from worker.settings import Settings
 
 TICK_S = 0.05
@@ -251,7 +251,7 @@ def test_a_report_after_the_loop_is_closed_is_ignored() -> None:
 )
 def test_percent_counts_images_and_steps(progress: Progress, percent: int) -> None:
     """Step k of m of picture i of n is converted to a share of the whole job."""
-    output = progress_of(progress)
+    output = progress_output(progress)
 
     assert output["percent"] == percent
     assert (output["stage"], output["picture"], output["pictures"]) == (
@@ -263,14 +263,14 @@ def test_percent_counts_images_and_steps(progress: Progress, percent: int) -> No
 
 def test_progress_has_an_empty_list_of_images() -> None:
     """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
-    assert progress_of(Progress())["images"] == []
+    assert progress_output(Progress())["images"] == []
 
 
 def test_a_preview_is_scaled_down() -> None:
     """A preview is sent as a small JPEG in base64."""
     large = io.BytesIO()
     Image.effect_noise((1024, 512), 80).save(large, "JPEG")
-    preview = base64.b64decode(progress_of(Progress(preview=large.getvalue()))["preview"])
+    preview = base64.b64decode(progress_output(Progress(preview=large.getvalue()))["preview"])
 
     assert Image.open(io.BytesIO(preview)).size == (256, 128)
     assert len(preview) < 40_000
@@ -278,7 +278,7 @@ def test_a_preview_is_scaled_down() -> None:
 
 def test_an_unreadable_preview_is_omitted() -> None:
     """A damaged preview does not prevent progress."""
-    assert "preview" not in progress_of(Progress(preview=b"\xff\xd8 no JPEG"))
+    assert "preview" not in progress_output(Progress(preview=b"\xff\xd8 no JPEG"))
 
 
 # --- in the handler

@@ -67,10 +67,10 @@ def worker_comfyui_page() -> Iterator[str]:
     stock, ours = recorded(STOCK), recorded(OURS)
     yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK))
     rows = [(case, stock[case.request], ours[case.request]) for case in CASES]
-    verdicts = {case.request: verdict(of_stock, of_ours) for case, of_stock, of_ours in rows}
+    verdicts = {case.request: verdict(stock_outcome, our_outcome) for case, stock_outcome, our_outcome in rows}
     differing = [
-        f"| {case.request} | {outcome_cell(of_stock)} | {outcome_cell(of_ours)} | {case.why} |"
-        for case, of_stock, of_ours in rows
+        f"| {case.request} | {outcome_cell(stock_outcome)} | {outcome_cell(our_outcome)} | {case.why} |"
+        for case, stock_outcome, our_outcome in rows
         if verdicts[case.request] is Verdict.DIFFERENT
     ]
     yield "## Requests with different responses\n"
@@ -83,17 +83,17 @@ def worker_comfyui_page() -> Iterator[str]:
     )
     yield "## Requests that fail on both\n"
     failing = [
-        f"| {case.request} | {outcome_cell(of_stock)} | {outcome_cell(of_ours)} |"
-        for case, of_stock, of_ours in rows
+        f"| {case.request} | {outcome_cell(stock_outcome)} | {outcome_cell(our_outcome)} |"
+        for case, stock_outcome, our_outcome in rows
         if verdicts[case.request] is Verdict.BOTH_FAIL
     ]
     yield _table("| request | worker-comfyui | this worker |", failing)
-    for title, wanted in (
+    for title, verdict_of_section in (
         ("## Requests with the same response", Verdict.SAME),
         ("## Requests that only this worker accepts", Verdict.ONLY_OURS),
     ):
         yield f"{title}\n"
-        yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is wanted)
+        yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is verdict_of_section)
 
 
 def outcome_cell(outcome: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 A marker file (`<name>.verified`) records that a file had the listed sha256, with its size and modification time. A boot
 then reads one line instead of 17 GB, and a changed file is hashed again. A marker is trusted only if no user except
-this one and root could have written the marker or the file: see `_only_we_can_write`.
+this one and root could have written the marker or the file (`_only_we_can_write`).
 
 On a shared volume other users could replace our files by links. A part file is never opened through a link, and writing
 a marker replaces a link.
@@ -29,7 +29,7 @@ from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelF
 
 LOG = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 900.0
-"""How long another process may hold a part file without writing to it."""
+"""Seconds that another process may hold a part file without writing to it."""
 _CHUNK_BYTES = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -39,7 +39,7 @@ _NOT_A_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
 """Errors of opening a link, a socket or a device."""
 
 Progress = Callable[[ModelFile, int], None]
-"""Called with the number of bytes of a model that are downloaded or verified."""
+"""Called with the number of bytes of a model that were downloaded or verified so far."""
 
 Flock = Callable[[int, int], None]
 
@@ -76,7 +76,7 @@ def is_verified(model: ModelFile, target: Path) -> bool:
 
 
 def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
-    """Return the sha256 of `target`. Write the marker if it is the model's, otherwise delete the marker."""
+    """Return the sha256 of `target`. If it is the model's, write the marker, otherwise delete the marker."""
     with target.open("rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.sha256()

@@ -51,7 +51,7 @@ _KNOWN_SUBFOLDERS = frozenset({"custom_nodes", *(folder for folders in FOLDERS.v
 
 @dataclass(frozen=True)
 class ModelLocations:
-    """Where models may be.
+    """The places where models may be.
 
     Attributes:
         links: the worker's own folder for links; ComfyUI searches it first.
@@ -70,7 +70,7 @@ class ModelLocations:
     @property
     def searched(self) -> str:
         """A list of all locations, for an error message."""
-        return ", ".join(f"{link_path}{_state(link_path)}" for link_path in (*self.roots, *self.caches))
+        return ", ".join(f"{path}{_state(path)}" for path in (*self.roots, *self.caches))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class LocatedModels:
 
     Attributes:
         files: the path of each model found.
-        links: those that ComfyUI would not find, or find a different file for, unless they are linked.
+        links: the paths of models that need a link, because ComfyUI would find no file or a different one.
         missing: models that were not found.
         wrong: models found with a size other than in models.txt.
         remarks: warnings, one sentence each.
@@ -95,7 +95,7 @@ class LocatedModels:
 def model_locations(
     *, comfyui: Path, data: Path, models: Path, volume: Path, cache: Path, revision: str = ""
 ) -> ModelLocations:
-    """Return where models may be. `cache` is RunPod's folder on the host, `revision` is MODEL_REVISION."""
+    """Return the locations of models. `cache` is RunPod's folder on the host, `revision` is MODEL_REVISION."""
     hub = volume / "huggingface-cache" / "hub"
     store = cache / "model-store" / "huggingface"
     older = cache / "cache"
@@ -105,7 +105,7 @@ def model_locations(
 
 
 def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLocations) -> LocatedModels:
-    """Return where each of `wanted` (`folder/file`) is. `sizes` has the required sizes, if known."""
+    """Search the models `wanted` (`folder/file`). `sizes` has the required sizes, if known."""
     models = tuple(dict.fromkeys(wanted))
     cached = _cached(frozenset(model.rpartition("/")[2] for model in models), locations.snapshots)
     files: dict[str, Path] = {}
@@ -115,7 +115,7 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLoca
     for model in models:
         size = sizes.get(model)
         candidates = [file for file in _candidates(model, locations.roots) if size_of(file) is not None]
-        found_by_comfyui = candidates[0] if candidates else None
+        comfyui_file = candidates[0] if candidates else None
         others = sorted(cached.get(model.rpartition("/")[2], ()), key=lambda file: not _is_in_folder(file, model))
         readable = [file for file in (*candidates, *others) if os.access(file, os.R_OK)]
         unreadable = [file for file in (*candidates, *others) if file not in readable]
@@ -124,7 +124,7 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLoca
         if not readable:
             continue
         files[model] = file = (matching or readable)[0]
-        if file != found_by_comfyui:
+        if file != comfyui_file:
             links[model] = file
         if not matching:
             wrong.append(model)
@@ -136,7 +136,7 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLoca
 
 
 def link(located: LocatedModels, locations: ModelLocations) -> list[str]:
-    """Create the required links; return one sentence for each that is blocked. Safe to run concurrently."""
+    """Create the required links; return a sentence for each link that a file blocks. Safe to run concurrently."""
     problems = []
     for model, file in located.links.items():
         link_path = locations.links / model
@@ -256,11 +256,11 @@ def _by_revision(folder: Path, first: tuple[str, ...]) -> list[Path]:
     """Return the folders in `folder`: first those named in `first`, in that order, then from newest to oldest."""
 
     def rank(snapshot: Path) -> tuple[int, float]:
-        link_path = first.index(snapshot.name) if snapshot.name in first else len(first)
+        position = first.index(snapshot.name) if snapshot.name in first else len(first)
         try:
-            return link_path, -snapshot.stat().st_mtime
+            return position, -snapshot.stat().st_mtime
         except OSError:
-            return link_path, 0.0
+            return position, 0.0
 
     return sorted(_folders(folder), key=rank)
 

@@ -23,11 +23,11 @@ class ModelFile:
     """One model.
 
     Attributes:
-        sha256: hash of its content, in lower-case hex.
-        size: in bytes.
-        path: inside ComfyUI's models folder, separated by `/`.
-        url: its download URL. It is not secret, but its query is still not shown.
-        licence: its SPDX identifier, or empty.
+        sha256: hash of the content, in lower-case hexadecimal.
+        size: number of bytes.
+        path: path inside ComfyUI's models folder, separated by `/`.
+        url: download URL. It is not secret, but errors show it without its query.
+        licence: SPDX identifier of the licence, or empty.
     """
 
     sha256: str

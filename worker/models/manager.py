@@ -27,7 +27,7 @@ from worker.models.source import Hub
 from worker.settings import Settings
 
 _MODEL_FOLDER_FLAGS = ("--extra-model-paths-config", "--base-directory", "--models-directory")
-"""COMFYUI_ARGS flags that give ComfyUI model folders which this module does not know."""
+"""Flags in COMFYUI_ARGS that give ComfyUI further model folders, which this module does not search."""
 
 _LOG_EVERY_S = 10.0
 _POLL_S = 0.1
@@ -40,15 +40,15 @@ class ModelManager:
     """Provides the models of one worker.
 
     Args:
-        settings: of a worker with a ComfyUI of its own.
-        needed: the models of its workflows, as `folder/file`.
+        settings: the settings of a worker with its own ComfyUI.
+        needed: the models that the workflows load, as `folder/file`.
         listed: the models of models.txt.
         hub: the server to download from.
     """
 
     def __init__(self, settings: Settings, needed: Sequence[str], listed: Sequence[ModelFile], hub: Hub) -> None:
         assert settings.comfyui_directory is not None  # noqa: S101 - see the docstring
-        assert settings.comfyui_data_directory is not None  # noqa: S101 - the same
+        assert settings.comfyui_data_directory is not None  # noqa: S101 - see the docstring
         self._settings = settings
         self._comfyui, self._data = settings.comfyui_directory, settings.comfyui_data_directory
         self._needed = tuple(needed)
@@ -185,7 +185,7 @@ class ModelFetch:
         threading.Thread(target=self._run, name="model-fetch", daemon=True).start()
 
     def stop(self) -> None:
-        """Request the download to end."""
+        """Stop the download at its next data or timeout. Does not wait for that."""
         self._stop.set()
 
     def await_end(self, failed: Callable[[], JobError | None]) -> None:

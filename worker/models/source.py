@@ -108,7 +108,7 @@ class ModelSource:
 
     Args:
         hub: Hugging Face, or a mirror.
-        silence_s: read timeout.
+        silence_s: read timeout of the connection, in seconds.
     """
 
     def __init__(self, hub: Hub, *, silence_s: float = 60.0) -> None:
@@ -127,7 +127,7 @@ class ModelSource:
             response, url, token_sent = self._follow(session, model, offset)
             with response:
                 self._check_status(model, response, url, token_sent=token_sent)
-                yield Stream(_start(model, response, offset, _host(url)), _chunks(response, _host(url)))
+                yield Stream(_checked_start(model, response, offset, _host(url)), _chunks(response, _host(url)))
 
     def _follow(self, session: requests.Session, model: ModelFile, offset: int) -> tuple[requests.Response, str, bool]:
         """Follow redirects; return the final response, its URL, and whether the token was sent to it."""
@@ -209,14 +209,14 @@ def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
         yield
     except requests.exceptions.SSLError as error:
         if "CERTIFICATE" not in str(error):
-            raise _lost(host, error) from error
+            raise _connection_error(host, error) from error
         raise ModelError(
             model,
             f"the certificate of {host} is not trusted. Check the clock, or set REQUESTS_CA_BUNDLE to the "
             "certificates of your network",
         ) from error
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _lost(host, error) from error
+        raise _connection_error(host, error) from error
     except (requests.RequestException, ValueError) as error:  # requests passes on ValueErrors of urllib3
         raise ModelError(
             model,
@@ -224,7 +224,7 @@ def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
         ) from error
 
 
-def _lost(host: str, error: Exception) -> RetryableDownloadError:
+def _connection_error(host: str, error: Exception) -> RetryableDownloadError:
     """Return the error for a connection that failed or was lost, without URLs."""
     text = str(error)
     if isinstance(error, requests.exceptions.ProxyError):
@@ -246,10 +246,10 @@ def _chunks(response: requests.Response, host: str) -> Iterator[bytes]:
     try:
         yield from response.iter_content(_CHUNK_BYTES)
     except requests.RequestException as error:
-        raise _lost(host, error) from error
+        raise _connection_error(host, error) from error
 
 
-def _start(model: ModelFile, response: requests.Response, offset: int, host: str) -> int:
+def _checked_start(model: ModelFile, response: requests.Response, offset: int, host: str) -> int:
     """Return the offset at which the response begins, after checking the total size that it reports."""
     if response.status_code == requests.codes.ok:
         reported = response.headers.get("Content-Length", "")

@@ -1,6 +1,6 @@
 """Runs git, pip and the nodes' scripts. Each runs with a timeout and without interactive prompts.
 
-Their output may contain a URL with a password, so it is only shown after redacted().
+Their output may contain a URL with a password, so it must be passed through `redacted` before it is shown.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CompletedCommand:
     Attributes:
         status: exit status; a negative number is the signal that ended it.
         output: the end of its combined stdout and stderr.
-        late: whether it was killed because of the timeout.
+        is_timed_out: whether it was killed because of the timeout.
     """
 
     status: int

@@ -1,7 +1,7 @@
 """Installs the nodes' requirements and runs their install.py, without changing locked packages.
 
-All requirements go to pip in one call: with separate calls, a later node could undo what an earlier one needs. If that
-fails, each is tried alone, to find the one at fault.
+All requirements are installed by one call of pip, because with separate calls a later node could change packages that
+an earlier node needs. If that call fails, a dry run for each node finds the node that causes the failure.
 """
 
 from __future__ import annotations
@@ -146,11 +146,11 @@ class Python:
         if not done.succeeded:
             raise RestoreError(str(self.executable), f"its packages could not be listed{done.tail()}")
         installed = dict(line.split("==", 1) for line in done.output.splitlines() if "==" in line)
-        locked = {_normal(re.split(r"[^\w.-]", line)[0]) for line in self.lock}
-        return {name: version for name, version in installed.items() if _normal(name) in locked}
+        locked = {_normalized_name(re.split(r"[^\w.-]", line)[0]) for line in self.lock}
+        return {name: version for name, version in installed.items() if _normalized_name(name) in locked}
 
 
-def _normal(name: str) -> str:
+def _normalized_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

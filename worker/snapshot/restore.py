@@ -25,13 +25,13 @@ _NODES = "custom_nodes"
 
 @dataclass(frozen=True)
 class Restore:
-    """What to restore, and how.
+    """The restore of one snapshot. `run` performs it.
 
     Attributes:
         comfyui: ComfyUI's repository at the requested commit.
         nodes: the nodes' repositories.
         git: fetches repositories.
-        python: installs the nodes' requirements; None if no node may have any.
+        python: installs the nodes' requirements. If it is None, a node with requirements is an error.
         keep_git: whether the `.git` folders are kept.
     """
 
