@@ -15,7 +15,7 @@ from bench.boot import boot
 from bench.client import import_time, map_jobs
 from bench.models import models
 from bench.shim import shim
-from bench.stage import code_of, staged
+from bench.worker_setup import code_of, running_worker
 from comfy_core.comfyui.events import AttributedEvent, Finished, Image, Started
 from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
@@ -104,13 +104,13 @@ def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str,
     """Run a backlog on a new worker; yield the name and the formatted value of each measurement."""
     platform = RunPodPlatform(round_trip_s=ROUND_TRIP_S)
     environment = {"WORKER_CONCURRENCY": str(concurrency)}
-    with staged(step_s=step_s, platform=platform, environment=environment) as stage:
+    with running_worker(step_s=step_s, platform=platform, environment=environment) as setup:
         ids = [platform.submit({"prompt": "a knight", "seed": seed, "steps": GAP_STEPS}) for seed in range(count)]
         jobs = [platform.wait_for(job_id, 60 + count * (GAP_STEPS * step_s + 5)) for job_id in ids]
         if failed := [job.error for job in jobs if code_of(job)]:
             sys.exit(f"scripts/bench: {len(failed)} jobs failed: {failed[0]}")
-        assert stage.simulator is not None
-        runs = stage.simulator.executions
+        assert setup.simulator is not None
+        runs = setup.simulator.executions
     pauses = [later.started_at - earlier.ended_at for earlier, later in itertools.pairwise(runs)]
     running = [run.ended_at - run.started_at for run in runs]
     result_times = {job.output["prompt_ids"][0]: _ended_at(job) for job in jobs}

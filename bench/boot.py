@@ -14,7 +14,7 @@ from docker.models.networks import Network
 
 from bench.container import WorkerContainer, worker_container
 from bench.docker_engine import connect
-from bench.stage import code_of
+from bench.worker_setup import code_of
 
 BOOT_TIMEOUT_S = 300
 

@@ -11,7 +11,7 @@ import docker
 from docker.models.containers import Container
 from docker.models.networks import Network
 
-from bench.stage import SMALL_JOB
+from bench.worker_setup import SMALL_JOB
 from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from simulators.waiting import until
 

@@ -17,7 +17,7 @@ import docker
 import requests
 from docker.errors import DockerException, ImageNotFound
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 
 BASE_IMAGE = "comfy-client/base:bookworm"
 BUILD_TIMEOUT_S = 900

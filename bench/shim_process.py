@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.waiting import until
 
 START_TIMEOUT_S = 30.0

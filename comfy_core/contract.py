@@ -196,8 +196,8 @@ def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
             more = [f"and {len(value) - items} more"] if len(value) > items else []
             return [*(_cut(item, items) for item in value[:items]), *more]
         case dict():
-            kept = list(value.items())[: max(items, 10)]
-            return {shortened(str(key)): _cut(item, items) for key, item in kept}
+            first_items = list(value.items())[: max(items, 10)]
+            return {shortened(str(key)): _cut(item, items) for key, item in first_items}
     return value
 
 

@@ -51,9 +51,9 @@ class Variable(Generic[T]):
         try:
             return self.parse(text)
         except ValueError as error:
-            shown = "(not shown)" if self.secret or re.search("[@?#]", text) else repr(text[:80])
+            printed_value = "(not shown)" if self.secret or re.search("[@?#]", text) else repr(text[:80])
             default = f" Default: {self.default}" if self.default else ""
-            raise ConfigError(f"{self.name}={shown}: {error}. {self.help}{default}") from None
+            raise ConfigError(f"{self.name}={printed_value}: {error}. {self.help}{default}") from None
 
 
 def variable(name: str, parse: Parse[T], help: str, default: str = "", *, secret: bool = False) -> T:  # noqa: A002 - argparse has the same name for it

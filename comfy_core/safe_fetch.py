@@ -136,12 +136,12 @@ class _Deadline:
     clock: Callable[[], float]
     given_up: threading.Event
 
-    def left(self) -> float:
+    def remaining_s(self) -> float:
         """Return the seconds left, more than 0. Raises TimeoutError."""
-        left = self.at - self.clock()
-        if left <= 0 or self.given_up.is_set():
+        remaining_s = self.at - self.clock()
+        if remaining_s <= 0 or self.given_up.is_set():
             raise TimeoutError
-        return left
+        return remaining_s
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _
 def _get(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadline) -> bytes | _Redirect:
     addresses = _checked_addresses(target, rules, resolve, deadline)
     with _connected(addresses, target.port, deadline) as plain, _secured(plain, target, rules, deadline) as sock:
-        sock.settimeout(deadline.left())
+        sock.settimeout(deadline.remaining_s())
         sock.sendall(_request(target))
         wire = _Wire(sock, deadline, limit=2 * rules.max_bytes + 2**20)
         with http.client.HTTPResponse(wire, method="GET") as response:  # type: ignore[arg-type] # it only calls makefile
@@ -205,7 +205,7 @@ def _get(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadli
 
 def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadline) -> Sequence[str]:
     """Return the addresses of the target's host. Raises _FetchError unless all of them are allowed."""
-    addresses = _resolved(target.host, target.port, resolve, deadline.left())
+    addresses = _resolved(target.host, target.port, resolve, deadline.remaining_s())
     if not addresses:
         raise _FetchError("the host was not found")
     for address in map(ip_address, addresses):
@@ -236,19 +236,19 @@ def _resolved(host: str, port: int, resolve: Resolve, timeout_s: float) -> Seque
 def _connected(addresses: Sequence[str], port: int, deadline: _Deadline) -> socket.socket:
     failure = OSError()
     for address in addresses:
-        timeout_s = min(CONNECT_TIMEOUT_S, deadline.left())
+        timeout_s = min(CONNECT_TIMEOUT_S, deadline.remaining_s())
         try:
             return socket.create_connection((address, port), timeout_s)
         except OSError as error:
             failure = error
-    deadline.left()
+    deadline.remaining_s()
     raise _FetchError(f"it was not reached ({type(failure).__name__})")
 
 
 def _secured(plain: socket.socket, target: _Target, rules: FetchRules, deadline: _Deadline) -> socket.socket:
     if target.scheme == "http":
         return plain
-    plain.settimeout(deadline.left())
+    plain.settimeout(deadline.remaining_s())
     return (rules.tls or _public_authorities()).wrap_socket(plain, server_hostname=target.host.rstrip("."))
 
 
@@ -300,7 +300,7 @@ class _Wire(io.RawIOBase):
 
     def _received(self, buffer: Any) -> int:  # noqa: ANN401 - as above
         while True:
-            self._sock.settimeout(min(_READ_TIMEOUT_S, self._deadline.left()))
+            self._sock.settimeout(min(_READ_TIMEOUT_S, self._deadline.remaining_s()))
             with contextlib.suppress(TimeoutError):  # the loop checks the deadline
                 return self._sock.recv_into(buffer)
 

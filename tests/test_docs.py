@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.cli.main import all_commands
 from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.stage import ROOT, Stage, staged
+from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
@@ -83,7 +83,7 @@ ROLLOUT = examples("rollout.md")
 class MigrationSetup:
     """The servers that the examples use."""
 
-    stage: Stage
+    worker_setup: WorkerSetup
     scenario: ScenarioSimulator
     shim_url: str
     tools: Path
@@ -95,7 +95,7 @@ class MigrationSetup:
             **kept,
             "PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            **self.stage.platform.client_env(),
+            **self.worker_setup.platform.client_env(),
             "SCENARIO_SDK_API_KEY": KEY,
             "SCENARIO_SDK_API_SECRET": SECRET,
             **({"SCENARIO_BASE_URL": f"{self.shim_url}/v1"} if self.shim_url else {}),
@@ -107,7 +107,7 @@ def setup() -> Iterator[MigrationSetup]:
     """The worker, the simulated Scenario, and the shim, started with the page's command."""
     with (
         tempfile.TemporaryDirectory(prefix="migrate-") as name,
-        staged(step_s=0.02) as stage,
+        running_worker(step_s=0.02) as worker_setup,
         ScenarioSimulator(run_s=0.05) as scenario,
     ):
         tools = Path(name, "tools")
@@ -115,7 +115,7 @@ def setup() -> Iterator[MigrationSetup]:
         command = tools / "comfy-client"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m comfy_client.cli.main "$@"\n')
         command.chmod(0o755)
-        before = MigrationSetup(stage, scenario, "", tools)
+        before = MigrationSetup(worker_setup, scenario, "", tools)
         with Path(name, "shim.log").open("w+") as log:
             shim = subprocess.Popen(
                 SERVING.command(Path(name)),
@@ -126,7 +126,7 @@ def setup() -> Iterator[MigrationSetup]:
                 stderr=log,
             )
             try:
-                yield MigrationSetup(stage, scenario, url_of(shim, Path(log.name)), tools)
+                yield MigrationSetup(worker_setup, scenario, url_of(shim, Path(log.name)), tools)
             finally:
                 shim.terminate()
                 shim.wait(START_DEADLINE_S)

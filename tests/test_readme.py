@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.stage import ROOT, Stage, staged
+from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.http_server import free_port
 
 pytestmark = pytest.mark.slow
@@ -23,22 +23,22 @@ SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def setup() -> Iterator[WorkerSetup]:
     """A worker on the simulated platform."""
-    with staged(step_s=0.02) as stage:
-        yield stage
+    with running_worker(step_s=0.02) as setup:
+        yield setup
 
 
-def run(command: list[str], stage: Stage, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], setup: WorkerSetup, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command with the variables of the platform."""
-    env = {**os.environ, **stage.platform.client_env(), "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **setup.platform.client_env(), "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_the_example_of_the_readme_runs(stage: Stage, tmp_path: Path) -> None:
+def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> None:
     """It generates knight.png with nothing but environment variables."""
     [example] = EXAMPLE.findall((ROOT / "README.md").read_text())
-    ended = run([sys.executable, "-c", example], stage, tmp_path)
+    ended = run([sys.executable, "-c", example], setup, tmp_path)
 
     assert ended.returncode == 0, ended.stderr
     assert len([line for line in example.splitlines() if line]) == 4
@@ -70,12 +70,12 @@ def test_the_readme_s_block_for_a_terminal_runs() -> None:
         path.unlink()
 
 
-def test_one_script_generates_an_image(stage: Stage, tmp_path: Path) -> None:
+def test_one_script_generates_an_image(setup: WorkerSetup, tmp_path: Path) -> None:
     """`test_comfyui_api` writes a PNG from a prompt and one from an image, and exits with 0."""
     script = str(ROOT / "scripts" / "test_comfyui_api")
-    made = run([script, "A pixel art knight", "txt2img", *SMALL, "-o", "a.png"], stage, tmp_path)
-    again = run([script, "Refine", "img2img", "a.png", *SMALL, "-o", "b.png"], stage, tmp_path)
-    wrong = run([script, "Refine"], stage, tmp_path)
+    made = run([script, "A pixel art knight", "txt2img", *SMALL, "-o", "a.png"], setup, tmp_path)
+    again = run([script, "Refine", "img2img", "a.png", *SMALL, "-o", "b.png"], setup, tmp_path)
+    wrong = run([script, "Refine"], setup, tmp_path)
 
     assert (made.returncode, again.returncode, wrong.returncode) == (0, 0, 2), made.stderr + again.stderr
     for name in ("a.png", "b.png"):
@@ -83,10 +83,10 @@ def test_one_script_generates_an_image(stage: Stage, tmp_path: Path) -> None:
             assert image.format == "PNG"
 
 
-def test_validate_endpoint_writes_its_evidence(stage: Stage, tmp_path: Path) -> None:
+def test_validate_endpoint_writes_its_evidence(setup: WorkerSetup, tmp_path: Path) -> None:
     """It exits with 0, and writes images, requests, results and a page that shows them."""
     script = str(ROOT / "scripts" / "validate_endpoint")
-    ended = run([script, *SMALL, "--output", str(tmp_path)], stage, ROOT)
+    ended = run([script, *SMALL, "--output", str(tmp_path)], setup, ROOT)
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
     page = (folder / "index.html").read_text()
 
@@ -98,15 +98,15 @@ def test_validate_endpoint_writes_its_evidence(stage: Stage, tmp_path: Path) -> 
     for name in ("txt2img", "img2img", "graph", "bad_request", "cancel"):
         assert json.loads((folder / f"{name}.request.json").read_text())
         assert json.loads((folder / f"{name}.result.json").read_text())
-    assert stage.platform.api_key not in page
+    assert setup.platform.api_key not in page
 
 
-def test_validate_endpoint_fails_for_a_failing_endpoint(stage: Stage, tmp_path: Path) -> None:
+def test_validate_endpoint_fails_for_a_failing_endpoint(setup: WorkerSetup, tmp_path: Path) -> None:
     """It exits with 1, and names the failed case."""
-    assert stage.simulator is not None
-    stage.simulator.faults.fail_node("KSampler", "RuntimeError", "boom", times=1)
+    assert setup.simulator is not None
+    setup.simulator.faults.fail_node("KSampler", "RuntimeError", "boom", times=1)
     script = str(ROOT / "scripts" / "validate_endpoint")
-    ended = run([script, *SMALL, "--output", str(tmp_path)], stage, ROOT)
+    ended = run([script, *SMALL, "--output", str(tmp_path)], setup, ROOT)
 
     assert ended.returncode == 1, ended.stdout
     assert "!!  txt2img" in ended.stdout

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.soak.cases import good_requests, invalid_requests, with_results
+from bench.soak.checks import Report
 from bench.soak.killing_runner import run_killed_workers
-from bench.soak.verdicts import Report
 from bench.soak.worker_runner import run_worker
 
 JOBS_PER_WORKER_S = 0.8

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bench.soak.cases import SoakCase
-from bench.soak.verdicts import (
+from bench.soak.checks import (
     MAX_JOB_S,
     MAX_WAIT_AFTER_JOBS_S,
     Report,
@@ -18,7 +18,7 @@ from bench.soak.verdicts import (
     outcome_of,
     processes_left,
 )
-from bench.stage import Stage, staged
+from bench.worker_setup import WorkerSetup, running_worker
 from comfy_core.error_codes import ErrorCode
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
@@ -38,29 +38,29 @@ def run_killed_workers(name: str, cases: Sequence[SoakCase], kills: int) -> Repo
     good = itertools.cycle([case for case in rng.sample(cases, len(cases)) if case.result is not None])
     killed = 0
     while killed < kills:
-        with staged(
+        with running_worker(
             own_comfyui=True, step_s=KILLED_STEP_S, environment={"WORKER_JOB_TIMEOUT_S": str(KILLED_JOB_TIMEOUT_S)}
-        ) as stage:
-            while killed < kills and stage.worker.exit_code is None:
+        ) as setup:
+            while killed < kills and setup.worker.exit_code is None:
                 killed += 1
                 submitted = {
-                    stage.platform.submit({**case.inputs, "timeout_s": KILLED_JOB_TIMEOUT_S}): case
+                    setup.platform.submit({**case.inputs, "timeout_s": KILLED_JOB_TIMEOUT_S}): case
                     for case in itertools.islice(good, 4)
                     if isinstance(case.inputs, dict)
                 }
                 if killed % KILL_TWICE_EVERY:
-                    _kill_once(stage, rng, submitted, report)
+                    _kill_once(setup, rng, submitted, report)
                 else:
-                    _kill_twice(stage, rng, submitted, report)
-            if stage.worker.exit_code is None:
-                report.problems += leftovers(stage)
+                    _kill_twice(setup, rng, submitted, report)
+            if setup.worker.exit_code is None:
+                report.problems += leftovers(setup)
     return report
 
 
-def _kill_once(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
+def _kill_once(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
     """Kill ComfyUI while jobs run. Check that its running jobs fail, and that the other jobs and a new one succeed."""
-    platform = stage.platform
-    _kill_after_a_moment(stage, rng, submitted)
+    platform = setup.platform
+    _kill_after_a_moment(setup, rng, submitted)
     report.faults["ComfyUI killed"] += 1
     killed_at = time.monotonic()
     running = [job for job in platform.jobs.values() if job.state is QueueJobState.IN_PROGRESS and job.progress]
@@ -68,41 +68,41 @@ def _kill_once(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCas
     for job in [platform.jobs[job.id] for job in running]:
         if outcome_of(job) == "result" and (job.ended_at or 0) > killed_at + POST_DELAY_S:
             report.problems.append(f"ran while ComfyUI was killed, and succeeded: {job}")
-    _check_jobs_after_kill(stage, submitted, report)
-    if outcome_of(stage.run(seed=1)) != "result":
+    _check_jobs_after_kill(setup, submitted, report)
+    if outcome_of(setup.run(seed=1)) != "result":
         report.problems.append("after ComfyUI was killed and started again the next job failed")
 
 
-def _kill_twice(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
+def _kill_twice(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
     """Kill ComfyUI, and again after its restart. Check that the worker ends its jobs, reports itself and exits."""
-    dead = _kill_after_a_moment(stage, rng, submitted)
+    dead = _kill_after_a_moment(setup, rng, submitted)
     report.faults["ComfyUI killed twice"] += 1
-    if not until(lambda: {process.pid for process in stage.comfyui_processes()} - dead, MAX_WAIT_AFTER_JOBS_S):
+    if not until(lambda: {process.pid for process in setup.comfyui_processes()} - dead, MAX_WAIT_AFTER_JOBS_S):
         report.problems.append("ComfyUI was not started again")
-    stage.kill_comfyui()
-    if (status := stage.worker.wait(2 * MAX_WAIT_AFTER_JOBS_S)) != 1:
+    setup.kill_comfyui()
+    if (status := setup.worker.wait(2 * MAX_WAIT_AFTER_JOBS_S)) != 1:
         report.problems.append(f"the worker ended with {status} when its ComfyUI was lost")
-    if not any(ping.is_unhealthy for ping in stage.platform.pings):
+    if not any(ping.is_unhealthy for ping in setup.platform.pings):
         report.problems.append("the worker did not report to the platform that it is unhealthy")
-    report.problems += processes_left(stage)
-    waiting = {job_id for job_id in submitted if stage.platform.jobs[job_id].state is QueueJobState.IN_QUEUE}
+    report.problems += processes_left(setup)
+    waiting = {job_id for job_id in submitted if setup.platform.jobs[job_id].state is QueueJobState.IN_QUEUE}
     report.outcomes["left to the next worker"] += len(waiting)
-    _check_jobs_after_kill(stage, {job_id: case for job_id, case in submitted.items() if job_id not in waiting}, report)
+    _check_jobs_after_kill(setup, {job_id: case for job_id, case in submitted.items() if job_id not in waiting}, report)
 
 
-def _kill_after_a_moment(stage: Stage, rng: random.Random, submitted: Mapping[str, SoakCase]) -> set[int]:
+def _kill_after_a_moment(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase]) -> set[int]:
     """Kill ComfyUI at a random moment after the first job was handed out; return the ids of its processes."""
     first = next(iter(submitted))
-    stage.platform.wait_until(lambda: stage.platform.jobs[first].started_at is not None, MAX_JOB_S)
+    setup.platform.wait_until(lambda: setup.platform.jobs[first].started_at is not None, MAX_JOB_S)
     threading.Event().wait(rng.uniform(0, KILLED_WITHIN_S))
-    dead = {process.pid for process in stage.comfyui_processes()}
-    stage.kill_comfyui()
+    dead = {process.pid for process in setup.comfyui_processes()}
+    setup.kill_comfyui()
     return dead
 
 
-def _check_jobs_after_kill(stage: Stage, submitted: Mapping[str, SoakCase], report: Report) -> None:
+def _check_jobs_after_kill(setup: WorkerSetup, submitted: Mapping[str, SoakCase], report: Report) -> None:
     for job_id, case in submitted.items():
-        job = stage.platform.jobs[job_id]
+        job = setup.platform.jobs[job_id]
         report.outcomes[outcome_of(job)] += 1
         report.problems += [
             f"{problem}: {job}" for problem in failed_checks(job, case, frozenset({ErrorCode.COMFYUI_UNAVAILABLE}))

@@ -1,4 +1,4 @@
-"""Runs jobs on one worker of the soak, with its own platform and simulator, while faults are injected."""
+"""Runs the jobs of one worker in the soak test while faults are injected. Each worker has its own simulators."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from collections.abc import Iterator, Sequence
 import requests
 
 from bench.soak.cases import SoakCase
+from bench.soak.checks import MAX_JOB_S, Report, failed_checks, leftovers, outcome_of
 from bench.soak.fault_schedule import FAULT_CODES, FAULTS, LOST_JOB_S, RESPONSE_LOST, FaultSchedule
 from bench.soak.leak_monitor import LeakMonitor
-from bench.soak.verdicts import MAX_JOB_S, Report, failed_checks, leftovers, outcome_of
-from bench.stage import Stage, staged
+from bench.worker_setup import WorkerSetup, running_worker
 from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 
 STEP_S = 0.05
+"""Duration of a simulated sampling step."""
 SOAK_JOB_TIMEOUT_S = 5.0
 FAULTLESS_JOBS = 3
 """Jobs that each worker runs at the end without faults. They must succeed."""
 CANCELLED_SHARE = 0.1
 """Fraction of jobs that are cancelled."""
-SOAK_TICK_S = 0.02
+SOAK_POLL_S = 0.02
+"""Pause between two looks at the jobs."""
 ALLOWED_RSS_GROWTH_MB = 6.0
 ALLOWED_COUNT_GROWTH = 4
 """Allowed growth of files and threads: the session to the platform keeps one connection per concurrent request."""
@@ -33,15 +35,15 @@ ALLOWED_COUNT_GROWTH = 4
 class WorkerRunner:
     """Runs jobs on one worker and checks their outcomes. `report` has the outcomes and the failed checks."""
 
-    def __init__(self, stage: Stage, rng: random.Random, cases: Sequence[SoakCase]) -> None:
-        self._stage = stage
-        self._platform = stage.platform
+    def __init__(self, setup: WorkerSetup, rng: random.Random, cases: Sequence[SoakCase]) -> None:
+        self._setup = setup
+        self._platform = setup.platform
         self._rng = rng
         self._cases = itertools.cycle(rng.sample(cases, len(cases)))
         self._submitted: dict[str, SoakCase] = {}
         self._to_cancel: dict[str, float] = {}
         self._cancelled: set[str] = set()
-        self._leaks = LeakMonitor(stage.worker.pid)
+        self._leaks = LeakMonitor(setup.worker.pid)
         self._pause = threading.Event()
         self.report = Report()
 
@@ -52,7 +54,7 @@ class WorkerRunner:
             self._submit_some(count - FAULTLESS_JOBS)
             self._poll_once()
         schedule.clear()
-        last = [self._submit(case) for case in itertools.islice(self._good_cases(), FAULTLESS_JOBS)]
+        last = [self._submit(case) for case in itertools.islice(self._succeeding_cases(), FAULTLESS_JOBS)]
         while self._has_unfinished_jobs():
             self._poll_once()
         self.report.faults = schedule.counts
@@ -62,7 +64,7 @@ class WorkerRunner:
         self.report.problems += [f"after the last fault a job failed: {job}" for job in failed]
         self._check_counts()
 
-    def _good_cases(self) -> Iterator[SoakCase]:
+    def _succeeding_cases(self) -> Iterator[SoakCase]:
         return (case for case in self._cases if case.result is not None)
 
     def _submit(self, case: SoakCase) -> str:
@@ -71,7 +73,7 @@ class WorkerRunner:
         return job_id
 
     def _submit_some(self, limit: int) -> None:
-        """Submit jobs until four wait, and choose some to be cancelled, at once or after they were handed out."""
+        """Submit jobs until four are queued, and choose some to cancel, at once or soon after their start."""
         waiting = sum(job.state is QueueJobState.IN_QUEUE for job in self._platform.jobs.values())
         for case in itertools.islice(self._cases, min(limit - len(self._submitted), max(0, 4 - waiting))):
             job_id = self._submit(case)
@@ -81,9 +83,9 @@ class WorkerRunner:
     def _poll_once(self) -> None:
         self._leaks.sample()
         self._cancel_some()
-        self._pause.wait(SOAK_TICK_S)
-        if self._stage.worker.exit_code is not None:
-            raise AssertionError("the worker ended")
+        self._pause.wait(SOAK_POLL_S)
+        if self._setup.worker.exit_code is not None:
+            raise AssertionError("the worker exited before its jobs were done")
 
     def _cancel_some(self) -> None:
         now = time.monotonic()
@@ -98,12 +100,12 @@ class WorkerRunner:
                     del self._to_cancel[job_id]
 
     def _has_unfinished_jobs(self) -> bool:
-        """Return whether a job has not ended. Raises AssertionError for a job that hangs."""
+        """Return whether a job has not ended. Raises AssertionError if a job runs for longer than MAX_JOB_S."""
         now = time.monotonic()
         unfinished = [job for job in self._platform.jobs.values() if not job.state.is_final]
         for job in unfinished:
             if job.started_at is not None and now > job.started_at + MAX_JOB_S:
-                raise AssertionError(f"hangs: {job}")
+                raise AssertionError(f"a job has run for more than {MAX_JOB_S:g} s: {job}")
         return bool(unfinished)
 
     def _check_job(self, job: QueueJob) -> None:
@@ -117,7 +119,7 @@ class WorkerRunner:
         self.report.problems += [f"{problem}: {job}" for problem in failed_checks(job, case, FAULT_CODES)]
 
     def _check_counts(self) -> None:
-        """Report a problem if more jobs failed with a code, or were posted twice, than the injected faults explain."""
+        """Report a problem if more jobs failed or were posted twice than the injected faults can cause."""
         if self.report.posted_again > self.report.faults[RESPONSE_LOST]:
             self.report.problems.append(f"{self.report.posted_again} results were posted again")
         for code in FAULT_CODES:
@@ -125,7 +127,7 @@ class WorkerRunner:
             failed = self.report.outcomes[code.value]
             if failed > 2 * faults:
                 self.report.problems.append(
-                    f"{failed} jobs failed with {code.value}, after {faults} faults that explain it"
+                    f"{failed} jobs failed with {code.value}, after {faults} faults that can cause it"
                 )
 
     def check_growth(self) -> None:
@@ -141,15 +143,15 @@ class WorkerRunner:
 
 
 def run_worker(name: str, cases: Sequence[SoakCase], count: int, *, shares_files: bool) -> Report:
-    """Run `count` jobs on one worker; return the report."""
+    """Run `count` jobs on one worker and return the report. `name` is the seed of the random faults."""
     rng = random.Random(name)  # noqa: S311 - faults, not secrets
     platform = RunPodPlatform(long_poll_s=1.0, lost_job_s=LOST_JOB_S)
     environment = {"WORKER_JOB_TIMEOUT_S": str(SOAK_JOB_TIMEOUT_S)}
-    with staged(shares_files=shares_files, step_s=STEP_S, platform=platform, environment=environment) as stage:
-        runner = WorkerRunner(stage, rng, cases)
-        runner.run(count, FaultSchedule(stage, rng))
+    with running_worker(shares_files=shares_files, step_s=STEP_S, platform=platform, environment=environment) as setup:
+        runner = WorkerRunner(setup, rng, cases)
+        runner.run(count, FaultSchedule(setup, rng))
         runner.check_growth()
         # A ComfyUI that lost its history cannot report over HTTP which files it wrote.
         allowed_files = 0 if shares_files else runner.report.faults["everything forgotten"]
-        runner.report.problems += leftovers(stage, allowed_files)
+        runner.report.problems += leftovers(setup, allowed_files)
         return runner.report

@@ -252,12 +252,12 @@ class Batch:
         """Upload an image unless that was done before. Raises JobError; the next run tries again."""
         if self._destination is None:
             return
-        place = f"{self._destination.url}/{asset.filename}"
-        if place in self._journal.entry(asset.digest).urls:
+        url_prefix = f"{self._destination.url}/{asset.filename}"
+        if url_prefix in self._journal.entry(asset.digest).urls:
             return
         data = self._read(asset)
         url = self._destination.put(asset.filename, data, str(facts["mime_type"]))
-        self._note(UPLOADED, asset, to=place, url=url)
+        self._note(UPLOADED, asset, to=url_prefix, url=url)
 
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):

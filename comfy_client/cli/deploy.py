@@ -179,8 +179,8 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
 def _test_image(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
     report = _reporter(call)
-    given = ENDPOINT_BASE_URL.read(call.environment)
-    own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: given} if given else {})}
+    base_url = ENDPOINT_BASE_URL.read(call.environment)
+    own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: base_url} if base_url else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
         await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), report)

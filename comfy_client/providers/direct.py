@@ -148,11 +148,13 @@ class DirectProvider:
 
     def missing_models(self) -> list[str]:
         """Return the model files that the workflows need and ComfyUI does not list, as `folder/file`."""
-        wanted = sorted(
+        required_models = sorted(
             {model for workflow in self._workflows.values() for model in workflow.schema.get("x-models", [])}
         )
-        listed = {folder: self._server.models(folder) for folder in {model.partition("/")[0] for model in wanted}}
-        return [model for model in wanted if model.partition("/")[2] not in listed[model.partition("/")[0]]]
+        listed = {
+            folder: self._server.models(folder) for folder in {model.partition("/")[0] for model in required_models}
+        }
+        return [model for model in required_models if model.partition("/")[2] not in listed[model.partition("/")[0]]]
 
     def purge_queue(self) -> int:
         """Cancel the queued jobs of this process and return how many. Prompts of other clients are not affected."""

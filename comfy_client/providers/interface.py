@@ -49,9 +49,9 @@ class JobOptions:
         """Raise JobError (invalid_input) if RunPod does not accept a value."""
         ranges = (("execution_timeout_s", self.execution_timeout_s, 5.0), ("ttl_s", self.ttl_s, 10.0))
         faults = [
-            Fault(f"options.{name}", f"must be from {least:g} s to {7 * DAY_S:,.0f} s (7 days), not {value!r}")
-            for name, value, least in ranges
-            if value is not None and not least <= value <= 7 * DAY_S
+            Fault(f"options.{name}", f"must be from {min_s:g} s to {7 * DAY_S:,.0f} s (7 days), not {value!r}")
+            for name, value, min_s in ranges
+            if value is not None and not min_s <= value <= 7 * DAY_S
         ]
         if self.webhook is not None and not self.webhook.startswith(("https://", "http://")):
             faults.append(Fault("options.webhook", "must be an https URL"))

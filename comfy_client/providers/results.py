@@ -81,11 +81,11 @@ def _image(entry: Mapping[str, Any], status: JobStatus) -> GeneratedImage:
 def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
     """Return a file of the result. Its bytes are checked against the worker's SHA-256."""
     filename = str(entry.get("filename") or "picture.png")
-    wanted = entry.get("sha256")  # any JSON value, maybe unhashable: so tuples below, not sets
+    expected_sha256 = entry.get("sha256")  # any JSON value, maybe unhashable: so tuples below, not sets
     data = _data(entry, filename, status)
-    if wanted not in (None, _sha256(data)) and entry.get("type") == "s3_url":
+    if expected_sha256 not in (None, _sha256(data)) and entry.get("type") == "s3_url":
         data = _data(entry, filename, status)
-    if wanted in (None, _sha256(data)):
+    if expected_sha256 in (None, _sha256(data)):
         mime_type = entry.get("mime_type") or mimetypes.guess_type(filename)[0] or "application/octet-stream"
         return GeneratedFile(filename, str(mime_type), _sha256(data), data)
     raise _error(

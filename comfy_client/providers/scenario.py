@@ -278,10 +278,11 @@ def _generated_image(
 
 
 def _format_warnings(images: tuple[GeneratedImage, ...], submitted: SubmittedRequest | None) -> tuple[str, ...]:
-    wanted = f"image/{submitted.request.output_format}" if submitted else ""
-    others = sorted({image.mime_type for image in images if wanted and image.mime_type != wanted})
+    requested_type = f"image/{submitted.request.output_format}" if submitted else ""
+    others = sorted({image.mime_type for image in images if requested_type and image.mime_type != requested_type})
     return tuple(
-        f"Scenario returned {kind}, which was not converted to {wanted}: only PNG is converted" for kind in others
+        f"Scenario returned {kind}, which was not converted to {requested_type}: only PNG is converted"
+        for kind in others
     )
 
 

@@ -72,9 +72,9 @@ def scenario_body(inputs: JsonObject, loras: Mapping[str, str]) -> JsonObject:
     if faults := [*_input_faults(inputs), *_lora_faults(inputs, loras)]:
         raise invalid_input(faults)
     body: JsonObject = {field.theirs: inputs[field.ours] for field in FIELDS if field.ours in inputs}
-    if wanted := inputs.get("loras"):
-        body["loras"] = [loras[lora["name"]] for lora in wanted]
-        body["lorasScale"] = [lora.get("strength", 1) for lora in wanted]
+    if loras_input := inputs.get("loras"):
+        body["loras"] = [loras[lora["name"]] for lora in loras_input]
+        body["lorasScale"] = [lora.get("strength", 1) for lora in loras_input]
     return body
 
 
@@ -131,11 +131,11 @@ def _input_faults(inputs: JsonObject) -> list[Fault]:
 
 
 def _lora_faults(inputs: JsonObject, loras: Mapping[str, str]) -> list[Fault]:
-    wanted = inputs.get("loras") or []
+    loras_input = inputs.get("loras") or []
     faults = []
-    if len(wanted) > MAX_LORAS:
-        faults.append(Fault("loras", f"may be at most {MAX_LORAS} at Scenario, not {len(wanted)}"))
-    for number, lora in enumerate(wanted):
+    if len(loras_input) > MAX_LORAS:
+        faults.append(Fault("loras", f"may be at most {MAX_LORAS} at Scenario, not {len(loras_input)}"))
+    for number, lora in enumerate(loras_input):
         if lora["name"] not in loras:
             problem = f"{lora['name']!r} has no Scenario id: add it to SCENARIO_LORAS, {ALTERNATIVE}"
             faults.append(Fault(f"loras[{number}].name", problem))

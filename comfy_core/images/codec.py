@@ -30,7 +30,7 @@ from comfy_core.images.decoding import (
 
 MAX_BYTES = 25 * 1024 * 1024
 INPUT_FORMATS = FORMATS
-LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}
+MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500}
 """Maximum side in pixels (WebP: its specification; JPEG: libjpeg's limit, which is below the format's 65,535)."""
 
 _UNENCODABLE: tuple[type[BaseException], ...] = (*DECODE_ERRORS, *BOMB_ERRORS, MemoryError)
@@ -169,9 +169,9 @@ def encode_image(data: bytes, output_format: str, quality: int, text: Mapping[st
         return unconverted(data, text, "")
     if output_format == "png":
         return _png_with_text(data, text)
-    longest = LONGEST_SIDE[output_format]
-    if max(size) > longest:
-        return unconverted(data, text, f"{output_format} holds at most {longest:,} pixels a side")
+    max_side = MAX_SIDE_PX[output_format]
+    if max(size) > max_side:
+        return unconverted(data, text, f"{output_format} holds at most {max_side:,} pixels a side")
     try:
         return EncodedImage(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
     except _UNENCODABLE as error:

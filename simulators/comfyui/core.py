@@ -157,10 +157,10 @@ class Core:
         await self.sockets.drop(None)
         self._worker = self._task(self._work())
 
-    async def go_on(self) -> None:
+    async def release(self) -> None:
         """Release hanging steps and stalled sockets."""
-        self._sampling.go_on()
-        self.sockets.go_on()
+        self._sampling.release()
+        self.sockets.release()
 
     async def _work(self) -> None:
         while not self._ending.is_set():

@@ -12,14 +12,14 @@ the fault happens at once.
 | run_out_of_memory(times=1) | samplers end in execution_error, torch.OutOfMemoryError |
 | fail_node(class_type, exception_type, message, times=1) | nodes of that class end in execution_error |
 | die(at_step=1) | all connections are closed and refused from that step on, as after SIGKILL; a process exits 137 |
-| answer_slowly(path, seconds, times=1) | a response is delayed by `seconds` |
-| answer_500(path, times=1) | status 500 instead of the response; the request has no effect |
-| cut_answer(path, times=1) | the connection is closed without a response; the request has no effect |
+| respond_slowly(path, seconds, times=1) | a response is delayed by `seconds` |
+| respond_500(path, times=1) | status 500 instead of the response; the request has no effect |
+| cut_response(path, times=1) | the connection is closed without a response; the request has no effect |
 | write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
-| hang_sampling(at_step=1, deaf=False, times=1) | that step hangs until interrupted; if deaf, it ignores interrupts |
-| hold_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
-| go_on() | ends every hang, stall and delay |
+| hang_sampling(at_step=1, ignores_interrupt=False, times=1) | that step hangs until it is interrupted |
+| block_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
+| release() | ends every hang, stall and delay |
 | clear() | removes the faults that have not happened yet |
 
 A path is `/history`, which includes the paths below it, or `POST /history`. The prefix /api is ignored.
@@ -73,14 +73,14 @@ class ResponseFault:
 
 @dataclass(frozen=True)
 class Hang:
-    """A sampling step that hangs. If `is_deaf`, it ignores interrupts."""
+    """A sampling step that hangs, until it is interrupted unless `ignores_interrupt`."""
 
     at_step: int
-    is_deaf: bool
+    ignores_interrupt: bool
 
 
 @dataclass(frozen=True)
-class Hold:
+class ServerBlock:
     """A sampling step that blocks the whole server."""
 
     at_step: int
@@ -94,8 +94,8 @@ class CutFault:
     at_step: int
 
 
-Fault = NodeFault | ResponseFault | Hang | Hold | CutFault
-_Kind = TypeVar("_Kind", NodeFault, ResponseFault, Hang, Hold, CutFault)
+Fault = NodeFault | ResponseFault | Hang | ServerBlock | CutFault
+_Kind = TypeVar("_Kind", NodeFault, ResponseFault, Hang, ServerBlock, CutFault)
 
 
 class ComfyUIFaults:
@@ -107,7 +107,7 @@ class ComfyUIFaults:
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
         self.released = threading.Event()
-        """Set to end a hold."""
+        """Set to end a block of the server."""
 
     @property
     def armed(self) -> list[Fault]:
@@ -148,15 +148,15 @@ class ComfyUIFaults:
         """Make nodes of a class fail."""
         self._arm(NodeFault((class_type,), exception_type, message), times)
 
-    def answer_slowly(self, path: str, seconds: float, times: int = 1) -> None:
+    def respond_slowly(self, path: str, seconds: float, times: int = 1) -> None:
         """Delay the responses of a path."""
         self._arm(ResponseFault(path, seconds=seconds), times)
 
-    def answer_500(self, path: str, times: int = 1) -> None:
+    def respond_500(self, path: str, times: int = 1) -> None:
         """Respond to requests to a path with status 500."""
         self._arm(ResponseFault(path, is_500=True), times)
 
-    def cut_answer(self, path: str, times: int = 1) -> None:
+    def cut_response(self, path: str, times: int = 1) -> None:
         """Close the connection of requests to a path."""
         self._arm(ResponseFault(path, is_cut=True), times)
 
@@ -168,20 +168,20 @@ class ComfyUIFaults:
         """Reset all state, as a restarted ComfyUI would."""
         self._call(lambda core: core.forget())
 
-    def hang_sampling(self, at_step: int = 1, deaf: bool = False, times: int = 1) -> None:
+    def hang_sampling(self, at_step: int = 1, ignores_interrupt: bool = False, times: int = 1) -> None:
         """Make a step hang."""
-        self._arm(Hang(at_step, deaf), times)
+        self._arm(Hang(at_step, ignores_interrupt), times)
 
-    def hold_server(self, at_step: int = 1, times: int = 1) -> None:
+    def block_server(self, at_step: int = 1, times: int = 1) -> None:
         """Make a step block the whole server."""
         self.released.clear()
-        self._arm(Hold(at_step), times)
+        self._arm(ServerBlock(at_step), times)
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """End every hang, stall and delay."""
         self._history_delay_s = 0.0
         self.released.set()
-        self._call(lambda core: core.go_on())
+        self._call(lambda core: core.release())
 
     def clear(self) -> None:
         """Remove the faults that have not happened yet."""
@@ -200,9 +200,9 @@ class ComfyUIFaults:
         """Remove and return the next hang of a step that starts."""
         return self._take(Hang, lambda fault: fault.at_step == step)
 
-    def hold(self, step: int) -> threading.Event | None:
-        """Remove the next hold of a step that starts; return the event that ends it, or None if there is no hold."""
-        return self.released if self._take(Hold, lambda fault: fault.at_step == step) else None
+    def server_block(self, step: int) -> threading.Event | None:
+        """Remove the next block of the server at a step that starts; return the event that ends it, or None."""
+        return self.released if self._take(ServerBlock, lambda fault: fault.at_step == step) else None
 
     def cut(self, step: int) -> CutFault | None:
         """Remove and return the next connection fault of a step that was reached."""
@@ -242,8 +242,8 @@ def parse_fault(text: str) -> Callable[[ComfyUIFaults], None]:
     if name not in FAULTS:
         raise ValueError(f"{name!r} is not a fault; the faults are {', '.join(FAULTS)}")
     declared = parameters_of(name)
-    least = sum(parameter.default is parameter.empty for parameter in declared)
-    if not least <= len(texts) <= len(declared):
+    required = sum(parameter.default is parameter.empty for parameter in declared)
+    if not required <= len(texts) <= len(declared):
         parameters = ":".join(parameter.name for parameter in declared)
         raise ValueError(f"{text!r} has {len(texts)} arguments; it is {name}:{parameters}")
     values = [_PARSERS[parameter.annotation](argument) for parameter, argument in zip(declared, texts, strict=False)]

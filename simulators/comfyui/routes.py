@@ -152,8 +152,8 @@ class _Handlers:
         return web.Response()
 
     async def post_interrupt(self, request: web.Request) -> web.Response:
-        wanted = _json_or_empty(await request.text()).get("prompt_id")
-        if not wanted or wanted == self._core.queue.running_id:
+        prompt_id = _json_or_empty(await request.text()).get("prompt_id")
+        if not prompt_id or prompt_id == self._core.queue.running_id:
             self._core.interrupt()
         return web.Response()
 
@@ -226,8 +226,8 @@ class _Handlers:
         return web.json_response(self._core.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
 
     async def object_info(self, request: web.Request) -> web.Response:
-        wanted = request.match_info.get("name")
-        nodes = [node for node in NODE_TYPES.values() if wanted in (None, node.name)]
+        name = request.match_info.get("name")
+        nodes = [node for node in NODE_TYPES.values() if name in (None, node.name)]
         return web.json_response({node.name: node.described(self._core.listing) for node in nodes})
 
 

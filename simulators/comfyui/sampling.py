@@ -52,7 +52,7 @@ class SamplingLoop:
         self._is_interrupted = True
         self._woken.set()
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """Release a hanging step."""
         self._is_released = True
         self._woken.set()
@@ -73,14 +73,14 @@ class SamplingLoop:
                 self._cut(cut.how)
 
     async def _wait(self, step: int) -> None:
-        if (released := self._faults.hold(step)) is not None:
+        if (released := self._faults.server_block(step)) is not None:
             released.wait()  # blocks the server's thread
         hang = self._faults.hang(step)
         if hang is None:
             await (self._wait_until_woken(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))
             return
         self._is_released, self.hanging_step = False, step
-        while not self._is_released and (hang.is_deaf or not self._is_interrupted):
+        while not self._is_released and (hang.ignores_interrupt or not self._is_interrupted):
             self._woken.clear()
             await self._woken.wait()
         self.hanging_step = None

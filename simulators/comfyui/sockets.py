@@ -101,10 +101,10 @@ class Sockets:
 
     async def stall(self, sid: str | None) -> None:
         """Stop sending frames to a client, or to all clients, with the sockets left open."""
-        for client in self._clients_with_id(sid):
+        for client in self._clients_of(sid):
             client.is_stalled = True
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """Send frames to stalled sockets again; earlier ones are lost."""
         for client in self._open:
             client.is_stalled = False
@@ -139,25 +139,25 @@ class Sockets:
                 await self._respond(sid, "feature_flags", FEATURES)
 
     async def _respond(self, sid: str, event: str, data: dict[str, Any]) -> None:
-        for client in self._clients_with_id(sid):
+        for client in self._clients_of(sid):
             if not client.is_stalled:
                 await _attempt(client.socket.send_str(json.dumps({"type": event, "data": data})))
 
     def _queue(self, send: Callable[[WebSocketClient], Awaitable[None]], sid: str | None) -> None:
         async def action() -> None:
-            for client in self._clients_with_id(sid):
+            for client in self._clients_of(sid):
                 if not client.is_stalled:
                     await _attempt(send(client))
 
         self.call(action)
 
-    def _clients_with_id(self, sid: str | None) -> list[WebSocketClient]:
+    def _clients_of(self, sid: str | None) -> list[WebSocketClient]:
         if sid is None:
             return list(self._clients.values())
         return [self._clients[sid]] if sid in self._clients else []
 
     def _forget(self, sid: str | None) -> list[WebSocketClient]:
-        clients = self._clients_with_id(sid)
+        clients = self._clients_of(sid)
         for client in clients:
             client.is_cut = True
         self._clients = {key: client for key, client in self._clients.items() if not client.is_cut}

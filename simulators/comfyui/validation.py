@@ -153,11 +153,11 @@ class _Validation:
         if len(link) != LINK_LENGTH:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             return [_error("bad_linked_input", message, name, {**extra, "received_value": link})]
-        wanted = entry.declared_type(self._listing)
-        received = NODE_TYPES[self._graph[link[0]]["class_type"]].outputs[link[1]]
-        if received != wanted:
-            details = f"{name}, received_type({received}) mismatch input_type({wanted})"
-            extra |= {"received_type": received, "linked_node": link}
+        expected_type = entry.declared_type(self._listing)
+        received_type = NODE_TYPES[self._graph[link[0]]["class_type"]].outputs[link[1]]
+        if received_type != expected_type:
+            details = f"{name}, received_type({received_type}) mismatch input_type({expected_type})"
+            extra |= {"received_type": received_type, "linked_node": link}
             return [_error("return_type_mismatch", "Return type mismatch between linked nodes", details, extra)]
         try:
             return [] if self._node(link[0]).valid else None
@@ -183,11 +183,11 @@ class _Validation:
         return [] if is_file_name else self._range(name, entry, {**extra, "received_value": value})
 
     def _range(self, name: str, entry: Input, extra: dict[str, Any]) -> Errors:
-        value, least, most = extra["received_value"], entry.options.get("min"), entry.options.get("max")
-        if least is not None and value < least:
-            return [_error("value_smaller_than_min", f"Value {value} smaller than min of {least}", name, extra)]
-        if most is not None and value > most:
-            return [_error("value_bigger_than_max", f"Value {value} bigger than max of {most}", name, extra)]
+        value, minimum, maximum = extra["received_value"], entry.options.get("min"), entry.options.get("max")
+        if minimum is not None and value < minimum:
+            return [_error("value_smaller_than_min", f"Value {value} smaller than min of {minimum}", name, extra)]
+        if maximum is not None and value > maximum:
+            return [_error("value_bigger_than_max", f"Value {value} bigger than max of {maximum}", name, extra)]
         choices = entry.declared_type(self._listing)
         if isinstance(choices, str) or value in choices:
             return []

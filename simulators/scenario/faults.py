@@ -6,7 +6,7 @@
 | throttle(seconds, times) | 429 to a submit, with `remainingSeconds` |
 | drop_connection(route, times, after_handling) | no response; the request was handled or was not |
 | fail_job(error, hint) | the next job ends as `failure` with these texts in its metadata |
-| hold_job() | the next job stays at 40 % until go_on(), or until it is cancelled |
+| hold_job() | the next job stays at 40 % until release(), or until it is cancelled |
 | wait_in_queue(seconds) | jobs are `queued`, then `warming-up`, for `seconds` |
 | cut_image(times) | an image has only half of its bytes, with the matching length |
 | lose_assets() | jobs succeed without assets |
@@ -78,7 +78,7 @@ class ScenarioFaults:
         self.released.clear()
         self._holds = True
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """Let the held job continue."""
         self.released.set()
 

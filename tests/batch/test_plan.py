@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.cli.batch import _toml
 from comfy_core.errors import JobError

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import pytest
 
-from bench.stage import ROOT, staged
+from bench.worker_setup import ROOT, running_worker
 from comfy_client.cli.main import main
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
@@ -438,8 +438,8 @@ def test_the_real_worker_generates_the_assets(tmp_path: Path) -> None:
     """A chain and two groups. The manifest has the versions of worker, ComfyUI and workflow."""
     file = tmp_path / "assets.toml"
     file.write_text(FILE.replace("variations = 3", "variations = 1"))
-    with staged(step_s=0.01) as stage:
-        status, report = batch(stage.platform, file)
+    with running_worker(step_s=0.01) as setup:
+        status, report = batch(setup.platform, file)
 
     assert status == 0, report
     assert report["counts"] == {"made": 4}

@@ -18,7 +18,7 @@ from PIL import Image
 from bench.endpoint.__main__ import main
 from bench.endpoint.figures import Price
 from bench.endpoint.price import find_price
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
 from simulators.runpod.rest import RunPodAccount

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.cli.commands import commands
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, png
 from simulators.waiting import until

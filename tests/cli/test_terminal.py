@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 
-from bench.stage import staged
+from bench.worker_setup import running_worker
 from comfy_client.cli.call import raise_on_sigterm
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
@@ -83,9 +83,9 @@ class Terminal:
 
 def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None:
     """The bar runs through the stages on stderr; stdout only has the result."""
-    with staged(step_s=0.4) as stage:
+    with running_worker(step_s=0.4) as setup:
         terminal = Terminal(
-            ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL], stage.platform.client_env(), tmp_path
+            ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL], setup.platform.client_env(), tmp_path
         )
         status, out = terminal.end()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.cli import reference
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen

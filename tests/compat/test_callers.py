@@ -14,7 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
-from bench.stage import Stage, staged
+from bench.worker_setup import WorkerSetup, running_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.needs import programs
@@ -28,17 +28,17 @@ POLL_S = 0.05
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def setup() -> Iterator[WorkerSetup]:
     """A worker on the simulated platform, whose ComfyUI takes a second for 20 steps."""
-    with staged(step_s=0.05, models=CHECKPOINT) as stage:
-        yield stage
+    with running_worker(step_s=0.05, models=CHECKPOINT) as setup:
+        yield setup
 
 
 @pytest.fixture(scope="module", params=["image", "both"])
-def image_stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """The same, with images under the key `image`, alone or together with `data`."""
-    with staged(environment={"WORKER_IMAGE_FIELD": request.param}) as stage:
-        yield stage
+def image_field_setup(request: pytest.FixtureRequest) -> Iterator[WorkerSetup]:
+    """A worker whose results have images under the key `image`, alone or together with `data`."""
+    with running_worker(environment={"WORKER_IMAGE_FIELD": request.param}) as setup:
+        yield setup
 
 
 def size_of(data: str) -> tuple[int, int]:
@@ -47,34 +47,34 @@ def size_of(data: str) -> tuple[int, int]:
         return image.size
 
 
-def finished(stage: Stage, response: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+def finished(setup: WorkerSetup, response: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """Return an ended job from /status. Like most callers, it polls only `status`."""
     seen = [response]
 
     def has_ended() -> bool:
         job_id = response["id"]
-        seen.append(requests.get(f"{stage.platform.endpoint_url}/status/{job_id}", headers=headers, timeout=10).json())
+        seen.append(requests.get(f"{setup.platform.endpoint_url}/status/{job_id}", headers=headers, timeout=10).json())
         return seen[-1]["status"] not in ("IN_QUEUE", "IN_PROGRESS")
 
     assert response["status"] == "COMPLETED" or until(has_ended, 30)
     return seen[-1]
 
 
-def sent(stage: Stage, route: str, body: dict[str, Any]) -> dict[str, Any]:
+def sent(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dict[str, Any]:
     """Submit a request with this body; return the ended job."""
-    headers = {"Authorization": f"Bearer {stage.platform.api_key}"}
-    response = requests.post(f"{stage.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
+    headers = {"Authorization": f"Bearer {setup.platform.api_key}"}
+    response = requests.post(f"{setup.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
     response.raise_for_status()
-    return finished(stage, response.json(), headers)
+    return finished(setup, response.json(), headers)
 
 
 # --- SillyTavern
 
 
-def test_sillytavern_gets_its_image(stage: Stage) -> None:
+def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
     """It polls a job that reports progress, reads `output.images[0]` at once, and gets the image at the end."""
     programs("node")
-    arguments = [stage.platform.endpoint_url, stage.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
+    arguments = [setup.platform.endpoint_url, setup.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
         ["node", str(HERE / "sillytavern.mjs"), *arguments],  # noqa: S607
         capture_output=True,
@@ -92,15 +92,15 @@ def test_sillytavern_gets_its_image(stage: Stage) -> None:
 # --- the curl of worker-comfyui's README
 
 
-def test_the_curl_of_the_stock_readme_gets_its_images(stage: Stage, tmp_path: Path) -> None:
+def test_the_curl_of_the_stock_readme_gets_its_images(setup: WorkerSetup, tmp_path: Path) -> None:
     """Its one command, with its example: two save nodes, a preview, and an image that no node loads."""
     programs("curl")
     image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"input": {"images": [image], "workflow": checkpoint()}}))
-    headers = ["-H", f"Authorization: Bearer {stage.platform.api_key}", "-H", "Content-Type: application/json"]
+    headers = ["-H", f"Authorization: Bearer {setup.platform.api_key}", "-H", "Content-Type: application/json"]
     ended = subprocess.run(
-        ["curl", "-sS", "-X", "POST", *headers, "-d", f"@{body}", f"{stage.platform.endpoint_url}/runsync"],  # noqa: S607
+        ["curl", "-sS", "-X", "POST", *headers, "-d", f"@{body}", f"{setup.platform.endpoint_url}/runsync"],  # noqa: S607
         capture_output=True,
         text=True,
         timeout=60,
@@ -151,9 +151,9 @@ def test_the_curl_of_the_stock_readme_gets_its_images(stage: Stage, tmp_path: Pa
         ),
     ],
 )
-def test_a_form_s_body_gets_its_image(stage: Stage, fields: dict[str, Any]) -> None:
+def test_a_form_s_body_gets_its_image(setup: WorkerSetup, fields: dict[str, Any]) -> None:
     """Null counts as missing, numbers and switches may be text, and -1 is a random seed."""
-    job = sent(stage, "/run", {"input": fields})
+    job = sent(setup, "/run", {"input": fields})
 
     assert job["status"] == "COMPLETED", job
     [image] = job["output"]["images"]
@@ -161,9 +161,9 @@ def test_a_form_s_body_gets_its_image(stage: Stage, fields: dict[str, Any]) -> N
     assert 0 <= job["output"]["seed"] < 2**32
 
 
-def test_a_graph_with_nulls_beside_it_gets_its_image(stage: Stage) -> None:
+def test_a_graph_with_nulls_beside_it_gets_its_image(setup: WorkerSetup) -> None:
     """An n8n expression without a value sends null for the optional fields of worker-comfyui."""
-    job = sent(stage, "/run", {"input": {"workflow": flux(), "images": None, "comfy_org_api_key": None}})
+    job = sent(setup, "/run", {"input": {"workflow": flux(), "images": None, "comfy_org_api_key": None}})
 
     assert job["status"] == "COMPLETED", job
     assert len(job["output"]["images"]) == 1
@@ -173,13 +173,13 @@ def test_a_graph_with_nulls_beside_it_gets_its_image(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("name", ["txt2img", "img2img", "custom sampler"])
-def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None:
+def test_clover_serverless_gets_its_image(image_field_setup: WorkerSetup, name: str) -> None:
     """It sends a graph and its image to /runsync, polls /status, and reads `images[].image`."""
     request: dict[str, Any] = {"workflow": custom_sampler() if name == "custom sampler" else flux()}
     if name == "img2img":
         image_name = "input_1764345600000.png"
         request = {"workflow": flux(image=image_name), "images": [{"name": image_name, "image": as_base64(png(64))}]}
-    job = sent(image_stage, "/runsync", {"input": request})
+    job = sent(image_field_setup, "/runsync", {"input": request})
 
     assert job["status"] == "COMPLETED", job
     [image] = job["output"]["images"]

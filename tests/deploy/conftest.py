@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import ScriptedWorker, image_result

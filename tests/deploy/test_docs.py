@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.cli.parser import make_parser
 from comfy_client.prices import POOLS, job_usd

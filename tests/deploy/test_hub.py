@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.deploy.description import make_description, read_description
 from comfy_client.prices import POOLS
 from comfy_core.environment import variables_of

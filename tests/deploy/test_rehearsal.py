@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.stage import ROOT, Stage, staged
+from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.runpod.rest import RunPodAccount
 from simulators.scenario import ScenarioSimulator
 from tests.cli.conftest import Shell
@@ -33,10 +33,10 @@ SWITCH = "IMAGE_GENERATION_PROVIDER"
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def setup() -> Iterator[WorkerSetup]:
     """The worker that the endpoint's image would run, with the endpoint's queue."""
-    with staged(step_s=0.02) as stage:
-        yield stage
+    with running_worker(step_s=0.02) as setup:
+        yield setup
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def run_application(name: str, variables: Mapping[str, str]) -> str:
 
 
 def test_deploy_switch_and_back_destroy(
-    stage: Stage, scenario: ScenarioSimulator, shipped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: WorkerSetup, scenario: ScenarioSimulator, shipped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One variable switches the application to RunPod, to Scenario and to RunPod again; then everything is destroyed.
 
@@ -66,13 +66,13 @@ def test_deploy_switch_and_back_destroy(
     """
     monkeypatch.chdir(tmp_path)
     Path("deploy.toml").write_text(shipped.replace("OWNER", "me"))
-    with RunPodAccount(stage.platform) as account:
+    with RunPodAccount(setup.platform) as account:
         shell = Shell(account.environment())
         deployed = shell("deploy", "--yes")
         assert deployed.status == 0, deployed.err
         printed = dict(line.split("=", 1) for line in deployed.out.splitlines())
         variables = {**scenario.client_env(), **printed, "RUNPOD_API_KEY": account.api_key}
-        jobs = [(len(stage.platform.jobs), scenario.submissions)]
+        jobs = [(len(setup.platform.jobs), scenario.submissions)]
         providers = []
         for name, provider in (
             ("before", "scenario"),
@@ -81,13 +81,13 @@ def test_deploy_switch_and_back_destroy(
             ("forth", "comfyui"),
         ):
             providers.append(run_application(name, {**variables, SWITCH: provider}))
-            jobs.append((len(stage.platform.jobs), scenario.submissions))
+            jobs.append((len(setup.platform.jobs), scenario.submissions))
         assert shell("deploy").status == 0, "nothing has changed"
         destroyed = shell("destroy", "--yes")
 
     assert providers == ["scenario scenario", "comfyui comfyui", "scenario scenario", "comfyui comfyui"]
     assert jobs == [(1, 0), (1, 2), (3, 2), (3, 4), (5, 4)]
-    assert {job.worker_id for job in stage.platform.jobs.values()} == {"worker-1"}
+    assert {job.worker_id for job in setup.platform.jobs.values()} == {"worker-1"}
     assert destroyed.status == 0
     assert not account.endpoints
     assert not account.templates

@@ -153,7 +153,7 @@ def test_an_interrupt_by_another_client_is_retryable(simulator: Simulator, serve
 
 def test_a_500_for_the_prompt_is_comfyui_unavailable(simulator: Simulator, run: RunJob) -> None:
     """If ComfyUI returns 500 for /prompt, the job fails at once with a retryable error."""
-    simulator.faults.answer_500("POST /prompt")
+    simulator.faults.respond_500("POST /prompt")
     error = error_of(run)
 
     assert error.code is ErrorCode.COMFYUI_UNAVAILABLE
@@ -161,7 +161,7 @@ def test_a_500_for_the_prompt_is_comfyui_unavailable(simulator: Simulator, run: 
     assert run()["images"]
 
 
-@pytest.mark.parametrize("fault", ["answer_500", "cut_answer"])
+@pytest.mark.parametrize("fault", ["respond_500", "cut_response"])
 def test_a_failed_image_download_is_retried_once(simulator: Simulator, run: RunJob, fault: str) -> None:
     """One 500 or one lost connection of /view does not fail a job; two in a row do."""
     fail: Callable[..., None] = getattr(simulator.faults, fault)
@@ -187,7 +187,7 @@ def test_a_missing_image_is_requested_once(simulator: Simulator, server: ComfySe
 
 def test_a_slow_response_is_waited_for(simulator: Simulator, run: RunJob) -> None:
     """ComfyUI may respond slowly while it loads a model."""
-    simulator.faults.answer_slowly("/history", 0.3)
+    simulator.faults.respond_slowly("/history", 0.3)
 
     assert run()["images"]
 
@@ -214,12 +214,12 @@ def test_a_restarted_comfyui_fails_the_job_soon(simulator: Simulator, run: RunJo
 
 def test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job(simulator: Simulator, run: RunJob) -> None:
     """The job ends even if ComfyUI ignores the interrupt; its history entry is deleted by a later job."""
-    simulator.faults.hang_sampling(deaf=True)
+    simulator.faults.hang_sampling(ignores_interrupt=True)
     begun = time.monotonic()
     error = error_of(lambda: run(job_timeout_s=0.2))
     assert error.code is ErrorCode.DEADLINE_EXCEEDED
     assert time.monotonic() - begun < 5
-    simulator.faults.go_on()
+    simulator.faults.release()
 
     assert run()["images"]
     assert remaining(simulator) == []

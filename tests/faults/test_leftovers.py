@@ -25,7 +25,7 @@ from tests.faults.test_following import error_of, remaining
 
 def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator, run: RunJob) -> None:
     """If deleting the history gets a 500, the job still succeeds, and the next job deletes both entries."""
-    simulator.faults.answer_500("POST /history")
+    simulator.faults.respond_500("POST /history")
     run()
     assert len(remaining(simulator)) == 1
 
@@ -38,7 +38,7 @@ def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator
 def test_a_prompt_that_could_not_be_stopped_is_stopped_later(simulator: Simulator, run: RunJob, path: str) -> None:
     """If a stuck prompt cannot be stopped because of a 500, the next job stops it before it queues its own prompts."""
     simulator.faults.hang_sampling()
-    simulator.faults.answer_500(path)
+    simulator.faults.respond_500(path)
     assert error_of(lambda: run(job_timeout_s=0.2)).code is ErrorCode.DEADLINE_EXCEEDED
     assert simulator.hanging_step == 1
 
@@ -54,7 +54,7 @@ def test_an_upload_that_could_not_be_emptied_is_emptied_later(simulator: Simulat
     def stop_and_fail() -> JobError | None:
         if simulator.hanging_step is None:
             return None
-        simulator.faults.answer_500("POST /upload/image")
+        simulator.faults.respond_500("POST /upload/image")
         return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
     assert error_of(lambda: run(stop_and_fail, image=b64(png(64, 64)))).code is ErrorCode.CANCELLED
@@ -82,7 +82,7 @@ def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: Comf
 def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJob) -> None:
     """Images that were saved again into files are deleted even if they could not be downloaded."""
     simulator.faults.drop_socket(at_step=2)
-    simulator.faults.answer_500("/view", times=2)
+    simulator.faults.respond_500("/view", times=2)
 
     assert error_of(run).code is ErrorCode.COMFYUI_UNAVAILABLE
     assert remaining(simulator) == []

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.hugging_face import ModelServer
 from worker.models.listing import default_list, read_models
 

@@ -18,7 +18,7 @@ import docker
 import pytest
 
 from bench.docker_engine import BASE_IMAGE, BuildFailedError
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, BuiltImages
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]

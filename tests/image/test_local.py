@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from bench.container import STRICT_OPTIONS
-from bench.stage import ROOT, SMALL_JOB
+from bench.worker_setup import ROOT, SMALL_JOB
 from simulators.http_server import free_port
 from simulators.waiting import until
 from tests.image.conftest import BAKED, SIMULATOR

@@ -17,7 +17,7 @@ from docker.models.networks import Network
 from PIL import Image
 
 from bench.container import WorkerContainer, gateway_address, worker_container
-from bench.stage import ROOT, SMALL_JOB, code_of
+from bench.worker_setup import ROOT, SMALL_JOB, code_of
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from tests.image.conftest import BAKED, SIMULATOR, WORKER
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]

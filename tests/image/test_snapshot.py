@@ -12,7 +12,7 @@ from docker.models.networks import Network
 
 from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
-from bench.stage import code_of
+from bench.worker_setup import code_of
 from tests.image.conftest import NEVER, WORKER, BuiltImages
 from tests.image.standins import fill
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import requests
 
-from bench.stage import SMALL_JOB, code_of, staged
+from bench.worker_setup import SMALL_JOB, code_of, running_worker
 from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
@@ -37,14 +37,14 @@ def stored(job: QueueJob) -> list[dict[str, object]]:
 
 def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
     """12 MB of images are returned as working URLs; a small result stays inline; no secret is logged."""
-    with S3Server() as s3, staged(environment=variables(s3)) as stage:
-        job = stage.run_large()
-        small = stage.run()
+    with S3Server() as s3, running_worker(environment=variables(s3)) as setup:
+        job = setup.run_large()
+        small = setup.run()
 
         assert len(stored(job)) == 13
         assert [image["type"] for image in small.output["images"]] == ["base64"]
-        assert SECRET_ACCESS_KEY not in stage.worker.log
-        assert "X-Amz-Signature" not in stage.worker.log
+        assert SECRET_ACCESS_KEY not in setup.worker.log
+        assert "X-Amz-Signature" not in setup.worker.log
 
 
 def test_a_job_s_own_bucket_is_used() -> None:
@@ -56,19 +56,22 @@ def test_a_job_s_own_bucket_is_used() -> None:
             "accessId": ACCESS_KEY_ID,
             "accessSecret": SECRET_ACCESS_KEY,
         }
-        with staged(environment=variables(s3)) as stage:
-            job_id = stage.platform.submit({**SMALL_JOB, "delivery": "s3"}, s3Config=s3_config)
-            [image] = stored(stage.platform.wait_for(job_id, 30))
+        with running_worker(environment=variables(s3)) as setup:
+            job_id = setup.platform.submit({**SMALL_JOB, "delivery": "s3"}, s3Config=s3_config)
+            [image] = stored(setup.platform.wait_for(job_id, 30))
 
             assert "/of-the-caller/" in str(image["data"])
-            assert SECRET_ACCESS_KEY not in stage.worker.log
+            assert SECRET_ACCESS_KEY not in setup.worker.log
 
 
 def test_a_bucket_that_rejects_the_key_is_output_not_stored() -> None:
     """A wrong key ends as output_not_stored, and names no key."""
-    with S3Server() as s3, staged(environment={**variables(s3), "BUCKET_ACCESS_KEY_ID": "another-key-id"}) as stage:
-        job = stage.run(delivery="s3")
+    with (
+        S3Server() as s3,
+        running_worker(environment={**variables(s3), "BUCKET_ACCESS_KEY_ID": "another-key-id"}) as setup,
+    ):
+        job = setup.run(delivery="s3")
 
         assert code_of(job) == "output_not_stored"
         assert "another-key-id" not in str(job.error)
-        assert code_of(stage.run()) is None
+        assert code_of(setup.run()) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
+from bench.worker_setup import MODELS, ROOT, code_of, make_comfyui, put_models, running_worker
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
@@ -19,62 +19,62 @@ NEVER_READY = "import threading; print('loading for ever', flush=True); threadin
 
 def test_sigterm_while_idle_exits_at_once() -> None:
     """Without a job the worker stops ComfyUI and exits 0 without waiting for the SDK's long polls."""
-    with staged(own_comfyui=True, platform=RunPodPlatform(long_poll_s=30)) as stage:
+    with running_worker(own_comfyui=True, platform=RunPodPlatform(long_poll_s=30)) as setup:
         begun = time.monotonic()
-        stage.worker.terminate()
+        setup.worker.terminate()
 
-        assert stage.worker.wait(10) == 0
+        assert setup.worker.wait(10) == 0
         assert time.monotonic() - begun < 4
-        assert stage.comfyui_processes() == []
+        assert setup.comfyui_processes() == []
 
 
 def test_sigterm_while_busy_lets_the_job_finish() -> None:
     """A running job is finished and posted, then the worker exits 0; no further job is taken."""
-    with staged(own_comfyui=True, step_s=0.2, platform=RunPodPlatform(long_poll_s=30)) as stage:
-        job_id = stage.submit(steps=10)
-        stage.await_sampling(job_id)
-        stage.worker.terminate()
-        job = stage.platform.wait_for(job_id, 30)
+    with running_worker(own_comfyui=True, step_s=0.2, platform=RunPodPlatform(long_poll_s=30)) as setup:
+        job_id = setup.submit(steps=10)
+        setup.await_sampling(job_id)
+        setup.worker.terminate()
+        job = setup.platform.wait_for(job_id, 30)
 
         assert code_of(job) is None
-        assert stage.worker.wait(10) == 0
-        assert stage.comfyui_processes() == []
+        assert setup.worker.wait(10) == 0
+        assert setup.comfyui_processes() == []
 
 
 def test_sigterm_interrupts_the_job_after_the_grace_period() -> None:
     """A job that exceeds the grace period ends as interrupted, which may be sent again, and is posted."""
-    with staged(step_s=0.2, environment={"WORKER_SHUTDOWN_GRACE_S": "1"}) as stage:
-        job_id = stage.submit(steps=100)
-        stage.await_sampling(job_id)
-        stage.worker.terminate()
-        job = stage.platform.wait_for(job_id, 30)
+    with running_worker(step_s=0.2, environment={"WORKER_SHUTDOWN_GRACE_S": "1"}) as setup:
+        job_id = setup.submit(steps=100)
+        setup.await_sampling(job_id)
+        setup.worker.terminate()
+        job = setup.platform.wait_for(job_id, 30)
 
         assert code_of(job) == "interrupted"
-        assert stage.worker.wait(10) == 0
-        assert until(lambda: stage.simulator is not None and not stage.simulator.queue_ids)
+        assert setup.worker.wait(10) == 0
+        assert until(lambda: setup.simulator is not None and not setup.simulator.queue_ids)
 
 
 def test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs() -> None:
     """After COMFYUI_READY_TIMEOUT_S the worker reports itself unhealthy and exits 1, and its ComfyUI is stopped."""
     environment = {"COMFYUI_READY_TIMEOUT_S": "1"}
-    with staged(own_comfyui=True, main=NEVER_READY, environment=environment) as stage:
-        assert stage.worker.wait(20) == 1
-        assert not stage.platform.takes
-        assert ["not ready" in str(ping.reason) for ping in stage.platform.pings if ping.is_unhealthy] == [True]
-        assert stage.comfyui_processes() == []
+    with running_worker(own_comfyui=True, main=NEVER_READY, environment=environment) as setup:
+        assert setup.worker.wait(20) == 1
+        assert not setup.platform.takes
+        assert ["not ready" in str(ping.reason) for ping in setup.platform.pings if ping.is_unhealthy] == [True]
+        assert setup.comfyui_processes() == []
 
 
 def test_a_queued_job_is_left_to_another_worker_at_sigterm() -> None:
     """Jobs that were not taken stay queued on the platform."""
-    with staged(step_s=0.2) as stage:
-        running = [stage.submit(steps=10, seed=seed) for seed in (1, 2)]
-        stage.await_sampling(running[0])
-        stage.worker.terminate()
-        waiting = stage.submit(seed=3)
+    with running_worker(step_s=0.2) as setup:
+        running = [setup.submit(steps=10, seed=seed) for seed in (1, 2)]
+        setup.await_sampling(running[0])
+        setup.worker.terminate()
+        waiting = setup.submit(seed=3)
 
-        assert [code_of(stage.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
-        assert stage.worker.wait(10) == 0
-        assert stage.platform.jobs[waiting].state == QueueJobState.IN_QUEUE
+        assert [code_of(setup.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
+        assert setup.worker.wait(10) == 0
+        assert setup.platform.jobs[waiting].state == QueueJobState.IN_QUEUE
 
 
 def test_sigterm_while_comfyui_starts_exits_without_an_error() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.stage import SMALL_JOB, Stage, code_of, staged
+from bench.worker_setup import SMALL_JOB, WorkerSetup, code_of, running_worker
 from comfy_core.contract import ErrorReport
 from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 from simulators.waiting import until
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def setup() -> Iterator[WorkerSetup]:
     """A worker shared by several tests."""
-    with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
-        yield stage
-        assert stage.worker.exit_code is None
+    with running_worker(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as setup:
+        yield setup
+        assert setup.worker.exit_code is None
 
 
 def job_text(job_id: object, **inputs: object) -> str:
@@ -30,13 +30,13 @@ def job_text(job_id: object, **inputs: object) -> str:
     return json.dumps({"id": job_id, "input": {**SMALL_JOB, **inputs}})
 
 
-def take_batch(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
+def take_batch(setup: WorkerSetup, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
     """Send items in one batch; return the jobs of `ids` once each has ended, and check that the worker still polls."""
     for job_id in ids:
-        stage.platform.adopt(job_id)
-    stage.platform.faults.hand_out(f"[{', '.join(items)}]")
-    jobs = [stage.platform.wait_for(job_id, 30) for job_id in ids]
-    assert code_of(stage.run()) is None
+        setup.platform.adopt(job_id)
+    setup.platform.faults.hand_out(f"[{', '.join(items)}]")
+    jobs = [setup.platform.wait_for(job_id, 30) for job_id in ids]
+    assert code_of(setup.run()) is None
     return jobs
 
 
@@ -45,103 +45,103 @@ def take_batch(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob
     ["null", "5", "[]", '{"input": {}}', '{"id": null, "input": {}}', job_text("x" * 200_000), job_text(["a"])],
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )
-def test_an_invalid_item_costs_no_other_job(stage: Stage, item: str) -> None:
+def test_an_invalid_item_costs_no_other_job(setup: WorkerSetup, item: str) -> None:
     """It is dropped with one log line, and the other job of the batch runs."""
-    lines = stage.worker.log.count("dropped a job whose result")
-    [good] = take_batch(stage, item, job_text("beside"), ids=("beside",))
+    lines = setup.worker.log.count("dropped a job whose result")
+    [good] = take_batch(setup, item, job_text("beside"), ids=("beside",))
 
     assert code_of(good) is None
-    assert stage.worker.log.count("dropped a job whose result") == lines + 1
+    assert setup.worker.log.count("dropped a job whose result") == lines + 1
 
 
 @pytest.mark.parametrize(("given", "posted"), [(5, "5"), ("a\r\nb", "a\r\nb"), ("ü/?#%20", "ü/?#%20")])
-def test_a_result_is_posted_under_an_unusual_id(stage: Stage, given: object, posted: str) -> None:
+def test_a_result_is_posted_under_an_unusual_id(setup: WorkerSetup, given: object, posted: str) -> None:
     """An integer, a line break, and URL characters: the result is posted, and later requests work."""
-    [job] = take_batch(stage, job_text(given), ids=(posted,))
+    [job] = take_batch(setup, job_text(given), ids=(posted,))
 
     assert code_of(job) is None
 
 
-def test_a_job_without_input_gets_an_error(stage: Stage) -> None:
+def test_a_job_without_input_gets_an_error(setup: WorkerSetup) -> None:
     """RunPod strips an empty input; the caller gets an error within seconds."""
-    [job] = take_batch(stage, '{"id": "no-input"}', ids=("no-input",))
+    [job] = take_batch(setup, '{"id": "no-input"}', ids=("no-input",))
 
     assert code_of(job) == "invalid_input"
 
 
-def test_a_batch_with_extreme_json_costs_no_job(stage: Stage) -> None:
+def test_a_batch_with_extreme_json_costs_no_job(setup: WorkerSetup) -> None:
     """990 levels of nesting, or an integer of 5,000 digits: an error for that job, a result for the other."""
     deep = f'{{"id": "deep", "input": {{"workflow": {"[" * 990}{"]" * 990}}}}}'
     long = f'{{"id": "long", "input": {{"prompt": "x", "seed": {"9" * 5000}}}}}'
-    jobs = take_batch(stage, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
+    jobs = take_batch(setup, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
 
     assert [code_of(job) for job in jobs] == ["invalid_input", "invalid_input", None]
     assert "levels deep" in str(jobs[0].error)
     assert "seed" in ErrorReport.from_json(str(jobs[1].error)).message
 
 
-def test_the_same_id_twice_runs_once_and_is_posted_once(stage: Stage) -> None:
+def test_the_same_id_twice_runs_once_and_is_posted_once(setup: WorkerSetup) -> None:
     """Twice in a batch, or again while it runs: one run, one result."""
-    assert stage.simulator is not None
-    before = len(stage.simulator.executed_prompts)
+    assert setup.simulator is not None
+    before = len(setup.simulator.executed_prompts)
     twin = job_text("twin", seed=4711)
-    [job] = take_batch(stage, twin, twin, ids=("twin",))
+    [job] = take_batch(setup, twin, twin, ids=("twin",))
 
     assert code_of(job) is None
     assert job.final_posts == 1
-    assert len(stage.simulator.executed_prompts) == before + 2  # the duplicated job and the one after it
+    assert len(setup.simulator.executed_prompts) == before + 2  # the duplicated job and the one after it
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
     [(400, ""), (404, "{}"), (200, "<html>"), (200, "[1, 2"), (200, "[]"), (200, "{}"), (302, "")],
 )
-def test_after_any_response_to_job_take_the_next_job_is_taken(stage: Stage, status: int, body: str) -> None:
+def test_after_any_response_to_job_take_the_next_job_is_taken(setup: WorkerSetup, status: int, body: str) -> None:
     """After an invalid response the worker polls again."""
     headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {"Content-Type": "application/json"}
-    stage.platform.faults.respond("take", status, body=body, headers=headers)
-    taken = len(stage.platform.takes)
-    stage.platform.wait_until(lambda: len(stage.platform.takes) > taken)
+    setup.platform.faults.respond("take", status, body=body, headers=headers)
+    taken = len(setup.platform.takes)
+    setup.platform.wait_until(lambda: len(setup.platform.takes) > taken)
 
-    assert code_of(stage.run()) is None
+    assert code_of(setup.run()) is None
 
 
 def test_repeated_errors_are_polled_with_backoff_and_logged_once() -> None:
     """For ten seconds every request gets 500 at once: few requests, one log line; then the worker continues."""
-    with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
-        stage.platform.faults.respond("job-take-batch", 500, times=100_000)
-        stage.platform.faults.respond("job-stop", 500, times=100_000)
-        log, takes = len(stage.worker.log), len(stage.platform.takes)
-        assert not until(lambda: stage.worker.exit_code is not None, 10)
+    with running_worker(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as setup:
+        setup.platform.faults.respond("job-take-batch", 500, times=100_000)
+        setup.platform.faults.respond("job-stop", 500, times=100_000)
+        log, takes = len(setup.worker.log), len(setup.platform.takes)
+        assert not until(lambda: setup.worker.exit_code is not None, 10)
 
-        assert 2 <= len(stage.platform.takes) - takes <= 6
-        assert stage.worker.log[log:].count("job-take failed") == 1
-        assert len(stage.worker.log) - log < 3000
+        assert 2 <= len(setup.platform.takes) - takes <= 6
+        assert setup.worker.log[log:].count("job-take failed") == 1
+        assert len(setup.worker.log) - log < 3000
         assert LOG_EVERY_S >= 60
-        stage.platform.faults.clear()
-        job = stage.platform.wait_for(stage.submit(), MAX_WAIT_S + 20)
+        setup.platform.faults.clear()
+        job = setup.platform.wait_for(setup.submit(), MAX_WAIT_S + 20)
         assert code_of(job) is None
 
 
 def test_hanging_posts_are_retried_while_jobs_continue() -> None:
     """Both slots' posts hang: further jobs run at once, and the two results are posted after the timeout."""
-    with staged() as stage:
-        stage.platform.faults.hang("final", times=2)
-        first, second = stage.submit(seed=1), stage.submit(seed=2)
-        assert until(lambda: len([post for post in stage.platform.posts if post.kind == "final"]) == 2)
+    with running_worker() as setup:
+        setup.platform.faults.hang("final", times=2)
+        first, second = setup.submit(seed=1), setup.submit(seed=2)
+        assert until(lambda: len([post for post in setup.platform.posts if post.kind == "final"]) == 2)
         begun_at = time.monotonic()
-        third, fourth = stage.run(seed=3), stage.run(seed=4)
+        third, fourth = setup.run(seed=3), setup.run(seed=4)
         assert time.monotonic() - begun_at < 10
         assert [code_of(third), code_of(fourth)] == [None, None]
-        assert stage.platform.jobs[first].state == QueueJobState.IN_PROGRESS
+        assert setup.platform.jobs[first].state == QueueJobState.IN_PROGRESS
 
-        jobs = [stage.platform.wait_for(job_id, POST_TIMEOUT_S + 15) for job_id in (first, second)]
+        jobs = [setup.platform.wait_for(job_id, POST_TIMEOUT_S + 15) for job_id in (first, second)]
         assert [code_of(job) for job in jobs] == [None, None]
-        assert {job_id for ping in stage.platform.pings[-40:] for job_id in ping.job_ids} >= {first, second}
+        assert {job_id for ping in setup.platform.pings[-40:] for job_id in ping.job_ids} >= {first, second}
 
 
-def test_a_result_is_posted_again_after_a_broken_connection(stage: Stage) -> None:
+def test_a_result_is_posted_again_after_a_broken_connection(setup: WorkerSetup) -> None:
     """The SDK would give up; posting twice is harmless."""
-    stage.platform.faults.drop_connection("final", times=2)
+    setup.platform.faults.drop_connection("final", times=2)
 
-    assert code_of(stage.run()) is None
+    assert code_of(setup.run()) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import code_of, staged
+from bench.worker_setup import code_of, running_worker
 from comfy_core.workflows import default_directory
 from simulators.runpod.queue_api import QueueJobState
 
@@ -16,70 +16,70 @@ pytestmark = pytest.mark.slow
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
     """Six jobs through the SDK and the worker's own ComfyUI, two at a time: all end, in order, after a warm-up."""
-    with staged(own_comfyui=True, step_s=0.02, environment={"WORKER_WARMUP": "true"}) as stage:
-        ids = [stage.submit(seed=seed) for seed in range(6)]
-        jobs = [stage.platform.wait_for(job_id, 60) for job_id in ids]
+    with running_worker(own_comfyui=True, step_s=0.02, environment={"WORKER_WARMUP": "true"}) as setup:
+        ids = [setup.submit(seed=seed) for seed in range(6)]
+        jobs = [setup.platform.wait_for(job_id, 60) for job_id in ids]
 
         assert [code_of(job) for job in jobs] == [None] * 6
         assert [job.output["seed"] for job in jobs] == list(range(6))
         ends = [job.ended_at for job in jobs if job.ended_at is not None]
         assert len(ends) == len(jobs)
         assert ends == sorted(ends)
-        assert "warmed_up" in stage.worker.log
-        assert stage.files_left() == []
-        stage.worker.terminate()
-        assert stage.worker.wait(10) == 0
-        assert stage.comfyui_processes() == []
+        assert "warmed_up" in setup.worker.log
+        assert setup.files_left() == []
+        setup.worker.terminate()
+        assert setup.worker.wait(10) == 0
+        assert setup.comfyui_processes() == []
 
 
 def test_progress_arrives_in_order_and_never_after_the_result() -> None:
     """The caller receives step k of n of image i at most once a second, and the result is the last post."""
-    with staged(step_s=0.2) as stage:
-        job = stage.run(steps=10, num_images=2)
+    with running_worker(step_s=0.2) as setup:
+        job = setup.run(steps=10, num_images=2)
 
         seen = [(each["picture"], each["step"]) for each in job.progress]
         assert seen == sorted(seen)
         assert 2 <= len(seen) <= 6
         assert all(each["stage"] == "sampling" and each["steps"] in {0, 10} for each in job.progress)
         assert job.final_posts == 1
-        posts = [post.kind for post in stage.platform.posts if post.job_id == job.id]
+        posts = [post.kind for post in setup.platform.posts if post.job_id == job.id]
         assert posts == ["progress"] * len(seen) + ["final"]
 
 
 def test_progress_has_small_previews_if_enabled() -> None:
     """With WORKER_PREVIEWS, progress contains small previews."""
-    with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
-        job_id = stage.submit(steps=100)
+    with running_worker(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as setup:
+        job_id = setup.submit(steps=100)
 
         def previews() -> list[str]:
-            progress = stage.platform.jobs[job_id].progress
+            progress = setup.platform.jobs[job_id].progress
             return [each["preview"] for each in progress if isinstance(each, dict) and "preview" in each]
 
-        assert all(len(preview) < 40_000 for preview in stage.platform.wait_until(previews, 60))
+        assert all(len(preview) < 40_000 for preview in setup.platform.wait_until(previews, 60))
 
 
 def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
     """Each log line of ours is one JSON object with the job's id; none contains prompts or images."""
-    with staged() as stage:
-        job = stage.run(prompt="a very secret castle")
-        lines = [json.loads(line) for line in stage.worker.log.splitlines() if '"logger"' in line]
+    with running_worker() as setup:
+        job = setup.run(prompt="a very secret castle")
+        lines = [json.loads(line) for line in setup.worker.log.splitlines() if '"logger"' in line]
 
         assert {"job_id", "level", "logger", "message", "time"} <= lines[0].keys()
         assert any(line["job_id"] == job.id for line in lines)
-        assert "secret castle" not in stage.worker.log
-        assert "iVBOR" not in stage.worker.log
+        assert "secret castle" not in setup.worker.log
+        assert "iVBOR" not in setup.worker.log
 
 
 def test_a_worker_without_graphs_rejects_a_graph() -> None:
     """WORKER_ALLOW_GRAPHS=false rejects a graph, and lists the templates."""
-    with staged(environment={"WORKER_ALLOW_GRAPHS": "false"}) as stage:
-        job = stage.platform.wait_for(
-            stage.platform.submit({"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}), 30
+    with running_worker(environment={"WORKER_ALLOW_GRAPHS": "false"}) as setup:
+        job = setup.platform.wait_for(
+            setup.platform.submit({"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}), 30
         )
 
         assert code_of(job) == "invalid_input"
         assert "flux-dev-txt2img" in str(job.error)
-        assert stage.run().state == QueueJobState.COMPLETED
+        assert setup.run().state == QueueJobState.COMPLETED
 
 
 def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> No
         text = file.read_text().replace("vae/ae.safetensors", "vae/other.safetensors")
         (tmp_path / file.name).write_text(text)
 
-    with staged(own_comfyui=True, environment={"WORKER_WORKFLOWS": str(tmp_path)}) as stage:
-        assert stage.worker.wait(30) == 1
-        assert not stage.platform.takes
-        [ping] = [ping for ping in stage.platform.pings if ping.is_unhealthy]
+    with running_worker(own_comfyui=True, environment={"WORKER_WORKFLOWS": str(tmp_path)}) as setup:
+        assert setup.worker.wait(30) == 1
+        assert not setup.platform.takes
+        [ping] = [ping for ping in setup.platform.pings if ping.is_unhealthy]
         assert "vae/other.safetensors" in str(ping.reason)
-        assert stage.comfyui_processes() == []
+        assert setup.comfyui_processes() == []

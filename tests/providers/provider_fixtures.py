@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.stage import Stage
+from bench.worker_setup import WorkerSetup
 from comfy_client.client import Client, client_from_env
 from simulators.comfyui import Simulator
 from simulators.scenario import ScenarioSimulator
@@ -58,7 +58,7 @@ class ProviderBackend(Protocol):
 class ComfyBackend:
     """The simulator of the worker's ComfyUI, which the direct provider uses too."""
 
-    stage: Stage
+    worker_setup: WorkerSetup
     simulator: Simulator
 
     def hold(self) -> None:
@@ -71,7 +71,7 @@ class ComfyBackend:
 
     def resume(self) -> None:
         """Continue sampling."""
-        self.simulator.faults.go_on()
+        self.simulator.faults.release()
 
     def is_idle(self) -> bool:
         """Return whether its queue is empty."""
@@ -79,7 +79,7 @@ class ComfyBackend:
 
     def counts(self) -> tuple[int, ...]:
         """Return the numbers of the platform's jobs and of ComfyUI's prompts."""
-        return self.stage.platform.submissions, len(self.simulator.executed_prompts)
+        return self.worker_setup.platform.submissions, len(self.simulator.executed_prompts)
 
     def clear(self) -> None:
         """Remove every fault."""
@@ -102,7 +102,7 @@ class ScenarioBackend:
 
     def resume(self) -> None:
         """Let it continue."""
-        self.scenario.faults.go_on()
+        self.scenario.faults.release()
 
     def is_idle(self) -> bool:
         """Return whether every job has ended."""
@@ -121,13 +121,13 @@ class ScenarioBackend:
 class Backends:
     """All systems that providers use: the worker on its platform, and Scenario."""
 
-    stage: Stage
+    worker_setup: WorkerSetup
     simulator: Simulator
     scenario: ScenarioSimulator
 
 
 def _comfy(backends: Backends) -> ProviderBackend:
-    return ComfyBackend(backends.stage, backends.simulator)
+    return ComfyBackend(backends.worker_setup, backends.simulator)
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class ProviderSetup:
 
 
 PROVIDER_SETUPS: dict[str, ProviderSetup] = {
-    "comfyui": ProviderSetup("comfyui", lambda backends: backends.stage.platform.client_env(), _comfy, COMFYUI),
+    "comfyui": ProviderSetup("comfyui", lambda backends: backends.worker_setup.platform.client_env(), _comfy, COMFYUI),
     "comfyui, directly": ProviderSetup(
         "comfyui", lambda backends: {"COMFYUI_ENDPOINT": backends.simulator.url}, _comfy, COMFYUI
     ),
-    "runpod": ProviderSetup("runpod", lambda backends: backends.stage.platform.client_env(), _comfy, COMFYUI),
+    "runpod": ProviderSetup("runpod", lambda backends: backends.worker_setup.platform.client_env(), _comfy, COMFYUI),
     "scenario": ProviderSetup(
         "scenario",
         lambda backends: backends.scenario.client_env(),

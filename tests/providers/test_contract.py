@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.stage import ROOT, staged
+from bench.worker_setup import ROOT, running_worker
 from comfy_client.aio import AsyncClient
 from comfy_client.client import client_from_env
 from comfy_client.job import Done, Queued, Running
@@ -38,9 +38,9 @@ KNIGHT = ROOT / "examples" / "knight.png"
 @pytest.fixture(scope="module")
 def backends() -> Iterator[Backends]:
     """One worker and one Scenario for all tests of this file."""
-    with staged(step_s=0.03) as stage, ScenarioSimulator() as scenario:
-        assert stage.simulator is not None
-        yield Backends(stage, stage.simulator, scenario)
+    with running_worker(step_s=0.03) as worker_setup, ScenarioSimulator() as scenario:
+        assert worker_setup.simulator is not None
+        yield Backends(worker_setup, worker_setup.simulator, scenario)
 
 
 @pytest.fixture(params=PROVIDER_SETUPS)
@@ -107,7 +107,7 @@ def test_txt2img_returns_images(provider: ProviderUnderTest, tmp_path: Path) -> 
 @needs(Ability.PIXELS)
 def test_a_seed_gives_the_same_image_with_every_provider(provider: ProviderUnderTest) -> None:
     """The pixels are equal for all providers that use ComfyUI."""
-    with client_from_env(provider.backends.stage.platform.client_env()) as reference:
+    with client_from_env(provider.backends.worker_setup.platform.client_env()) as reference:
         expected = reference.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes()
 
     assert provider.client.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes() == expected

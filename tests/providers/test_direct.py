@@ -43,7 +43,7 @@ def test_steps_and_previews_are_reported(simulator: Simulator, client: Client) -
             steps.append(event.step)
         if isinstance(event, Preview):
             previews.append(event.jpeg)
-            simulator.faults.go_on()
+            simulator.faults.release()
 
     assert steps == sorted(set(steps))
     assert steps[:2] == [1, 2]
@@ -109,7 +109,7 @@ def test_queued_jobs_can_be_purged_and_none_is_retried(client: Client, simulator
     with pytest.raises(RequestError, match="send the request"):
         first.retry()
     assert client.health().why == "busy"
-    simulator.faults.go_on()
+    simulator.faults.release()
 
 
 def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:

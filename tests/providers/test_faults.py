@@ -9,7 +9,7 @@ from typing import Any, Literal
 import psutil
 import pytest
 
-from bench.stage import staged
+from bench.worker_setup import running_worker
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import Done, ProviderUnavailable, Waiting
@@ -162,12 +162,12 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
             "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
             "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
         }
-        with staged(environment=variables) as stage, client_from_env(stage.platform.client_env()) as client:
+        with running_worker(environment=variables) as setup, client_from_env(setup.platform.client_env()) as client:
             inline = client.txt2img("a knight", seed=1, **SMALL)
             stored = client.txt2img("a knight", seed=1, delivery="s3", **SMALL)
             assert stored.image.bytes == inline.image.bytes
             job = client.submit(prompt="a knight", delivery="s3", **SMALL)
-            stage.platform.wait_for(job.id)
+            setup.platform.wait_for(job.id)
             [key] = [name for name in s3.stored() if name.startswith(job.id)]
             bucket = s3.bucket()
             ObjectStore(bucket).put(key, png(), "image/png")
@@ -176,7 +176,7 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
             ObjectStore(bucket).delete(key)
             with pytest.raises(JobError, match="no longer in its bucket") as deleted:
                 job.wait()
-            assert stage.platform.submissions == 3
+            assert setup.platform.submissions == 3
 
     for info in (changed, deleted):
         assert info.value.code is ErrorCode.RESULT_LOST

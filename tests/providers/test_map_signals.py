@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from tests.processes import killed_at_end
 

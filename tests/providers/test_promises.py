@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import comfy_client
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import ProviderUnavailable, Queued, Running

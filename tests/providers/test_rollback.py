@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bench.stage import ROOT, Stage, staged
+from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioSimulator
 
@@ -30,25 +30,25 @@ THERE_AND_BACK = ("comfyui", "scenario", "comfyui")
 class SwitchSetup:
     """The worker on its platform, and Scenario."""
 
-    stage: Stage
+    worker_setup: WorkerSetup
     scenario: ScenarioSimulator
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables of an application for both providers, without the switch."""
-        return {**self.stage.platform.client_env(), **self.scenario.client_env()}
+        return {**self.worker_setup.platform.client_env(), **self.scenario.client_env()}
 
     @property
     def submissions(self) -> tuple[int, int]:
         """The number of jobs of the platform and of Scenario."""
-        return self.stage.platform.submissions, self.scenario.submissions
+        return self.worker_setup.platform.submissions, self.scenario.submissions
 
 
 @pytest.fixture(scope="module")
 def setup() -> Iterator[SwitchSetup]:
     """Both systems, for all tests of this file."""
-    with staged(step_s=0.02) as stage, ScenarioSimulator(run_s=0.05) as scenario:
-        yield SwitchSetup(stage, scenario)
+    with running_worker(step_s=0.02) as worker_setup, ScenarioSimulator(run_s=0.05) as scenario:
+        yield SwitchSetup(worker_setup, scenario)
 
 
 def run_application(environment: dict[str, str]) -> tuple[str, tuple[int, int], str | None]:

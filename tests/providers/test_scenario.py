@@ -13,7 +13,7 @@ import pytest
 import scenario_sdk
 from PIL import Image
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from comfy_client.client import Client
 from comfy_client.job import Queued, Running, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
@@ -189,7 +189,7 @@ def test_progress_is_reported(scenario: ScenarioSimulator, client_of_scenario: C
     job = client_of_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
     events = job.events()
     reported = [next(events), next(events), next(events)]
-    scenario.faults.go_on()
+    scenario.faults.release()
 
     assert reported == [Queued(job.id), Running(None), Sampling(1, 1, 4, 10, 40)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from tests.needs import programs, skip_visibly
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from scripts.release.metadata import (
     GHCR_LAYER_LIMIT_BYTES,
     TAG_SUFFIXES,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.http_server import HttpHandler, HttpServer
 from tests.fakes.commands import FakeCommands
 

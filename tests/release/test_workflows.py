@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped] # has no types
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from scripts.release.metadata import version_in
 from tests.fakes.commands import FakeCommands
 from tests.needs import programs

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import MODELS, data_directory, make_comfyui, put_models
+from bench.worker_setup import MODELS, data_directory, make_comfyui, put_models
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
@@ -134,8 +134,8 @@ def test_a_comfyui_that_starts_slowly_is_waited_for(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
     """ComfyUI may refuse connections and return 500 while it starts."""
-    simulator.faults.answer_500("/system_stats", times=2)
-    simulator.faults.answer_500("/models", times=2)
+    simulator.faults.respond_500("/system_stats", times=2)
+    simulator.faults.respond_500("/models", times=2)
     simulator.faults.refuse_connections(0.5)
     finish(external_settings(simulator), server, workflows)
 

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from worker.boot_times import BootTimes, process_age_s
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.stage import ROOT, SIMULATOR_MAIN
+from bench.worker_setup import ROOT, SIMULATOR_MAIN
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
@@ -447,7 +447,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
     """Yield the client of a ComfyUI in which an interrupted prompt keeps running."""
-    simulator.faults.hang_sampling(deaf=True)
+    simulator.faults.hang_sampling(ignores_interrupt=True)
     server = ComfyServer(simulator.url)
     stopped = threading.Event()
     with pytest.raises(JobError):
@@ -460,7 +460,7 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
         )
     assert server.cleanup.stuck_prompts
     yield server
-    simulator.faults.go_on()
+    simulator.faults.release()
     server.close()
 
 
@@ -482,7 +482,7 @@ def test_a_prompt_that_ends_late_causes_no_restart(child: Start, workflows: Mapp
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
-        simulator.faults.go_on()
+        simulator.faults.release()
         assert until(lambda: not simulator.queue_ids)
         assert not until(lambda: comfyui.process.deaths, 2.5)
 

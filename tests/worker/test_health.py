@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.comfyui import Simulator
 from simulators.http_server import free_port
 from tests.processes import killed_at_end
@@ -62,7 +62,7 @@ def test_an_unreachable_comfyui_is_unhealthy() -> None:
 
 def test_another_program_on_the_port_is_unhealthy(simulator: Simulator) -> None:
     """Another program may listen on its port."""
-    simulator.faults.answer_500("/system_stats")
+    simulator.faults.respond_500("/system_stats")
     status, sentence = checked({"COMFYUI_URL": simulator.url})
 
     assert status == 1

@@ -78,7 +78,7 @@ def job_setup(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterat
 
 def test_a_comfyui_that_cannot_store_uploads_has_a_full_disk(simulator: Simulator, job_setup: JobSetup) -> None:
     """The error names the disk and its status; another worker may have space."""
-    simulator.faults.answer_500("/upload/image")
+    simulator.faults.respond_500("/upload/image")
     report = job_setup.report(image=IMAGE)
 
     assert report.code is ErrorCode.DISK_FULL
@@ -95,7 +95,7 @@ def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, jo
     job_setup.service = replace(
         job_setup.service, full_disk=lambda: "The disk of /tmp/comfyui is full: 0.0 MB are left."
     )
-    simulator.faults.answer_500("/upload/image")
+    simulator.faults.respond_500("/upload/image")
     report = job_setup.report(image=IMAGE)
 
     assert report.code is ErrorCode.DISK_FULL
@@ -114,11 +114,11 @@ def test_a_node_s_full_disk_is_not_a_fault_of_the_graph(simulator: Simulator, jo
 
 def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:
     """A success in between resets the count; the reason is reported to the platform."""
-    simulator.faults.answer_500("/upload/image", times=MAX_FAILURES - 1)
+    simulator.faults.respond_500("/upload/image", times=MAX_FAILURES - 1)
     for _ in range(MAX_FAILURES - 1):
         job_setup.report(image=IMAGE)
     assert job_setup.run()["images"]
-    simulator.faults.answer_500("/upload/image", times=MAX_FAILURES)
+    simulator.faults.respond_500("/upload/image", times=MAX_FAILURES)
     for _ in range(MAX_FAILURES - 1):
         job_setup.report(image=IMAGE)
     assert not job_setup.service.lifecycle.is_ending
@@ -130,7 +130,7 @@ def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_s
 
 def test_a_graph_that_gets_a_500_does_not_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:
     """ComfyUI is alive and rejected only this job, so a caller cannot retire workers with such jobs."""
-    simulator.faults.answer_500("POST /prompt", times=MAX_FAILURES + 1)
+    simulator.faults.respond_500("POST /prompt", times=MAX_FAILURES + 1)
     for _ in range(MAX_FAILURES + 1):
         assert job_setup.report().code is ErrorCode.COMFYUI_UNAVAILABLE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.stage import ROOT, make_comfyui
+from bench.worker_setup import ROOT, make_comfyui
 from comfy_core.errors import ConfigError
 from simulators import comfyui_main as comfyui
 from simulators.waiting import until

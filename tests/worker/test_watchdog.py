@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until

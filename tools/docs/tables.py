@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bench.faults import PROVEN_ELSEWHERE, ROWS
+from bench.faults import FAULT_ROWS, FAULTS_TESTED_ELSEWHERE
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.scenario.fields import ROUTES
@@ -41,15 +41,15 @@ def variables_table(variables: Iterable[Variable[Any]]) -> str:
 def faults_table() -> str:
     """Return the table of faults. The column `within` is the time that the fault's test allows."""
     rows = ["| fault | what happens | the caller gets | within | the next job works |", "|---|---|---|---|---|"]
-    for row in ROWS:
+    for row in FAULT_ROWS:
         caller_gets = "a result" if row.code is None else row.code
         if row.code in set(ErrorCode):
             caller_gets = f"`{row.code}` ({ErrorCode(row.code).retry.value})"
         next_job = "yes" if row.next_job_works else "on another worker"
-        rows.append(f"| {row.fault} | {row.happens} | {caller_gets} | {row.within_s:g} s | {next_job} |")
+        rows.append(f"| {row.fault} | {row.reaction} | {caller_gets} | {row.within_s:g} s | {next_job} |")
     rows += [
-        f"| {other.fault} | {other.happens} | {other.gets} | {other.within_s:g} s | {other.next_job} |"
-        for other in PROVEN_ELSEWHERE
+        f"| {other.fault} | {other.reaction} | {other.caller_gets} | {other.within_s:g} s | {other.next_job} |"
+        for other in FAULTS_TESTED_ELSEWHERE
     ]
     return "\n".join(rows) + "\n"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from comfy_core.errors import ConfigError, missing_extra
 
-LOCK = "lock"
-HOLDER = "lock-holder.txt"
+LOCK_FILE_NAME = "lock"
+HOLDER_FILE_NAME = "lock-holder.txt"
 """File that describes the process with the lock, for error messages. Not every OS can read the lock file itself."""
 
 
@@ -19,14 +19,14 @@ class FolderLock:
     """Acquires the lock on `directory`. Raises ConfigError if another process has it, or locking fails."""
 
     def __init__(self, directory: Path) -> None:
-        self._holder = directory / HOLDER
+        self._holder = directory / HOLDER_FILE_NAME
         try:
             import filelock  # noqa: PLC0415 - optional dependency
         except ImportError as error:
             raise missing_extra("The shim", "scenario") from error
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(directory / LOCK, timeout=0, thread_local=False)
+            self._lock = filelock.FileLock(directory / LOCK_FILE_NAME, timeout=0, thread_local=False)
             self._lock.acquire()
         except filelock.Timeout:
             raise ConfigError(

@@ -30,8 +30,8 @@ class ModelCatalog:
             raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {_MAX_PAGE_SIZE}")])
         begin = query.get("paginationToken") or "0"
         begin_at = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 10 else 0  # noqa: PLR2004 - no endless number
-        wanted = {name: query[name].split(",") for name in _FILTERS if query.get(name)}
-        found = [each for each in self._records if all(each[name] in values for name, values in wanted.items())]
+        filters = {name: query[name].split(",") for name in _FILTERS if query.get(name)}
+        found = [each for each in self._records if all(each[name] in values for name, values in filters.items())]
         end_at = begin_at + int(size)
         more = {"nextPaginationToken": str(end_at)} if end_at < len(found) else {}
         return {"models": found[begin_at:end_at], **more}

@@ -1,7 +1,7 @@
 """Renders jobs, assets, uploads and models as Scenario's JSON. Pure.
 
 Each object has all fields that the official SDK declares as required, so that it passes the SDK's strict validation
-(docs/reference/scenario.md#answer-of-a-generate-call).
+(docs/reference/scenario.md#response-of-a-generate-call).
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _inputs() -> list[JsonObject]:
     Source: docs/reference/scenario.md#models.
     """
     route = ROUTES["custom"]
-    shown = []
+    entries = []
     for name, field in route.fields.items():
         kind = field.rule.get("type")
         if not field.becomes or name in _OTHER_SPELLINGS:
@@ -210,8 +210,8 @@ def _inputs() -> list[JsonObject]:
             entry["step"] = 16
         if name == "aspectRatio":
             entry["allowedValues"] = list(ASPECT_RATIOS)
-        shown.append(entry)
-    return shown
+        entries.append(entry)
+    return entries
 
 
 _OTHER_SPELLINGS = frozenset({"numSamples", "imageId", "imageUrl", "concepts"})

@@ -88,13 +88,13 @@ async def _serve(
     """Resume the jobs of earlier processes, print the URL, and serve requests until a signal."""
     async with service:
         host, port = sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+        url_host = f"[{host}]" if ":" in host else host
         log_stream.write(
-            f"The shim listens on http://{shown}:{port}\n"
-            f"With Scenario's SDK, set SCENARIO_BASE_URL=http://{shown}:{port}/v1. Other clients use the same URL.\n"
+            f"The shim listens on http://{url_host}:{port}\n"
+            f"With Scenario's SDK, set SCENARIO_BASE_URL=http://{url_host}:{port}/v1. Other clients use the same URL.\n"
         )
         log_stream.flush()
-        on_ready(f"http://{shown}:{port}")
+        on_ready(f"http://{url_host}:{port}")
         await server.serve(sockets=list(sockets))
 
 

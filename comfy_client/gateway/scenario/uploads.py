@@ -47,8 +47,8 @@ class Uploads:
 
     def create(self, owner: str, body: object) -> JsonObject:
         """Start an upload (`POST /uploads`) and return the URLs of its parts. Raises ShimError: 400, 429, 507."""
-        given = body if isinstance(body, dict) else {}
-        if faults := _faults(given):
+        fields = body if isinstance(body, dict) else {}
+        if faults := _faults(fields):
             raise bad_request(faults)
         if len(self._store.pending_uploads(owner)) >= MAX_PENDING:
             raise ShimError(
@@ -59,16 +59,16 @@ class Uploads:
                 headers={"Retry-After": str(round(SWEEP_S))},
             )
         now = self._storage.clock()
-        options = given.get("assetOptions")
+        options = fields.get("assetOptions")
         upload = ShimUpload(
             id=new_id("upload"),
             owner=owner,
             created_at=now,
             updated_at=now,
-            file_name=str(given["fileName"])[:255],
-            content_type=str(given.get("contentType", "image/png"))[:100],
-            parts=int(given.get("parts", 1)),
-            bytes=int(given.get("fileSize", 0)),
+            file_name=str(fields["fileName"])[:255],
+            content_type=str(fields.get("contentType", "image/png"))[:100],
+            parts=int(fields.get("parts", 1)),
+            bytes=int(fields.get("fileSize", 0)),
             options={"hide": isinstance(options, dict) and bool(options.get("hide"))},
         )
         self._store.add(upload)
@@ -196,17 +196,17 @@ class Uploads:
         return b"".join(file.read_bytes() for file in files)
 
 
-def _faults(given: JsonObject) -> list[Fault]:
+def _faults(fields: JsonObject) -> list[Fault]:
     faults = []
-    parts, size = given.get("parts", 1), given.get("fileSize", 0)
-    if not isinstance(given.get("fileName"), str) or not given["fileName"].strip():
+    parts, size = fields.get("parts", 1), fields.get("fileSize", 0)
+    if not isinstance(fields.get("fileName"), str) or not fields["fileName"].strip():
         faults.append(Fault("fileName", "is missing"))
     if not (isinstance(parts, int) and not isinstance(parts, bool) and 1 <= parts <= MAX_PARTS):
         faults.append(Fault("parts", f"must be a whole number from 1 to {MAX_PARTS}"))
     if not (isinstance(size, int | float) and 0 <= size <= MAX_BYTES):
         faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes. {SMALLER_IMAGE_ADVICE}"))
-    if given.get("kind", "image") not in ("image", "asset"):
+    if fields.get("kind", "image") not in ("image", "asset"):
         faults.append(Fault("kind", "must be image; other files are not supported"))
-    if given.get("url"):
+    if fields.get("url"):
         faults.append(Fault("url", "is not supported. Upload the image, or send its URL as `image` of img2img"))
     return faults

@@ -35,10 +35,10 @@ class JobStore:
 
     def submit(self, body: Mapping[str, Any], *, is_sync: bool = False) -> QueueJob:
         """Put a job into the queue, with the body of its request; an empty input is stripped."""
-        kept = {key: value for key, value in body.items() if (key, value) != ("input", {})}
+        stored_body = {key: value for key, value in body.items() if (key, value) != ("input", {})}
         job_id = f"{'sync-' if is_sync else ''}{uuid.uuid4()}-u1"
         now = time.monotonic()
-        job = QueueJob(job_id, MappingProxyType(kept), is_sync, (StateChange(QueueJobState.IN_QUEUE, now),))
+        job = QueueJob(job_id, MappingProxyType(stored_body), is_sync, (StateChange(QueueJobState.IN_QUEUE, now),))
         with self._changes.lock:
             self._queue.append(job_id)
             self._store_job(job)

@@ -105,13 +105,13 @@ class Account:
         if "image" not in {**container, **body}:
             raise RequestRefused(422, "Request validation failed.", ["body: 'image' is a required property"])
         endpoint_id = self._new_endpoint_id()
-        given = copy.deepcopy({key: item for key, item in body.items() if key != "templateId"})
-        env = {**container.get("env", {}), **given.get("env", {})}
+        body_settings = copy.deepcopy({key: item for key, item in body.items() if key != "templateId"})
+        env = {**container.get("env", {}), **body_settings.get("env", {})}
         urls = {name: f"{self._queue_url}/{endpoint_id}/{path}" for name, path in _URLS.items()}
-        endpoint = {**_DEFAULTS, **container, **given, "id": endpoint_id, "env": env, "requestUrls": urls}
-        endpoint["workers"] = {"min": 0, "max": 3, "idleTimeout": 10, **given.get("workers", {})}
-        if "gpu" in given:
-            endpoint["gpu"] = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **given["gpu"]}
+        endpoint = {**_DEFAULTS, **container, **body_settings, "id": endpoint_id, "env": env, "requestUrls": urls}
+        endpoint["workers"] = {"min": 0, "max": 3, "idleTimeout": 10, **body_settings.get("workers", {})}
+        if "gpu" in body_settings:
+            endpoint["gpu"] = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **body_settings["gpu"]}
         _check_gpu(endpoint, self.gpus)
         self.endpoints[endpoint_id] = endpoint
         bound = self.create_template({"name": f"{body['name']}__template__{endpoint_id}", "image": endpoint["image"]})

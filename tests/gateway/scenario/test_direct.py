@@ -104,7 +104,7 @@ def test_a_cancellation_survives_a_kill(shim: ShimProcess, simulator: Simulator)
         if response.json()["job"]["status"] == "canceled":
             cancelled.add(job_id)
     shim.kill()
-    simulator.faults.go_on()
+    simulator.faults.release()
     shim.start()
 
     assert until(lambda: all(job["status"] in FINAL for job in jobs(shim)), 60)

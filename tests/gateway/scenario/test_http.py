@@ -25,7 +25,7 @@ from scenario_sdk import (
 )
 
 from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
-from bench.stage import ROOT, Stage, staged
+from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.waiting import until
 from tests.needs import programs
 
@@ -40,7 +40,7 @@ class ShimSetup:
     """The shim and its platform."""
 
     shim: ShimProcess
-    stage: Stage
+    worker_setup: WorkerSetup
 
     def sdk(self, *, strict: bool = False, key: str = KEY, secret: str = SECRET, max_retries: int = 2) -> Scenario:
         """Return the official SDK's client with only its base URL changed."""
@@ -58,10 +58,10 @@ def setup() -> Iterator[ShimSetup]:
     """The servers, shared by all tests of this file."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        staged(step_s=0.02) as stage,
-        ShimProcess(stage.platform.client_env(), Path(folder)) as shim,
+        running_worker(step_s=0.02) as worker_setup,
+        ShimProcess(worker_setup.platform.client_env(), Path(folder)) as shim,
     ):
-        yield ShimSetup(shim, stage)
+        yield ShimSetup(shim, worker_setup)
 
 
 @pytest.fixture(params=[False, True], ids=["lax", "strict"])
@@ -92,7 +92,7 @@ def pixels(url: str) -> Image.Image:
 
 def test_txt2img(setup: ShimSetup, sdk: Scenario) -> None:
     """run_model, poll, retrieve the assets, download them; one job at the endpoint."""
-    before = setup.stage.platform.submissions
+    before = setup.worker_setup.platform.submissions
     response = sdk.generate.run_model(MODEL, body={**SMALL, "numOutputs": 2, "seed": 7})
     job = await_end(sdk, response.job.job_id)
     assets = [sdk.assets.retrieve(each).asset for each in job.metadata.asset_ids]
@@ -104,7 +104,7 @@ def test_txt2img(setup: ShimSetup, sdk: Scenario) -> None:
     assert [pixels(asset.url).size for asset in assets] == [(64, 64), (64, 64)]
     assert [asset.metadata.seed for asset in assets] == ["7", "8"]
     assert {entry.status for entry in job.status_history} >= {"queued", "success"}
-    assert setup.stage.platform.submissions == before + 1
+    assert setup.worker_setup.platform.submissions == before + 1
 
 
 def test_img2img(sdk: Scenario) -> None:
@@ -160,14 +160,14 @@ def test_a_job_is_cancelled(setup: ShimSetup, sdk: Scenario) -> None:
 
     assert sdk.jobs.trigger_action(job_id, action="cancel").job.job_id == job_id
     assert await_end(sdk, job_id).status == "canceled"
-    simulator = setup.stage.simulator
+    simulator = setup.worker_setup.simulator
     assert simulator is not None
     assert until(lambda: not requests.get(f"{simulator.url}/queue", timeout=5).json()["queue_running"])
 
 
 def test_a_dry_run_costs_nothing(setup: ShimSetup) -> None:
     """`dryRun` returns status 269 with units and price, without a job."""
-    before = setup.stage.platform.submissions
+    before = setup.worker_setup.platform.submissions
     with setup.sdk() as sdk:
         response = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 28}, dry_run="true")
         raw = sdk.generate.with_raw_response.run_model(MODEL, body=SMALL, dry_run="true")
@@ -177,7 +177,7 @@ def test_a_dry_run_costs_nothing(setup: ShimSetup) -> None:
     assert "job" not in raw.http_response.json()
     assert raw.http_response.status_code == 269
     assert raw.http_response.json()["estimatedUsd"] > 0
-    assert setup.stage.platform.submissions == before
+    assert setup.worker_setup.platform.submissions == before
 
 
 def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
@@ -204,9 +204,9 @@ def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
 
 def test_a_key_over_its_limit_gets_429(setup: ShimSetup, tmp_path: Path) -> None:
     """It has Retry-After and remainingSeconds; another key is not affected."""
-    limits = {**setup.stage.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
+    limits = {**setup.worker_setup.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
     with ShimProcess(limits, tmp_path) as shim:
-        limited = ShimSetup(shim, setup.stage)
+        limited = ShimSetup(shim, setup.worker_setup)
         with limited.sdk(max_retries=0) as sdk, limited.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
             for _ in range(3):
                 sdk.jobs.list()
@@ -276,8 +276,8 @@ def test_models_are_listed_by_privacy(setup: ShimSetup, tmp_path: Path) -> None:
     Pages and get-bulk work, also with the SDK.
     """
     loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
-    with ShimProcess({**setup.stage.platform.client_env(), **loras}, tmp_path) as shim:
-        with ShimSetup(shim, setup.stage).sdk(strict=True) as sdk:
+    with ShimProcess({**setup.worker_setup.platform.client_env(), **loras}, tmp_path) as shim:
+        with ShimSetup(shim, setup.worker_setup).sdk(strict=True) as sdk:
             public = [model.id for model in sdk.models.list(privacy="public")]
             private = [model.id for model in sdk.models.list(privacy="private")]
             paged = [model.id for model in sdk.models.list(page_size=1)]
@@ -376,5 +376,5 @@ def test_nothing_secret_is_logged(setup: ShimSetup) -> None:
     log = setup.shim.log
 
     assert "401" in log
-    for secret in (SECRET, OTHER_SECRET, KEY, "Signature", setup.stage.platform.api_key):
+    for secret in (SECRET, OTHER_SECRET, KEY, "Signature", setup.worker_setup.platform.api_key):
         assert secret not in log

@@ -80,18 +80,18 @@ def test_a_stalled_socket_is_silent_and_a_new_one_is_not(sim: Simulator, driver:
         wait_until(lambda: sim.hanging_step == 3)
         with driver.listening() as listener:
             assert listener.frames(2)[1]["ws"] == {"type": "executing", "data": {"node": "ks"}}
-            sim.faults.go_on()
+            sim.faults.release()
             listener.frames_until("executing", node=None)
         assert silent.is_silent(), "frames that were not sent are lost"
 
 
 def test_a_stalled_socket_can_resume(sim: Simulator, driver: Driver) -> None:
-    """After go_on a stalled socket gets frames again."""
+    """After release a stalled socket gets frames again."""
     with driver.listening() as listener:
         listener.frame()
         sim.faults.stall_socket(at_step=None)
         driver.run(TXT2IMG, prompt_id="unheard")
-        sim.faults.go_on()
+        sim.faults.release()
         driver.queue(TXT2IMG, prompt_id="heard")
         assert listener.frames_until("execution_start")[-1]["ws"]["data"]["prompt_id"] == "heard"
 
@@ -179,7 +179,7 @@ def test_die_may_act_at_once(sim: Simulator) -> None:
 
 def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
     """One response is delayed, and the request takes effect."""
-    sim.faults.answer_slowly("/queue", 0.1)
+    sim.faults.respond_slowly("/queue", 0.1)
     began = time.monotonic()
     assert driver.get("/api/queue").status_code == 200
 
@@ -189,7 +189,7 @@ def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
 @pytest.mark.parametrize("path", ["/history", "GET /history", "/history/some-id"])
 def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> None:
     """A path includes the paths below it, with a method or without; other paths respond normally."""
-    sim.faults.answer_500(path, times=2)
+    sim.faults.respond_500(path, times=2)
 
     statuses = [driver.get(route).status_code for route in ("/queue", "/history/some-id", "/history/some-id")]
     assert statuses == [200, 500, 500]
@@ -198,7 +198,7 @@ def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> N
 
 def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
     """A prompt that got a 500 is not queued; the fault applies to its method only."""
-    sim.faults.answer_500("POST /prompt")
+    sim.faults.respond_500("POST /prompt")
 
     assert driver.get("/prompt").status_code == 200
     assert driver.queue(TXT2IMG).status_code == 500
@@ -207,7 +207,7 @@ def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
 
 def test_a_response_can_be_cut(sim: Simulator, driver: Driver) -> None:
     """The connection is closed instead of a response, the request has no effect, and the next one gets a response."""
-    sim.faults.cut_answer("POST /prompt")
+    sim.faults.cut_response("POST /prompt")
 
     with pytest.raises(requests.ConnectionError):
         driver.queue(TXT2IMG)
@@ -217,7 +217,7 @@ def test_a_response_can_be_cut(sim: Simulator, driver: Driver) -> None:
 
 def test_a_handshake_can_be_a_500(sim: Simulator, driver: Driver) -> None:
     """The websocket's path is treated like other paths."""
-    sim.faults.answer_500("/ws")
+    sim.faults.respond_500("/ws")
 
     with pytest.raises(websocket.WebSocketBadStatusException), driver.listening():
         pass
@@ -233,7 +233,7 @@ def test_history_can_be_late(sim: Simulator, driver: Driver) -> None:
         listener.frames_until("executing", node=None)
         assert prompt_id in driver.get(f"/history/{prompt_id}").json()
 
-    sim.faults.go_on()
+    sim.faults.release()
     driver.run(changed(TXT2IMG, ks={"seed": 1}))
 
 
@@ -243,7 +243,7 @@ def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
     Files are kept.
     """
     driver.run(TXT2IMG, prompt_id="done")
-    sim.faults.hang_sampling(deaf=True)
+    sim.faults.hang_sampling(ignores_interrupt=True)
     with driver.listening() as listener:
         driver.queue(changed(TXT2IMG, ks={"seed": 1}), prompt_id="running")
         driver.queue(TXT2IMG, prompt_id="waiting")
@@ -270,14 +270,14 @@ def test_a_hanging_step_ends_when_interrupted(sim: Simulator, driver: Driver) ->
 
 
 def test_a_hanging_step_may_ignore_an_interrupt(sim: Simulator, driver: Driver) -> None:
-    """Only go_on ends it; the interruption then takes effect."""
-    sim.faults.hang_sampling(at_step=2, deaf=True)
+    """Only release ends it; the interruption then takes effect."""
+    sim.faults.hang_sampling(at_step=2, ignores_interrupt=True)
     driver.queue(TXT2IMG, prompt_id="hangs")
     wait_until(lambda: sim.hanging_step == 2)
     driver.post("/interrupt", {"prompt_id": "hangs"})
     assert driver.get("/queue").json()["queue_running"][0][1] == "hangs"
 
-    sim.faults.go_on()
+    sim.faults.release()
     assert driver.history("hangs")["status"]["status_str"] == "error"
 
 
@@ -306,8 +306,8 @@ def test_closing_sockets_without_any_changes_nothing(sim: Simulator, driver: Dri
     [
         ("drop_socket", lambda faults: faults.drop_socket()),
         ("die:3", lambda faults: faults.die(3)),
-        ("hang_sampling:2:true:4", lambda faults: faults.hang_sampling(2, deaf=True, times=4)),
-        ("answer_slowly:/history:0.5:2", lambda faults: faults.answer_slowly("/history", 0.5, 2)),
+        ("hang_sampling:2:true:4", lambda faults: faults.hang_sampling(2, ignores_interrupt=True, times=4)),
+        ("respond_slowly:/history:0.5:2", lambda faults: faults.respond_slowly("/history", 0.5, 2)),
         ("fail_node:VAEDecode:RuntimeError:boom", lambda faults: faults.fail_node("VAEDecode", "RuntimeError", "boom")),
     ],
 )
@@ -320,7 +320,7 @@ def test_fault_arguments_are_parsed(text: str, same: Verb) -> None:
     assert by_words.armed == by_verb.armed
 
 
-@pytest.mark.parametrize("text", ["explode", "armed", "answer_500", "drop_socket:1:2", "drop_socket:soon"])
+@pytest.mark.parametrize("text", ["explode", "armed", "respond_500", "drop_socket:1:2", "drop_socket:soon"])
 def test_invalid_fault_arguments_are_rejected(text: str) -> None:
     """An unknown fault, too few or too many arguments, or an invalid one are a ValueError."""
     with pytest.raises(ValueError, match=re.escape(text.rsplit(":", maxsplit=1)[-1])):
@@ -333,6 +333,6 @@ def test_immediate_faults_need_a_running_simulator() -> None:
     with pytest.raises(RuntimeError, match="not running"):
         simulator.faults.forget_everything()
     with simulator:
-        simulator.faults.go_on()
+        simulator.faults.release()
     with pytest.raises(RuntimeError, match="not running"):
-        simulator.faults.go_on()
+        simulator.faults.release()

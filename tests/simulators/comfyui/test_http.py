@@ -170,7 +170,7 @@ def test_front_and_number_set_the_order(sim: Simulator, driver: Driver) -> None:
     assert later == [1, -2, 0.5]
     assert sim.queue_ids == [first["prompt_id"], "front", "numbered", "second"]
 
-    sim.faults.go_on()
+    sim.faults.release()
     driver.history("second")
     assert sim.executed_prompts == [first["prompt_id"], "front", "numbered", "second"]
 

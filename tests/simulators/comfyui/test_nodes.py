@@ -269,7 +269,7 @@ def test_a_deleted_image_is_an_execution_error(sim: Simulator, driver: Driver) -
     driver.queue(img2img("x.png"), prompt_id="second")
     wait_until(lambda: sim.hanging_step)
     (sim.input_dir / "x.png").unlink()
-    sim.faults.go_on()
+    sim.faults.release()
 
     assert driver.history("second")["status"]["messages"][-1][1]["exception_type"] == "FileNotFoundError"
 

@@ -134,7 +134,7 @@ def test_deleting_and_interrupting_match_their_recording() -> None:
             exchanges += [exchanged(driver, requests.pop(0)), exchanged(driver, requests.pop(0))]
             received += listener.frames(2)
             wait_until(lambda: sim.hanging_step == 1)
-            sim.faults.go_on()
+            sim.faults.release()
             received += listener.frames_until("progress", value=1)
             received.append(listener.frame())
             exchanges += [exchanged(driver, requests.pop(0)) for _ in range(4)]
@@ -160,14 +160,14 @@ def test_reconnecting_matches_its_recording() -> None:
             exchanges = [exchanged(driver, post)]
             received += listener.frames_until("progress", value=1)
         wait_until(lambda: sim.sockets == 0 and sim.hanging_step == 2)
-        sim.faults.go_on()
+        sim.faults.release()
         wait_until(lambda: sim.hanging_step == 3)
         with driver.listening(client_id) as listener:
             received += listener.frames(2)
-            sim.faults.go_on()
+            sim.faults.release()
             received += listener.frames_until("progress", value=3)
         wait_until(lambda: sim.sockets == 0 and sim.hanging_step == 4)
-        sim.faults.go_on()
+        sim.faults.release()
         driver.history(exchanges[0]["body"]["prompt_id"])
         with driver.listening(client_id) as listener:
             received.append(listener.frame())

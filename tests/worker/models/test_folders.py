@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import ROOT
+from bench.worker_setup import ROOT
 from worker.models.folders import (
     FOLDERS,
     LocatedModels,

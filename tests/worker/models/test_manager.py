@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stage import make_comfyui
+from bench.worker_setup import make_comfyui
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer

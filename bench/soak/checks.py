@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bench.soak.cases import SoakCase, stable_parts
-from bench.stage import Stage
+from bench.worker_setup import WorkerSetup
 from comfy_core.error_codes import ErrorCode
 from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
@@ -61,27 +61,27 @@ def failed_checks(job: QueueJob, case: SoakCase, codes: frozenset[ErrorCode]) ->
         yield "was never completed"
 
 
-def leftovers(stage: Stage, allowed_files: int = 0) -> list[str]:
+def leftovers(setup: WorkerSetup, allowed_files: int = 0) -> list[str]:
     """Stop the worker; return what is left of jobs in ComfyUI, and of the worker after its exit, as problems."""
     problems = []
-    simulator = stage.simulator
+    simulator = setup.simulator
     if simulator is not None and not until(lambda: not (simulator.queue_ids or simulator.history_ids), 5):
         problems.append(f"ComfyUI still has prompts {simulator.queue_ids} and entries {simulator.history_ids}")
-    if len(files := stage.files_left()) > allowed_files:
+    if len(files := setup.files_left()) > allowed_files:
         problems.append(f"files are left: {files}")
-    stage.worker.terminate()
-    if (status := stage.worker.wait(MAX_WAIT_AFTER_JOBS_S)) != 0:
+    setup.worker.terminate()
+    if (status := setup.worker.wait(MAX_WAIT_AFTER_JOBS_S)) != 0:
         problems.append(f"the worker ended with {status}")
-    problems += processes_left(stage)
-    if "Traceback" in stage.worker.log:
+    problems += processes_left(setup)
+    if "Traceback" in setup.worker.log:
         problems.append(
-            f"the worker's log has a traceback: {stage.worker.log[stage.worker.log.index('Traceback') :][:4000]}"
+            f"the worker's log has a traceback: {setup.worker.log[setup.worker.log.index('Traceback') :][:4000]}"
         )
     return problems
 
 
-def processes_left(stage: Stage) -> list[str]:
+def processes_left(setup: WorkerSetup) -> list[str]:
     """Return the processes of an exited worker that still run, as problems. They have EXIT_WAIT_S to end."""
-    until(lambda: not (stage.worker.leftovers() or stage.comfyui_processes()), EXIT_WAIT_S)
-    pids = [*stage.worker.leftovers(), *(process.pid for process in stage.comfyui_processes())]
+    until(lambda: not (setup.worker.leftovers() or setup.comfyui_processes()), EXIT_WAIT_S)
+    pids = [*setup.worker.leftovers(), *(process.pid for process in setup.comfyui_processes())]
     return [f"processes are left: {pids}"] if pids else []

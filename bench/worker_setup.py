@@ -37,7 +37,7 @@ MODELS = read_models(default_list())
 
 
 @dataclass(frozen=True)
-class Stage:
+class WorkerSetup:
     """A running worker. If its ComfyUI is a child process in `comfyui_directory`, `simulator` is None."""
 
     platform: RunPodPlatform
@@ -98,7 +98,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(
+def running_worker(
     *,
     own_comfyui: bool = False,
     shares_files: bool = False,
@@ -107,7 +107,7 @@ def staged(
     platform: RunPodPlatform | None = None,
     environment: Mapping[str, str] | None = None,
     models: Mapping[str, Iterable[str]] | None = None,
-) -> Iterator[Stage]:
+) -> Iterator[WorkerSetup]:
     """Yield a worker in production mode that is ready for jobs or has exited; stop it and remove its files afterwards.
 
     `models` are the simulator's model files, by folder. With `shares_files` the worker can delete files in the
@@ -127,10 +127,10 @@ def staged(
             simulator = stack.enter_context(Simulator(step_s=step_s, base_directory=directory, models=models))
             env |= {"COMFYUI_URL": simulator.url, **({"COMFYUI_DIR": str(directory)} if shares_files else {})}
         worker = WorkerProcess(platform, ROOT / "handler.py", env={**env, **environment})
-        stage = Stage(platform, stack.enter_context(worker), simulator, directory)
-        stack.callback(stage.kill_comfyui)
-        stage.await_ready()
-        yield stage
+        setup = WorkerSetup(platform, stack.enter_context(worker), simulator, directory)
+        stack.callback(setup.kill_comfyui)
+        setup.await_ready()
+        yield setup
 
 
 def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
