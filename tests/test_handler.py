@@ -137,7 +137,7 @@ def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simul
 
 
 def test_two_active_jobs_do_not_wait_for_each_other(simulator: Simulator, handler: Handler) -> None:
-    """Both are in ComfyUI's queue at once, and both succeed."""
+    """Two active jobs are in ComfyUI's queue at once, and both succeed."""
 
     async def both() -> list[dict[str, Any]]:
         jobs = [handler({"id": str(seed), "input": {**SMALL, "seed": seed}}) for seed in (1, 2)]
@@ -181,7 +181,7 @@ def test_more_jobs_than_threads_all_end(simulator: Simulator) -> None:
 
 
 def test_an_invalid_setting_is_a_config_error() -> None:
-    """It is raised before any job is served, and names the variable."""
+    """An invalid setting raises ConfigError before any job is served. The error names the variable."""
     with pytest.raises(ConfigError, match="not a valid ComfyUI URL"):
         make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
 

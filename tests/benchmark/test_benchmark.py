@@ -151,7 +151,7 @@ def test_two_runs_are_shown_side_by_side(
 def test_a_file_that_is_not_a_benchmark_is_reported(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With status 3 and no traceback."""
+    """The command exits with status 3 and prints no traceback."""
     (tmp_path / "a.json").write_text(text)
 
     assert main(["--compare", str(tmp_path / "a.json")], {}) == 3
@@ -234,7 +234,7 @@ def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) 
 
 
 def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
-    """It does not continue to be billed after the benchmark."""
+    """A job over the time limit is cancelled, so that it is not billed after the benchmark."""
     limits = ("--job-timeout-s", "0.5", "--hold-s", "0", "--warmups", "0", "--levels", "1", "--jobs", "1")
     status, found = run({**stuck_platform.client_env(), **PRICE_VARIABLE}, tmp_path, *limits)
 
@@ -286,7 +286,7 @@ def test_the_price_is_from_the_catalogue_if_there_is_a_key(platform: RunPodPlatf
 def test_an_invalid_setting_is_one_sentence(
     arguments: list[str], environment: dict[str, str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With status 3, before anything is sent."""
+    """The error is one sentence with status 3, before anything is sent."""
     assert main(arguments, environment) == 3
     assert expected in capsys.readouterr().err
 

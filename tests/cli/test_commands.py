@@ -193,7 +193,7 @@ def test_every_error_is_explained(shell: Shell) -> None:
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh"])
 def test_completion_is_a_script(shell: Shell, shell_name: str) -> None:
-    """It has the commands, and the flags from the schemas."""
+    """The completion script has the commands, and the flags from the schemas."""
     script = shell("completion", shell_name).out
 
     assert "img2img" in script

@@ -79,7 +79,7 @@ def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pat
 
 @pytest.mark.parametrize("output", ["new/folder/x.png", "new/folder/"])
 def test_missing_folders_are_created(shell: Shell, output: str) -> None:
-    """Those of a file, and a folder that is named with a final slash."""
+    """The folders of a file, and a folder that is named with a final slash, are created."""
     ended = shell("txt2img", "a knight", "--seed", "7", "-o", output)
 
     assert ended.status == 0, ended.err

@@ -38,7 +38,7 @@ def b64(data: bytes) -> str:
 
 
 def becomes_idle(get_json: Ask) -> bool:
-    """Whether ComfyUI becomes idle within the time that a node which cannot be interrupted may take."""
+    """Return whether ComfyUI becomes idle within the time that a node which cannot be interrupted may take."""
     return until(lambda: get_json("/queue") == {"queue_running": [], "queue_pending": []})
 
 

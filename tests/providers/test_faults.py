@@ -91,7 +91,7 @@ def test_an_outage_longer_than_the_wait_is_a_wait_timeout(platform: RunPodPlatfo
 def test_a_submit_whose_connection_is_lost_is_not_repeated(
     platform: RunPodPlatform, route: Literal["run", "runsync"], arrived: bool
 ) -> None:
-    """Whether it arrived or not: the error says that the job may run."""
+    """Whether the submit arrived or not, it is not repeated, and the error says that the job may run."""
     platform.faults.drop_connection(route, after_handling=arrived)
     with (
         client_from_env(platform.client_env(), sync_wait_s=1.0) as client,
@@ -154,7 +154,7 @@ def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Clien
 
 
 def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
-    """From the worker through S3. Changed or deleted files are result_lost; the signature is not shown."""
+    """A result is downloaded through S3. Changed or deleted files are result_lost; the signature is not shown."""
     with S3Server() as s3:
         variables = {
             "BUCKET_ENDPOINT_URL": s3.url,
@@ -184,7 +184,7 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
 
 
 def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """It is a RequestError and not a lost result, without the signature; no second job is sent."""
+    """An unreachable bucket is a RequestError and not a lost result, shows no signature, and causes no second job."""
     data = png()
     with Gate("http://127.0.0.1:1") as closed_port:
         stored = image_entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
@@ -247,7 +247,7 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
 
 
 def test_a_call_that_is_cancelled_at_once_cancels_its_job(platform: RunPodPlatform) -> None:
-    """Even if the platform does not know the job yet at the first cancel request."""
+    """The job is cancelled even if the platform does not know it yet at the first cancel request."""
 
     async def cancelled_run() -> None:
         async with async_client_from_env(platform.client_env()) as client:

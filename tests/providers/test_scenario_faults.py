@@ -127,7 +127,7 @@ def test_a_failed_job_has_scenario_s_reason(scenario: ScenarioSimulator, client_
 
 
 def test_a_job_without_an_image_is_no_output(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """It succeeded without an asset."""
+    """A job that succeeded without an asset is reported as no_output."""
     scenario.faults.lose_assets()
     with pytest.raises(JobError) as info:
         client_of_scenario.txt2img("x", **SMALL)
@@ -136,7 +136,7 @@ def test_a_job_without_an_image_is_no_output(scenario: ScenarioSimulator, client
 
 
 def test_a_truncated_image_is_downloaded_again(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """It is downloaded once more, and then reported as lost."""
+    """A truncated image is downloaded once more, and then reported as lost."""
     scenario.faults.cut_image()
     assert client_of_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
     scenario.faults.cut_image(times=2)

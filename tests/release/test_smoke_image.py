@@ -73,10 +73,7 @@ def smoke(
 
 
 def test_a_valid_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) -> None:
-    """It runs the shipped job.
-
-    Every container and network that it created is removed, each as restricted as on a host.
-    """
+    """The shipped job runs. Containers and networks are removed afterwards, and were restricted as on a host."""
     ended, fakes = smoke(api.server_port, tmp_path)
 
     assert ended.returncode == 0, ended.stderr

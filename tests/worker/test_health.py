@@ -104,7 +104,7 @@ def test_an_invalid_variable_is_named(name: str, value: str) -> None:
 
 
 def test_the_command_is_cheap(simulator: Simulator) -> None:
-    """It runs every 30 seconds, so it must need little CPU time."""
+    """The health command runs every 30 seconds, so it must need little CPU time."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with killed_at_end(
         subprocess.Popen(

@@ -45,7 +45,7 @@ def deep(levels: int, job_id: str = "deep") -> str:
     ids=lambda item: item[:20],
 )
 def test_an_invalid_item_is_dropped_alone(item: str) -> None:
-    """It is dropped with a short reason; the other job is kept."""
+    """An invalid item is dropped with a short reason; the other job is kept."""
     taken = read_take_response(batch(item))
 
     assert taken.jobs == (VALID,)
@@ -90,7 +90,7 @@ def test_brackets_in_strings_are_not_counted_as_levels() -> None:
 
 
 def test_a_very_long_integer_becomes_infinity() -> None:
-    """It is parsed as infinity, which request validation rejects with its path."""
+    """A very long integer is parsed as infinity, which request validation rejects with its path."""
     [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
 
     assert job["input"]["seed"] == float("-inf")

@@ -29,7 +29,7 @@ def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types:
 
 @pytest.mark.parametrize("class_type", ["SaveImage", "SaveVideo", "VAESave", "SaveAudioMP3", "SaveText"])
 def test_a_core_save_node_writes_into_the_run_s_folder(class_type: str) -> None:
-    """Its prefix may be a path, whose folders are created."""
+    """A core save node's prefix may be a path, whose folders are created in the run's folder."""
     graph = {"9": node(class_type, filename_prefix="a/fox")}
     assert inputs_of(graph) == {"filename_prefix": f"{RUN}/a/fox"}
     assert inputs_of(graph, folder=f"{RUN}/2") == {"filename_prefix": f"{RUN}/2/a/fox"}
@@ -62,7 +62,7 @@ def test_the_prefix_of_save_lora_is_rewritten() -> None:
 
 
 def test_a_dataset_is_written_into_the_run_s_folder() -> None:
-    """Its folder is rewritten; its `filename_prefix` is a name and is not changed."""
+    """A dataset's folder is replaced by the run's. Its `filename_prefix` is a name and is not changed."""
     graph = {"9": node("SaveImageDataSetToFolder", folder_name="set", filename_prefix="image", mode="overwrite")}
     assert inputs_of(graph)["folder_name"] == f"{RUN}/set"
     assert inputs_of(graph)["filename_prefix"] == "image"
@@ -79,7 +79,7 @@ def test_the_prefix_of_a_custom_save_node_stays_a_name() -> None:
 
 
 def test_a_save_node_without_a_prefix_is_tagged() -> None:
-    """It is recognised by its input names, or because /object_info declares it an output node."""
+    """A save node is recognised by its input names, or because /object_info declares it an output node."""
     assert inputs_of({"9": node("Image Saver", filename="x", path="y")})["run-tag"] == RUN
     graph = {"9": node("PoseWriter", pose=["1", 0])}
     assert inputs_of(graph) == {"pose": ["1", 0]}
@@ -183,7 +183,7 @@ def test_a_preview_with_other_outputs_is_kept() -> None:
     ],
 )
 def test_placeholders_in_a_file_name_are_replaced(prefix: str, name: str) -> None:
-    """So are characters that Windows forbids."""
+    """Placeholders and characters that Windows forbids are replaced in a file name."""
     assert filled_name(prefix, (32, 16), 1, NOON) == name
 
 

@@ -124,7 +124,7 @@ def text_node(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
 
 @pytest.mark.parametrize("value", LEADS_OUTSIDE)
 def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
-    """In loaders of images and of models, and in save nodes."""
+    """Paths outside the job's folders are rejected in loaders of images and models, and in save nodes."""
     for class_type, name in (*LOADERS, *MODEL_LOADERS, *WRITERS):
         [fault] = faults(class_type, name, value)
         assert fault.path == f"workflow.1.inputs.{name}"
@@ -132,7 +132,7 @@ def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
 
 @pytest.mark.parametrize("value", OF_OTHERS)
 def test_files_of_other_jobs_are_rejected(value: str) -> None:
-    """They cannot be named by an annotation, a wildcard or a folder either."""
+    """Files of other jobs cannot be named by an annotation, a wildcard or a folder."""
     for class_type, name in LOADERS:
         assert len(faults(class_type, name, value)) == 1, class_type
 
@@ -197,7 +197,7 @@ def test_a_file_of_the_job_is_accepted(value: str) -> None:
     ],
 )
 def test_a_path_in_the_output_folder_is_accepted(value: str) -> None:
-    """It may contain ComfyUI's variables."""
+    """A path in the output folder may contain ComfyUI's variables."""
     assert faults("SaveImage", "filename_prefix", value, {"class_type": "KSampler", "inputs": {"seed": 5}}) == []
 
 
@@ -247,7 +247,7 @@ def test_an_image_in_place_of_a_name_is_reported_with_the_remedy() -> None:
 
 
 def test_a_graph_of_very_many_names_is_rejected_quickly() -> None:
-    """It has 10 MB of names, in the spellings that take longest."""
+    """A graph with 10 MB of names, in the spellings that take longest, is rejected quickly."""
     name = "é%2541" + "b/" * 450
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
@@ -276,7 +276,7 @@ def test_a_link_to_a_text_is_resolved() -> None:
 
 
 def test_a_computed_name_is_rejected_for_a_loader() -> None:
-    """It cannot be checked before the run, so the name must be plain text."""
+    """A computed name cannot be checked before the run, so a loader's file name must be plain text."""
     joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x.png", "delimiter": ""}}
     [fault] = faults("LoadImage", "image", ["2", 0], joined)
     assert "must be text, not a link" in fault.message

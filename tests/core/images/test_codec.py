@@ -701,7 +701,7 @@ def transparent(mode: str) -> bytes:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 def test_transparent_parts_are_white_in_a_jpeg(mode: str) -> None:
-    """With every kind of PNG transparency, from a job and from a stored image."""
+    """Every kind of PNG transparency becomes white, in a job's image and in a stored one."""
     png = transparent(mode)
 
     for checked in (encode_image(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):

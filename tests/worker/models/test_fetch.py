@@ -754,7 +754,10 @@ def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_a_part_that_others_can_write_is_discarded(models: ModelSetup, tmp_path: Path, kind: str) -> None:
-    """Its owner could change it after the verification. A pipe at the path does not block either."""
+    """A part's other owner could change it after the verification, so it is discarded.
+
+    A pipe at its path does not block.
+    """
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir(parents=True)

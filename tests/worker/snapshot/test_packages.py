@@ -203,7 +203,7 @@ def test_install_script_that_fails(snapshot_setup: SnapshotSetup, installed: Pyt
 
 
 def test_install_script_that_hangs(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """It is killed at the timeout, with all its child processes."""
+    """An install script that hangs is killed at the timeout, with all its child processes."""
     script = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])

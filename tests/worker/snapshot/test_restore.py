@@ -319,7 +319,7 @@ def test_invalid_options(snapshot_setup: SnapshotSetup, arguments: tuple[str, ..
 
 
 def test_snapshot_without_comfyui(snapshot_setup: SnapshotSetup) -> None:
-    """It needs --comfyui-ref."""
+    """A snapshot without ComfyUI needs --comfyui-ref."""
     status, text = snapshot_setup.restore(comfyui=None)
 
     assert status == 3
