@@ -57,10 +57,10 @@ def batch_kills(options: argparse.Namespace) -> None:
                 except subprocess.TimeoutExpired:
                     run.kill()
                     run.wait()
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        report = json.loads(done.stdout)
+            last_run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        report = json.loads(last_run.stdout)
         files = list((folder / "out").rglob("*.png"))
         seeds = [job.input["seed"] for job in platform.jobs.values() if isinstance(job.input, dict)]
     print(f"{IMAGES_PER_GROUP * group_count} images, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
-    print(f"last run: {report['counts']}, status {done.returncode}; files {len(files)}")
+    print(f"last run: {report['counts']}, status {last_run.returncode}; files {len(files)}")
     print(f"jobs at the endpoint {len(seeds)}, of them repeated {len(seeds) - len(set(seeds))}")

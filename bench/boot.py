@@ -37,21 +37,23 @@ def boot(options: argparse.Namespace) -> None:
 
 
 def _boot_once(engine: docker.DockerClient, network: Network, options: argparse.Namespace) -> dict[str, float]:
-    begun = time.time()
+    begun_at = time.time()
     environment = {"COMFYUI_ARGS": options.comfyui_args, "WORKER_WARMUP": "true"}
     volumes = [f"{options.models}:/opt/models:ro"] if options.models else []
     with worker_container(
         engine, network, options.image, environment=environment, volumes=volumes, boot_timeout_s=BOOT_TIMEOUT_S
     ) as worker:
-        ready = time.time()
+        ready_at = time.time()
         job = worker.run()
-        done = time.time()
+        done_at = time.time()
         if code := code_of(job):
             sys.exit(f"scripts/bench: the first job failed: {code}")
-        started = datetime.fromisoformat(worker.state()["StartedAt"][:26] + "+00:00").timestamp()
-        steps = {"container started": started - begun}
-        steps |= {name.replace("_", " "): started - begun + seconds for name, seconds in _boot_steps(worker).items()}
-        return {**steps, "ready for jobs": ready - begun, "first job done (64 x 64, 4 steps)": done - begun}
+        started_at = datetime.fromisoformat(worker.state()["StartedAt"][:26] + "+00:00").timestamp()
+        steps = {"container started": started_at - begun_at}
+        steps |= {
+            name.replace("_", " "): started_at - begun_at + seconds for name, seconds in _boot_steps(worker).items()
+        }
+        return {**steps, "ready for jobs": ready_at - begun_at, "first job done (64 x 64, 4 steps)": done_at - begun_at}
 
 
 def _boot_steps(worker: WorkerContainer) -> dict[str, float]:

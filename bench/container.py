@@ -63,10 +63,10 @@ class WorkerContainer:
 
     def output_of(self, *command: str) -> str:
         """Run a command in the container and return its output."""
-        done = self.container.exec_run(list(command))
-        assert isinstance(done.output, bytes)
-        text = done.output.decode()
-        assert done.exit_code == 0, text
+        result = self.container.exec_run(list(command))
+        assert isinstance(result.output, bytes)
+        text = result.output.decode()
+        assert result.exit_code == 0, text
         return text
 
     def state(self) -> Mapping[str, Any]:

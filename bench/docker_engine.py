@@ -72,7 +72,7 @@ class Build:
         command += [f"--build-context={name}={folder}" for name, folder in self.contexts.items()]
         command += [f"--secret={secret}" for secret in plan.get("secret", [])]
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(
+        build = subprocess.run(
             [*command, "."],
             cwd=context,
             env=environment,
@@ -81,9 +81,9 @@ class Build:
             timeout=BUILD_TIMEOUT_S,
             check=False,
         )
-        if done.returncode:
-            raise BuildFailedError(done.stderr)
-        return done.stderr
+        if build.returncode:
+            raise BuildFailedError(build.stderr)
+        return build.stderr
 
     def _bake_target(self) -> dict[str, Any]:
         """Return the target's definition in docker-bake.hcl. `bake` itself cannot build with the host's network."""

@@ -82,7 +82,7 @@ class ShimProcess:
 
     def run_refused(self, *flags: str) -> tuple[int, str]:
         """Run a shim with further flags that must refuse to start; return its exit status and output."""
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -91,7 +91,7 @@ class ShimProcess:
             timeout=START_TIMEOUT_S,
             check=False,
         )
-        return done.returncode, done.stdout + done.stderr
+        return completed.returncode, completed.stdout + completed.stderr
 
     @property
     def process_id(self) -> int:

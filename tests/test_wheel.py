@@ -62,7 +62,7 @@ def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, str]) -> Non
     version, image, path = printed.splitlines()
 
     assert wheel.name.startswith(f"flux_comfyui_client-{version}-")
-    assert image.startswith("a picture of 64 x 64, ")
+    assert image.startswith("an image of 64 x 64, ")
     assert path == str(wheel)
 
 

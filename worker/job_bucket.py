@@ -13,7 +13,7 @@ from comfy_core.safe_fetch import Resolve, resolve_host
 _S3_CONFIG_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName")
 """The required keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
 _REGION_KEY = "region"
-"""An additional key of ours, for servers whose host name does not contain the region."""
+"""An additional optional key, for servers whose host name does not contain the region."""
 
 
 def job_bucket(

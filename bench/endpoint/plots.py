@@ -159,9 +159,9 @@ def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> Non
     width = 0.8 / (len(runs) * len(kinds))
     highest = 0.0
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        for index, (key, words, hatch) in enumerate(kinds):
+        for index, (key, basis, hatch) in enumerate(kinds):
             slot = number * len(kinds) + index
-            label = f"{name}: {words}" if len(runs) > 1 else words
+            label = f"{name}: {basis}" if len(runs) > 1 else basis
             for level in run["levels"]:
                 usd = (level["cost"] or {}).get(key)
                 if usd is None:

@@ -45,13 +45,13 @@ class SmokeError(Exception):
 
 def docker(*arguments: str) -> str:
     """Return the output of a docker command. Raises SmokeError with its output if it fails."""
-    done = _docker(*arguments)
-    if done.returncode:
-        raise SmokeError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
+    completed = _run_docker(*arguments)
+    if completed.returncode:
+        raise SmokeError(f"docker {arguments[0]} failed: {completed.stderr.strip()}")
+    return completed.stdout.strip()
 
 
-def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["docker", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S, check=False)  # noqa: S603 - our own arguments
 
@@ -112,8 +112,8 @@ def wait_for_value(name: str, read: Callable[[], _Found | None], event: str, tim
 
 def log_of(name: str) -> str:
     """Return the last lines of a container's log."""
-    done = _docker("logs", "--tail", str(LOG_LINES), name)
-    return done.stdout + done.stderr
+    completed = _run_docker("logs", "--tail", str(LOG_LINES), name)
+    return completed.stdout + completed.stderr
 
 
 def address_of(name: str) -> str:

@@ -20,7 +20,7 @@ def __getattr__(name: str) -> object:
     """Import a public name at its first use, so that `comfy-client simulate --help` works without aiohttp."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from simulators.comfyui import core, faults, simulator  # noqa: PLC0415 - as above
+    from simulators.comfyui import core, faults, simulator  # noqa: PLC0415 - they import aiohttp
 
     modules = {"Execution": core, "ComfyUIFaults": faults, "Simulator": simulator}
     return getattr(modules[name], name)

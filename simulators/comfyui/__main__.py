@@ -77,7 +77,7 @@ def main(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        injections = [faults.parse_fault(words) for words in options.fault]
+        injections = [faults.parse_fault(text) for text in options.fault]
     except ValueError as unknown:
         parser(prog).error(str(unknown))
     if ignored:

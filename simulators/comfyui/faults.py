@@ -246,7 +246,7 @@ def parse_fault(text: str) -> Callable[[ComfyUIFaults], None]:
     if not required <= len(texts) <= len(declared):
         parameters = ":".join(parameter.name for parameter in declared)
         raise ValueError(f"{text!r} has {len(texts)} arguments; it is {name}:{parameters}")
-    values = [_PARSERS[parameter.annotation](word) for parameter, word in zip(declared, texts, strict=False)]
+    values = [_PARSERS[parameter.annotation](argument) for parameter, argument in zip(declared, texts, strict=False)]
     return lambda faults: FAULTS[name](faults, *values)
 
 

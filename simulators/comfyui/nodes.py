@@ -30,7 +30,7 @@ from simulators.comfyui.values import (
     Sigmas,
 )
 
-MULTIPLE = 8
+SIDE_MULTIPLE = 8
 FLUX = "flux"
 WRONG_ENCODERS = "mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072)"
 
@@ -41,14 +41,14 @@ def _with_lora(inputs: Inputs) -> Model:
 
 
 def _empty_latent(inputs: Inputs) -> Latent:
-    width, height = (inputs[side] // MULTIPLE * MULTIPLE for side in ("width", "height"))
+    width, height = (inputs[side] // SIDE_MULTIPLE * SIDE_MULTIPLE for side in ("width", "height"))
     return Latent((Sketch(width, height),) * inputs["batch_size"])
 
 
 def _encoded(inputs: Inputs) -> Latent:
     frames = []
     for image in inputs["pixels"].frames:
-        width, height = (max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in image.size)
+        width, height = (max(SIDE_MULTIPLE, side // SIDE_MULTIPLE * SIDE_MULTIPLE) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         frames.append(Sketch(width, height, source=image.crop((left, top, left + width, top + height))))
     return Latent(tuple(frames))

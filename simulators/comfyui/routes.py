@@ -31,7 +31,7 @@ from simulators.comfyui import validation
 from simulators.comfyui.files import FOLDERS, OutsideFolderError, inside, upload_name
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.queue_and_history import QueuedPrompt
-from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE
+from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_BYTES
 from simulators.comfyui.version import pinned_version
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def application(core: Core) -> web.Application:
     """Return the server's routes."""
-    app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_middleware(core)])
+    app = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[_middleware(core)])
     handlers = _Handlers(core)
     routes: tuple[tuple[str, str, Handler], ...] = (
         ("GET", "/", handlers.root),

@@ -27,10 +27,10 @@ from typing import Any
 
 from aiohttp import ClientError, WSMsgType, web
 
-IMAGE = 1
+IMAGE_EVENT = 1
 JPEG, PNG = 1, 2
-MAX_UPLOAD_SIZE = 100 * 1024 * 1024
-FEATURES = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_SIZE}
+MAX_UPLOAD_BYTES = 100 * 1024 * 1024
+FEATURES = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_BYTES}
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Sockets:
 
     def send_image(self, kind: int, file: bytes, sid: str | None) -> None:
         """Queue an image for one client, or for all clients."""
-        frame = struct.pack(">II", IMAGE, kind) + file
+        frame = struct.pack(">II", IMAGE_EVENT, kind) + file
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
 
     def call(self, action: Callable[[], Awaitable[None]]) -> None:

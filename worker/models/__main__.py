@@ -20,9 +20,9 @@ from worker.models.files import Progress
 from worker.models.listing import ModelFile, ModelsError, default_list, filter_models, read_models
 from worker.models.source import Hub
 
-FAILED = 1
-MISUSED = 3
-INTERRUPTED = 130
+EXIT_FAILED = 1
+EXIT_USAGE_ERROR = 3
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
         hub = Hub.from_env(env)
     except ConfigError as error:
         err.write(f"{error}\n")
-        return MISUSED
+        return EXIT_USAGE_ERROR
     bars = _ProgressBars(err) if err.isatty() and not options.quiet else None
     progress: Progress = bars.show if bars else ignore_progress
     try:
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     except ModelsError as error:
         failed = "".join(f"  {each}\n" for each in error.errors)
         err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failed}")
-        return FAILED
+        return EXIT_FAILED
     except KeyboardInterrupt:
         err.write("Interrupted. Partial downloads are kept; run the same command to resume\n")
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     finally:
         if bars:
             bars.close()

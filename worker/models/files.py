@@ -34,7 +34,7 @@ _CHUNK_BYTES = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOCK_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-_OPEN_ATTEMPTS = 100
+_MAX_OPEN_ATTEMPTS = 100
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
 """Errors of opening a link, a socket or a device."""
 
@@ -118,14 +118,14 @@ def free_bytes(folder: Path) -> int:
 def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Event, progress: Progress) -> int:
     """Update `digest` with the file from its current position; return the number of bytes read."""
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    done = 0
+    read_bytes = 0
     while count := os.readv(fd, [buffer]):
         if stop.is_set():
             raise stopped(model)
         digest.update(buffer[:count])
-        done += count
-        progress(model, done)
-    return done
+        read_bytes += count
+        progress(model, read_bytes)
+    return read_bytes
 
 
 def stopped(model: ModelFile) -> ModelError:
@@ -287,7 +287,7 @@ def _open_own(path: Path) -> int:
     the file after its verification.
     """
     owners = _owners_of(path.parent)
-    for _ in range(_OPEN_ATTEMPTS):
+    for _ in range(_MAX_OPEN_ATTEMPTS):
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:

@@ -1,4 +1,4 @@
-"""Finds the models of the worker's own ComfyUI, links them to where ComfyUI looks, or downloads them."""
+"""Finds the models of the worker's own ComfyUI, links them into a folder that ComfyUI searches, or downloads them."""
 
 from __future__ import annotations
 

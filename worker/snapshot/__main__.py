@@ -22,9 +22,9 @@ from worker.snapshot.restore import Restore
 
 COMFYUI_REPO = "https://github.com/Comfy-Org/ComfyUI"
 
-FAILED = 1
-MISUSED = 3
-INTERRUPTED = 130
+EXIT_FAILED = 1
+EXIT_USAGE_ERROR = 3
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
@@ -37,17 +37,17 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             _restore(options, snapshot, env).run(options.to)
         except ConfigError as error:
             err.write(f"{error}\n")
-            return MISUSED
+            return EXIT_USAGE_ERROR
         except SnapshotError as error:
             failed = "".join(f"- {each}\n" for each in error.errors)
             err.write(f"The snapshot was not restored, and {options.to} was not created:\n{failed}")
-            return FAILED
+            return EXIT_FAILED
         except OSError as error:
             err.write(f"The snapshot was not restored: {error.strerror} ({error.filename})\n")
-            return FAILED
+            return EXIT_FAILED
         except KeyboardInterrupt:
             err.write(f"Interrupted. {options.to} was not created\n")
-            return INTERRUPTED
+            return EXIT_INTERRUPTED
     count = len(snapshot.nodes)
     err.write(f"ComfyUI with {count} custom node{'' if count == 1 else 's'} is in {options.to}\n")
     return 0

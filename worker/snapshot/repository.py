@@ -19,7 +19,7 @@ from worker.snapshot.commands import CompletedCommand, run
 from worker.snapshot.listing import Repository, RestoreError, redacted
 
 _LOG = logging.getLogger(__name__)
-_ATTEMPTS = 3
+_FETCH_ATTEMPTS = 3
 _PROTOCOLS = "https:http:git:ssh"
 _SETTINGS = (
     "advice.detachedHead=false",
@@ -78,13 +78,13 @@ class Git:
 
 def fetch_commit(part: str, repository: Repository, folder: Path, git: Git) -> None:
     """Create `folder` with the files of a commit and its `.git`. Raises RestoreError if that fails."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, _FETCH_ATTEMPTS + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
             _fetch(part, repository, folder, git)
         except _TemporaryError as error:
-            if attempt == _ATTEMPTS:
+            if attempt == _FETCH_ATTEMPTS:
                 advice = "Check the network and its proxies, or try again later"
                 raise RestoreError(part, f"{error}\n  Given up after {attempt} attempts. {advice}") from error
             pause_s = git.pause_s * 2 ** (attempt - 1)
