@@ -114,7 +114,7 @@ def test_the_doctor_checks_scenario(setup: SwitchSetup, tmp_path: Path) -> None:
     ended = run_command(setup, "scenario", "doctor", "--generate", cwd=tmp_path)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"Scenario at {setup.environment['SCENARIO_BASE_URL']} answers; the key is accepted" in ended.stdout
+    assert f"Scenario at {setup.environment['SCENARIO_BASE_URL']} responds; the key is accepted" in ended.stdout
     assert "128 x 128" in ended.stdout
     assert setup.environment["SCENARIO_SDK_API_SECRET"] not in ended.stdout + ended.stderr
     assert setup.environment["SCENARIO_SDK_API_KEY"] not in ended.stdout + ended.stderr
