@@ -201,7 +201,7 @@ def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> su
 
 
 def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
-    """`python handler.py` runs test_input.json through RunPod's SDK, writes the image, prints its path."""
+    """`python handler.py` runs test_input.json through RunPod's SDK, writes the image, and prints its path."""
     ended = run_handler(simulator)
 
     assert ended.returncode == 0, ended.stderr
@@ -237,7 +237,7 @@ def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None
 
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:
-    """`--test_input` runs that job; a failed job prints its report."""
+    """`--test_input` runs the given job; a failed job prints its report."""
     succeeded = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
     failed = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
 

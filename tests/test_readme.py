@@ -47,7 +47,7 @@ def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> N
 
 
 def test_the_readme_s_block_for_a_terminal_runs() -> None:
-    """On a free port: two images in debug-output/, their paths printed, no base64."""
+    """The block runs on a free port, writes two images to debug-output/ and prints their paths without base64."""
     [block] = BY_HAND.findall((ROOT / "README.md").read_text())
     port = free_port()
     here = block.replace("simulator &", f"simulator --port {port} &").replace(":8188", f":{port}")

@@ -111,7 +111,7 @@ def test_the_conditions_are_recorded(measured: tuple[int, dict[str, Any], Path],
 
 
 def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, Any], Path]) -> None:
-    """Three PNGs, and a page that loads nothing from other servers and fits into narrow and wide windows."""
+    """The report is three PNGs and a page that loads nothing from other servers and fits narrow and wide windows."""
     _, _, folder = measured
     for name in ("latency", "throughput", "cost"):
         with Image.open(folder / f"{name}.png") as image:
@@ -131,7 +131,7 @@ def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, An
 def test_two_runs_are_shown_side_by_side(
     measured: tuple[int, dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--compare reads both and names them by their files; nothing is sent."""
+    """--compare reads both runs and names them by their files; nothing is sent."""
     _, found, folder = measured
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**found, "levels": found["levels"][:1]}))
@@ -292,7 +292,7 @@ def test_an_invalid_setting_is_one_sentence(
 
 
 def test_the_script_is_one_command() -> None:
-    """`scripts/benchmark --help` describes it."""
+    """`scripts/benchmark --help` describes the script."""
     command = [str(ROOT / "scripts" / "benchmark"), "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
 

@@ -102,7 +102,7 @@ def test_a_valid_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path)
 def test_an_image_without_metadata_fails(
     api: LocalApi, tmp_path: Path, config: dict[str, object], expected: str
 ) -> None:
-    """Before any container is started."""
+    """The check fails before any container is started."""
     ended, fakes = smoke(api.server_port, tmp_path, config)
 
     assert ended.returncode == 1
@@ -131,7 +131,7 @@ def test_a_worker_that_must_be_killed_fails(api: LocalApi, tmp_path: Path) -> No
 
 
 def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None:
-    """The script does not wait for the API."""
+    """The script fails at once, without waiting for the API."""
     with LocalApi() as silent:
         port = silent.server_port
 

@@ -158,7 +158,7 @@ def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_p
 
 
 def test_every_step_of_calls_exists() -> None:
-    """CALLS names no removed step."""
+    """Every step that CALLS names exists in its workflow."""
     assert CALLS.keys() <= {step.name for step in STEPS}
 
 
@@ -203,7 +203,7 @@ def test_shellcheck_finds_nothing_in_a_step(step: WorkflowStep) -> None:
 
 
 def test_permissions_and_timeouts_are_set_by_each_job() -> None:
-    """A workflow has no permission at its top."""
+    """Each job sets its own permissions and timeout; the workflow itself has no permission."""
     for name, content in workflows().items():
         assert content["permissions"] == {}, name
         assert content["concurrency"]["group"], name

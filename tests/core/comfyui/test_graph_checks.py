@@ -74,7 +74,7 @@ def test_a_cycle_is_reported() -> None:
 
 
 def test_a_chain_of_thousands_of_nodes_passes() -> None:
-    """The checks do not use recursion."""
+    """A long chain of nodes does not exceed Python's recursion limit."""
     graph = {"0": node("EmptyImage")} | {
         str(number): node("Scale", image=[str(number - 1), 0]) for number in range(1, 5000)
     }

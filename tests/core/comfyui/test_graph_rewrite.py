@@ -57,7 +57,7 @@ def test_a_prefix_of_any_type_is_converted_as_comfyui_does(value: object, name: 
 
 
 def test_the_prefix_of_save_lora_is_rewritten() -> None:
-    """SaveLoRA names the input `prefix`."""
+    """The input `prefix` of SaveLoRA is rewritten like `filename_prefix` of other nodes."""
     assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN}/loras/x"}
 
 
@@ -148,7 +148,7 @@ def test_the_caller_s_graph_is_not_changed() -> None:
 
 
 def test_links_to_a_preview_or_save_node_skip_it() -> None:
-    """Since 0.33 these nodes have outputs: a link to one becomes a link to its own source."""
+    """Since ComfyUI 0.33 these nodes have outputs: a link to such an output becomes a link to the node's own source."""
     graph = {
         "1": node("EmptyImage"),
         "2": node("PreviewImage", images=["1", 0]),
@@ -188,7 +188,7 @@ def test_placeholders_in_a_file_name_are_replaced(prefix: str, name: str) -> Non
 
 
 def test_a_name_comes_from_the_prefix() -> None:
-    """Folders are not part of it; a node without a prefix has no name."""
+    """Folders of the prefix are not part of the name; a node without a prefix has no name."""
     assert prefix_of({"9": node("SaveImage", filename_prefix="a/b\\fox")}, "9") == "fox"
     assert prefix_of({"9": node("SaveImage", filename_prefix="wait... what/")}, "9") == "wait... what"
     assert prefix_of({"9": node("SaveImage", filename_prefix="")}, "9") == "ComfyUI"

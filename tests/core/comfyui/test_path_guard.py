@@ -178,7 +178,7 @@ def test_nested_names_are_checked(class_type: str, name: str, value: str) -> Non
     ],
 )
 def test_a_file_of_the_job_is_accepted(value: str) -> None:
-    """A file in the input folder, or an upload."""
+    """A file in the input folder and an upload of the job are accepted."""
     for class_type, name in (("LoadImage", "image"), ("LoadVideo", "file"), ("Painter", "mask")):
         assert faults(class_type, name, value) == []
 
@@ -203,7 +203,7 @@ def test_a_path_in_the_output_folder_is_accepted(value: str) -> None:
 
 @pytest.mark.parametrize("title", ["Mine", None])
 def test_a_variable_cannot_insert_a_path_into_a_prefix(title: str | None) -> None:
-    """Some nodes replace `%Node title.input%`."""
+    """A variable such as `%Node title.input%`, which some nodes replace, cannot insert a path into a prefix."""
     node = text_node("../../x") | ({"_meta": {"title": title}} if title else {})
     assert faults("Image Save", "filename_prefix", f"%{title or 'PrimitiveString'}.value%", node)
 
@@ -232,7 +232,7 @@ def test_a_value_that_is_not_a_path_is_accepted(class_type: str, name: str, valu
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
 def test_an_input_for_content_cannot_contain_a_path(value: str) -> None:
-    """Some nodes accept either a URL or a path."""
+    """An input for content cannot contain a path, because some nodes accept either a URL or a path."""
     assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
     assert faults("LoadImageFromUrl", "image", value)
     assert faults("ETN_LoadImageBase64", "image", value)
@@ -326,7 +326,7 @@ def test_an_upload_declared_only_in_object_info_is_checked() -> None:
     ],
 )
 def test_a_playlist_is_rejected_as_a_video(data: bytes) -> None:
-    """FFmpeg would open the files that it lists."""
+    """A playlist is rejected, because FFmpeg would open the files that the playlist lists."""
     [fault] = playlist_faults(data, [Target("5", "file")])
     assert fault.path == "workflow.5.inputs.file"
     assert "not a playlist" in fault.message
@@ -339,7 +339,7 @@ def test_a_video_is_not_a_playlist(data: bytes) -> None:
 
 
 def test_every_fault_has_its_path_and_a_remedy() -> None:
-    """The value itself is not repeated."""
+    """Each fault has the path of its input and a remedy, and does not repeat the value."""
     graph = {
         "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},
         "a b": {"class_type": "SaveImage", "inputs": {"filename_prefix": "/srv/x"}},

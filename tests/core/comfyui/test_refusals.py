@@ -69,7 +69,7 @@ def test_job_folders_are_not_listed_as_choices() -> None:
 
 
 def test_a_linked_loader_s_choices_are_not_repeated() -> None:
-    """ComfyUI puts them into the type of the input."""
+    """The error omits a linked loader's choices, which ComfyUI puts into the type of the input."""
     error = {
         "type": "return_type_mismatch",
         "message": "Return type mismatch between linked nodes",
@@ -114,7 +114,7 @@ def test_a_missing_input_is_reported_with_the_remedy() -> None:
 
 
 def test_a_missing_node_of_0_33_is_named_by_class_and_id() -> None:
-    """ComfyUI's own message only has the title."""
+    """The error has class and id of the missing node; ComfyUI's own message only has the title."""
     info = {"node_id": "17", "class_type": "ImageResize+", "node_title": "My resize"}
     body = {
         "error": {

@@ -429,7 +429,7 @@ def test_the_limit_of_pixels() -> None:
 
 
 def test_the_limit_of_bytes() -> None:
-    """25 MB are accepted, one more byte is not."""
+    """25 MB are accepted, and one more byte is rejected."""
     whole = encoded(quarters())
     full = whole + b"\0" * (MAX_BYTES - len(whole))
 

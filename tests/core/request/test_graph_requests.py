@@ -81,7 +81,7 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ids=str,
 )
 def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], beside: JsonObject) -> None:
-    """worker-comfyui ignores them; here a warning lists each key that is not null."""
+    """A warning lists each unknown key that is not null; worker-comfyui ignores such keys."""
     result = rendered(workflows, {"workflow": SAVED, **beside})
 
     assert result.graphs == (SAVED,)

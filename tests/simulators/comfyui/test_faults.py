@@ -328,7 +328,7 @@ def test_invalid_fault_arguments_are_rejected(text: str) -> None:
 
 
 def test_immediate_faults_need_a_running_simulator() -> None:
-    """Before the start and after the end they raise an error."""
+    """A fault that acts at once raises an error before the start and after the end of the simulator."""
     simulator = Simulator()
     with pytest.raises(RuntimeError, match="not running"):
         simulator.faults.forget_everything()

@@ -45,7 +45,7 @@ def test_start_and_end_are_fast_and_leave_nothing() -> None:
 
 
 def test_a_given_folder_is_kept(tmp_path: Path) -> None:
-    """input, output and temp are created in it, and kept."""
+    """A folder given by the caller gets input, output and temp, and is kept."""
     with simulated(base_directory=tmp_path) as (_, driver):
         driver.run(TXT2IMG)
 

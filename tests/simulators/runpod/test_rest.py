@@ -132,7 +132,7 @@ def test_a_key_is_needed(account: RunPodAccount) -> None:
 
 
 def test_availability_needs_a_product(account: RunPodAccount) -> None:
-    """As in RunPod's catalogue."""
+    """A query for availability has to name a product, as in RunPod's catalogue."""
     assert call(account, "GET", "/catalog/gpus?include=AVAILABILITY").status_code == 400
     assert "availability" not in call(account, "GET", "/catalog/gpus").json()["gpus"][0]
     assert call(account, "PUT", "/templates/x").status_code == 501

@@ -262,7 +262,7 @@ def test_a_wrong_size_is_rejected_before_the_body_is_read(models: ModelSetup, tm
 
 
 def test_a_wrong_size_in_a_416_response_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
-    """For a file that is shorter than the part, the server returns 416 and its size."""
+    """A server whose file is shorter than the part returns 416 and its size, and the download is rejected."""
     served = models.put(served=bytes(CUT))
     write_part(tmp_path, served, served.content[:CUT])
 

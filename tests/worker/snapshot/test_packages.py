@@ -117,7 +117,7 @@ def test_without_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnv
 
 
 def test_nodes_that_need_a_python_are_named(snapshot_setup: SnapshotSetup) -> None:
-    """Without --python they are an error."""
+    """Without --python, the error names each node that requires packages or has an install script."""
     nodes = {
         **nodes_with_requirements(snapshot_setup, one="single"),
         **snapshot_setup.node("two", {"install.py": ""}),

@@ -1,6 +1,6 @@
 """Deficiencies of RunPod's own client that this client does not have, if no other test shows it.
 
-The rows are those of docs/reference/runpod.md#what-the-sdks-client-lacks.
+The row numbers in the names of the tests are those of the table in docs/reference/runpod.md#what-the-sdks-client-lacks.
 """
 
 from __future__ import annotations
