@@ -11,7 +11,7 @@ from comfy_client.job import ProviderUnavailable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
 from simulators.scenario import MODEL, ScenarioSimulator
-from tests.fakes.gate import Gate
+from tests.fakes.closed_port import ClosedPort
 from tests.providers.provider_fixtures import scenario_client
 
 pytestmark = pytest.mark.slow
@@ -71,8 +71,8 @@ def test_a_submit_without_a_response_may_have_started_a_job(
 def test_a_refused_connection_started_no_job(scenario: ScenarioSimulator) -> None:
     """The error says that no job runs."""
     with (
-        Gate(scenario.url) as gate,
-        scenario_client(scenario, SCENARIO_BASE_URL=gate.url) as client,
+        ClosedPort(scenario.url) as closed_port,
+        scenario_client(scenario, SCENARIO_BASE_URL=closed_port.url) as client,
         pytest.raises(RequestError) as info,
     ):
         client.submit(prompt="x")

@@ -67,7 +67,7 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "extra_keys",
     [
         {"images": None},
         {"images": []},
@@ -80,12 +80,12 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ],
     ids=str,
 )
-def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], beside: JsonObject) -> None:
+def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], extra_keys: JsonObject) -> None:
     """A warning lists each unknown key that is not null; worker-comfyui ignores such keys."""
-    result = rendered(workflows, {"workflow": SAVED, **beside})
+    result = rendered(workflows, {"workflow": SAVED, **extra_keys})
 
     assert result.graphs == (SAVED,)
-    ignored = [key for key, value in beside.items() if value]
+    ignored = [key for key, value in extra_keys.items() if value]
     assert sorted(warning.split(":")[0] for warning in result.warnings) == sorted(ignored)
 
 

@@ -69,7 +69,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
-    """Each model is at its path, with only its marker beside it, and not writable by others."""
+    """Each model is at its path, with only its marker next to it, and not writable by others."""
     served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
 
     fetch_models([each.model for each in served], tmp_path, models.hub, jobs=3)

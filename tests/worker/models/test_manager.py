@@ -25,7 +25,7 @@ SIZE = 1_000_000
 
 @pytest.fixture
 def models() -> Iterator[ModelSetup]:
-    """A stand-in for Hugging Face."""
+    """The simulator of Hugging Face."""
     with ModelServer() as server:
         yield ModelSetup(server)
 
