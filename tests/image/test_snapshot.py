@@ -21,7 +21,7 @@ TAG = WORKER + "-nodes"
 
 
 def write_snapshot(folder: Path, images: BuiltImages, nodes: dict[str, str]) -> dict[str, str]:
-    """Write a snapshot.json of the substitute ComfyUI and its nodes (commits by repository); return the build contexts."""
+    """Write a snapshot.json with the small ComfyUI and `nodes` (commits by repository); return the build contexts."""
     folder.mkdir()
     pinned = {images.git.url(name): {"hash": commit, "disabled": False} for name, commit in nodes.items()}
     snapshot = {"comfyui": images.worker.args["COMFYUI_REF"], "git_custom_nodes": pinned}
