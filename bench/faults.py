@@ -472,7 +472,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "nothing: the job stays queued for another worker",
         300,
         "another worker",
-        "tests/production/test_end.py::test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs",
+        "tests/production/test_shutdown_and_failed_boot.py::test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs",
     ),
     FaultTestedElsewhere(
         "a workflow's model is missing at boot",
@@ -505,7 +505,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "nothing: the job stays queued for another worker",
         20,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_during_a_model_download_keeps_the_partial_file",
+        "tests/production/test_shutdown_and_failed_boot.py::test_sigterm_during_a_model_download_keeps_the_partial_file",
     ),
     FaultTestedElsewhere(
         "SIGTERM while idle",
@@ -513,7 +513,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "nothing",
         4,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_while_idle_exits_at_once",
+        "tests/production/test_shutdown_and_failed_boot.py::test_sigterm_while_idle_exits_at_once",
     ),
     FaultTestedElsewhere(
         "SIGTERM while busy",
@@ -521,7 +521,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "a result",
         20,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_while_busy_lets_the_job_finish",
+        "tests/production/test_shutdown_and_failed_boot.py::test_sigterm_while_busy_lets_the_job_finish",
     ),
     FaultTestedElsewhere(
         "SIGTERM, and the job exceeds the grace period",
@@ -529,7 +529,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "`interrupted`",
         22,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_interrupts_the_job_after_the_grace_period",
+        "tests/production/test_shutdown_and_failed_boot.py::test_sigterm_interrupts_the_job_after_the_grace_period",
     ),
     FaultTestedElsewhere(
         "image URL that redirects to a private address",
@@ -545,7 +545,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "`deadline_exceeded`, or cancelled",
         5,
         "yes, after ComfyUI's restart",
-        "tests/faults/test_following.py::test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job",
+        "tests/faults/test_faults_during_a_job.py::test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job",
     ),
     FaultTestedElsewhere(
         "external ComfyUI (COMFYUI_URL) stops while a job runs",
@@ -553,7 +553,7 @@ FAULTS_TESTED_ELSEWHERE = (
         "`comfyui_unavailable`",
         16,
         "when ComfyUI responds again",
-        "tests/faults/test_following.py::test_a_dead_comfyui_fails_the_job_within_the_limit",
+        "tests/faults/test_faults_during_a_job.py::test_a_dead_comfyui_fails_the_job_within_the_limit",
     ),
     FaultTestedElsewhere(
         "a result of 12 MB, with a bucket",

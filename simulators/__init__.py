@@ -1,4 +1,4 @@
-"""Stand-ins for foreign systems, each a server.
+"""Simulators of external systems, each a server.
 
 They import nothing else of this project, so they cannot share its mistakes.
 """

@@ -91,7 +91,7 @@ def test_no_block_is_overlooked() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_is_marked_or_listed(block: Block) -> None:
-    """With a test, a requirement, or an entry in LISTED for each command."""
+    """Each code block has a test, a requirement, or an entry in LISTED for each command."""
     if block.run_by or NEEDS.fullmatch(block.above):
         return
     missing = [command for command in block.commands if command not in LISTED]
@@ -168,7 +168,7 @@ def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == HERE], ids=str)
 def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -> None:
-    """In the repository, or next to worker.log, with a ComfyUI: it exits with 0, and each command prints something."""
+    """A block exits with 0 in the repository, or next to worker.log with a ComfyUI; each command prints something."""
     programs_of(block.text)
     place = ROOT if "scripts/" in block.text else log
     ended = subprocess.run(
@@ -186,7 +186,7 @@ def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -
 
 
 def test_the_log_commands_of_operate_md(log: Path) -> None:
-    """They find the job's log lines, the failure's code and the boots."""
+    """The page's commands find the job's log lines, the failure's code and the boots."""
     [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == HERE]
     programs_of("\n".join(block.commands))
     story, codes, boots, errors = (

@@ -219,7 +219,7 @@ S3_CONFIGS = st.dictionaries(
     job_id=st.sampled_from(["job-1", "../x", "", 5, None]),
 )
 def test_any_json_gets_a_response(fuzzed: FuzzedHandler, whole: object, extra: dict[str, Any], job_id: object) -> None:
-    """Any JSON as the input, and any keys beside it, end in a result or one report."""
+    """Any JSON as the input, with any other keys in the request, ends in a result or one error report."""
     check(fuzzed, {"id": job_id, "input": whole, **extra})
 
 

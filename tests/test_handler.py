@@ -137,7 +137,7 @@ def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simul
 
 
 def test_two_active_jobs_do_not_wait_for_each_other(simulator: Simulator, handler: Handler) -> None:
-    """Both are in ComfyUI's queue at once, and both succeed."""
+    """Two active jobs are in ComfyUI's queue at once, and both succeed."""
 
     async def both() -> list[dict[str, Any]]:
         jobs = [handler({"id": str(seed), "input": {**SMALL, "seed": seed}}) for seed in (1, 2)]
@@ -181,7 +181,7 @@ def test_more_jobs_than_threads_all_end(simulator: Simulator) -> None:
 
 
 def test_an_invalid_setting_is_a_config_error() -> None:
-    """It is raised before any job is served, and names the variable."""
+    """An invalid setting raises ConfigError before any job is served. The error names the variable."""
     with pytest.raises(ConfigError, match="not a valid ComfyUI URL"):
         make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
 
@@ -201,7 +201,7 @@ def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> su
 
 
 def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
-    """`python handler.py` runs test_input.json through RunPod's SDK, writes the image, prints its path."""
+    """`python handler.py` runs test_input.json through RunPod's SDK, writes the image, and prints its path."""
     ended = run_handler(simulator)
 
     assert ended.returncode == 0, ended.stderr
@@ -237,7 +237,7 @@ def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None
 
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:
-    """`--test_input` runs that job; a failed job prints its report."""
+    """`--test_input` runs the given job; a failed job prints its report."""
     succeeded = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
     failed = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
 

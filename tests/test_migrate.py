@@ -162,7 +162,7 @@ def run(example: Example, environment: dict[str, str], folder: Path) -> str:
 
 @pytest.mark.parametrize("example", MIGRATE, ids=str)
 def test_an_example_of_the_migration_runs_unchanged(example: Example, setup: MigrationSetup, tmp_path: Path) -> None:
-    """It exits with 0, and each image that it names exists and can be decoded."""
+    """The example exits with 0, and each image that it names exists and can be decoded."""
     run(example, setup.environment(), tmp_path)
 
     for name in set(re.findall(r"[\w-]+\.png", example.text)):
@@ -181,7 +181,7 @@ def test_every_kind_of_caller_has_an_example() -> None:
 
 @pytest.mark.parametrize("example", ROLLOUT, ids=str)
 def test_an_example_of_the_rollout_runs_unchanged(example: Example, setup: MigrationSetup, tmp_path: Path) -> None:
-    """It exits with 0. Calls to Scenario go to the simulator."""
+    """The example exits with 0. Calls to Scenario go to the simulator."""
     printed = run(example, {**setup.environment(), **setup.scenario.client_env()}, tmp_path)
 
     if example.language == "python":
@@ -213,7 +213,7 @@ def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float
 
 
 def test_the_formula_of_the_rollout_is_close_to_a_simulated_queue() -> None:
-    """Its p50 and p95 differ by at most a sixth, for each row of the table."""
+    """The formula's p50 and p95 differ by at most a sixth from the simulated queue's, for each row of the table."""
     [formula] = [example for example in ROLLOUT if example.language == "python"]
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):

@@ -36,7 +36,7 @@ def run(command: list[str], setup: WorkerSetup, folder: Path) -> subprocess.Comp
 
 
 def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> None:
-    """It generates knight.png with nothing but environment variables."""
+    """The README's example generates knight.png with nothing but environment variables."""
     [example] = EXAMPLE.findall((ROOT / "README.md").read_text())
     ended = run([sys.executable, "-c", example], setup, tmp_path)
 
@@ -47,7 +47,7 @@ def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> N
 
 
 def test_the_readme_s_block_for_a_terminal_runs() -> None:
-    """On a free port: two images in debug-output/, their paths printed, no base64."""
+    """The block runs on a free port, writes two images to debug-output/ and prints their paths without base64."""
     [block] = BY_HAND.findall((ROOT / "README.md").read_text())
     port = free_port()
     here = block.replace("simulator &", f"simulator --port {port} &").replace(":8188", f":{port}")
@@ -84,7 +84,7 @@ def test_one_script_generates_an_image(setup: WorkerSetup, tmp_path: Path) -> No
 
 
 def test_validate_endpoint_writes_its_evidence(setup: WorkerSetup, tmp_path: Path) -> None:
-    """It exits with 0, and writes images, requests, results and a page that shows them."""
+    """The script exits with 0, and writes images, requests, results and a page that shows them."""
     script = str(ROOT / "scripts" / "validate_endpoint")
     ended = run([script, *SMALL, "--output", str(tmp_path)], setup, ROOT)
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -102,7 +102,7 @@ def test_validate_endpoint_writes_its_evidence(setup: WorkerSetup, tmp_path: Pat
 
 
 def test_validate_endpoint_fails_for_a_failing_endpoint(setup: WorkerSetup, tmp_path: Path) -> None:
-    """It exits with 1, and names the failed case."""
+    """The script exits with 1, and names the failed case."""
     assert setup.simulator is not None
     setup.simulator.faults.fail_node("KSampler", "RuntimeError", "boom", times=1)
     script = str(ROOT / "scripts" / "validate_endpoint")

@@ -57,7 +57,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, str]) -> None:
-    """`scripts/release/wheel` installs it into a new environment, where it generates an image on the simulator."""
+    """`scripts/release/wheel` installs the wheel into a new environment, which generates an image on the simulator."""
     wheel, printed = built
     version, image, path = printed.splitlines()
 
@@ -67,7 +67,7 @@ def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, str]) -> Non
 
 
 def test_the_wheel_has_the_workflows_and_not_the_worker(built: tuple[Path, str], tmp_path: Path) -> None:
-    """Unpacked into a folder and imported, it finds the templates inside itself."""
+    """The wheel, unpacked into a folder and imported, finds the templates inside itself."""
     with zipfile.ZipFile(built[0]) as archive:
         names = archive.namelist()
         [entry_points] = [name for name in names if name.endswith("entry_points.txt")]

@@ -31,7 +31,7 @@ DATA_FOLDERS = ("input", "output", "temp", "user")
 FRONT_END_FOLDER = "worker/web"
 """Folder for ComfyUI's web pages, inside the data folder. It stays empty."""
 PATHS_CONFIG_FILE = "worker/extra_model_paths.yaml"
-"""The list of model folders for ComfyUI, inside the data folder. A file of that name beside main.py is the user's."""
+"""The list of model folders for ComfyUI, inside the data folder. A file of that name next to main.py is the user's."""
 
 log = logging.getLogger(__name__)
 

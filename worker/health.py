@@ -1,7 +1,7 @@
 """Container health check: python -m worker.health.
 
 Exit status 0 if ComfyUI responds, its disk has space, and the local API (if SERVE_API_LOCALLY is on) accepts
-connections; otherwise 1. It runs every 30 seconds beside the GPU work, so it imports only the standard library and
+connections; otherwise 1. It runs every 30 seconds during the GPU work, so it imports only the standard library and
 modules that do the same.
 """
 

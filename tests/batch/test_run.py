@@ -125,7 +125,7 @@ def test_a_chain_uses_the_earlier_image(platform: RunPodPlatform, file: Path) ->
 
 
 def test_a_dry_run_sends_nothing(platform: RunPodPlatform, file: Path) -> None:
-    """It prints the plan, and writes nothing."""
+    """A dry run prints the plan, writes nothing and sends nothing."""
     status, report = batch(platform, file, "--dry-run")
 
     assert status == 0
@@ -135,7 +135,10 @@ def test_a_dry_run_sends_nothing(platform: RunPodPlatform, file: Path) -> None:
 
 
 def test_a_failed_image_does_not_stop_the_others(platform: RunPodPlatform, file: Path) -> None:
-    """It is reported with its code and remedy, and so are images derived from it; the next run only generates those."""
+    """A failed image and the images derived from it are reported with code and remedy.
+
+    The next run only generates those.
+    """
 
     def respond(job: Body) -> Body:
         return FAILED if job["input"]["prompt"] == "a knight" else image_result(job)
@@ -337,7 +340,7 @@ def test_each_game_has_its_own_folder(platform: RunPodPlatform, file: Path) -> N
 
 @pytest.mark.usefixtures("_in_folder")
 def test_a_direct_comfyui_has_no_price(file: Path) -> None:
-    """Its images cost nothing."""
+    """Images of a direct ComfyUI cost nothing."""
     out = io.StringIO()
     with Simulator() as simulator:
         status = main(["batch", str(file), "--type=ui"], {"COMFYUI_ENDPOINT": simulator.url}, out, io.StringIO())

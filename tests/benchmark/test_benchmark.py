@@ -111,7 +111,7 @@ def test_the_conditions_are_recorded(measured: tuple[int, dict[str, Any], Path],
 
 
 def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, Any], Path]) -> None:
-    """Three PNGs, and a page that loads nothing from other servers and fits into narrow and wide windows."""
+    """The report is three PNGs and a page that loads nothing from other servers and fits narrow and wide windows."""
     _, _, folder = measured
     for name in ("latency", "throughput", "cost"):
         with Image.open(folder / f"{name}.png") as image:
@@ -131,7 +131,7 @@ def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, An
 def test_two_runs_are_shown_side_by_side(
     measured: tuple[int, dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--compare reads both and names them by their files; nothing is sent."""
+    """--compare reads both runs and names them by their files; nothing is sent."""
     _, found, folder = measured
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**found, "levels": found["levels"][:1]}))
@@ -151,7 +151,7 @@ def test_two_runs_are_shown_side_by_side(
 def test_a_file_that_is_not_a_benchmark_is_reported(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With status 3 and no traceback."""
+    """The command exits with status 3 and prints no traceback."""
     (tmp_path / "a.json").write_text(text)
 
     assert main(["--compare", str(tmp_path / "a.json")], {}) == 3
@@ -234,7 +234,7 @@ def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) 
 
 
 def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
-    """It does not continue to be billed after the benchmark."""
+    """A job over the time limit is cancelled, so that it is not billed after the benchmark."""
     limits = ("--job-timeout-s", "0.5", "--hold-s", "0", "--warmups", "0", "--levels", "1", "--jobs", "1")
     status, found = run({**stuck_platform.client_env(), **PRICE_VARIABLE}, tmp_path, *limits)
 
@@ -286,13 +286,13 @@ def test_the_price_is_from_the_catalogue_if_there_is_a_key(platform: RunPodPlatf
 def test_an_invalid_setting_is_one_sentence(
     arguments: list[str], environment: dict[str, str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With status 3, before anything is sent."""
+    """The error is one sentence with status 3, before anything is sent."""
     assert main(arguments, environment) == 3
     assert expected in capsys.readouterr().err
 
 
 def test_the_script_is_one_command() -> None:
-    """`scripts/benchmark --help` describes it."""
+    """`scripts/benchmark --help` describes the script."""
     command = [str(ROOT / "scripts" / "benchmark"), "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
 

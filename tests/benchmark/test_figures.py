@@ -38,7 +38,7 @@ def test_the_stages_of_a_job_on_our_worker() -> None:
 
 
 def test_the_stages_of_a_direct_comfyui() -> None:
-    """Its queue is its delay: it is not counted twice."""
+    """A direct ComfyUI's queue time is the job's delay, and is not counted twice."""
     direct = {name: value for name, value in TIMINGS.items() if name != "total_s"}
 
     assert stages_of(6.0, 0.5, 4.0, direct) == {
@@ -51,7 +51,7 @@ def test_the_stages_of_a_direct_comfyui() -> None:
 
 
 def test_the_stages_of_a_stock_worker() -> None:
-    """It reports no timings: its execution is one stage."""
+    """The stock worker reports no timings, so its execution is one stage."""
     assert stages_of(8.0, 2.0, 5.0, {}) == {"wait": 2.0, "execute": 5.0, "rest": 1.0}
     assert stages_of(8.0, None, None, {}) == {"rest": 8.0}
 
@@ -65,7 +65,7 @@ def test_the_stages_of_a_stock_worker() -> None:
 def test_stages_are_known_ones_and_no_time_is_lost(
     total: float, delay: float | None, execution: float | None, timings: dict[str, float]
 ) -> None:
-    """They add up to at least the total, and none is negative."""
+    """The stages add up to at least the total, and none is negative."""
     stages = stages_of(total, delay, execution, timings)
 
     assert set(stages) <= set(STAGES)
@@ -85,7 +85,7 @@ def test_percentiles_are_ordered(values: list[float]) -> None:
 
 
 def test_percentiles_by_example() -> None:
-    """Those of 0 to 100 are the numbers themselves; those of an empty list do not exist."""
+    """The percentiles of the numbers 0 to 100 are the numbers themselves; an empty list has none."""
     assert percentiles([float(each) for each in range(101)]) == {
         "p50": 50,
         "p95": 95,
@@ -124,14 +124,14 @@ def test_a_level_counts_every_job_once() -> None:
 
 
 def test_a_level_without_a_success_has_no_figures() -> None:
-    """It is not shown as fast or cheap."""
+    """A level whose jobs all failed is not shown as fast or cheap."""
     level = level_figures(1, [Sample(1, FAILED, 0.0, 1.0, error=("network", "gone"))], PRICE, None)
 
     assert (level["total"], level["stages"], level["cost"], level["images_per_min"]) == (None, {}, None, None)
 
 
 def test_the_cost_of_an_image() -> None:
-    """By execution each job's seconds are rounded up; by time all workers are paid for the whole level."""
+    """By execution, each job's seconds are rounded up; by time, all workers are paid for the whole level."""
     done = [succeeded_job(1, 0.0, 2.0), succeeded_job(2, 0.0, 4.0, 2.0)]
 
     assert cost(done, 3.5, PRICE, 2) == {"by_execution": 0.002, "by_time": 0.004}
@@ -141,7 +141,7 @@ def test_the_cost_of_an_image() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
 def test_seconds_have_three_digits(value: float | None, text: str) -> None:
-    """Also if there is no value."""
+    """Seconds are formatted with three digits; a missing value is formatted too."""
     assert seconds(value) == text
 
 

@@ -20,7 +20,7 @@ from tests.cli.conftest import Shell
 
 
 def test_an_image_is_written_to_its_file(shell: Shell, platform: RunPodPlatform) -> None:
-    """`txt2img "…" -o knight.png` writes it, and prints its path, size and seed."""
+    """`txt2img "…" -o knight.png` writes the image, and prints its path, size and seed."""
     ended = shell("txt2img", "a knight", "-o", "knight.png", "--seed", "7", "--width", "512", "--no-metadata")
 
     [job] = platform.jobs.values()
@@ -33,7 +33,7 @@ def test_an_image_is_written_to_its_file(shell: Shell, platform: RunPodPlatform)
 
 
 def test_the_default_name_has_workflow_and_seed(shell: Shell) -> None:
-    """Another seed overwrites nothing."""
+    """The default file name has the seed, so an image with another seed does not overwrite it."""
     shell("txt2img", "a knight", "--seed", "7")
 
     assert Path("flux-dev-txt2img-7.png").exists()
@@ -129,7 +129,7 @@ def test_several_images_are_numbered(platform: RunPodPlatform, shell: Shell) -> 
 
 
 def test_a_failed_job_exits_with_1_and_a_wait_timeout_with_5(platform: RunPodPlatform, shell: Shell) -> None:
-    """The status alone distinguishes them."""
+    """The exit status alone distinguishes a failed job from a wait timeout."""
     failure = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: failure):
         failed = shell("txt2img", "x", **other.client_env())
@@ -155,7 +155,7 @@ def test_doctor_reports_each_check(shell: Shell, platform: RunPodPlatform) -> No
 
 
 def test_doctor_names_missing_models(shell: Shell) -> None:
-    """For a direct ComfyUI it checks the workflows' files."""
+    """For a direct ComfyUI, `doctor` checks the files of the workflows' models."""
     with Simulator() as whole, Simulator(models={"vae": ()}) as poor:
         healthy = shell("doctor", COMFYUI_ENDPOINT=whole.url)
         unhealthy = shell("doctor", COMFYUI_ENDPOINT=poor.url)
@@ -193,7 +193,7 @@ def test_every_error_is_explained(shell: Shell) -> None:
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh"])
 def test_completion_is_a_script(shell: Shell, shell_name: str) -> None:
-    """It has the commands, and the flags from the schemas."""
+    """The completion script has the commands, and the flags from the schemas."""
     script = shell("completion", shell_name).out
 
     assert "img2img" in script
@@ -201,7 +201,7 @@ def test_completion_is_a_script(shell: Shell, shell_name: str) -> None:
 
 
 def test_a_webp_image_has_its_suffix(shell: Shell, platform: RunPodPlatform) -> None:
-    """The file's suffix is that of its type."""
+    """The file's suffix matches the image's type."""
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, "WEBP")
     image: Body = image_entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}

@@ -59,7 +59,7 @@ def respond_in_format(job: Body) -> Body:
 def test_an_invalid_output_is_rejected_before_anything_is_sent(
     shell: Shell, platform: RunPodPlatform, command: list[str], arguments: list[str], reason: str
 ) -> None:
-    """Status 2, the reason, and no job."""
+    """The command exits with status 2 and the reason, and submits no job."""
     ended = shell(*command, *arguments)
 
     assert ended.status == 2
@@ -79,7 +79,7 @@ def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pat
 
 @pytest.mark.parametrize("output", ["new/folder/x.png", "new/folder/"])
 def test_missing_folders_are_created(shell: Shell, output: str) -> None:
-    """Those of a file, and a folder that is named with a final slash."""
+    """The folders of a file, and a folder that is named with a final slash, are created."""
     ended = shell("txt2img", "a knight", "--seed", "7", "-o", output)
 
     assert ended.status == 0, ended.err
@@ -148,7 +148,7 @@ def test_the_name_may_contain_the_seed(shell: Shell) -> None:
 
 
 def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell does not expand --output=~/x.png."""
+    """`--output=~/x.png` is written to the home folder, although a shell does not expand this tilde."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     assert shell("txt2img", "a knight", "--output=~/x.png").status == 0
@@ -232,7 +232,7 @@ def test_a_broken_pipe_loses_no_image(platform: RunPodPlatform, tmp_path: Path) 
 
 
 def test_a_device_is_written_to(shell: Shell) -> None:
-    """`-o /dev/null` does not replace it."""
+    """`-o /dev/null` writes to the device and does not replace it by a file."""
     assert shell("txt2img", "x", "-o", "/dev/null").status == 0
     assert Path("/dev/null").is_char_device()
     assert shell("txt2img", "x", "--seed", "7", "-o", "/dev/full").status == 1

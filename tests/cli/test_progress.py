@@ -38,7 +38,7 @@ def test_each_change_of_state_is_a_line() -> None:
 
 
 def test_a_line_at_each_interval() -> None:
-    """It has the elapsed time."""
+    """At each interval a line with the elapsed time is printed."""
     err = io.StringIO()
     with ProgressLog(err, tick_s=0.05) as lines:
         lines.show(Queued("job-1"))

@@ -117,7 +117,7 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
 def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: signal.Signals, status: int) -> None:
-    """Ctrl-C, SIGTERM and a closed terminal: the job is cancelled, and its id is printed before and after."""
+    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled, and its id is printed before and after."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
@@ -143,7 +143,7 @@ def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[s
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """`nohup` ignores SIGHUP for the command that it starts."""
+    """SIGHUP stays ignored in a command that `nohup` has started."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with raise_on_sigterm():
@@ -153,7 +153,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 def test_ctrl_c_of_wait_does_not_cancel_the_job(tmp_path: Path) -> None:
-    """`wait` did not start the job."""
+    """Ctrl-C of `wait` leaves the job running, because `wait` did not start it."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         job_id = platform.submit({"prompt": "x"})
         terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)

@@ -163,7 +163,7 @@ def test_the_error_without_variables_lists_every_alternative(environment: dict[s
     "command", [["submit", "txt2img", "-iprompt=x"], ["wait", "a"], ["status", "a"], ["cancel", "a"]]
 )
 def test_submit_is_rejected_for_a_direct_comfyui(shell: Shell, command: list[str]) -> None:
-    """Its jobs end with their process: the commands say so with the remedy, and start none."""
+    """Jobs of a direct ComfyUI end with their process, so `submit` fails with the remedy and starts none."""
     with Simulator() as simulator:
         ended = shell(*command, COMFYUI_ENDPOINT=simulator.url)
         prompts = simulator.executions
@@ -174,7 +174,7 @@ def test_submit_is_rejected_for_a_direct_comfyui(shell: Shell, command: list[str
 
 
 def test_simulate_has_help_without_aiohttp(tmp_path: Path) -> None:
-    """Its help lists the faults on a machine that only has the client."""
+    """The help of `simulate` lists the faults on a machine that only has the client installed."""
     (tmp_path / "aiohttp.py").write_text("raise ImportError")
     for arguments in (["simulate", "--help"], ["help", "simulate"]):
         ended = subprocess.run(

@@ -66,8 +66,9 @@ CONTENTS: Mapping[str, bytes] = {
 class Canaries:
     """The planted files, and the expected file tree after all jobs.
 
-    Args:     directory: ComfyUI's base folder, if this process can access it.     outside: a folder that does not
-    belong to ComfyUI.
+    Args:
+        directory: ComfyUI's base folder, if this process can access it.
+        outside: a folder that does not belong to ComfyUI.
     """
 
     def __init__(self, directory: Path | None, outside: Path) -> None:

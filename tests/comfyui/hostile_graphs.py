@@ -2,10 +2,10 @@
 
 An attack puts one path, in one spelling, by one means into one input of a node class:
 
-- path: a file that the generator is given (another job's, one outside ComfyUI's folders, a device, a secret); -
-spelling: absolute, relative with `..`, Windows, percent-encoded, annotated, ... (`spellings`); - means: a literal,
-`__value__`, a list, a link to nodes that produce text, an override, an image's name; - input: every input of the
-engine's /object_info that may be a file name, by its name, type or upload flag.
+- path: a file that the generator is given (another job's, one outside ComfyUI's folders, a device, a secret);
+- spelling: absolute, relative with `..`, Windows, percent-encoded, annotated, ... (`spellings`);
+- means: a literal, `__value__`, a list, a link to nodes that produce text, an override, an image's name;
+- input: every input of ComfyUI's /object_info that may be a file name, by its name, type or upload flag.
 """
 
 from __future__ import annotations
@@ -70,10 +70,7 @@ class FileInput:
     input: str
     kind: str
     is_rare: bool
-    """Whether attacks on this input are rarer:
-
-    ComfyUI checks its list of models itself, or the node writes a whole model.
-    """
+    """Whether this input is attacked less often: ComfyUI checks model names, or the node writes a whole model."""
 
 
 def file_inputs(node_types: NodeTypes) -> list[FileInput]:
@@ -240,10 +237,13 @@ def _completed_text(node: dict[str, Any], node_types: NodeTypes) -> dict[str, An
 
 
 class Generator:
-    """Creates attacks on one engine; the same seed creates the same attacks.
+    """Creates attacks on one ComfyUI. The same seed creates the same attacks.
 
-    Args:     node_types: the engine's /object_info.     base: the folder of its input, output and temp.     targets:
-    absolute paths of files (that exist or not) that no job may reach.
+    Args:
+        node_types: ComfyUI's /object_info.
+        base: the folder that contains its input, output and temp folders.
+        targets: absolute paths that no job may reach. The files may or may not exist.
+        seed: the seed of the random choices.
     """
 
     def __init__(self, node_types: NodeTypes, base: str, targets: Sequence[str], seed: int) -> None:

@@ -38,7 +38,7 @@ def b64(data: bytes) -> str:
 
 
 def becomes_idle(get_json: Ask) -> bool:
-    """Whether ComfyUI becomes idle within the time that a node which cannot be interrupted may take."""
+    """Return whether ComfyUI becomes idle within the time that a node which cannot be interrupted may take."""
     return until(lambda: get_json("/queue") == {"queue_running": [], "queue_pending": []})
 
 
@@ -298,7 +298,7 @@ def test_an_override_that_leaves_its_folders_is_an_invalid_input(job: Job) -> No
 
 
 def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """Notes of the editor are not missing nodes: they are removed."""
+    """Each missing node is named. Notes of the editor are removed, and are not reported as missing."""
     missing = {"class_type": "ImageResize+", "inputs": {}, "_meta": {"title": "My resize"}}
     note = {"class_type": "MarkdownNote", "inputs": {"text": "hi"}}
     with pytest.raises(JobError) as info:
@@ -315,7 +315,7 @@ def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mappin
 
 
 def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """Newer versions of ComfyUI add required inputs to nodes: they get their defaults, and the result has a warning."""
+    """Required inputs that newer versions of ComfyUI add get their defaults, with a warning in the result."""
     scaled = {
         "class_type": "ImageScale",
         "inputs": {"image": ["9", 0], "upscale_method": "area", "width": 32, "height": 32},

@@ -72,7 +72,7 @@ def sent(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dict[str, Any]
 
 
 def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
-    """It polls a job that reports progress, reads `output.images[0]` at once, and gets the image at the end."""
+    """SillyTavern polls a job that reports progress, reads `output.images[0]`, and gets the image at the end."""
     programs("node")
     arguments = [setup.platform.endpoint_url, setup.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
@@ -93,7 +93,7 @@ def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
 
 
 def test_the_curl_of_the_stock_readme_gets_its_images(setup: WorkerSetup, tmp_path: Path) -> None:
-    """Its one command, with its example: two save nodes, a preview, and an image that no node loads."""
+    """The README's command works with its example: two save nodes, a preview, and an image that no node loads."""
     programs("curl")
     image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
     body = tmp_path / "body.json"
@@ -174,7 +174,7 @@ def test_a_graph_with_nulls_beside_it_gets_its_image(setup: WorkerSetup) -> None
 
 @pytest.mark.parametrize("name", ["txt2img", "img2img", "custom sampler"])
 def test_clover_serverless_gets_its_image(image_field_setup: WorkerSetup, name: str) -> None:
-    """It sends a graph and its image to /runsync, polls /status, and reads `images[].image`."""
+    """Clover sends a graph and its image to /runsync, polls /status, and reads `images[].image`."""
     request: dict[str, Any] = {"workflow": custom_sampler() if name == "custom sampler" else flux()}
     if name == "img2img":
         image_name = "input_1764345600000.png"
@@ -188,7 +188,7 @@ def test_clover_serverless_gets_its_image(image_field_setup: WorkerSetup, name: 
 
 @pytest.mark.parametrize("image_name", [None, "input_1764345600000.png"], ids=["txt2img", "img2img"])
 def test_clover_direct_gets_its_image(image_name: str | None) -> None:
-    """It uploads, queues and polls /history of a ComfyUI itself, here the simulator, and downloads the saved file."""
+    """Clover uploads, queues, polls /history and downloads the saved file from a ComfyUI, here the simulator."""
     with Simulator(step_s=0.01) as simulator:
         if image_name:
             upload = {"image": (image_name, png(64))}

@@ -96,7 +96,7 @@ def test_a_report_survives_json(code: ErrorCode, message: str, details: dict[str
 
 
 def test_a_report_is_json_of_four_keys() -> None:
-    """It has the code, the message, whether it is retryable, and the details; letters are not escaped."""
+    """A report has the code, the message, whether a retry can help, and the details; letters are not escaped."""
     text = ErrorReport(ErrorCode.OUT_OF_MEMORY, "zu groß", {"node_id": "8"}).to_json()
 
     assert json.loads(text) == {
@@ -199,7 +199,7 @@ def test_the_envelope_is_a_json_schema() -> None:
 
 
 def test_a_job_error_prints_its_code_and_message() -> None:
-    """With the remedy of the registry. The details are only in its report."""
+    """The text of the error has code, message and the registry's remedy. The details are only in its report."""
     error = JobError.because(ErrorCode.INTERRUPTED, "Someone pressed stop.", node_id="3")
 
     assert str(error) == "interrupted: Someone pressed stop. Send the job again."

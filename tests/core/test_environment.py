@@ -97,7 +97,7 @@ def test_values_are_parsed(parse: Parse[Any], text: str, value: object) -> None:
     ],
 )
 def test_an_error_has_the_variable_s_help(parse: Parse[Any], text: str, expected: str) -> None:
-    """It also has the variable's name and its value."""
+    """The error has the variable's name, value and help text."""
     with pytest.raises(ConfigError, match=re.escape(f"NAME={text!r}: {expected}")) as info:
         Variable("NAME", parse, "Help.").read({"NAME": text})
 
@@ -113,7 +113,7 @@ def test_an_error_has_the_variable_s_help(parse: Parse[Any], text: str, expected
     ],
 )
 def test_an_error_shows_no_secret(declared: Variable[Any], text: str) -> None:
-    """Neither the value of a secret variable nor a URL that may contain a password."""
+    """The error shows neither the value of a secret variable nor a URL that may contain a password."""
     with pytest.raises(ConfigError, match=re.escape("NAME=(not shown)")) as info:
         declared.read({"NAME": text})
 
@@ -123,7 +123,7 @@ def test_an_error_shows_no_secret(declared: Variable[Any], text: str) -> None:
 
 @pytest.mark.parametrize("text", ["true", "1", "yes", "on"])
 def test_a_switch_accepts_the_same_values_everywhere(text: str) -> None:
-    """In the worker and in the shim."""
+    """A switch accepts the same values in the worker and in the shim."""
     assert Settings.from_env({"COMFYUI_URL": "http://gpu:8188", "WORKER_PREVIEWS": text}).previews
     assert ShimSettings.from_env({"SCENARIO_SHIM_STRICT": text}).is_strict
 

@@ -92,7 +92,7 @@ def test_other_lists_are_values(value: object) -> None:
 
 
 def test_a_node_without_a_title_has_its_type() -> None:
-    """As in ComfyUI's editor."""
+    """A node without a title is addressed by its class, as in ComfyUI's editor."""
     assert title_of({"class_type": "KSampler", "inputs": {}}) == "KSampler"
     assert title_of({"class_type": "KSampler", "_meta": {"title": None}}) == "KSampler"
     assert title_of({"class_type": "KSampler", "_meta": {"title": "Refine"}}) == "Refine"
@@ -232,7 +232,7 @@ def test_a_wrapped_value_is_unwrapped() -> None:
 
 
 def test_a_seed_of_minus_one_is_drawn_for_core_samplers() -> None:
-    """They reject -1; a custom sampler may use it with another meaning."""
+    """Core samplers reject -1, so a seed is drawn for them; a custom sampler may use -1 with another meaning."""
     graph: Graph = {
         "1": {"class_type": "KSampler", "inputs": {"seed": "-1"}},
         "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": -1}},

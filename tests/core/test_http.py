@@ -170,7 +170,7 @@ def test_headers_are_sent_with_every_call(server: RecordingServer) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 204, 304, 399])
 def test_a_status_below_400_is_returned(api: HttpApi, status: int) -> None:
-    """It is not an error."""
+    """A status below 400 is returned and does not raise an error."""
     assert api.call("GET", f"/status/{status}", timeout_s=PATIENCE_S).status_code == status
 
 
@@ -363,7 +363,7 @@ def test_retry_after_has_a_maximum(header: str, seconds: float) -> None:
 
 
 def test_an_error_does_not_show_the_query(api: HttpApi) -> None:
-    """It may contain a signature."""
+    """The query may contain a signature, so no error shows it."""
     with pytest.raises(RequestError) as info:
         api.call("GET", "/status/403?signature=secret", timeout_s=PATIENCE_S)
 
@@ -371,7 +371,7 @@ def test_an_error_does_not_show_the_query(api: HttpApi) -> None:
 
 
 def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
-    """So the call may be repeated, whatever it does."""
+    """After a refused connection any call may be repeated, because nothing was sent."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     api = HttpApi(f"http://127.0.0.1:{port}", name="The server", use_proxies=False)

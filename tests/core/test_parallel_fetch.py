@@ -53,7 +53,7 @@ def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) ->
 
 
 def test_sixteen_slow_urls_end_together(server: ImageServer, rules: FetchRules) -> None:
-    """They are fetched concurrently: one time limit ends them all, and the error names the first."""
+    """Slow URLs are fetched concurrently: one time limit ends all of them, and the error names the first."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"images\[\d\]\.image was not fetched") as info:
         fetch_images(wanted(server, "/slow.png", 16), replace(rules, timeout_s=1.0), lambda: None)
@@ -74,7 +74,7 @@ def test_all_images_share_one_time_limit(server: ImageServer, rules: FetchRules)
 
 
 def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchRules) -> None:
-    """It ends the wait within half a second, and the threads soon after, although the servers keep sending."""
+    """A cancellation ends the wait within half a second, and the threads soon after, while servers still send."""
     cancelled_at: list[float] = []
 
     def check() -> None:

@@ -302,7 +302,7 @@ def test_cookies_are_not_kept(server: ImageServer, rules: FetchRules) -> None:
     ],
 )  # fmt: skip
 def test_this_machine_is_rejected_in_every_spelling(server: ImageServer, host: str) -> None:
-    """It is rejected before a connection is made."""
+    """Every spelling of this machine's address is rejected before a connection is made."""
     strict = FetchRules(allow_http=True, extra_ports=frozenset({server.port}))
 
     assert "not on the public internet" in refusal(url_of(server, host=host), strict)
@@ -343,7 +343,7 @@ def test_mixed_addresses(addresses: list[str]) -> None:
 
 
 def test_a_resolver_s_invalid_address() -> None:
-    """It is not connected to."""
+    """No connection is made to an invalid address that a resolver returns."""
     assert "the connection failed" in refusal("https://images.example/", FetchRules(), Resolver(["127.1"]))
 
 

@@ -57,7 +57,7 @@ def test_the_printed_variables_work(deploy_setup: DeploySetup) -> None:
 
 
 def test_the_second_run_changes_nothing(deploy_setup: DeploySetup) -> None:
-    """It writes nothing, generates no image, and exits with 0."""
+    """The second run writes nothing, generates no image, and exits with 0."""
     deploy_setup.deploy()
     before = deploy_setup.account.writes()
     ended = deploy_setup.shell("deploy")  # without --yes: nothing needs a confirmation
@@ -69,7 +69,7 @@ def test_the_second_run_changes_nothing(deploy_setup: DeploySetup) -> None:
 
 
 def test_a_dry_run_changes_nothing(deploy_setup: DeploySetup) -> None:
-    """It prints the changes and the cost."""
+    """A dry run prints the changes and the cost, and changes nothing."""
     ended = deploy_setup.shell("deploy", "--dry-run")
 
     assert ended.status == 0
@@ -99,7 +99,7 @@ def test_without_a_terminal_nothing_is_confirmed(deploy_setup: DeploySetup) -> N
 
 
 def test_json_has_the_plan_the_prices_and_the_variables(deploy_setup: DeploySetup) -> None:
-    """One object on stdout, and with --yes nothing on stderr."""
+    """The command prints one object on stdout, and with --yes nothing on stderr."""
     ended = deploy_setup.deploy("--json")
     value = ended.json
 
@@ -192,7 +192,7 @@ def test_a_secret_that_runpod_repeats_in_an_error_is_not_shown(deploy_setup: Dep
 
 
 def test_volumes_and_credentials_are_found_by_name(deploy_setup: DeploySetup) -> None:
-    """They are named as in the console, and sent by their ids."""
+    """Volumes and credentials are named as in the console, and sent by their ids."""
     deploy_setup.write(
         '[storage]\nnetwork_volume = "models"\n', DESCRIPTION.replace("[gpu]", 'registry = "ghcr"\n[gpu]')
     )
@@ -209,7 +209,7 @@ def test_volumes_and_credentials_are_found_by_name(deploy_setup: DeploySetup) ->
     ],
 )
 def test_an_unknown_volume_or_credential_is_named(deploy_setup: DeploySetup, more: str, expected: str) -> None:
-    """With the existing ones; nothing is changed."""
+    """The error names the existing ones, and nothing is changed."""
     deploy_setup.write(f"[storage]\n{more}\n")
     ended = deploy_setup.deploy()
 
@@ -231,7 +231,7 @@ def test_setting_a_cached_model_keeps_other_fields(deploy_setup: DeploySetup) ->
 
 
 def test_a_cached_model_survives_an_update(deploy_setup: DeploySetup) -> None:
-    """It is checked after each PATCH, and set again if REST v2 has removed it."""
+    """The cached model is checked after each PATCH, and set again if REST v2 has removed it."""
     deploy_setup.write(STORED)
     deploy_setup.deploy()
     deploy_setup.account.faults.forgets_models = True
@@ -243,7 +243,7 @@ def test_a_cached_model_survives_an_update(deploy_setup: DeploySetup) -> None:
 
 
 def test_an_empty_text_removes_a_cached_model(deploy_setup: DeploySetup) -> None:
-    """Without the key it is not changed."""
+    """An empty text removes the cached model; without the key it is not changed."""
     deploy_setup.write(STORED)
     deploy_setup.deploy()
     deploy_setup.write('[storage]\nnetwork_volume = "models"\n')

@@ -21,7 +21,10 @@ def read(folder: Path, text: str) -> object:
 
 
 def test_the_shipped_file_is_valid_but_for_the_owner(tmp_path: Path, shipped: str) -> None:
-    """It has every field of the checklist. Its owner must be set, which is reported before anything is sent."""
+    """The shipped file has every field of the checklist.
+
+    Its owner must be set, which is reported before anything is sent.
+    """
     (tmp_path / "deploy.toml").write_text(shipped)
     description = read_description(tmp_path / "deploy.toml")
 
@@ -124,7 +127,7 @@ A_B = "c"
     ],
 )
 def test_one_fault_is_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
-    """It has the file, the path and the rule."""
+    """An error with one fault has the file, the path and the rule."""
     with pytest.raises(ConfigError, match=r"deploy\.toml") as caught:
         read(tmp_path, text)
 

@@ -17,7 +17,7 @@ def created(deploy_setup: DeploySetup) -> tuple[int, int]:
 
 @pytest.mark.parametrize("route", ["POST /templates", "POST /serverless"])
 def test_a_create_whose_response_is_lost_is_not_repeated(deploy_setup: DeploySetup, route: str) -> None:
-    """The connection is lost after it: the created object is found by name, and there is one of each."""
+    """The connection is lost after the create: the new object is found by name, and there is one of each."""
     deploy_setup.account.faults.drop_connection(route, after_handling=True)
     ended = deploy_setup.deploy()
 
@@ -28,7 +28,10 @@ def test_a_create_whose_response_is_lost_is_not_repeated(deploy_setup: DeploySet
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 def test_a_create_with_a_server_error_is_not_repeated(deploy_setup: DeploySetup, status: int) -> None:
-    """It may have worked: the object is looked up once, otherwise the error has the remedy. The next run continues."""
+    """The create may have worked: the object is looked up once, otherwise the error has the remedy.
+
+    The next run continues.
+    """
     deploy_setup.account.faults.respond("POST /serverless", status, body=PROBLEM)
     failed = deploy_setup.deploy()
     ended = deploy_setup.deploy()
@@ -43,7 +46,7 @@ def test_a_create_with_a_server_error_is_not_repeated(deploy_setup: DeploySetup,
 
 
 def test_a_create_that_worked_despite_an_error_is_used(deploy_setup: DeploySetup) -> None:
-    """For example a gateway's 504 for an endpoint that was created."""
+    """An endpoint that was created although a gateway returned 504 is found and used."""
     deploy_setup.account.faults.respond("POST /serverless", 504, body="<html>504</html>", after_handling=True)
     ended = deploy_setup.deploy()
 
@@ -86,7 +89,7 @@ def test_a_field_that_runpod_rejects_is_named(deploy_setup: DeploySetup) -> None
 
 
 def test_a_wrong_key_is_reported(deploy_setup: DeploySetup) -> None:
-    """401: the variable and where to find the key, with the exit status of a wrong setting."""
+    """For a 401 the error names the variable and where to find the key, with the exit status of a wrong setting."""
     ended = deploy_setup.deploy(RUNPOD_API_KEY="rpa_wrong")
 
     assert ended.status == 3
@@ -95,7 +98,7 @@ def test_a_wrong_key_is_reported(deploy_setup: DeploySetup) -> None:
 
 
 def test_a_read_only_key_is_reported(deploy_setup: DeploySetup) -> None:
-    """403: the plan is shown, and the error says which permission the key lacks."""
+    """For a 403 the plan is shown, and the error names the permission that the key lacks."""
     deploy_setup.account.faults.forbids_writing = True
     ended = deploy_setup.deploy("--json")
 
@@ -105,7 +108,7 @@ def test_a_read_only_key_is_reported(deploy_setup: DeploySetup) -> None:
 
 
 def test_an_unreachable_api_is_reported(deploy_setup: DeploySetup) -> None:
-    """With the exit status of an unreachable server, and that a retry is safe."""
+    """The error has the exit status of an unreachable server, and states that a retry is safe."""
     ended = deploy_setup.deploy(RUNPOD_REST_BASE_URL="http://127.0.0.1:1/v2")
 
     assert ended.status == 4
@@ -114,7 +117,7 @@ def test_an_unreachable_api_is_reported(deploy_setup: DeploySetup) -> None:
 
 @pytest.mark.parametrize("body", [{"templates": {}}, {"templates": [{"name": "flux"}]}, [], "<html>", {"id": 5}])
 def test_a_response_of_another_shape_is_an_error(deploy_setup: DeploySetup, body: object) -> None:
-    """It does not count as an empty list, which would create existing objects again."""
+    """An unexpected response does not count as an empty list, which would create existing objects again."""
     deploy_setup.account.faults.respond("GET /templates", 200, body=body)
     ended = deploy_setup.deploy()
 
@@ -123,7 +126,10 @@ def test_a_response_of_another_shape_is_an_error(deploy_setup: DeploySetup, body
 
 
 def test_destroy_deletes_in_order(deploy_setup: DeploySetup) -> None:
-    """Workers to 0, the endpoint, the template. Kept objects are listed, and a second run changes nothing."""
+    """`destroy` sets workers to 0, then deletes endpoint and template.
+
+    It lists kept objects; a second run changes nothing.
+    """
     deploy_setup.write('[storage]\nnetwork_volume = "models"\n')
     deploy_setup.deploy()
     before = len(deploy_setup.account.writes())
@@ -160,7 +166,7 @@ CALLS = (0, 4, 5, 6, 7)
 
 @pytest.mark.parametrize("last_counts", [False, True])
 def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySetup, *, last_counts: bool) -> None:
-    """Whether the failed call took effect or not: in the end there is one of each, and `destroy` leaves none."""
+    """If any call fails, with or without effect, the next run creates the rest, and `destroy` deletes everything."""
     deploy_setup.write(STORED)
     for calls in CALLS:
         deploy_setup.account.faults.end_after(calls, handles_last=last_counts)
@@ -181,7 +187,7 @@ def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySe
 
 
 def test_a_delete_whose_response_is_lost_is_repeated(deploy_setup: DeploySetup) -> None:
-    """A missing object is not an error."""
+    """A delete is sent again after a lost connection; a 404 for the object is then not an error."""
     deploy_setup.deploy()
     for route in ("DELETE /serverless", "DELETE /templates"):
         deploy_setup.account.faults.drop_connection(route, after_handling=True)

@@ -45,7 +45,7 @@ def test_a_cold_start_is_waited_for(empty_queue: RunPodPlatform) -> None:
 
 
 def test_an_endpoint_without_workers_gets_its_job(empty_queue: RunPodPlatform) -> None:
-    """With a minimum of 0 a worker may start only for a job, so the wait without a job is short."""
+    """With a minimum of 0 a worker may start only for a job, so the wait before the job is short."""
     messages: list[str] = []
     with client_from_env(empty_queue.client_env()) as client:
         await_worker(client.health, no_stale_workers, ReadyTimeouts(30, without_job_s=0.1), messages.append)
@@ -54,7 +54,7 @@ def test_an_endpoint_without_workers_gets_its_job(empty_queue: RunPodPlatform) -
 
 
 def test_no_gpu_in_time_has_its_own_outcome(empty_queue: RunPodPlatform) -> None:
-    """It ends with the reason, and with the exit status of an expired wait."""
+    """If no GPU is available in time, the command reports it and exits with the status of an expired wait."""
     empty_queue.faults.throttle_workers()
     with (
         client_from_env(empty_queue.client_env()) as client,
@@ -106,7 +106,7 @@ def test_the_wait_for_workers_with_old_settings_is_limited(empty_queue: RunPodPl
 
 
 def test_a_deployment_counts_stale_workers(deploy_setup: DeploySetup) -> None:
-    """Without the information the count is 0."""
+    """Stale workers are counted; the count is 0 if RunPod does not report them."""
     deploy_setup.account.workers = [{"id": "w", "status": "IDLE", "isStale": False}]
     assert deploy_setup.deploy("--picture").status == 0
     deploy_setup.account.faults.respond("GET /serverless/ep/workers", 404)
@@ -146,7 +146,7 @@ def test_the_output_folder_must_exist(deploy_setup: DeploySetup) -> None:
 
 
 def test_the_queue_s_url_is_returned_by_runpod() -> None:
-    """It is printed if it differs from the default, and not guessed if RunPod does not return it."""
+    """The queue's URL is printed if it differs from the default, and not guessed if RunPod does not return it."""
     usual = "https://api.runpod.ai/v2"
     endpoint = {"id": "ep", "requestUrls": {"run": f"{usual}/ep/run"}}
     other = {"id": "ep", "requestUrls": {"run": "https://eu.example/v2/ep/run"}}

@@ -21,7 +21,7 @@ def terminal_of(deploy_setup: DeploySetup, *arguments: str) -> Terminal:
 
 @pytest.mark.parametrize(("response", "status", "endpoints"), [("y", 0, 1), ("", 1, 0), ("no", 1, 0)])
 def test_it_asks_for_confirmation(deploy_setup: DeploySetup, response: str, status: int, endpoints: int) -> None:
-    """It prints the difference, then the question; only a yes is accepted."""
+    """The command prints the difference, then the question. Only a yes is accepted."""
     terminal = terminal_of(deploy_setup, "deploy", "--no-picture")
     assert until(lambda: "[y/N]" in terminal.screen), terminal.screen
     assert deploy_setup.account.writes() == []

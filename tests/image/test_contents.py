@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 MIB = 1024 * 1024
 ALLOWED_EXTRA_BYTES = 100 * MIB
 COMFYUI_REQUIREMENTS = ("aiohttp", "pillow")
-"""Requirements of the ComfyUI stand-in; a real ComfyUI requires torch instead."""
+"""Requirements of the substitute for ComfyUI; a real ComfyUI requires torch instead."""
 
 
 Saved: TypeAlias = Callable[[str], Path]

@@ -23,7 +23,7 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 from tests.image.conftest import BAKED, WORKER, BuiltImages
-from tests.image.standins import fill, make_models
+from tests.image.substitutes import fill, make_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -288,7 +288,7 @@ def test_an_unreadable_volume_is_reported(
 
 
 def _listed(images: BuiltImages) -> dict[str, Any]:
-    """Mount the stand-ins' models.txt over the real one, so that a container expects their sizes."""
+    """Mount the substitutes' models.txt over the real one, so that a container expects their sizes."""
     return {
         "mounts": [docker.types.Mount("/app/models.txt", str(images.models / "models.txt"), "bind", read_only=True)]
     }

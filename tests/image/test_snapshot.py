@@ -14,14 +14,14 @@ from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
 from bench.worker_setup import code_of
 from tests.image.conftest import NEVER, WORKER, BuiltImages
-from tests.image.standins import fill
+from tests.image.substitutes import fill
 
 pytestmark = pytest.mark.slow
 TAG = WORKER + "-nodes"
 
 
 def write_snapshot(folder: Path, images: BuiltImages, nodes: dict[str, str]) -> dict[str, str]:
-    """Write a snapshot.json of the stand-in's ComfyUI and nodes (commits by repository); return the build contexts."""
+    """Write a snapshot.json with the small ComfyUI and `nodes` (commits by repository); return the build contexts."""
     folder.mkdir()
     pinned = {images.git.url(name): {"hash": commit, "disabled": False} for name, commit in nodes.items()}
     snapshot = {"comfyui": images.worker.args["COMFYUI_REF"], "git_custom_nodes": pinned}

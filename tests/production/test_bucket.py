@@ -48,7 +48,7 @@ def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
 
 
 def test_a_job_s_own_bucket_is_used() -> None:
-    """`s3Config` beside the input names another bucket of the same provider."""
+    """`s3Config`, sent next to `input`, names another bucket of the same provider, which gets the images."""
     with S3Server(["pictures", "of-the-caller"]) as s3:
         s3_config = {
             "endpointUrl": s3.url,

@@ -46,7 +46,7 @@ def take_batch(setup: WorkerSetup, *items: str, ids: tuple[str, ...]) -> list[Qu
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )
 def test_an_invalid_item_costs_no_other_job(setup: WorkerSetup, item: str) -> None:
-    """It is dropped with one log line, and the other job of the batch runs."""
+    """An invalid item is dropped with one log line, and the other job of the batch runs."""
     lines = setup.worker.log.count("dropped a job whose result")
     [good] = take_batch(setup, item, job_text("beside"), ids=("beside",))
 

@@ -55,7 +55,7 @@ def run_with_client(platform: RunPodPlatform, story: Callable[[AsyncClient], Awa
 
 
 def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
-    """As in Client."""
+    """img2img of AsyncClient accepts bytes, as in Client."""
 
     async def story(client: AsyncClient) -> None:
         with ScriptedWorker(platform, image_result):
@@ -67,7 +67,7 @@ def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
 
 
 def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
-    """In another client: the job fails, is retried, and its events end with the result."""
+    """Another client opens the job by its id: the job fails, is retried, and its events end with the result."""
     responses = iter([{"error": FULL}])
 
     async def story(client: AsyncClient) -> None:

@@ -65,7 +65,7 @@ def test_every_provider_is_tested() -> None:
 
 
 def test_every_ability_has_a_provider() -> None:
-    """No ability is unused."""
+    """Each ability that a test can require is declared by at least one provider."""
     assert all(able(ability) for ability in Ability)
 
 
@@ -145,7 +145,7 @@ def test_a_caller_s_graph_runs(provider: ProviderUnderTest, workflows: Mapping[s
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_images_have_the_requested_format(provider: ProviderUnderTest, output_format: Any) -> None:  # noqa: ANN401 - a Literal
-    """In bytes, type and name."""
+    """Bytes, MIME type and file name of an image have the requested format."""
     image = provider.client.txt2img("a knight", output_format=output_format, seed=1, **SMALL).image
 
     assert image.mime_type == f"image/{output_format}"
@@ -177,7 +177,7 @@ def test_an_invalid_request_costs_nothing(provider: ProviderUnderTest, inputs: d
 
 
 def test_an_unknown_workflow_lists_the_known_ones(provider: ProviderUnderTest) -> None:
-    """It is reported by the provider or by its worker."""
+    """An unknown workflow is reported with the known ones, by the provider or by its worker."""
     with pytest.raises(JobError, match="flux-dev-txt2img") as info:
         provider.client.run("txt3img", prompt="x")
 
@@ -270,7 +270,7 @@ def test_an_unknown_job_is_expired(provider: ProviderUnderTest) -> None:
 
 
 def test_map_returns_outcomes_in_order(provider: ProviderUnderTest) -> None:
-    """One invalid request among many is one failed outcome."""
+    """`map` returns outcomes in the order of the requests; an invalid request among them is one failed outcome."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(5)]
     requests[2] = {"prompt": "a knight", "steps": 0}
     outcomes = list(provider.client.map(requests, 3))

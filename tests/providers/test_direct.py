@@ -113,7 +113,7 @@ def test_queued_jobs_can_be_purged_and_none_is_retried(client: Client, simulator
 
 
 def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:
-    """Nothing of the job is left in ComfyUI."""
+    """Closing the provider interrupts the running job, and nothing of the job is left in ComfyUI."""
     simulator.faults.hang_sampling()
     client = client_from_env({"COMFYUI_ENDPOINT": simulator.url})
     job = client.submit(**SMALL)

@@ -19,7 +19,7 @@ from comfy_core.object_store import ObjectStore
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, incompressible_png, png
 from simulators.waiting import until
-from tests.fakes.gate import Gate
+from tests.fakes.closed_port import ClosedPort
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_an_outage_longer_than_the_wait_is_a_wait_timeout(platform: RunPodPlatfo
 def test_a_submit_whose_connection_is_lost_is_not_repeated(
     platform: RunPodPlatform, route: Literal["run", "runsync"], arrived: bool
 ) -> None:
-    """Whether it arrived or not: the error says that the job may run."""
+    """Whether the submit arrived or not, it is not repeated, and the error says that the job may run."""
     platform.faults.drop_connection(route, after_handling=arrived)
     with (
         client_from_env(platform.client_env(), sync_wait_s=1.0) as client,
@@ -117,9 +117,9 @@ def test_a_submit_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, 
 
 def test_a_refused_connection_is_retried_until_the_platform_listens(platform: RunPodPlatform) -> None:
     """A refused connection sent nothing, so the submit is repeated, and there is one job."""
-    with Gate(platform.base_url) as gate, ScriptedWorker(platform, image_result):
-        environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
-        opening = threading.Timer(1.0, gate.open)
+    with ClosedPort(platform.base_url) as closed_port, ScriptedWorker(platform, image_result):
+        environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": closed_port.url}
+        opening = threading.Timer(1.0, closed_port.open)
         opening.start()
         with client_from_env(environment) as client:
             assert client.txt2img("a knight").images
@@ -130,8 +130,8 @@ def test_a_refused_connection_is_retried_until_the_platform_listens(platform: Ru
 
 def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform) -> None:
     """After several attempts the error says that no job runs."""
-    with Gate(platform.base_url) as gate:
-        environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
+    with ClosedPort(platform.base_url) as closed_port:
+        environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": closed_port.url}
         with client_from_env(environment) as client, pytest.raises(RequestError, match="not reached") as info:
             client.submit(prompt="a knight")
 
@@ -154,7 +154,7 @@ def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Clien
 
 
 def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
-    """From the worker through S3. Changed or deleted files are result_lost; the signature is not shown."""
+    """A result is downloaded through S3. Changed or deleted files are result_lost; the signature is not shown."""
     with S3Server() as s3:
         variables = {
             "BUCKET_ENDPOINT_URL": s3.url,
@@ -184,9 +184,9 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
 
 
 def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """It is a RequestError and not a lost result, without the signature; no second job is sent."""
+    """An unreachable bucket is a RequestError and not a lost result, shows no signature, and causes no second job."""
     data = png()
-    with Gate("http://127.0.0.1:1") as closed_port:
+    with ClosedPort("http://127.0.0.1:1") as closed_port:
         stored = image_entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
         with ScriptedWorker(platform, lambda _: {"output": {"images": [stored]}}):
             job = client.submit(prompt="a knight")
@@ -247,7 +247,7 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
 
 
 def test_a_call_that_is_cancelled_at_once_cancels_its_job(platform: RunPodPlatform) -> None:
-    """Even if the platform does not know the job yet at the first cancel request."""
+    """The job is cancelled even if the platform does not know it yet at the first cancel request."""
 
     async def cancelled_run() -> None:
         async with async_client_from_env(platform.client_env()) as client:

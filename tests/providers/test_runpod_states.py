@@ -370,7 +370,7 @@ def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None
 
 
 def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
-    """It does so without relying on the client's checks."""
+    """The endpoint rejects an empty input without relying on the client's checks."""
     endpoint = RunPodEndpoint(platform.endpoint_id, platform.api_key, platform.base_url)
     with Client(WorkerProvider(endpoint, {})) as client, pytest.raises(JobError) as info:
         client.run()

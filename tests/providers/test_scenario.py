@@ -254,7 +254,7 @@ def test_retry_and_purge_are_not_supported(client_of_scenario: Client) -> None:
 
 
 def test_health_checks_keys_and_model(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """It counts the project's jobs; the error for a wrong key or an unknown model names the variable."""
+    """Health counts the project's jobs. The error for a wrong key or an unknown model names the variable."""
     scenario.faults.hold_job()
     client_of_scenario.submit(prompt="x", **SMALL)
     assert until(lambda: client_of_scenario.health().jobs["inProgress"] == 1)
@@ -277,7 +277,7 @@ def test_health_checks_keys_and_model(scenario: ScenarioSimulator, client_of_sce
 def test_nothing_secret_is_shown(
     scenario: ScenarioSimulator, client_of_scenario: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither keys nor prompts nor images are in errors, representations and logs at any level."""
+    """Errors, representations and logs of any level contain neither keys nor prompts nor images."""
     caplog.set_level("DEBUG")
     client_of_scenario.img2img(KNIGHT, "a very secret castle", **SMALL)
     scenario.faults.respond("generate", 500)
@@ -305,7 +305,7 @@ def test_nothing_secret_is_shown(
     ],
 )
 def test_an_invalid_variable_is_named(scenario: ScenarioSimulator, changes: dict[str, str], expected: str) -> None:
-    """It is rejected before anything is sent, without showing a secret."""
+    """An invalid variable is rejected by name before anything is sent, without showing a secret."""
     with pytest.raises(ConfigError, match=expected) as info:
         scenario_client(scenario, **changes)
 

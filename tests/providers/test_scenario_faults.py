@@ -11,7 +11,7 @@ from comfy_client.job import ProviderUnavailable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
 from simulators.scenario import MODEL, ScenarioSimulator
-from tests.fakes.gate import Gate
+from tests.fakes.closed_port import ClosedPort
 from tests.providers.provider_fixtures import scenario_client
 
 pytestmark = pytest.mark.slow
@@ -71,8 +71,8 @@ def test_a_submit_without_a_response_may_have_started_a_job(
 def test_a_refused_connection_started_no_job(scenario: ScenarioSimulator) -> None:
     """The error says that no job runs."""
     with (
-        Gate(scenario.url) as gate,
-        scenario_client(scenario, SCENARIO_BASE_URL=gate.url) as client,
+        ClosedPort(scenario.url) as closed_port,
+        scenario_client(scenario, SCENARIO_BASE_URL=closed_port.url) as client,
         pytest.raises(RequestError) as info,
     ):
         client.submit(prompt="x")
@@ -127,7 +127,7 @@ def test_a_failed_job_has_scenario_s_reason(scenario: ScenarioSimulator, client_
 
 
 def test_a_job_without_an_image_is_no_output(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """It succeeded without an asset."""
+    """A job that succeeded without an asset is reported as no_output."""
     scenario.faults.lose_assets()
     with pytest.raises(JobError) as info:
         client_of_scenario.txt2img("x", **SMALL)
@@ -136,7 +136,7 @@ def test_a_job_without_an_image_is_no_output(scenario: ScenarioSimulator, client
 
 
 def test_a_truncated_image_is_downloaded_again(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """It is downloaded once more, and then reported as lost."""
+    """A truncated image is downloaded once more, and then reported as lost."""
     scenario.faults.cut_image()
     assert client_of_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
     scenario.faults.cut_image(times=2)

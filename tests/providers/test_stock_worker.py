@@ -59,7 +59,7 @@ def test_several_images_become_one_graph(workflows: Mapping[str, Workflow]) -> N
 
 
 def test_a_single_image_keeps_its_graph(workflows: Mapping[str, Workflow]) -> None:
-    """Its nodes are not renamed."""
+    """The nodes of a graph with a single image are not renamed."""
     [graph] = rendered(workflows, seed=1).graphs
 
     assert merge_graphs([graph]) == graph

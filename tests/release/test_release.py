@@ -137,10 +137,7 @@ def test_an_error_is_one_sentence_and_a_status() -> None:
 def test_disk_space_is_freed_or_the_job_fails(
     free: list[str], runner: str, status: int, deletes: bool, tmp_path: Path
 ) -> None:
-    """It deletes only if necessary, and only on GitHub's own runners.
-
-    Too little space fails the job with the remedy.
-    """
+    """Files are only deleted if necessary, on GitHub's own runners. Too little space fails the job with the remedy."""
     fakes = FakeCommands(tmp_path, ("df", "sudo", "docker"), {"df": [f"Avail\n {gb}\n" for gb in free]})
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "free_disk_space"), "40"],

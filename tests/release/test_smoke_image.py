@@ -73,10 +73,7 @@ def smoke(
 
 
 def test_a_valid_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) -> None:
-    """It runs the shipped job.
-
-    Every container and network that it created is removed, each as restricted as on a host.
-    """
+    """The shipped job runs. Containers and networks are removed afterwards, and were restricted as on a host."""
     ended, fakes = smoke(api.server_port, tmp_path)
 
     assert ended.returncode == 0, ended.stderr
@@ -105,7 +102,7 @@ def test_a_valid_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path)
 def test_an_image_without_metadata_fails(
     api: LocalApi, tmp_path: Path, config: dict[str, object], expected: str
 ) -> None:
-    """Before any container is started."""
+    """The check fails before any container is started."""
     ended, fakes = smoke(api.server_port, tmp_path, config)
 
     assert ended.returncode == 1
@@ -134,7 +131,7 @@ def test_a_worker_that_must_be_killed_fails(api: LocalApi, tmp_path: Path) -> No
 
 
 def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None:
-    """The script does not wait for the API."""
+    """The script fails at once, without waiting for the API."""
     with LocalApi() as silent:
         port = silent.server_port
 

@@ -135,7 +135,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
-    """It succeeds as GitHub runs it (bash -e -o pipefail), and builds and publishes only what CALLS lists."""
+    """Each step's script succeeds as GitHub runs it (bash -e -o pipefail), and publishes only what CALLS lists."""
     programs("jq")
     responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
     fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
@@ -158,13 +158,13 @@ def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_p
 
 
 def test_every_step_of_calls_exists() -> None:
-    """CALLS names no removed step."""
+    """Every step that CALLS names exists in its workflow."""
     assert CALLS.keys() <= {step.name for step in STEPS}
 
 
 @pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
 def test_the_required_job_fails_unless_all_succeeded(result: str) -> None:
-    """Also if a job was skipped or cancelled."""
+    """The required job fails if any other job failed, was skipped or was cancelled."""
     [step] = [step for step in STEPS if step.name == "ci/required: All jobs succeeded"]
     ended = subprocess.run(
         ["bash", "-e", "-c", step.script],  # noqa: S607
@@ -177,7 +177,7 @@ def test_the_required_job_fails_unless_all_succeeded(result: str) -> None:
 
 
 def test_without_docker_hub_the_images_only_go_to_ghcr(repository: Path, tmp_path: Path) -> None:
-    """Its two secrets may be missing."""
+    """Without the two secrets of Docker Hub, images are only pushed to ghcr.io."""
     [step] = [step for step in STEPS if step.name == "image/image: Push"]
     fakes = FakeCommands(tmp_path / "fakes", ("docker",), {})
     env = {"PATH": fakes.path, "GITHUB_SHA": COMMIT, "GHCR": GHCR, "DOCKERHUB_USERNAME": ""}
@@ -203,7 +203,7 @@ def test_shellcheck_finds_nothing_in_a_step(step: WorkflowStep) -> None:
 
 
 def test_permissions_and_timeouts_are_set_by_each_job() -> None:
-    """A workflow has no permission at its top."""
+    """Each job sets its own permissions and timeout; the workflow itself has no permission."""
     for name, content in workflows().items():
         assert content["permissions"] == {}, name
         assert content["concurrency"]["group"], name

@@ -319,7 +319,7 @@ def test_no_writable_folder_for_downloads_is_an_error(
 
 
 def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]) -> None:
-    """Each file once, as folder/file."""
+    """The models of all workflows are required, each file once, as folder/file."""
     models = required_models(workflows)
 
     assert "vae/ae.safetensors" in models

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFixture) -> None:
-    """One log line with every step, in order, in a machine-readable field."""
+    """One log line has every step, in order, in a machine-readable field."""
     times = BootTimes(lambda: 5.0)
     times.note("python")
     with caplog.at_level(logging.INFO):

@@ -74,7 +74,7 @@ def test_variables_named_like_secrets_are_not_passed_on(name: str) -> None:
 
 
 def test_variables_in_worker_comfyui_env_are_passed_on() -> None:
-    """WORKER_COMFYUI_ENV passes on what it names."""
+    """ComfyUI gets the variables that WORKER_COMFYUI_ENV names."""
     assert comfyui_environment({"MY_NODE_KEY": "x", "OTHER": "y"}, ("MY_NODE_KEY", "ABSENT")) == {"MY_NODE_KEY": "x"}
 
 

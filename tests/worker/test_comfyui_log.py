@@ -16,7 +16,7 @@ def written(log: ComfyLog, *lines: str) -> None:
 
 
 def test_an_error_shows_the_lines_since_its_job_began() -> None:
-    """Earlier lines belong to other jobs."""
+    """An error has only the log lines since its job began; earlier lines belong to other jobs."""
     log, leases = ComfyLog(), Leases()
     written(log, "of another job")
     lease = leases.begin(0, log.next_line)

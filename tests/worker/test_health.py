@@ -61,7 +61,7 @@ def test_an_unreachable_comfyui_is_unhealthy() -> None:
 
 
 def test_another_program_on_the_port_is_unhealthy(simulator: Simulator) -> None:
-    """Another program may listen on its port."""
+    """ComfyUI is unhealthy if another program listens on its port."""
     simulator.faults.respond_500("/system_stats")
     status, sentence = checked({"COMFYUI_URL": simulator.url})
 
@@ -70,7 +70,7 @@ def test_another_program_on_the_port_is_unhealthy(simulator: Simulator) -> None:
 
 
 def test_a_full_disk_is_unhealthy(simulator: Simulator, tmp_path: Path) -> None:
-    """ComfyUI responds, but its disk is full: the folder is named. An external ComfyUI's disk is not checked."""
+    """If ComfyUI's disk is full, the check names the folder. The disk of an external ComfyUI is not checked."""
     port = simulator.url.rpartition(":")[2]
     out = io.StringIO()
 
@@ -83,7 +83,7 @@ def test_a_full_disk_is_unhealthy(simulator: Simulator, tmp_path: Path) -> None:
 
 
 def test_a_silent_comfyui_is_unhealthy() -> None:
-    """The request has a timeout."""
+    """The health request has a timeout, after which ComfyUI is unhealthy."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun_at = time.monotonic()
         status, sentence = checked({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
@@ -104,7 +104,7 @@ def test_an_invalid_variable_is_named(name: str, value: str) -> None:
 
 
 def test_the_command_is_cheap(simulator: Simulator) -> None:
-    """It runs every 30 seconds, so it must need little CPU time."""
+    """The health command runs every 30 seconds, so it must need little CPU time."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with killed_at_end(
         subprocess.Popen(

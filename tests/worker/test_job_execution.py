@@ -155,7 +155,7 @@ class Stuck(dict[str, Any]):
 
 
 def test_a_job_whose_thread_hangs_gets_an_error_and_retires_the_worker(job_setup: JobSetup) -> None:
-    """It gets `internal` after its limit; a job that waits for the thread gets `interrupted`."""
+    """The job gets `internal` after its limit; a job that waits for the thread gets `interrupted`."""
     stuck = Stuck()
     job_setup.service = replace(job_setup.service, threads=make_threads(1), max_job_s=0.5)
     handler = make_handler(job_setup.service)

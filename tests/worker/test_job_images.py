@@ -79,7 +79,7 @@ class Canceller:
 
 @pytest.mark.slow
 def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
-    """Such images used to block the worker for minutes; now a third job is taken at the same time."""
+    """Images with endless pages do not block the worker: a third job is taken at the same time."""
     begun = time.monotonic()
     with ThreadPoolExecutor(3) as threads:
         jobs = [
@@ -282,7 +282,7 @@ def animated(worker: Worker, simulator: Simulator) -> Iterator[dict[str, Any]]:
 
 
 def test_everything_that_comfyui_lists_as_images_is_in_images(animated: dict[str, Any]) -> None:
-    """As in worker-comfyui: with its own bytes and name, its MIME type, and its size if that is known."""
+    """Animations and videos have their own bytes, name and MIME type, and their size if known, as in worker-comfyui."""
     told = {
         each["filename"]: (each["mime_type"], each.get("width"), each.get("height"), each["seed"])
         for each in animated["images"]

@@ -45,7 +45,7 @@ def deep(levels: int, job_id: str = "deep") -> str:
     ids=lambda item: item[:20],
 )
 def test_an_invalid_item_is_dropped_alone(item: str) -> None:
-    """It is dropped with a short reason; the other job is kept."""
+    """An invalid item is dropped with a short reason; the other job is kept."""
     taken = read_take_response(batch(item))
 
     assert taken.jobs == (VALID,)
@@ -72,7 +72,7 @@ def test_a_job_is_converted_to_a_shape_that_the_sdk_can_handle(item: str, job: J
 
 @pytest.mark.parametrize("levels", [990, 20_000, 200_000])
 def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
-    """However deep it is, it gets an error that says so."""
+    """A job that is nested deeper than the limit, however deep, gets an error that says so. Other jobs run."""
     taken = read_take_response(batch(deep(levels), deep(levels, "second")))
 
     assert taken.jobs == (VALID,)
@@ -90,7 +90,7 @@ def test_brackets_in_strings_are_not_counted_as_levels() -> None:
 
 
 def test_a_very_long_integer_becomes_infinity() -> None:
-    """It is parsed as infinity, which request validation rejects with its path."""
+    """A very long integer is parsed as infinity, which request validation rejects with its path."""
     [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
 
     assert job["input"]["seed"] == float("-inf")
@@ -98,14 +98,14 @@ def test_a_very_long_integer_becomes_infinity() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe", b"[1", b'{"id": "x"'])
 def test_invalid_json_is_a_value_error(body: bytes) -> None:
-    """The caller logs it and polls again."""
+    """Invalid JSON raises ValueError, so that the caller can log it and poll again."""
     with pytest.raises(ValueError, match=r"."):
         read_take_response(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{}", b'{"jobsToStop": 5}', b"[" * 5000 + b"]" * 5000])
 def test_an_invalid_job_stop_response_is_a_value_error(body: bytes) -> None:
-    """The caller logs it and polls again."""
+    """An invalid response raises ValueError, so that the caller can log it and poll again."""
     with pytest.raises(ValueError, match=r"."):
         read_stops(body)
 
@@ -124,7 +124,7 @@ def looped() -> dict[str, Any]:
 
 @pytest.mark.parametrize("result", [{"images": b"x"}, {"seed": float("nan")}, looped(), {"images": {1, 2}}], ids=str)
 def test_a_result_that_is_not_json_is_posted_as_an_error(result: JsonObject) -> None:
-    """The SDK would post nothing for it."""
+    """A result that JSON cannot represent is posted as an error, because the SDK would post nothing for it."""
     posted = json.loads(done_body(result))
 
     assert list(posted) == ["error"]

@@ -150,7 +150,7 @@ def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_flag_is_not_passed(tmp_path: Path) -> None:
-    """ComfyUI would exit with status 2."""
+    """A flag that this ComfyUI does not list is not passed, because ComfyUI would exit with status 2."""
     flags = KNOWN_FLAGS - {"--disable-mmap", "--front-end-root", "--whitelist-custom-nodes"}
     lean = command(settings_of(tmp_path), flags, is_on_volume=True)
 
@@ -158,7 +158,7 @@ def test_an_unsupported_flag_is_not_passed(tmp_path: Path) -> None:
 
 
 def test_custom_nodes_of_the_image_are_loaded(tmp_path: Path) -> None:
-    """Folders and modules in ComfyUI's folder, and SaveImageWebsocket, with both names that versions use."""
+    """Folders and modules in ComfyUI's folder are loaded, and SaveImageWebsocket by either name that versions use."""
     nodes = tmp_path / "custom_nodes"
     for folder in ("ComfyUI-Impact", "gone.disabled", "__pycache__", ".git"):
         (nodes / folder).mkdir(parents=True)

@@ -19,7 +19,7 @@ def queued(leases: Leases, count: int) -> list[Lease]:
 
 
 def test_the_first_queued_prompt_runs() -> None:
-    """This also holds if a node held the GIL, so that the start of its prompt was reported late."""
+    """The first prompt counts as running, even if a blocked interpreter reports its start late."""
     leases = Leases()
     idle = leases.begin(0, 0)
     first, _second = queued(leases, 2)

@@ -178,7 +178,7 @@ def test_a_job_is_interrupted_after_the_grace_period() -> None:
 
 
 def test_a_retiring_worker_stops_comfyui_then_reports_then_exits() -> None:
-    """It exits with 1, after the reason was reported to the platform."""
+    """The worker exits with 1, after the reason was reported to the platform."""
     end = End()
     end.lifecycle().retire("ComfyUI died and could not be restarted")
     end.wait()

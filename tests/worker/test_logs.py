@@ -44,7 +44,7 @@ def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[st
 
 
 def test_a_traceback_is_in_the_json_object(capsys: pytest.CaptureFixture[str]) -> None:
-    """An exception does not break the line."""
+    """A log record with an exception is still one line of JSON."""
     logs.configure("INFO")
     try:
         int("a bug")

@@ -265,11 +265,11 @@ def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
 # --- size
 
 
-def entries_of(outputs: list[JobOutput], beside: dict[str, Any]) -> dict[str, Any]:
-    """Return the complete result with `outputs` inline and the keys of `beside`, timings included."""
-    images, files = ResultPacker("base64", 10**9, None).entries(outputs, [], beside)
+def entries_of(outputs: list[JobOutput], other_keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the complete result with `outputs` inline and the keys of `other_keys`, timings included."""
+    images, files = ResultPacker("base64", 10**9, None).entries(outputs, [], other_keys)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
-    return {"images": images, "files": files, **beside, "timings": timings}
+    return {"images": images, "files": files, **other_keys, "timings": timings}
 
 
 @given(
@@ -282,9 +282,9 @@ def test_the_measured_size_is_that_of_the_result(sizes: list[int], name: str, te
     """The measured size is never below that of the JSON that is sent, and at most 2 KB per image above it."""
     facts = {"width": 2048, "height": 2048, "seed": seed}
     outputs = [JobOutput(f"{name}_{number}.png", bytes(size), "image/png", facts) for number, size in enumerate(sizes)]
-    beside = {"inputs": {"prompt": text}, "texts": [text] * 3}
-    measured = inline_size(outputs, beside)
-    real = len(json.dumps(entries_of(outputs, beside)))
+    other_keys = {"inputs": {"prompt": text}, "texts": [text] * 3}
+    measured = inline_size(outputs, other_keys)
+    real = len(json.dumps(entries_of(outputs, other_keys)))
 
     assert real <= measured <= real + 2048 * max(1, len(sizes))
 

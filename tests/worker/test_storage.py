@@ -115,7 +115,7 @@ def test_a_missing_bucket_is_named(s3: S3Server) -> None:
 
 
 def test_an_invalid_bucket_name_is_rejected_without_a_request(s3: S3Server) -> None:
-    """boto3's own checks end in the same error."""
+    """An invalid name that boto3's own checks reject ends in the same error as a rejected request."""
     assert "ParamValidationError" in rejected(s3.bucket("no bucket"))
 
 
@@ -252,7 +252,7 @@ def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
 
 
 def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
-    """RunPod's four keys describe a bucket; at another endpoint it gets none of the worker's settings."""
+    """A bucket at another endpoint, described by RunPod's four keys, gets none of the worker's settings."""
     bucket, faults = job_bucket(OWN, s3.bucket(prefix="ours", public_url="https://cdn.example"), public)
 
     assert faults == []
@@ -431,7 +431,7 @@ def signed_for(bucket: Bucket | None) -> tuple[str, str]:
     ],
 )
 def test_a_presigned_address_is_for_the_bucket_s_region(changes: dict[str, str | None], region: str) -> None:
-    """AWS rejects a URL that is signed for another region than the bucket's; boto3 does not check it."""
+    """A URL is signed for the bucket's region: AWS rejects another one, and boto3 does not check it."""
     bucket, faults = job_bucket({**AWS, **changes}, None, public)
 
     assert faults == []

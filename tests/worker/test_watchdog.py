@@ -87,7 +87,7 @@ def test_any_response_counts_however_late(server: ResponseServer, status: int) -
 
 
 def test_a_proxy_s_502_does_not_count(server: ResponseServer) -> None:
-    """The proxy responds instead of ComfyUI."""
+    """A 502 from a proxy does not count as a response of ComfyUI."""
     server.status = 502
 
     assert verdict(Watchdog(server.url, HUNG_S), 10) is True

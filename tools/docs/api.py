@@ -12,21 +12,22 @@ from simulators.comfyui.version import pinned_version
 
 NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -->"
 
-SPELLINGS = """\
+ACCEPTED_SPELLINGS = """\
 Null means absent, also inside `images` and `loras`. Numbers and booleans may be text (`"64"`, `"true"`), choices may
-have any case (`"PNG"`, `"jpg"`), and LoRAs may be names (`"pixel.safetensors:0.8"`, or a list of them). Base64 may use
-either alphabet, with or without padding, in a data URI or not. An ambiguous value is refused.
+be in upper or lower case (`"PNG"`, `"jpg"`), and LoRAs may be names (`"pixel.safetensors:0.8"`, or a list of
+them). Base64 may use the standard or the URL-safe alphabet, with or without padding, and may be in a data URI. An
+ambiguous value is rejected.
 
 A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`, `embedding:a`, `//`) is sent unchanged,
-with a line in `warnings`.
+and `warnings` names it.
 """
 
 GRAPHS = """\
 ## A graph of your own
 
 `workflow` may be a graph in ComfyUI's API format, as File > Export (API) writes it. Requests of worker-comfyui need no
-change. The graph is also accepted as the whole `input`, as its `prompt` (a body of POST /prompt), or as text, with a
-line in `warnings`. Links may be written `[1, 0]`.
+change. The graph may also be the whole `input`, its `prompt` (a body of POST /prompt), or text; `warnings` then names
+the form. Links may be written `[1, 0]`.
 """
 
 FILES = """\
@@ -37,12 +38,12 @@ Files for a graph:
   Text, prefixes and choices are never replaced.
 - A loader may also contain the file itself: base64, a data URI or an https URL.
 - For LoadImage, LoadImageMask and LoadImageOutput the file must be an image. Any other file is uploaded unchanged.
-- A file that no node loads is a line in `warnings`. If a node loads another file that was not sent, the request is
-  refused.
+- If no node loads a sent file, `warnings` names it. If a node also loads a file that was not sent, the request is
+  rejected.
 
-Only nodes that an output needs must be complete: a node with a broken link that feeds no output is removed, with a line
-in `warnings`. Notes of the editor are removed too. If ComfyUI's list of nodes is not available, an output is a node
-whose class name suggests it (Save, Preview, Export, …) or that has a `filename_prefix`.
+Only nodes that an output needs must be complete: a node with a broken link that feeds no output is removed, and
+`warnings` names it. Notes of the editor are removed too. If ComfyUI's list of nodes is not available, an output is a
+node whose class name suggests it (Save, Preview, Export, …) or that has a `filename_prefix`.
 """
 
 OVERRIDES = """\
@@ -53,11 +54,12 @@ longest part before a dot that is an id or a title. The rest is the input, which
 (`3.resize_type.width`), followed by `.0` for an item of a list.
 
 In a graph of your own an override may set anything, and add an input that the node does not have: newer versions of
-ComfyUI require inputs that an older export lacks. In a workflow by name, the limits of its inputs hold:
+ComfyUI require inputs that an older export lacks. In a template (a workflow selected by name),
+the limits of its inputs apply:
 
-| an override in a workflow by name, of | may be |
+| target of the override in a template | allowed values |
 |---|---|
-| a node's input that the workflow sets, or one with the same name in another node | what the workflow's input may be |
+| an input that a key of the request sets, or an input with the same name in another node | the values of that key |
 | `seed` | also -1, for a random seed that increases by 1 from image to image |
 | `batch_size` | at most the maximum of `num_images`, divided by `num_images` |
 | another number | between 0 and the workflow's own value; a seed may have any value |
@@ -117,13 +119,14 @@ def api_page() -> Iterator[str]:
     yield f"# The API\n\n{NOTE}\n"
     yield (
         "A job's `input` is one flat object: the keys for every request, and the inputs of its workflow. Unknown keys "
-        "are refused by name (beside a graph of your own they are a line in `warnings`). All faults are reported at "
+        "are rejected, and the error names them; if the request has a graph of your own, they are listed in `warnings` "
+        "instead. All faults are reported at "
         "once, before anything is sent to ComfyUI.\n"
     )
     yield '```json\n{"input": {"prompt": "a pixel art knight", "width": 1024, "height": 1024, "seed": 42}}\n```\n'
     yield "## For every request\n"
     yield inputs_table(ENVELOPE, required=())
-    yield SPELLINGS
+    yield ACCEPTED_SPELLINGS
     yield GRAPHS
     yield inputs_table(GRAPH_KEYS, required=())
     yield FILES
@@ -187,10 +190,10 @@ def errors_page() -> Iterator[str]:
         "failed submit with `details.may_run`, `retryable` is false, because the job may run already.\n"
     )
     yield errors_table(is_raised_by_client=False)
-    yield "## Made by the client\n"
+    yield "## Raised by the client\n"
     yield (
         "Caused by the platform, the network or a setting. Every exception has the same report as `.report`, and its "
-        "word as `.report.retry`.\n"
+        "retry word as `.report.retry`.\n"
     )
     yield errors_table(is_raised_by_client=True)
 

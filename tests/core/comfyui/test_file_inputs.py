@@ -61,7 +61,7 @@ UPLOAD = [["a.png"], {"image_upload": True}]
     ],
 )
 def test_how_a_node_uses_the_file_of_an_input(class_type: str, input_name: str, use: FileUse | None) -> None:
-    """Core nodes are listed; other nodes are classified by words in the names of their class and input."""
+    """The use of a file is listed for core nodes, and derived from words in class and input names for other nodes."""
     assert file_use(class_type, input_name) is use
 
 

@@ -58,7 +58,7 @@ def test_a_valid_graph_passes() -> None:
 
 
 def test_a_link_to_a_missing_output_is_reported() -> None:
-    """ComfyUI's own error would be "tuple index out of range"."""
+    """The error names the node and the output, instead of ComfyUI's "tuple index out of range"."""
     graph = {"1": node("EmptyImage"), "2": node("SaveImage", images=["1", 5]), "3": node("SaveImage", images=["1", -1])}
     assert [(each["node_id"], each["problem"]) for each in problems(graph)] == [
         ("2", "links to output 5 of node 1, which has 1 outputs"),
@@ -67,14 +67,14 @@ def test_a_link_to_a_missing_output_is_reported() -> None:
 
 
 def test_a_cycle_is_reported() -> None:
-    """ComfyUI would not name the nodes."""
+    """The error names the nodes of the cycle, which ComfyUI's own error does not."""
     graph = {"1": node("Scale", image=["2", 0]), "2": node("Scale", image=["1", 0])}
     [problem] = problems(graph)
     assert problem["problem"] in ("is part of a cycle: 1 -> 2 -> 1", "is part of a cycle: 2 -> 1 -> 2")
 
 
 def test_a_chain_of_thousands_of_nodes_passes() -> None:
-    """The checks do not use recursion."""
+    """A long chain of nodes does not exceed Python's recursion limit."""
     graph = {"0": node("EmptyImage")} | {
         str(number): node("Scale", image=[str(number - 1), 0]) for number in range(1, 5000)
     }
@@ -90,7 +90,7 @@ def test_many_missing_nodes_are_all_in_the_details() -> None:
 
 
 def test_a_graph_that_saves_only_unreported_files_is_rejected() -> None:
-    """No job could return such files, so it is rejected before it uses GPU time."""
+    """No job could return files that ComfyUI does not report, so the graph is rejected before it uses GPU time."""
     [problem] = problems({"1": node("VAESave")})
     assert problem["problem"].endswith("add a SaveImage node")
     check_structure({"1": node("VAESave"), "2": node("EmptyImage"), "3": node("SaveImage", images=["2", 0])}, TYPES)
@@ -98,7 +98,7 @@ def test_a_graph_that_saves_only_unreported_files_is_rejected() -> None:
 
 @pytest.mark.parametrize("class_type", ["Note", "MarkdownNote", "Reroute", "PrimitiveNode"])
 def test_an_editor_node_is_not_a_missing_custom_node(class_type: str) -> None:
-    """No custom node pack contains it."""
+    """The error for an editor's node does not suggest a custom node pack, because no pack contains it."""
     [problem] = problems({"1": node(class_type)})
     assert "editor" in problem["problem"]
     assert "custom node" not in problem["problem"]
@@ -124,7 +124,7 @@ def test_an_input_with_a_file_name_has_no_default() -> None:
 
 
 def test_a_complete_graph_is_not_changed() -> None:
-    """It has no warning either."""
+    """A complete graph is returned unchanged and without a warning."""
     graph = {"1": node("EmptyImage", width=64), "2": node("SaveImage", images=["1", 0], filename_prefix="x")}
     assert with_defaults(graph, TYPES) == (graph, [])
 

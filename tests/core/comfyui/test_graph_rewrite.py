@@ -29,7 +29,7 @@ def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types:
 
 @pytest.mark.parametrize("class_type", ["SaveImage", "SaveVideo", "VAESave", "SaveAudioMP3", "SaveText"])
 def test_a_core_save_node_writes_into_the_run_s_folder(class_type: str) -> None:
-    """Its prefix may be a path, whose folders are created."""
+    """A core save node's prefix may be a path, whose folders are created in the run's folder."""
     graph = {"9": node(class_type, filename_prefix="a/fox")}
     assert inputs_of(graph) == {"filename_prefix": f"{RUN}/a/fox"}
     assert inputs_of(graph, folder=f"{RUN}/2") == {"filename_prefix": f"{RUN}/2/a/fox"}
@@ -57,12 +57,12 @@ def test_a_prefix_of_any_type_is_converted_as_comfyui_does(value: object, name: 
 
 
 def test_the_prefix_of_save_lora_is_rewritten() -> None:
-    """SaveLoRA names the input `prefix`."""
+    """The input `prefix` of SaveLoRA is rewritten like `filename_prefix` of other nodes."""
     assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN}/loras/x"}
 
 
 def test_a_dataset_is_written_into_the_run_s_folder() -> None:
-    """Its folder is rewritten; its `filename_prefix` is a name and is not changed."""
+    """A dataset's folder is replaced by the run's. Its `filename_prefix` is a name and is not changed."""
     graph = {"9": node("SaveImageDataSetToFolder", folder_name="set", filename_prefix="image", mode="overwrite")}
     assert inputs_of(graph)["folder_name"] == f"{RUN}/set"
     assert inputs_of(graph)["filename_prefix"] == "image"
@@ -79,7 +79,7 @@ def test_the_prefix_of_a_custom_save_node_stays_a_name() -> None:
 
 
 def test_a_save_node_without_a_prefix_is_tagged() -> None:
-    """It is recognised by its input names, or because /object_info declares it an output node."""
+    """A save node is recognised by its input names, or because /object_info declares it an output node."""
     assert inputs_of({"9": node("Image Saver", filename="x", path="y")})["run-tag"] == RUN
     graph = {"9": node("PoseWriter", pose=["1", 0])}
     assert inputs_of(graph) == {"pose": ["1", 0]}
@@ -148,7 +148,7 @@ def test_the_caller_s_graph_is_not_changed() -> None:
 
 
 def test_links_to_a_preview_or_save_node_skip_it() -> None:
-    """Since 0.33 these nodes have outputs: a link to one becomes a link to its own source."""
+    """Since ComfyUI 0.33 these nodes have outputs: a link to such an output becomes a link to the node's own source."""
     graph = {
         "1": node("EmptyImage"),
         "2": node("PreviewImage", images=["1", 0]),
@@ -183,12 +183,12 @@ def test_a_preview_with_other_outputs_is_kept() -> None:
     ],
 )
 def test_placeholders_in_a_file_name_are_replaced(prefix: str, name: str) -> None:
-    """So are characters that Windows forbids."""
+    """Placeholders and characters that Windows forbids are replaced in a file name."""
     assert filled_name(prefix, (32, 16), 1, NOON) == name
 
 
 def test_a_name_comes_from_the_prefix() -> None:
-    """Folders are not part of it; a node without a prefix has no name."""
+    """Folders of the prefix are not part of the name; a node without a prefix has no name."""
     assert prefix_of({"9": node("SaveImage", filename_prefix="a/b\\fox")}, "9") == "fox"
     assert prefix_of({"9": node("SaveImage", filename_prefix="wait... what/")}, "9") == "wait... what"
     assert prefix_of({"9": node("SaveImage", filename_prefix="")}, "9") == "ComfyUI"

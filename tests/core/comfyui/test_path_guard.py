@@ -124,7 +124,7 @@ def text_node(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
 
 @pytest.mark.parametrize("value", LEADS_OUTSIDE)
 def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
-    """In loaders of images and of models, and in save nodes."""
+    """Paths outside the job's folders are rejected in loaders of images and models, and in save nodes."""
     for class_type, name in (*LOADERS, *MODEL_LOADERS, *WRITERS):
         [fault] = faults(class_type, name, value)
         assert fault.path == f"workflow.1.inputs.{name}"
@@ -132,7 +132,7 @@ def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
 
 @pytest.mark.parametrize("value", OF_OTHERS)
 def test_files_of_other_jobs_are_rejected(value: str) -> None:
-    """They cannot be named by an annotation, a wildcard or a folder either."""
+    """Files of other jobs cannot be named by an annotation, a wildcard or a folder."""
     for class_type, name in LOADERS:
         assert len(faults(class_type, name, value)) == 1, class_type
 
@@ -178,7 +178,7 @@ def test_nested_names_are_checked(class_type: str, name: str, value: str) -> Non
     ],
 )
 def test_a_file_of_the_job_is_accepted(value: str) -> None:
-    """A file in the input folder, or an upload."""
+    """A file in the input folder and an upload of the job are accepted."""
     for class_type, name in (("LoadImage", "image"), ("LoadVideo", "file"), ("Painter", "mask")):
         assert faults(class_type, name, value) == []
 
@@ -197,13 +197,13 @@ def test_a_file_of_the_job_is_accepted(value: str) -> None:
     ],
 )
 def test_a_path_in_the_output_folder_is_accepted(value: str) -> None:
-    """It may contain ComfyUI's variables."""
+    """A path in the output folder may contain ComfyUI's variables."""
     assert faults("SaveImage", "filename_prefix", value, {"class_type": "KSampler", "inputs": {"seed": 5}}) == []
 
 
 @pytest.mark.parametrize("title", ["Mine", None])
 def test_a_variable_cannot_insert_a_path_into_a_prefix(title: str | None) -> None:
-    """Some nodes replace `%Node title.input%`."""
+    """A variable such as `%Node title.input%`, which some nodes replace, cannot insert a path into a prefix."""
     node = text_node("../../x") | ({"_meta": {"title": title}} if title else {})
     assert faults("Image Save", "filename_prefix", f"%{title or 'PrimitiveString'}.value%", node)
 
@@ -232,7 +232,7 @@ def test_a_value_that_is_not_a_path_is_accepted(class_type: str, name: str, valu
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
 def test_an_input_for_content_cannot_contain_a_path(value: str) -> None:
-    """Some nodes accept either a URL or a path."""
+    """An input for content cannot contain a path, because some nodes accept either a URL or a path."""
     assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
     assert faults("LoadImageFromUrl", "image", value)
     assert faults("ETN_LoadImageBase64", "image", value)
@@ -247,7 +247,7 @@ def test_an_image_in_place_of_a_name_is_reported_with_the_remedy() -> None:
 
 
 def test_a_graph_of_very_many_names_is_rejected_quickly() -> None:
-    """It has 10 MB of names, in the spellings that take longest."""
+    """A graph with 10 MB of names, in the spellings that take longest, is rejected quickly."""
     name = "é%2541" + "b/" * 450
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
@@ -276,7 +276,7 @@ def test_a_link_to_a_text_is_resolved() -> None:
 
 
 def test_a_computed_name_is_rejected_for_a_loader() -> None:
-    """It cannot be checked before the run, so the name must be plain text."""
+    """A computed name cannot be checked before the run, so a loader's file name must be plain text."""
     joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x.png", "delimiter": ""}}
     [fault] = faults("LoadImage", "image", ["2", 0], joined)
     assert "must be text, not a link" in fault.message
@@ -326,7 +326,7 @@ def test_an_upload_declared_only_in_object_info_is_checked() -> None:
     ],
 )
 def test_a_playlist_is_rejected_as_a_video(data: bytes) -> None:
-    """FFmpeg would open the files that it lists."""
+    """A playlist is rejected, because FFmpeg would open the files that the playlist lists."""
     [fault] = playlist_faults(data, [Target("5", "file")])
     assert fault.path == "workflow.5.inputs.file"
     assert "not a playlist" in fault.message
@@ -339,7 +339,7 @@ def test_a_video_is_not_a_playlist(data: bytes) -> None:
 
 
 def test_every_fault_has_its_path_and_a_remedy() -> None:
-    """The value itself is not repeated."""
+    """Each fault has the path of its input and a remedy, and does not repeat the value."""
     graph = {
         "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},
         "a b": {"class_type": "SaveImage", "inputs": {"filename_prefix": "/srv/x"}},

@@ -64,12 +64,12 @@ def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str,
 
 
 def test_job_folders_are_not_listed_as_choices() -> None:
-    """This holds for a node of any name."""
+    """Job folders are removed from the choices of a node of any name."""
     assert combo_choices({"input": {"required": {"odd": [[FOREIGN, f"{FOREIGN}/0.png", "a"]]}}}, "odd") == ("a",)
 
 
 def test_a_linked_loader_s_choices_are_not_repeated() -> None:
-    """ComfyUI puts them into the type of the input."""
+    """The error omits a linked loader's choices, which ComfyUI puts into the type of the input."""
     error = {
         "type": "return_type_mismatch",
         "message": "Return type mismatch between linked nodes",
@@ -107,14 +107,14 @@ def test_a_missing_model_among_other_problems_lists_the_models() -> None:
 
 
 def test_a_missing_input_is_reported_with_the_remedy() -> None:
-    """It can be added by an override or a link."""
+    """The error suggests an override or a link that adds the missing input."""
     error = {"type": "required_input_missing", "message": "Required input is missing", "details": "resolution_steps"}
     report = refusal_of({**error, "extra_info": {"input_name": "resolution_steps"}}, class_type="Scale").error({}, {})
     assert 'add it with overrides {"17.resolution_steps": value}' in report.report.message
 
 
 def test_a_missing_node_of_0_33_is_named_by_class_and_id() -> None:
-    """ComfyUI's own message only has the title."""
+    """The error has class and id of the missing node; ComfyUI's own message only has the title."""
     info = {"node_id": "17", "class_type": "ImageResize+", "node_title": "My resize"}
     body = {
         "error": {
@@ -143,7 +143,7 @@ def test_a_node_is_named_as_in_the_caller_s_graph() -> None:
 
 
 def test_a_long_value_is_shortened() -> None:
-    """In the message and in each detail: 5 MB of base64 are not returned."""
+    """A long value, such as 5 MB of base64, is shortened in the message and in each detail."""
     long = "A" * 5_000_000
     for class_type, name in (("LoadImage", "image"), ("UNETLoader", "unet_name")):
         found = refusal_of(

@@ -221,7 +221,7 @@ def test_encoding_that_takes_too_long_returns_the_png() -> None:
 def test_a_child_has_no_secrets_and_limited_memory(
     processes: ImageProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its environment only has what the interpreter needs to start, and its address space is limited."""
+    """The child's environment only has what the interpreter needs to start, and its address space is limited."""
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "a secret")
     before = {child.pid for child in children()}
     check_here(processes, png())

@@ -429,7 +429,7 @@ def test_the_limit_of_pixels() -> None:
 
 
 def test_the_limit_of_bytes() -> None:
-    """25 MB are accepted, one more byte is not."""
+    """25 MB are accepted, and one more byte is rejected."""
     whole = encoded(quarters())
     full = whole + b"\0" * (MAX_BYTES - len(whole))
 
@@ -701,7 +701,7 @@ def transparent(mode: str) -> bytes:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 def test_transparent_parts_are_white_in_a_jpeg(mode: str) -> None:
-    """With every kind of PNG transparency, from a job and from a stored image."""
+    """Every kind of PNG transparency becomes white, in a job's image and in a stored one."""
     png = transparent(mode)
 
     for checked in (encode_image(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):

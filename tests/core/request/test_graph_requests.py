@@ -67,7 +67,7 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "extra_keys",
     [
         {"images": None},
         {"images": []},
@@ -80,12 +80,12 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ],
     ids=str,
 )
-def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], beside: JsonObject) -> None:
-    """worker-comfyui ignores them; here a warning lists each key that is not null."""
-    result = rendered(workflows, {"workflow": SAVED, **beside})
+def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], extra_keys: JsonObject) -> None:
+    """A warning lists each unknown key that is not null; worker-comfyui ignores such keys."""
+    result = rendered(workflows, {"workflow": SAVED, **extra_keys})
 
     assert result.graphs == (SAVED,)
-    ignored = [key for key, value in beside.items() if value]
+    ignored = [key for key, value in extra_keys.items() if value]
     assert sorted(warning.split(":")[0] for warning in result.warnings) == sorted(ignored)
 
 
@@ -106,7 +106,7 @@ def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow]
 
 
 def test_comfy_org_s_api_key_is_passed_on_and_not_shown(workflows: Mapping[str, Workflow]) -> None:
-    """It is in ComfyUI's extra_data, next to the caller's entries, and in no text of ours."""
+    """The API key is in ComfyUI's extra_data, next to the caller's entries, and in no text of ours."""
     extra = {"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "x", "prompt_id": "y", "kept": 1}
     body = {"workflow": SAVED, "comfy_org_api_key": "comfyui-secret", "extra_data": extra}
 
@@ -158,7 +158,7 @@ def test_extra_pnginfo_must_be_an_object(workflows: Mapping[str, Workflow]) -> N
     ids=lambda body: str(body)[:50],
 )
 def test_a_graph_is_found_in_every_wrapper(workflows: Mapping[str, Workflow], body: JsonObject) -> None:
-    """By itself, as the body of POST /prompt, and in RunPod's envelope; a warning describes what was found."""
+    """A bare graph, a body of POST /prompt and RunPod's envelope are recognised; a warning names the wrapper."""
     result = rendered(workflows, body)
 
     assert result.graphs == (SAVED,)
@@ -193,7 +193,7 @@ def test_keys_beside_a_wrapped_graph_are_used(workflows: Mapping[str, Workflow])
 
 @pytest.mark.parametrize("link", [[1, 0], ["1", "0"], [1.0, 0]], ids=str)
 def test_a_link_may_have_an_integer_node_id(workflows: Mapping[str, Workflow], link: object) -> None:
-    """It is converted to ComfyUI's form, also in an override."""
+    """An integer node id in a link is converted to ComfyUI's form, also in an override."""
     graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": link, "filename_prefix": "x"}}}
     over = {"workflow": SAVED, "overrides": {"2.images": link}}
 
@@ -330,7 +330,7 @@ def test_an_image_in_the_graph_is_uploaded(workflows: Mapping[str, Workflow], va
 def test_a_loader_without_a_valid_image_is_one_short_fault(
     workflows: Mapping[str, Workflow], value: str, code: ErrorCode, expected: str
 ) -> None:
-    """It is rejected before it is sent to ComfyUI, and the value is not repeated."""
+    """An invalid image is rejected before it is sent to ComfyUI, and its value is not repeated in the fault."""
     report = rejection_of(workflows, {"workflow": graph_that_loads(value)})
 
     assert report.code is code
@@ -469,7 +469,7 @@ def test_a_key_for_graphs_beside_a_template_is_reported_as_such(workflows: Mappi
 
 
 def test_syntax_of_other_tools_in_a_graphs_prompt_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """Only in text encoders: other nodes may use the text as a template of their own."""
+    """Only text encoders are checked: other nodes may use the text as a template of their own."""
     graph = {
         **SAVED,
         "3": {"class_type": "CLIPTextEncodeFlux", "inputs": {"clip_l": "a", "t5xxl": "{red|blue}"}},

@@ -112,7 +112,7 @@ def test_an_ambiguous_value_is_a_fault(workflows: Mapping[str, Workflow], sent: 
 
 @pytest.mark.parametrize("seed", [-1, -1.0, "-1", None])
 def test_a_seed_of_minus_one_is_random(workflows: Mapping[str, Workflow], seed: object) -> None:
-    """As in many tools. An override of the template's seed with -1 is random too, and images use consecutive seeds."""
+    """A seed of -1 is random, as an input and as an override; several images use consecutive seeds."""
     assert rendered(workflows, seed=seed, num_images=2).seeds == (77, 78)
     over = rendered(workflows, seed=5, num_images=2, overrides={"KSampler.seed": seed or -1})
     assert over.seeds == (77, 78)
@@ -255,7 +255,7 @@ def test_other_names_of_strength_are_reported(workflows: Mapping[str, Workflow])
 
 
 def test_thousands_of_unknown_keys_are_reported_quickly(workflows: Mapping[str, Workflow]) -> None:
-    """Also beside a graph, and with thousands of items in a list."""
+    """Thousands of unknown keys are reported quickly, also next to a graph and in items of a list."""
     unknown = {f"stepz{number}": 1 for number in range(20_000)}
 
     begun_at = time.process_time()

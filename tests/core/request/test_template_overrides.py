@@ -161,7 +161,7 @@ def unbound_template(tmp_path: Path) -> Mapping[str, Workflow]:
 def test_unbound_inputs_are_limited_too(
     unbound_template: Mapping[str, Workflow], overrides: JsonObject, expected: str
 ) -> None:
-    """By the input of the same name, otherwise by the graph's own value; file names cannot be overridden."""
+    """The input of the same name, or else the graph's value, limits an unbound input; a file name cannot be set."""
     with pytest.raises(JobError) as info:
         read_request({"workflow": "own", "overrides": overrides}, unbound_template)
 

@@ -44,7 +44,7 @@ def test_a_blob_is_stored_under_its_hash(blobs: Blobs) -> None:
 
 
 def test_a_name_that_is_not_a_hash_is_rejected(tmp_path: Path) -> None:
-    """So no other file can be read."""
+    """A name with a path is rejected, so no other file can be read."""
     (tmp_path / "secret").write_text("x")
 
     with pytest.raises(FileNotFoundError):
@@ -66,7 +66,7 @@ def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
 
 
 def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
-    """It is created once, survives a restart, and is only readable by its owner."""
+    """The secret is created once, survives a restart, and is only readable by its owner."""
     first = url_secret("", tmp_path)
 
     assert url_secret("", tmp_path) == first
@@ -79,7 +79,7 @@ def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
     "authorization", ["", "Basic", "Basic !!!", "Basic a2V5Ondyb25n", "Bearer", "Bearer x", "Token t", "Basic a2V5"]
 )
 def test_a_wrong_key_is_401(authorization: str) -> None:
-    """An invalid key is rejected, and not shown."""
+    """A wrong key gets 401."""
     with pytest.raises(ShimError) as refused:
         Keys({"key": "secret"}, ("token",)).owner(authorization)
 
@@ -129,6 +129,6 @@ def test_an_invalid_variable_is_named(name: str, value: str) -> None:
 def test_it_does_not_start_without_a_key(
     settings: dict[str, str], host: str, word: str, *, is_open: bool, tmp_path: Path
 ) -> None:
-    """Except with `--insecure-local` on loopback."""
+    """Without a key the shim only starts with `--insecure-local` on loopback."""
     with pytest.raises(ConfigError, match=word):
         serve(settings, host=host, is_open=is_open, directory=tmp_path)

@@ -69,7 +69,7 @@ def fill(disk: Path) -> Path:
 def test_running_jobs_survive_a_full_disk(
     shim: ShimProcess, platform: RunPodPlatform, disk: Path, released: threading.Event
 ) -> None:
-    """They succeed once there is space, without a restart, each once; no call meanwhile is a bug or loses a job."""
+    """Jobs succeed once there is space, without a restart, each once; no call meanwhile is a bug or loses a job."""
     ids = [generate(shim, seed).json()["job"]["jobId"] for seed in range(4)]
     assert until(lambda: platform.submissions == 4)
     upload = call(shim, "/uploads", {"fileName": "a.png", "parts": 1}).json()["upload"]
@@ -107,7 +107,7 @@ def test_running_jobs_survive_a_full_disk(
 def test_a_job_that_was_not_sent_is_sent_once_there_is_space(
     shim: ShimProcess, platform: RunPodPlatform, disk: Path, released: threading.Event
 ) -> None:
-    """It was acknowledged while the endpoint was unreachable, then the disk was full. It is sent once and succeeds."""
+    """A job acknowledged while the endpoint was unreachable, before the disk was full, is sent once and succeeds."""
     released.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim, 1).json()["job"]["jobId"]

@@ -203,7 +203,7 @@ def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
 
 
 def test_a_key_over_its_limit_gets_429(setup: ShimSetup, tmp_path: Path) -> None:
-    """It has Retry-After and remainingSeconds; another key is not affected."""
+    """The 429 has Retry-After and remainingSeconds; another key is not affected."""
     limits = {**setup.worker_setup.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
     with ShimProcess(limits, tmp_path) as shim:
         limited = ShimSetup(shim, setup.worker_setup)
@@ -360,7 +360,7 @@ def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
 
 
 def test_an_image_url_is_signed(setup: ShimSetup) -> None:
-    """Its path and expiry cannot be changed; the format can."""
+    """The URL's path and expiry cannot be changed; the format can."""
     with setup.sdk() as sdk:
         url = sdk.assets.upload(name="a.png", image=base64.b64encode(KNIGHT).decode()).asset.url
         webp = sdk.assets.download.request(sdk.assets.list(page_size=1).assets[0].id, target_format="webp")

@@ -78,7 +78,7 @@ def generate(page: Page, prompt: str) -> None:
 
 
 def test_the_page_without_jobs(page: Page) -> None:
-    """It says that there are none, and shows the endpoint's health and no cost."""
+    """The page states that there are no jobs, and shows the endpoint's health and no cost."""
     expect(page.get_by_text("No jobs yet")).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
     expect(page.get_by_text("$0.0000")).to_be_visible(timeout=WAIT_MS)
@@ -102,7 +102,7 @@ def test_a_failed_job_shows_its_error(page: Page) -> None:
 
 
 def test_a_rejected_call_shows_its_error(page: Page) -> None:
-    """It is shown next to the form, which can be used again."""
+    """The error is shown next to the form, which can be used again."""
     page.get_by_label("Steps").evaluate("field => { field.max = 1000 }")
     page.get_by_label("Steps").fill("500")
     generate(page, "a knight")

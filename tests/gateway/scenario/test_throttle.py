@@ -33,7 +33,7 @@ async def statuses(logins: LoginThrottle, count: int, address: str = "192.0.2.1"
 
 
 def test_an_address_that_guesses_is_slowed_down() -> None:
-    """Its first wrong keys get 401, all further ones 429, and few of those are checked at all."""
+    """An address's first wrong keys get 401, all further ones 429, and few of those are checked at all."""
 
     async def run_client() -> tuple[list[int], float]:
         logins = LoginThrottle(KEYS)
@@ -49,7 +49,7 @@ def test_an_address_that_guesses_is_slowed_down() -> None:
 
 
 def test_valid_keys_are_not_delayed_by_guesses() -> None:
-    """Not even from the same address. Known keys are accepted while the checks are busy."""
+    """A valid key is accepted at once while guesses are checked, even from the same address."""
 
     async def run_client() -> None:
         logins = LoginThrottle(KEYS)

@@ -123,7 +123,7 @@ def test_connections_are_refused_for_a_while(sim: Simulator, driver: Driver) -> 
 
 
 def test_a_second_refusal_replaces_the_first(sim: Simulator) -> None:
-    """Its duration counts from its own start."""
+    """The duration of the second refusal counts from its own start."""
     sim.faults.refuse_connections(60)
     sim.faults.refuse_connections(0.05)
 
@@ -171,7 +171,7 @@ def test_die_closes_everything_and_refuses(driver: Driver, sim: Simulator) -> No
 
 
 def test_die_may_act_at_once(sim: Simulator) -> None:
-    """With at_step=None no prompt needs to run."""
+    """`die` with at_step=None acts without a running prompt."""
     sim.faults.die(at_step=None)
 
     assert is_refused(sim.url)
@@ -238,7 +238,7 @@ def test_history_can_be_late(sim: Simulator, driver: Driver) -> None:
 
 
 def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
-    """As after a restart: sockets are closed, and queue, history, cache and the running prompt are lost.
+    """As after a restart, sockets are closed, and queue, history, cache and the running prompt are lost.
 
     Files are kept.
     """
@@ -328,7 +328,7 @@ def test_invalid_fault_arguments_are_rejected(text: str) -> None:
 
 
 def test_immediate_faults_need_a_running_simulator() -> None:
-    """Before the start and after the end they raise an error."""
+    """A fault that acts at once raises an error before the start and after the end of the simulator."""
     simulator = Simulator()
     with pytest.raises(RuntimeError, match="not running"):
         simulator.faults.forget_everything()

@@ -100,7 +100,7 @@ def test_an_upload_without_a_file_is_rejected(driver: Driver) -> None:
 
 
 def test_a_prompt_that_is_not_json_is_a_500(driver: Driver) -> None:
-    """The body is aiohttp's."""
+    """The body of the 500 is aiohttp's."""
     expected = next(entry for entry in EXCHANGES if entry["request"] == "POST /prompt not json")
     response = driver.session.post(f"{driver.url}/prompt", data="{", timeout=5)
 
@@ -214,7 +214,7 @@ def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, drive
 
 
 def test_an_interruption_while_idle_does_not_affect_the_next(driver: Driver) -> None:
-    """It is cleared when a prompt starts."""
+    """An interrupt without a running prompt is cleared when the next prompt starts."""
     driver.post("/interrupt", {})
 
     assert driver.run(TXT2IMG)["status"]["completed"]
@@ -286,7 +286,7 @@ def test_values_are_converted_in_place(driver: Driver) -> None:
 
 
 def test_text_in_place_of_a_graph(driver: Driver) -> None:
-    """It is a 500; text in place of a node is a 400."""
+    """Text in place of a graph gets 500; text in place of a node gets 400."""
     assert driver.post("/prompt", {"prompt": "hello"}).status_code == 500
     assert driver.post("/prompt", {"prompt": {"a": "x"}}).json()["error"]["type"] == "invalid_prompt"
 

@@ -45,7 +45,7 @@ def test_start_and_end_are_fast_and_leave_nothing() -> None:
 
 
 def test_a_given_folder_is_kept(tmp_path: Path) -> None:
-    """input, output and temp are created in it, and kept."""
+    """A folder given by the caller gets input, output and temp, and is kept."""
     with simulated(base_directory=tmp_path) as (_, driver):
         driver.run(TXT2IMG)
 
@@ -94,13 +94,13 @@ def test_the_times_of_prompts_are_recorded() -> None:
 
 
 def test_a_simulator_that_is_not_running_raises_an_error() -> None:
-    """Its properties are not available before the start."""
+    """The properties of a simulator raise an error before it is started."""
     with pytest.raises(RuntimeError, match="not running"):
         _ = Simulator().requests
 
 
 def test_history_drops_the_oldest() -> None:
-    """It has at most 10,001 entries."""
+    """The history keeps at most 10,001 entries and drops the oldest."""
     queue = PromptQueue(lambda: None)
 
     async def run_all() -> None:
@@ -126,7 +126,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_ends_with_0(number: signal.Signals) -> None:
-    """It accepts ComfyUI's flags, serves, and exits on a signal."""
+    """The simulator's process accepts ComfyUI's flags, serves, and exits with 0 on a signal."""
     with process("--listen", "127.0.0.1", "--disable-auto-launch", "--lowvram", "--step-s", "0") as (running, address):
         driver = Driver(address)
         with driver.session:

@@ -66,7 +66,7 @@ def test_the_same_request_results_in_the_same_bytes(sim: Simulator) -> None:
 
 
 def test_the_same_graph_names_the_earlier_file(sim: Simulator, driver: Driver) -> None:
-    """Nothing is sampled again, and a file that was deleted in between is a 404."""
+    """The same graph again samples nothing and names the earlier file, which is a 404 if it was deleted in between."""
     driver.saved_files(TXT2IMG)
     (sim.output_dir / "rec_00001_.png").unlink()
 
@@ -187,7 +187,7 @@ def test_progress_of_a_prompt_without_client_id_goes_to_all(driver: Driver) -> N
 
 
 def test_two_sockets_with_one_client_id(sim: Simulator, driver: Driver) -> None:
-    """As in the real one: if either of them closes, the other gets no more frames."""
+    """If one of two sockets with the same client id closes, the other gets no more frames, as in ComfyUI."""
     with driver.listening() as staying:
         with driver.listening() as leaving:
             leaving.frame()

@@ -69,7 +69,7 @@ def test_an_invalid_body_is_a_422_with_its_field(account: RunPodAccount, path: s
     ],
 )
 def test_contradicting_fields_are_rejected(account: RunPodAccount, change: dict[str, Any], status: int) -> None:
-    """By the rules of RunPod's documentation, in a PATCH and in a POST."""
+    """PATCH and POST reject fields that contradict each other by the rules of RunPod's documentation."""
     endpoint_id = call(account, "POST", "/serverless", ENDPOINT).json()["id"]
 
     assert call(account, "PATCH", f"/serverless/{endpoint_id}", change).status_code == status
@@ -132,7 +132,7 @@ def test_a_key_is_needed(account: RunPodAccount) -> None:
 
 
 def test_availability_needs_a_product(account: RunPodAccount) -> None:
-    """As in RunPod's catalogue."""
+    """A query for availability has to name a product, as in RunPod's catalogue."""
     assert call(account, "GET", "/catalog/gpus?include=AVAILABILITY").status_code == 400
     assert "availability" not in call(account, "GET", "/catalog/gpus").json()["gpus"][0]
     assert call(account, "PUT", "/templates/x").status_code == 501

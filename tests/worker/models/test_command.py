@@ -306,7 +306,7 @@ def test_a_waiting_process_resumes_after_the_other_is_killed(
 
 
 def test_ctrl_c_keeps_the_partial_file(models: ModelSetup, models_dir: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends it with 130 and keeps the partial file."""
+    """Ctrl-C ends the download with status 130 and keeps the partial file."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = start_command(models, models_dir, write_list(tmp_path, served))
@@ -350,7 +350,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up_during_the_download(models: ModelSetup, small_disk: Path, tmp_path: Path) -> None:
-    """Space that disappears during the download is the same error; with space again, the download resumes."""
+    """Space that runs out during the download is the error of a full disk; with space again, the download resumes."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = start_command(models, small_disk, write_list(tmp_path, served))

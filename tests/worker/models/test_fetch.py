@@ -69,7 +69,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
-    """Each model is at its path, with only its marker beside it, and not writable by others."""
+    """Each model is at its path, with only its marker next to it, and not writable by others."""
     served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
 
     fetch_models([each.model for each in served], tmp_path, models.hub, jobs=3)
@@ -262,7 +262,7 @@ def test_a_wrong_size_is_rejected_before_the_body_is_read(models: ModelSetup, tm
 
 
 def test_a_wrong_size_in_a_416_response_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
-    """For a file that is shorter than the part, the server returns 416 and its size."""
+    """A server whose file is shorter than the part returns 416 and its size, and the download is rejected."""
     served = models.put(served=bytes(CUT))
     write_part(tmp_path, served, served.content[:CUT])
 
@@ -754,7 +754,10 @@ def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_a_part_that_others_can_write_is_discarded(models: ModelSetup, tmp_path: Path, kind: str) -> None:
-    """Its owner could change it after the verification. A pipe at the path does not block either."""
+    """A part's other owner could change it after the verification, so it is discarded.
+
+    A pipe at its path does not block.
+    """
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir(parents=True)

@@ -162,7 +162,7 @@ def test_one_of_several_revisions_is_selected(tmp_path: Path, put: Put, revision
 
 
 def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, put: Put) -> None:
-    """A cache may have no refs."""
+    """In a cache without refs, the newest revision is selected."""
     for number, name in enumerate(("b-old", "c-new", "a-oldest")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
         os.utime(file.parent, (number % 2, number % 2))

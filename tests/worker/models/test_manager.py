@@ -25,7 +25,7 @@ SIZE = 1_000_000
 
 @pytest.fixture
 def models() -> Iterator[ModelSetup]:
-    """A stand-in for Hugging Face."""
+    """The simulator of Hugging Face."""
     with ModelServer() as server:
         yield ModelSetup(server)
 
@@ -149,7 +149,7 @@ def test_a_download_times_out(tmp_path: Path, models: ModelSetup) -> None:
 
 
 def test_wrong_content_is_reported_with_both_hashes(tmp_path: Path, models: ModelSetup) -> None:
-    """The boot's error is the downloader's."""
+    """Wrong content fails the boot with the downloader's error, which has both hashes."""
     vae = models.put(served=bytes(SIZE))
     with pytest.raises(ModelsMissing, match=r"vae/ae.safetensors: wrong bytes: sha256 \w{64} was expected, \w{64}"):
         download_all(manager_of(tmp_path, models, vae))

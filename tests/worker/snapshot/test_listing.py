@@ -40,7 +40,7 @@ def write_snapshot(folder: Path, content: object) -> Path:
 
 
 def test_the_shipped_snapshot_is_one_comfyui_and_nothing_else() -> None:
-    """Its commit is complete, and nothing in the file is ignored."""
+    """The commit of the shipped snapshot is complete, and nothing in the file is ignored."""
     snapshot = read_snapshot(default_snapshot())
 
     assert len(snapshot.comfyui) == 40
@@ -66,7 +66,7 @@ def test_a_full_snapshot_of_the_manager(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_nodes_only(tmp_path: Path) -> None:
-    """It has null for ComfyUI and packages; an old one lacks the keys."""
+    """A snapshot of nodes has null for ComfyUI and packages; an old one lacks the keys."""
     snapshot = read_snapshot(write_snapshot(tmp_path, {"comfyui": None, "pips": None}))
 
     assert (snapshot.comfyui, snapshot.nodes, snapshot.notices) == ("", (), ())

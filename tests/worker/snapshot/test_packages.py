@@ -117,7 +117,7 @@ def test_without_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnv
 
 
 def test_nodes_that_need_a_python_are_named(snapshot_setup: SnapshotSetup) -> None:
-    """Without --python they are an error."""
+    """Without --python, the error names each node that requires packages or has an install script."""
     nodes = {
         **nodes_with_requirements(snapshot_setup, one="single"),
         **snapshot_setup.node("two", {"install.py": ""}),
@@ -203,7 +203,7 @@ def test_install_script_that_fails(snapshot_setup: SnapshotSetup, installed: Pyt
 
 
 def test_install_script_that_hangs(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """It is killed at the timeout, with all its child processes."""
+    """An install script that hangs is killed at the timeout, with all its child processes."""
     script = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])

@@ -43,7 +43,7 @@ def test_the_pinned_commit_and_not_the_newest(snapshot_setup: SnapshotSetup) -> 
 
 
 def test_comfyui_ref_takes_precedence(snapshot_setup: SnapshotSetup) -> None:
-    """--comfyui-ref overrides the snapshot's commit, and is used if it has none."""
+    """--comfyui-ref overrides the snapshot's commit, and is used if the snapshot has none."""
     assert snapshot_setup.restore("--comfyui-ref", snapshot_setup.commits[1], comfyui=None)[0] == 0
     assert (snapshot_setup.to / "main.py").read_text() == "print('two')\n"
 
@@ -182,7 +182,7 @@ def test_broken_connections_are_retried(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_the_third_broken_connection_is_an_error(snapshot_setup: SnapshotSetup) -> None:
-    """There are at most three attempts."""
+    """A third broken connection is an error, because there are at most three attempts."""
     snapshot_setup.git.drop(9)
 
     with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 attempts"):
@@ -260,7 +260,7 @@ def test_folder_that_cannot_be_created(snapshot_setup: SnapshotSetup) -> None:
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(snapshot_setup: SnapshotSetup, sign: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end it and git soon, and nothing is left."""
+    """Ctrl-C and SIGTERM soon end the restore and its git process, and nothing is left."""
     snapshot_setup.git.hang()
     arguments = [
         "--snapshot",
@@ -319,7 +319,7 @@ def test_invalid_options(snapshot_setup: SnapshotSetup, arguments: tuple[str, ..
 
 
 def test_snapshot_without_comfyui(snapshot_setup: SnapshotSetup) -> None:
-    """It needs --comfyui-ref."""
+    """A snapshot without ComfyUI needs --comfyui-ref."""
     status, text = snapshot_setup.restore(comfyui=None)
 
     assert status == 3

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from simulators.http_server import free_port
 
 
-class Gate:
-    """A port in front of the server at `url`. It refuses connections until `open` is called."""
+class ClosedPort:
+    """A port that refuses connections until `open` is called, and then forwards them to the server at `url`."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -1,6 +1,6 @@
 """Deficiencies of RunPod's own client that this client does not have, if no other test shows it.
 
-The rows are those of docs/reference/runpod.md#what-the-sdks-client-lacks.
+The row numbers in the names of the tests are those of the table in docs/reference/runpod.md#what-the-sdks-client-lacks.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: C
 
 
 def test_row_7_the_events_of_a_cancelled_job_end(platform: RunPodPlatform, client: Client) -> None:
-    """They end with JobCancelled, whichever client cancelled it."""
+    """The events end with JobCancelled, whichever client cancelled the job."""
     job = client.submit(prompt="x")
     events = job.events()
 
@@ -138,7 +138,10 @@ def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
 
 
 def test_row_14_the_client_is_light() -> None:
-    """It installs five packages and their dependencies. Its import loads none of them, in 200 ms of CPU time."""
+    """The client installs five packages and their dependencies.
+
+    Its import loads none of them, in 200 ms of CPU time.
+    """
     text = (ROOT / "pyproject.toml").read_text()
     dependencies = text.partition("dependencies = [")[2].partition("]")[0]
     program = (

@@ -20,7 +20,7 @@ from simulators.waiting import until
 from tests.comfyui.conftest import png
 from tests.comfyui.test_jobs import b64
 from tests.faults.conftest import RunJob
-from tests.faults.test_following import error_of, remaining
+from tests.faults.test_faults_during_a_job import error_of, remaining
 
 
 def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator, run: RunJob) -> None:

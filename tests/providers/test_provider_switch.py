@@ -70,7 +70,7 @@ def test_one_variable_switches_there_and_back(setup: SwitchSetup) -> None:
 
 
 def test_a_running_job_is_not_lost_by_a_switch(setup: SwitchSetup) -> None:
-    """Its id is valid at its provider, where its result can be fetched after the switch."""
+    """A job's id stays valid at its provider, where its result can be fetched after the switch."""
     at_scenario = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "scenario"}
     at_worker = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "comfyui"}
     with client_from_env(at_scenario) as client:
@@ -110,11 +110,11 @@ def test_the_command_switches_too(setup: SwitchSetup, tmp_path: Path) -> None:
 
 
 def test_the_doctor_checks_scenario(setup: SwitchSetup, tmp_path: Path) -> None:
-    """It names the server, checks the keys, and generates an image; no secret is shown."""
+    """The doctor names the server, checks the keys, and generates an image. It shows no secret."""
     ended = run_command(setup, "scenario", "doctor", "--generate", cwd=tmp_path)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"Scenario at {setup.environment['SCENARIO_BASE_URL']} answers; the key is accepted" in ended.stdout
+    assert f"Scenario at {setup.environment['SCENARIO_BASE_URL']} responds; the key is accepted" in ended.stdout
     assert "128 x 128" in ended.stdout
     assert setup.environment["SCENARIO_SDK_API_SECRET"] not in ended.stdout + ended.stderr
     assert setup.environment["SCENARIO_SDK_API_KEY"] not in ended.stdout + ended.stderr

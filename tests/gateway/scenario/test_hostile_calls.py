@@ -83,7 +83,7 @@ def unknown_keys(count: int) -> bytes:
     ids=["900 keys", "1,100 keys", "20,000 keys", "500,000 keys", "3,000,000 objects"],
 )
 def test_a_body_of_many_values_blocks_no_other_caller(shim: ShimProcess, body: bytes, query: str) -> None:
-    """It gets a short response at once."""
+    """A body of many values gets a short response at once, and other callers are not delayed."""
     with OtherCaller(shim) as others:
         begun_at = time.perf_counter()
         response = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=30)

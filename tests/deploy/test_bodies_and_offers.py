@@ -101,7 +101,7 @@ def test_a_create_has_no_empty_constraint() -> None:
 
 
 def test_the_cheapest_pool_is_requested_first() -> None:
-    """By the catalogue's hourly prices; pools without a price come last."""
+    """Pools are ordered by the catalogue's hourly prices; pools without a price come last."""
     dear = [gpu("ADA_24", "RTX 4090", 24, 3.6), *CATALOGUE[1:]]
     pools = ["ADA_32_PRO", "ADA_48_PRO", "ADA_24", "AMPERE_48"]
 
@@ -173,7 +173,7 @@ def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, co
 
 
 def test_an_error_never_repeats_a_secret() -> None:
-    """Even if RunPod returns it, plain or JSON-escaped."""
+    """A secret that RunPod returns, plain or JSON-escaped, is not in the error."""
     text_of_it = 'p4"ss\\wd'
     body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {text_of_it}", "key rpa_1"]})
     error = api_error(RequestError("x", status=422, body=body), "create", (text_of_it, "rpa_1"))

@@ -19,7 +19,7 @@ from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer
 from tests.comfyui.conftest import png
-from tests.faults.test_following import error_of, remaining
+from tests.faults.test_faults_during_a_job import error_of, remaining
 
 IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
 VAE = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}

@@ -1,4 +1,4 @@
-"""Stand-ins from which the images are built: a small ComfyUI and small models, served like the real ones."""
+"""Substitutes for ComfyUI and the models, small enough for tests that build images from them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def comfyui_files() -> dict[str, str]:
 
 
 def make_models(folder: Path, server: ModelServer) -> None:
-    """Serve a small file for each model of models.txt; return a models.txt with the same paths and URLs."""
+    """Serve a small file for each model of models.txt, and write a models.txt with their hashes and the same URLs."""
     lines = []
     for model in read_models(default_list()):
-        content = f"stands for {model.path}\n".encode() * 1000
+        content = f"instead of {model.path}\n".encode() * 1000
         server.put(model.url.removeprefix(HUGGING_FACE), content)
         lines.append(f"{hashlib.sha256(content).hexdigest()} {len(content)} {model.path} {model.url}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ def test_a_retry_of_the_sdk_is_the_same_job(
 
 
 def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, released: threading.Event) -> None:
-    """The same key is the same job, repeated or concurrent; for a different call it is rejected."""
+    """Calls with the same key are one job, repeated or concurrent. The key is rejected for a different call."""
     released.set()
     headers = {"Idempotency-Key": "order-7"}
     with ThreadPoolExecutor(6) as pool:
@@ -133,7 +133,7 @@ def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatfo
 def test_a_job_waits_for_a_busy_endpoint(
     shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
-    """It is acknowledged while RunPod returns 429, and sent once when RunPod accepts jobs again."""
+    """A job is acknowledged while RunPod returns 429, and sent once when RunPod accepts jobs again."""
     released.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim)["job"]["jobId"]

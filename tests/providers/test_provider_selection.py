@@ -63,7 +63,7 @@ def test_the_environment_selects_the_provider(environment: dict[str, str], kind:
 
 
 def test_runpod_comfyui_endpoint_id_takes_precedence() -> None:
-    """It is this project's worker; RUNPOD_ENDPOINT_ID may be the stock worker's."""
+    """RUNPOD_COMFYUI_ENDPOINT_ID is this project's worker; RUNPOD_ENDPOINT_ID may be the stock worker's."""
     both = {**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}
 
     assert "'ep2'" in repr(provider_from_env(both))

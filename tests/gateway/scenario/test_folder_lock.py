@@ -57,7 +57,7 @@ def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
 def test_a_second_shim_on_a_folder_exits(
     platform: RunPodPlatform, released: threading.Event, tmp_path: Path, *, same_port: bool
 ) -> None:
-    """With status 3 and the first one's process id. All jobs of the first one succeed, once."""
+    """The second shim exits with status 3 and the first one's process id. All jobs of the first one succeed, once."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         ids = start_jobs(shim, 12)
         flags = [f"--port={shim.url.rpartition(':')[2]}"] if same_port else []

@@ -20,7 +20,7 @@ TEXT = base64.b64encode(png()).decode()
 
 
 def test_every_kind_of_image_becomes_the_same_text(tmp_path: Path) -> None:
-    """A path, a file name, bytes, and text that already is base64."""
+    """A path, a file name, bytes, and base64 result in the same text."""
     file = tmp_path / "a b.png"
     file.write_bytes(png())
     for source in (file, str(file), png(), bytearray(png()), memoryview(png()), TEXT):
@@ -29,7 +29,7 @@ def test_every_kind_of_image_becomes_the_same_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
 def test_urls_and_data_uris_are_not_changed(source: str) -> None:
-    """The worker reads them."""
+    """URLs and data URIs are sent unchanged; the worker downloads or decodes them."""
     assert image_text(source, "image") == source
 
 
@@ -76,7 +76,7 @@ def test_an_invalid_image_is_reported(source: Any, expected: str) -> None:  # no
 
 
 def test_a_folder_and_a_file_that_is_too_large_are_reported(tmp_path: Path) -> None:
-    """The file is not read."""
+    """A folder and a file over the limit are rejected; the file is not read."""
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)

@@ -61,7 +61,7 @@ def test_no_text_installs_another_project(page: Path) -> None:
 
 
 def test_the_distribution_has_its_own_name() -> None:
-    """It is not comfy-client; the command and the import package keep that name."""
+    """The distribution is not named comfy-client; the command and the import package keep that name."""
     assert PROJECT["name"] == "flux-comfyui-client"
     assert PROJECT["scripts"] == {"comfy-client": "comfy_client.cli.main:main"}
     assert importlib.import_module("comfy_client").__version__ == PROJECT["version"]
