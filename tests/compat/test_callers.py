@@ -22,7 +22,7 @@ from tools.recorded_graphs import Graph
 from tools.stock_worker.graphs import as_base64, checkpoint, custom_sampler, flux, png
 
 pytestmark = pytest.mark.slow
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 CHECKPOINT = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
 POLL_S = 0.05
 
@@ -76,7 +76,7 @@ def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
     programs("node")
     arguments = [setup.platform.endpoint_url, setup.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
-        ["node", str(HERE / "sillytavern.mjs"), *arguments],  # noqa: S607
+        ["node", str(FOLDER / "sillytavern.mjs"), *arguments],  # noqa: S607
         capture_output=True,
         text=True,
         timeout=60,

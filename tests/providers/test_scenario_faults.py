@@ -57,7 +57,7 @@ def test_a_submit_with_an_error_response_is_not_repeated(
 def test_a_submit_without_a_response_may_have_started_a_job(
     scenario: ScenarioSimulator, client_of_scenario: Client, *, is_handled: bool
 ) -> None:
-    """The error says so, and the submit is not repeated."""
+    """The error reports that the job may run, and the submit is not repeated."""
     before = scenario.submissions
     scenario.faults.drop_connection("generate", after_handling=is_handled)
     with pytest.raises(RequestError, match="not sent again") as info:
