@@ -2,9 +2,9 @@
 
 A block of commands (```sh) has one of these lines right above it:
 
-<!-- Run by tests/the/test_that_runs_it.py. -->    that file names the page, or each of the block's programs     <!--
-Run by tests/test_docs.py. -->                this file runs it unchanged     <!-- Needs an account. -->
-or a GPU, or anything else that is not available here
+- `<!-- Run by tests/the/test_that_runs_it.py. -->`: that file names the page, or each of the block's programs.
+- `<!-- Run by tests/test_docs.py. -->`: this file runs it unchanged.
+- `<!-- Needs an account. -->`, or a GPU, or anything else that is not available here.
 
 A block without a mark has each of its commands in LISTED.
 """
