@@ -18,7 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from comfy_core.workflows import Workflow, default_directory, load_workflows
 
-OURS = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
+VARIABLE_PREFIXES = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
 """The URL of a real ComfyUI for tests/comfyui. It is read before the environment is scrubbed."""
 SLOW_MODULE = re.compile(r"^pytestmark = \[?pytest\.mark\.slow", re.MULTILINE)
@@ -82,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
 @pytest.fixture(autouse=True)
 def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(OURS):
+        if name.startswith(VARIABLE_PREFIXES):
             monkeypatch.delenv(name)
 
 

@@ -36,7 +36,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```sh\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = re.compile(r"<!-- Run by (tests/[\w/]+\.py)\. -->")
 NEEDS = re.compile(r"<!-- Needs .+\. -->")
-HERE = "tests/test_docs.py"
+THIS_FILE = "tests/test_docs.py"
 LISTED = {
     "./scripts/demo": "tests/test_docs.py::test_the_demo_of_the_readme_runs",
     "./scripts/test": ".github/workflows/ci.yml::./scripts/test",
@@ -102,7 +102,7 @@ def test_a_block_is_marked_or_listed(block: Block) -> None:
     )
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by not in {"", HERE}], ids=str)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by not in {"", THIS_FILE}], ids=str)
 def test_a_named_test_runs_the_block(block: Block) -> None:
     """The test file exists, and contains the page or every program of the block."""
     path = ROOT / block.run_by
@@ -166,7 +166,7 @@ def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == HERE], ids=str)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == THIS_FILE], ids=str)
 def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -> None:
     """A block exits with 0 in the repository, or next to worker.log with a ComfyUI; each command prints something."""
     programs_of(block.text)
@@ -187,7 +187,7 @@ def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -
 
 def test_the_log_commands_of_operate_md(log: Path) -> None:
     """The page's commands find the job's log lines, the failure's code and the boots."""
-    [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == HERE]
+    [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == THIS_FILE]
     programs_of("\n".join(block.commands))
     story, codes, boots, errors = (
         subprocess.run(["bash", "-c", command], cwd=log, capture_output=True, text=True, check=True).stdout  # noqa: S607

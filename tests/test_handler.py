@@ -313,7 +313,7 @@ class WebhookServer(HttpServer):
 
 
 def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
-    """Callers of the local API cannot make the worker post into its network; the log says so at start."""
+    """Callers of the local API cannot make the worker post into its network; the log reports this at start."""
     port = free_port()
     environment = {**os.environ, "COMFYUI_URL": simulator.url, "SERVE_API_LOCALLY": "true"}
     environment |= {"WORKER_WARMUP": "false", "WORKER_API_PORT": str(port)}

@@ -14,7 +14,7 @@ from tests.needs import skip_visibly
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-NEEDED = (
+BUILD_FILES = (
     "comfy_core",
     "comfy_client",
     "simulators",
@@ -41,7 +41,7 @@ print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The wheel that scripts/release/wheel builds in a separate checkout, and the script's output."""
     checkout = tmp_path_factory.mktemp("checkout")
-    for name in NEEDED:
+    for name in BUILD_FILES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
         else:

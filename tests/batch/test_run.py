@@ -177,7 +177,7 @@ def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) ->
 
 
 def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatform, file: Path) -> None:
-    """The job may run: the run says so, and a later run only sends it with --resend-unsure."""
+    """The run reports that the job may run, and a later run only sends it again with --resend-unsure."""
     platform.faults.drop_connection("run", after_handling=True)
     with ScriptedWorker(platform, image_result, threads=2):
         lost = batch(platform, file, "--type=ui")

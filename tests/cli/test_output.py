@@ -101,7 +101,7 @@ def test_the_suffix_selects_the_format(shell: Shell, command: list[str], name: s
 
 
 def test_a_job_of_another_format_gets_its_own_suffix(shell: Shell) -> None:
-    """`wait` cannot choose the format: the file gets the matching suffix, and the command says so."""
+    """`wait` cannot choose the format: the file gets the matching suffix, and a message has the type."""
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, respond_in_format):
         job_id = shell("submit", "txt2img", "-iprompt=x", "-ioutput_format=webp", **other.client_env()).out.strip()
         ended = shell("wait", job_id, "-o", "a.png", **other.client_env())

@@ -6,22 +6,22 @@ import pytest
 
 from tools.stock_worker.cases import CASES, Case
 from tools.stock_worker.outcomes import our_handler, outcome_of
-from tools.stock_worker.recordings import OURS, STOCK, Verdict, recorded, verdict
+from tools.stock_worker.recordings import STOCK_WORKER, THIS_WORKER, Verdict, recorded, verdict
 
 pytestmark = pytest.mark.slow
-AGAIN = "run `python -m tools.stock_worker.record ours`, then scripts/docs"
+UPDATE_COMMAND = "run `python -m tools.stock_worker.record ours`, then scripts/docs"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
 def test_the_page_has_this_worker_s_responses(case: Case) -> None:
     """The recording from which the page is generated is equal to the handler's current responses."""
-    assert outcome_of(case, our_handler) == recorded(OURS)[case.request], AGAIN
+    assert outcome_of(case, our_handler) == recorded(THIS_WORKER)[case.request], UPDATE_COMMAND
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
 def test_a_difference_has_a_reason(case: Case) -> None:
     """If worker-comfyui's response has something that this worker's lacks, the page has the reason."""
-    different = verdict(recorded(STOCK)[case.request], recorded(OURS)[case.request]) is Verdict.DIFFERENT
+    different = verdict(recorded(STOCK_WORKER)[case.request], recorded(THIS_WORKER)[case.request]) is Verdict.DIFFERENT
 
     assert different == bool(case.why)
 
@@ -30,4 +30,4 @@ def test_both_recordings_have_every_request() -> None:
     """No request is missing, and none is superfluous."""
     requests = [case.request for case in CASES]
 
-    assert list(recorded(OURS)) == list(recorded(STOCK)) == requests
+    assert list(recorded(THIS_WORKER)) == list(recorded(STOCK_WORKER)) == requests

@@ -216,7 +216,7 @@ def test_a_cancelled_job_has_its_own_exception() -> None:
 
 @pytest.mark.parametrize("problem", ["It broke", "It broke.", ""])
 def test_a_message_has_a_problem_and_the_remedy(problem: str) -> None:
-    """An error without a problem of its own has the registry's cause."""
+    """An error that is raised without a description of the problem has the registry's cause."""
     code = ErrorCode.RATE_LIMITED
     message = f"{'It broke.' if problem else code.cause} {code.remedy}"
 

@@ -32,7 +32,7 @@ def umask() -> Iterator[None]:
 
 @pytest.mark.usefixtures("umask")
 def test_the_umask_applies(tmp_path: Path) -> None:
-    """A file without a mode of its own has the mode of any new file of this user."""
+    """A file that is written without a mode has the mode of any new file of this user."""
     write_atomically(tmp_path / "file", b"data")
 
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640

@@ -15,7 +15,7 @@ from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import MAX_PARALLEL, fetch_images
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
-from tests.core.test_safe_fetch import HERE, ImageServer, drip, reply, url_of
+from tests.core.test_safe_fetch import LOOPBACK, ImageServer, drip, reply, url_of
 
 SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
 """A response of a few bytes per second."""
@@ -24,7 +24,7 @@ SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
 @pytest.fixture
 def server() -> Iterator[ImageServer]:
     """A new server."""
-    with ImageServer(HERE) as server:
+    with ImageServer(LOOPBACK) as server:
         server.responses |= {"/cat.png": reply(), "/slow.png": SLOW}
         yield server
 
@@ -33,7 +33,7 @@ def server() -> Iterator[ImageServer]:
 def rules(server: ImageServer) -> FetchRules:
     """Rules that allow `server`."""
     return FetchRules(
-        allow_http=True, allowed_networks=(ip_network(f"{HERE}/32"),), extra_ports=frozenset({server.port})
+        allow_http=True, allowed_networks=(ip_network(f"{LOOPBACK}/32"),), extra_ports=frozenset({server.port})
     )
 
 

@@ -29,7 +29,7 @@ from comfy_core.safe_fetch import FetchRules, fetch_image, resolve_host
 from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
-HERE = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 OTHER_ADDRESS = "127.0.0.2"
 """A second loopback address, which the tests' rules do not allow."""
 
@@ -105,7 +105,9 @@ class ImageServer(InThread, socketserver.ThreadingTCPServer):
 
     def visits(self) -> int:
         """Return the number of connections so far: those before a probe of our own."""
-        with socket.create_connection((HERE if self.server_address[0] == HERE else OTHER_ADDRESS, self.port)) as probe:
+        with socket.create_connection(
+            (LOOPBACK if self.server_address[0] == LOOPBACK else OTHER_ADDRESS, self.port)
+        ) as probe:
             mine = probe.getsockname()[1]
             self._visits += sum(1 for _ in iter(lambda: self._accepted.get(timeout=5), mine))
         return self._visits
@@ -142,7 +144,7 @@ class _ImageHandler(socketserver.BaseRequestHandler):
 @pytest.fixture
 def server() -> Iterator[ImageServer]:
     """A plain server at an address that the tests' rules allow, with an image at /cat.png."""
-    with ImageServer(HERE) as running:
+    with ImageServer(LOOPBACK) as running:
         running.responses["/cat.png"] = reply()
         yield running
 
@@ -160,7 +162,7 @@ def rules(server: ImageServer) -> FetchRules:
     """Rules that allow the fixture's server, and no other private address."""
     return FetchRules(
         allow_http=True,
-        allowed_networks=(ip_network(HERE),),
+        allowed_networks=(ip_network(LOOPBACK),),
         extra_ports=frozenset({server.port}),
         timeout_s=5,
         max_bytes=100_000,
@@ -194,7 +196,7 @@ def refusal(
     return problem
 
 
-def url_of(server: ImageServer, resource: str = "/cat.png", host: str = HERE) -> str:
+def url_of(server: ImageServer, resource: str = "/cat.png", host: str = LOOPBACK) -> str:
     """Return the URL of a resource on `server`."""
     return f"http://{host}:{server.port}{resource}"
 
@@ -211,7 +213,7 @@ def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules
     """The request does not identify the worker; path and query are escaped if needed."""
     lines = [
         "GET /cat.png?sig=a%2Fb&name=b%C3%BCcher HTTP/1.1",
-        f"Host: {HERE}:{server.port}",
+        f"Host: {LOOPBACK}:{server.port}",
         "User-Agent: comfy-client",
         "Accept: image/*",
         "Accept-Encoding: identity",
@@ -260,7 +262,7 @@ def test_environment_is_ignored(
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, url_of(private, "", OTHER_ADDRESS))
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".netrc").write_text(f"machine {HERE} login somebody password SECRET\n")
+    (tmp_path / ".netrc").write_text(f"machine {LOOPBACK} login somebody password SECRET\n")
     (tmp_path / ".netrc").chmod(0o600)
 
     assert fetch_image(url_of(server), "image", rules) == PNG
@@ -349,7 +351,7 @@ def test_a_resolver_s_invalid_address() -> None:
 
 def test_rebinding(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
     """The connection goes to the address that was checked, whatever DNS returns later."""
-    resolve = Resolver([HERE], [OTHER_ADDRESS])
+    resolve = Resolver([LOOPBACK], [OTHER_ADDRESS])
 
     assert fetch_image(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
     assert resolve.hosts == ["rebind.example"]
@@ -361,7 +363,7 @@ def test_rebinding_between_redirects(server: ImageServer, private: ImageServer, 
     server.responses["/old"] = redirect("/cat.png")
     url = url_of(server, "/old", "rebind.example")
 
-    assert "not on the public internet" in refusal(url, rules, Resolver([HERE], [OTHER_ADDRESS]))
+    assert "not on the public internet" in refusal(url, rules, Resolver([LOOPBACK], [OTHER_ADDRESS]))
     assert private.visits() == 0
 
 
@@ -369,7 +371,7 @@ def test_the_next_address_is_tried(server: ImageServer, rules: FetchRules) -> No
     """If a host's first address does not respond, the second one is used."""
     both = replace(rules, allowed_networks=(ip_network("127.0.0.0/8"),))
 
-    assert fetch_image(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, HERE])) == PNG
+    assert fetch_image(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, LOOPBACK])) == PNG
 
 
 @pytest.mark.parametrize(
@@ -391,7 +393,7 @@ def test_host_names(written: str, resolved: str) -> None:
 
 def test_an_ipv6_host_is_written_in_brackets(server: ImageServer, rules: FetchRules) -> None:
     """The Host header has an IPv6 address in brackets."""
-    fetch_image(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
+    fetch_image(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([LOOPBACK]))
 
     assert f"\r\nHost: [2606:4700::1111]:{server.port}\r\n" in server.requests[0]
 
@@ -585,7 +587,8 @@ def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: Fetch
 def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
     """A status other than 200 is in the error."""
     assert refusal(url_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
-        f"images[1].image was not fetched from {HERE}: it returned 404; send a URL that returns 200 without a login."
+        f"images[1].image was not fetched from {LOOPBACK}: it returned 404; "
+        "send a URL that returns 200 without a login."
     )
 
 
@@ -637,13 +640,13 @@ def test_any_url_results_in_a_job_error(url: str) -> None:
 
 def test_connection_refused(server: ImageServer, rules: FetchRules) -> None:
     """A refused connection is reported as such."""
-    with socket.create_server((HERE, 0)) as taken:
+    with socket.create_server((LOOPBACK, 0)) as taken:
         free = taken.getsockname()[1]
-    url = f"http://{HERE}:{free}/cat.png?sig=SECRET"
+    url = f"http://{LOOPBACK}:{free}/cat.png?sig=SECRET"
 
     message = refusal(url, replace(rules, extra_ports=frozenset({free})))
 
-    assert message.startswith(f"image was not fetched from {HERE}: it was not reached (ConnectionRefusedError)")
+    assert message.startswith(f"image was not fetched from {LOOPBACK}: it was not reached (ConnectionRefusedError)")
     assert server.visits() == 0
 
 
@@ -686,10 +689,10 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
-    with ImageServer(HERE, tls=context) as server:
+    with ImageServer(LOOPBACK, tls=context) as server:
         server.responses["/cat.png"] = reply()
         rules = FetchRules(
-            allowed_networks=(ip_network(HERE),),
+            allowed_networks=(ip_network(LOOPBACK),),
             extra_ports=frozenset({server.port}),
             timeout_s=5,
             tls=ssl.create_default_context(cafile=str(certificate)),
@@ -700,15 +703,15 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
 @pytest.mark.parametrize("host", [CERTIFIED, "Images.Example."])
 def test_an_image_over_tls(secure: SecureServer, host: str) -> None:
     """The certificate is checked for the host's name, although the connection goes to an address."""
-    assert fetch_image(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
+    assert fetch_image(secure.url(host=host), "image", secure.rules, resolve=Resolver([LOOPBACK])) == PNG
     assert secure.names == [CERTIFIED]
     assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.requests[0]
 
 
-@pytest.mark.parametrize("host", ["other.example", HERE])
+@pytest.mark.parametrize("host", ["other.example", LOOPBACK])
 def test_the_certificate_of_another_host(secure: SecureServer, host: str) -> None:
     """A server whose certificate has another name gets no request."""
-    message = refusal(secure.url("/cat.png?sig=SECRET", host), secure.rules, Resolver([HERE]))
+    message = refusal(secure.url("/cat.png?sig=SECRET", host), secure.rules, Resolver([LOOPBACK]))
 
     assert message.startswith(f"image was not fetched from {host}: its TLS certificate is not valid (")
     assert secure.server.requests == []
@@ -716,7 +719,7 @@ def test_the_certificate_of_another_host(secure: SecureServer, host: str) -> Non
 
 def test_an_unknown_authority(secure: SecureServer) -> None:
     """Rules without their own authority only trust public ones."""
-    message = refusal(secure.url(), replace(secure.rules, tls=None), Resolver([HERE]))
+    message = refusal(secure.url(), replace(secure.rules, tls=None), Resolver([LOOPBACK]))
 
     assert "its TLS certificate is not valid (self-signed certificate)" in message
     assert secure.server.requests == []
@@ -726,18 +729,18 @@ def test_a_server_without_tls(server: ImageServer, rules: FetchRules) -> None:
     """An https URL is never fetched without TLS."""
     server.responses["/"] = reply()
 
-    assert "the connection failed (SSLError)" in refusal(f"https://{HERE}:{server.port}/?sig=SECRET", rules)
+    assert "the connection failed (SSLError)" in refusal(f"https://{LOOPBACK}:{server.port}/?sig=SECRET", rules)
     assert server.requests == []
 
 
 def test_a_handshake_that_never_ends(rules: FetchRules) -> None:
     """A server that accepts and sends nothing is abandoned at the deadline."""
-    with socket.create_server((HERE, 0)) as silent:
+    with socket.create_server((LOOPBACK, 0)) as silent:
         port = silent.getsockname()[1]
         hasty = replace(rules, extra_ports=frozenset({port}), timeout_s=0.2)
         started = time.monotonic()
 
-        assert "the download took more than 0.2 s" in refusal(f"https://{HERE}:{port}/", hasty)
+        assert "the download took more than 0.2 s" in refusal(f"https://{LOOPBACK}:{port}/", hasty)
         assert time.monotonic() - started < 0.2 + GRACE_S
 
 
@@ -746,7 +749,7 @@ def test_downgrade(secure: SecureServer, server: ImageServer) -> None:
     secure.server.responses["/old"] = redirect(url_of(server))
     lenient = replace(secure.rules, allow_http=True, extra_ports=frozenset({secure.server.port, server.port}))
 
-    message = refusal(secure.url("/old"), lenient, Resolver([HERE]))
+    message = refusal(secure.url("/old"), lenient, Resolver([LOOPBACK]))
 
     assert message.startswith(f"image was not fetched from {CERTIFIED}: it redirects from https to http")
     assert server.visits() == 0

@@ -23,7 +23,7 @@ pools = ["ADA_48_PRO", "ADA_24"]
 min_cuda_version = "13.0"
 """
 MODEL = "https://huggingface.co/me/models:main"
-STORED = f'[storage]\ncached_model = "{MODEL}"\nnetwork_volume = "models"\n'
+STORAGE_TABLE = f'[storage]\ncached_model = "{MODEL}"\nnetwork_volume = "models"\n'
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from comfy_client.prices import POOLS
 from simulators.runpod.rest import Account
 from simulators.runpod.rest.shapes import CATALOGUE
 
-KNOWN = sorted({gpu["pool"] for gpu in CATALOGUE} & set(POOLS))
+PRICED_POOLS = sorted({gpu["pool"] for gpu in CATALOGUE} & set(POOLS))
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 VERSIONS = st.sampled_from(["", "12.8", "13.0"])
 
@@ -23,7 +23,7 @@ VERSIONS = st.sampled_from(["", "12.8", "13.0"])
 def descriptions(draw: st.DrawFn) -> dict[str, Any]:
     """Generate the content of a valid deploy.toml."""
     most = draw(st.integers(1, 9))
-    pools = draw(st.lists(st.sampled_from(KNOWN), min_size=1, max_size=4, unique=True))
+    pools = draw(st.lists(st.sampled_from(PRICED_POOLS), min_size=1, max_size=4, unique=True))
     available = [gpu["id"] for gpu in CATALOGUE if gpu["pool"] in pools]
     return {
         "name": "flux",

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from comfy_client.prices import AS_OF
-from tests.deploy.conftest import DESCRIPTION, MODEL, STORED, DeploySetup
+from tests.deploy.conftest import DESCRIPTION, MODEL, STORAGE_TABLE, DeploySetup
 
 SECRETS = 'secrets = ["HF_TOKEN"]\n'
 WITH_SECRET = DESCRIPTION.replace("[gpu]", f"{SECRETS}[gpu]") + '[env]\nWORKER_LOG_LEVEL = "DEBUG"\n'
@@ -89,7 +89,7 @@ def test_the_price_of_permanent_workers_is_shown(deploy_setup: DeploySetup) -> N
 
 
 def test_without_a_terminal_nothing_is_confirmed(deploy_setup: DeploySetup) -> None:
-    """Without a terminal and without --yes nothing is changed, and the error says so."""
+    """Without a terminal and without --yes nothing is changed, and the error suggests --yes."""
     ended = deploy_setup.shell("deploy")
 
     assert ended.status == 3
@@ -220,7 +220,7 @@ def test_an_unknown_volume_or_credential_is_named(deploy_setup: DeploySetup, mor
 
 def test_setting_a_cached_model_keeps_other_fields(deploy_setup: DeploySetup) -> None:
     """GraphQL replaces the whole endpoint: all other fields are sent back unchanged."""
-    deploy_setup.write(STORED)
+    deploy_setup.write(STORAGE_TABLE)
     ended = deploy_setup.deploy()
     endpoint_id = str(deploy_setup.endpoint["id"])
 
@@ -232,10 +232,10 @@ def test_setting_a_cached_model_keeps_other_fields(deploy_setup: DeploySetup) ->
 
 def test_a_cached_model_survives_an_update(deploy_setup: DeploySetup) -> None:
     """The cached model is checked after each PATCH, and set again if REST v2 has removed it."""
-    deploy_setup.write(STORED)
+    deploy_setup.write(STORAGE_TABLE)
     deploy_setup.deploy()
     deploy_setup.account.faults.forgets_models = True
-    deploy_setup.write(STORED, DESCRIPTION.replace("1.0.0", "1.1.0"))
+    deploy_setup.write(STORAGE_TABLE, DESCRIPTION.replace("1.0.0", "1.1.0"))
     ended = deploy_setup.deploy()
 
     assert "cached model set" in ended.err
@@ -244,7 +244,7 @@ def test_a_cached_model_survives_an_update(deploy_setup: DeploySetup) -> None:
 
 def test_an_empty_text_removes_a_cached_model(deploy_setup: DeploySetup) -> None:
     """An empty text removes the cached model; without the key it is not changed."""
-    deploy_setup.write(STORED)
+    deploy_setup.write(STORAGE_TABLE)
     deploy_setup.deploy()
     deploy_setup.write('[storage]\nnetwork_volume = "models"\n')
     assert "Nothing to do" in deploy_setup.shell("deploy").err
@@ -257,7 +257,7 @@ def test_an_empty_text_removes_a_cached_model(deploy_setup: DeploySetup) -> None
 
 def test_a_graphql_error_is_reported(deploy_setup: DeploySetup) -> None:
     """Earlier changes are kept, and the next run does the rest."""
-    deploy_setup.write(STORED)
+    deploy_setup.write(STORAGE_TABLE)
     deploy_setup.account.faults.respond("POST /graphql", 200, body={"errors": [{"message": "no such model"}]})
     failed = deploy_setup.deploy()
     ended = deploy_setup.deploy()
@@ -270,7 +270,7 @@ def test_a_graphql_error_is_reported(deploy_setup: DeploySetup) -> None:
 
 def test_a_retired_graphql_api_is_explained(deploy_setup: DeploySetup) -> None:
     """The error says when RunPod retires the API, and which key of deploy.toml to remove."""
-    deploy_setup.write(STORED)
+    deploy_setup.write(STORAGE_TABLE)
     deploy_setup.account.faults.respond("POST /graphql", 404)
     failed = deploy_setup.deploy()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.deploy.conftest import MODEL, STORED, DeploySetup
+from tests.deploy.conftest import MODEL, STORAGE_TABLE, DeploySetup
 
 PROBLEM = {"title": "Internal Server Error", "status": 500, "detail": "oops"}
 
@@ -167,7 +167,7 @@ CALLS = (0, 4, 5, 6, 7)
 @pytest.mark.parametrize("last_counts", [False, True])
 def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySetup, *, last_counts: bool) -> None:
     """If any call fails, with or without effect, the next run creates the rest, and `destroy` deletes everything."""
-    deploy_setup.write(STORED)
+    deploy_setup.write(STORAGE_TABLE)
     for calls in CALLS:
         deploy_setup.account.faults.end_after(calls, handles_last=last_counts)
         assert deploy_setup.deploy().status == 3

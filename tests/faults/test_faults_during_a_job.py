@@ -193,7 +193,7 @@ def test_a_slow_response_is_waited_for(simulator: Simulator, run: RunJob) -> Non
 
 
 def test_a_restarted_comfyui_fails_the_job_soon(simulator: Simulator, run: RunJob) -> None:
-    """If ComfyUI was restarted while the job ran and no longer knows the prompt, the error says so."""
+    """If a restart of ComfyUI deleted the job's prompt, the job fails soon and the error has this reason."""
     simulator.faults.hang_sampling()
     forgot = False
 

@@ -18,8 +18,9 @@ from tests.needs import skip_visibly
 
 TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
 WORKER = "comfy-client/worker:test"
-BAKED = "comfy-client/worker:test-flux1-dev-fp8"
-NEVER = "comfy-client/never"
+WITH_WEIGHTS = "comfy-client/worker:test-flux1-dev-fp8"
+FAILED_BUILD = "comfy-client/failed-build"
+"""The tag of builds that fail, so it never exists."""
 SIMULATOR = "comfy-client/worker:test-simulator"
 
 
@@ -61,7 +62,7 @@ def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
     """Return a client of the Docker engine. Without one the tests are skipped with a notice, and in CI they fail."""
     client = connect()
     if client is None:
-        missing = "NOT TESTED: no Docker engine answers; start one with ./scripts/engine start"
+        missing = "NOT TESTED: no Docker engine responds; start one with ./scripts/engine start"
         request.config.stash[NOT_TESTED] = missing
         skip_visibly(missing)
     return client
@@ -95,7 +96,7 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
         )
         logs = {
             WORKER: worker.run(WORKER),
-            BAKED: weights.run(BAKED),
+            WITH_WEIGHTS: weights.run(WITH_WEIGHTS),
             SIMULATOR: Build("simulator").run(SIMULATOR),
         }
         yield BuiltImages(logs, worker, weights, folder / "models", server, git)

@@ -19,7 +19,7 @@ import pytest
 
 from bench.docker_engine import BASE_IMAGE, BuildFailedError
 from bench.worker_setup import ROOT
-from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, BuiltImages
+from tests.image.conftest import FAILED_BUILD, SIMULATOR, TOKEN, WITH_WEIGHTS, WORKER, BuiltImages
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -68,7 +68,7 @@ def weights_of(engine: docker.DockerClient, saved: Saved, image: str) -> list[st
     ]
 
 
-@pytest.mark.parametrize("image", [WORKER, BAKED])
+@pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
 def test_structure(image: str) -> None:
     """container-structure-test finds the metadata and files listed in structure.yaml."""
     tool = Path(sysconfig.get_path("scripts")) / "container-structure-test"
@@ -82,7 +82,7 @@ def test_structure(image: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
+@pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS, SIMULATOR])
 def test_health_check_and_stop_signal(engine: docker.DockerClient, image: str) -> None:
     """The image has a health check and a stop signal."""
     config = engine.images.get(image).attrs["Config"]
@@ -91,7 +91,7 @@ def test_health_check_and_stop_signal(engine: docker.DockerClient, image: str) -
     assert config["StopSignal"] == "SIGTERM"
 
 
-@pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
+@pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS, SIMULATOR])
 def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
     """No file or folder of a layer is world-writable except sticky folders such as /tmp."""
     found = [
@@ -104,7 +104,7 @@ def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("image", [WORKER, BAKED])
+@pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
 def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
     """No layer contains .git, tests, caches of pip or apt, or Python's temporary files."""
     forbidden = (".git/", "/root/.cache", "var/lib/apt/lists/", "/.pytest_cache", ".part")
@@ -122,13 +122,13 @@ def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved
     """The token that gave access to the models is in no layer, history, configuration or log."""
     assert {request.token for request in images.server.received} == {TOKEN}
 
-    with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+    with saved(WITH_WEIGHTS).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         assert whole.find(TOKEN.encode()) == -1
-    for layer in layers_of(saved(BAKED)):
+    for layer in layers_of(saved(WITH_WEIGHTS)):
         for member in layer:
             file = layer.extractfile(member) if member.isfile() else None
             assert file is None or TOKEN.encode() not in file.read(), member.name
-    assert TOKEN not in json.dumps(engine.images.get(BAKED).history())
+    assert TOKEN not in json.dumps(engine.images.get(WITH_WEIGHTS).history())
     assert all(TOKEN not in log for log in images.logs.values())
 
 
@@ -138,7 +138,7 @@ def test_models_have_their_own_layers_and_notices(
     """Each file of models.txt is in its own layer; its licence and the notices are in the image too."""
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
-        for layer in layers_of(saved(BAKED))
+        for layer in layers_of(saved(WITH_WEIGHTS))
     ]
     names = [line.split()[2] for line in (images.models / "models.txt").read_text().splitlines()]
 
@@ -146,16 +146,16 @@ def test_models_have_their_own_layers_and_notices(
         f"opt/models/{name}" for name in names
     )
     assert "opt/models/licences/LICENSE-FLUX1-dev" in {name for files in baked for name in files}
-    label = engine.images.get(BAKED).labels["org.opencontainers.image.description"]
+    label = engine.images.get(WITH_WEIGHTS).labels["org.opencontainers.image.description"]
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
 def test_rebuilt_weights_have_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
     """Models that are downloaded again produce layers with the same hashes, which need no new push or pull."""
-    tag = BAKED + "-again"
+    tag = WITH_WEIGHTS + "-again"
     images.weights.run(tag, "--no-cache-filter=weights")
 
-    layers = [weights_of(engine, saved, each) for each in (BAKED, tag)]
+    layers = [weights_of(engine, saved, each) for each in (WITH_WEIGHTS, tag)]
     engine.images.remove(tag, force=True)
     assert len(layers[0]) == len((images.models / "models.txt").read_text().splitlines())
     assert layers[0] == layers[1]
@@ -163,7 +163,7 @@ def test_rebuilt_weights_have_the_same_layers(engine: docker.DockerClient, saved
 
 def test_new_code_downloads_no_weights(engine: docker.DockerClient, images: BuiltImages, tmp_path: Path) -> None:
     """A change of the handler does not change the models' layers, and their server gets no request."""
-    before, after = BAKED + "-before", BAKED + "-after"
+    before, after = WITH_WEIGHTS + "-before", WITH_WEIGHTS + "-after"
     images.weights.run(before)
     asked_before = len(images.server.received)
     ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache", "debug-output", "tests")
@@ -210,7 +210,7 @@ def test_a_wrong_model_fails_the_build(images: BuiltImages, tmp_path: Path) -> N
     (tmp_path / "models.txt").write_text("\n".join(" ".join(fields) for fields in lines.values()) + "\n")
 
     with pytest.raises(BuildFailedError) as info:
-        replace(images.weights, contexts={**images.weights.contexts, "model-list": str(tmp_path)}).run(NEVER)
+        replace(images.weights, contexts={**images.weights.contexts, "model-list": str(tmp_path)}).run(FAILED_BUILD)
 
     log = str(info.value)
     assert "vae/ae.safetensors" in log

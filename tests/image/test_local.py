@@ -15,7 +15,7 @@ from bench.container import STRICT_OPTIONS
 from bench.worker_setup import ROOT, SMALL_JOB
 from simulators.http_server import free_port
 from simulators.waiting import until
-from tests.image.conftest import BAKED, SIMULATOR
+from tests.image.conftest import SIMULATOR, WITH_WEIGHTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -38,7 +38,7 @@ def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) ->
     port = free_port()
     ports = {"8000/tcp": ("127.0.0.1", port)}
     environment = {"SERVE_API_LOCALLY": "true"}
-    container = engine.containers.run(BAKED, detach=True, environment=environment, ports=ports, **STRICT_OPTIONS)
+    container = engine.containers.run(WITH_WEIGHTS, detach=True, environment=environment, ports=ports, **STRICT_OPTIONS)
     try:
         assert until(lambda: _responds(port), 60), container.logs().decode()
 

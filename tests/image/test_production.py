@@ -22,7 +22,7 @@ from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
-from tests.image.conftest import BAKED, WORKER, BuiltImages
+from tests.image.conftest import WITH_WEIGHTS, WORKER, BuiltImages
 from tests.image.substitutes import fill, make_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
@@ -64,7 +64,7 @@ QUICK_HEALTH = {**SOON, "interval": 10**9, "start_period": 10**9, "retries": 1}
 @pytest.fixture(scope="module")
 def worker(engine: docker.DockerClient, network: Network) -> Iterator[WorkerContainer]:
     """A worker with baked weights, shared by the tests that follow."""
-    with worker_container(engine, network, BAKED) as shared:
+    with worker_container(engine, network, WITH_WEIGHTS) as shared:
         yield shared
 
 
@@ -192,7 +192,7 @@ def test_no_file_of_a_job_is_left(worker: WorkerContainer) -> None:
 
 def test_an_idle_container_exits_at_once(engine: docker.DockerClient, network: Network) -> None:
     """SIGTERM without a job ends the container with status 0."""
-    with worker_container(engine, network, BAKED) as worker:
+    with worker_container(engine, network, WITH_WEIGHTS) as worker:
         worker.container.kill("SIGTERM")
 
         assert worker.await_end(15) == 0
@@ -200,7 +200,7 @@ def test_an_idle_container_exits_at_once(engine: docker.DockerClient, network: N
 
 def test_a_busy_container_exits_after_its_result_is_posted(engine: docker.DockerClient, network: Network) -> None:
     """On SIGTERM during a job, the job succeeds, its result is posted, and then the worker exits with 0."""
-    with worker_container(engine, network, BAKED) as worker:
+    with worker_container(engine, network, WITH_WEIGHTS) as worker:
         job_id = worker.submit(steps=60)
         worker.await_sampling(job_id)
 
@@ -212,7 +212,7 @@ def test_a_busy_container_exits_after_its_result_is_posted(engine: docker.Docker
 
 def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -> None:
     """The engine reports the container as healthy while ComfyUI responds, and as unhealthy otherwise."""
-    with worker_container(engine, network, BAKED, healthcheck=QUICK_HEALTH) as worker:
+    with worker_container(engine, network, WITH_WEIGHTS, healthcheck=QUICK_HEALTH) as worker:
         assert until(lambda: worker.state()["Health"]["Status"] == "healthy", 20)
 
         worker.signal_comfyui(signal.SIGSTOP)
@@ -276,7 +276,7 @@ def test_models_are_downloaded_at_the_first_boot(
 def test_an_unreadable_volume_is_reported(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """For a volume that only another user can read, the error says so, instead of that it is empty."""
+    """The error for a volume that only another user can read reports that it cannot be read, not that it is empty."""
     fill(tmp_path / "models", images.models, images.server)
     tmp_path.chmod(0o700)
 

@@ -7,12 +7,12 @@ import subprocess
 import pytest
 
 from bench.worker_setup import ROOT
-from tests.image.conftest import BAKED, SIMULATOR, WORKER
+from tests.image.conftest import SIMULATOR, WITH_WEIGHTS, WORKER
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 
-@pytest.mark.parametrize("image", [WORKER, BAKED])
+@pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
 def test_a_built_image_passes_the_smoke_test(image: str) -> None:
     """The image's labels are correct, a job on the simulator succeeds, and SIGTERM ends it.
 

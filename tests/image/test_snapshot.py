@@ -13,7 +13,7 @@ from docker.models.networks import Network
 from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
 from bench.worker_setup import code_of
-from tests.image.conftest import NEVER, WORKER, BuiltImages
+from tests.image.conftest import FAILED_BUILD, WORKER, BuiltImages
 from tests.image.substitutes import fill
 
 pytestmark = pytest.mark.slow
@@ -60,4 +60,4 @@ def test_a_missing_repository_or_commit_fails_the_build(
     contexts = write_snapshot(tmp_path / "snapshot", images, {name: commit})
 
     with pytest.raises(BuildFailedError, match=name):
-        replace(images.worker, contexts=contexts).run(NEVER)
+        replace(images.worker, contexts=contexts).run(FAILED_BUILD)

@@ -22,7 +22,7 @@ from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, incompressible_png, png
 
-OURS = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})
+WORKER_REPORT = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})
 EXCEPTION = json.dumps(
     {
         "error_type": "<class 'KeyError'>",
@@ -42,7 +42,7 @@ def job_of(client: Client) -> Any:  # noqa: ANN401 - a Job
 @pytest.mark.parametrize(
     ("body", "code", "expected"),
     [
-        ({"status": "FAILED", "error": OURS.to_json()}, ErrorCode.OUT_OF_MEMORY, "The GPU is full"),
+        ({"status": "FAILED", "error": WORKER_REPORT.to_json()}, ErrorCode.OUT_OF_MEMORY, "The GPU is full"),
         ({"status": "FAILED", "error": "job timed out after 1 retries"}, ErrorCode.WORKER_LOST, "Send the job again"),
         ({"status": "FAILED", "error": EXCEPTION}, ErrorCode.INTERNAL, "'workflow'"),
         ({"status": "FAILED", "error": "something else"}, ErrorCode.UNRECOGNIZED, "something else"),
@@ -77,10 +77,10 @@ def test_each_failed_state_has_its_own_error(
 
 def test_our_worker_s_report_is_complete(platform: RunPodPlatform, client: Client) -> None:
     """Code, message and details are those of the worker."""
-    with ScriptedWorker(platform, lambda _: {"error": OURS.to_json()}), pytest.raises(JobError) as info:
+    with ScriptedWorker(platform, lambda _: {"error": WORKER_REPORT.to_json()}), pytest.raises(JobError) as info:
         client.txt2img("a knight")
 
-    assert info.value.report == OURS
+    assert info.value.report == WORKER_REPORT
     assert info.value.report.retryable
 
 
@@ -204,7 +204,7 @@ def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Clien
 def test_a_submit_response_without_a_job_may_have_started_one(
     platform: RunPodPlatform, client: Client, body: str
 ) -> None:
-    """The error says so, and the submit is not repeated."""
+    """The error reports that the job may run, and the submit is not repeated."""
     platform.faults.respond("run", 200, body=body, times=3)
     with pytest.raises(RequestError) as info:
         job_of(client)
@@ -381,7 +381,7 @@ def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
 
 def test_only_a_failed_job_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
     """The same id runs once more; a retry of a successful job gets 400."""
-    responses = iter([{"error": OURS.to_json()}])
+    responses = iter([{"error": WORKER_REPORT.to_json()}])
     with ScriptedWorker(platform, lambda job: next(responses, None) or image_result(job)):
         job = job_of(client)
         with pytest.raises(JobError):

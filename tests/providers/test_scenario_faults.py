@@ -41,7 +41,7 @@ STATUSES: dict[int, tuple[type[ComfyClientError], ErrorCode]] = {
 def test_a_submit_with_an_error_response_is_not_repeated(
     scenario: ScenarioSimulator, client_of_scenario: Client, status: int
 ) -> None:
-    """Every status results in one call and one error of ours, with Scenario's message and trace id."""
+    """Every error status results in one call and one error of this client, with Scenario's message and trace id."""
     scenario.faults.respond("generate", status)
     kind, code = STATUSES[status]
     with pytest.raises(kind, match=rf"{status} \(internal error; trace trace_") as info:
@@ -57,7 +57,7 @@ def test_a_submit_with_an_error_response_is_not_repeated(
 def test_a_submit_without_a_response_may_have_started_a_job(
     scenario: ScenarioSimulator, client_of_scenario: Client, *, is_handled: bool
 ) -> None:
-    """The error says so, and the submit is not repeated."""
+    """The error reports that the job may run, and the submit is not repeated."""
     before = scenario.submissions
     scenario.faults.drop_connection("generate", after_handling=is_handled)
     with pytest.raises(RequestError, match="not sent again") as info:

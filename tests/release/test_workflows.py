@@ -32,7 +32,7 @@ EXPRESSIONS = {
     "toJSON(needs.*.result)": '["success", "success", "success"]',
 }
 """Values of the expressions in the environments of the steps."""
-OURS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
+FAKED_SCRIPTS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
 """Scripts that have tests of their own. Here a fake takes their place."""
 HUB = "docker.io/octo/flux-comfyui-worker"
 GHCR = "ghcr.io/octo-org/flux-comfyui-worker"
@@ -119,7 +119,7 @@ def expanded(text: str) -> str:
 def repository(tmp_path: Path) -> Path:
     """A checkout with the files that the scripts read, at a commit whose version has notes. Other scripts are fakes."""
     place = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns("__pycache__", *(name.rpartition("/")[2] for name in OURS))
+    ignored = shutil.ignore_patterns("__pycache__", *(name.rpartition("/")[2] for name in FAKED_SCRIPTS))
     shutil.copytree(ROOT / "scripts", place / "scripts", ignore=ignored)
     for name in ("pyproject.toml", "docker-bake.hcl"):
         shutil.copy(ROOT / name, place)
@@ -139,7 +139,7 @@ def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_p
     programs("jq")
     responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
     fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
-    for name in OURS:
+    for name in FAKED_SCRIPTS:
         fakes.put(repository / "scripts" / name)
     github = {"GITHUB_SHA": COMMIT, "GITHUB_REF": f"refs/tags/v{VERSION}", "GITHUB_REF_NAME": f"v{VERSION}"}
     ended = subprocess.run(

@@ -14,7 +14,7 @@ from worker.comfyui_environment import comfyui_environment
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 NOBODY = 65534
-NEEDED = (
+PASSED_VARIABLES = (
     "PATH",
     "HOME",
     "LANG",
@@ -36,7 +36,7 @@ NEEDED = (
     "PYTHONPATH",
     "HIP_VISIBLE_DEVICES",
 )
-OTHERS = (
+WITHHELD_VARIABLES = (
     "RUNPOD_AI_API_KEY",
     "RUNPOD_POD_ID",
     "BUCKET_SECRET_ACCESS_KEY",
@@ -61,13 +61,13 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", PASSED_VARIABLES)
 def test_variables_that_comfyui_needs_are_passed_on(name: str) -> None:
     """Paths, locale, and settings of CUDA, torch and Python are passed on."""
     assert comfyui_environment({name: "x"}) == {name: "x"}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", WITHHELD_VARIABLES)
 def test_variables_named_like_secrets_are_not_passed_on(name: str) -> None:
     """A variable named like a secret is never passed on, whatever its prefix."""
     assert comfyui_environment({name: "x"}) == {}

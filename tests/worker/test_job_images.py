@@ -31,7 +31,7 @@ from comfy_core.safe_fetch import FetchRules
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from tests.core.test_safe_fetch import HERE
+from tests.core.test_safe_fetch import LOOPBACK
 from tests.hostile_images import gif, slow_jpeg, tiff_chain
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
@@ -129,10 +129,10 @@ def test_a_cancellation_ends_decoding(worker: Worker) -> None:
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])
 def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: Worker, ended_by: str) -> None:
     """Sixteen URLs that do not respond used to block a job for five minutes, ignoring its cancellation."""
-    with socket.create_server((HERE, 0)) as silent:  # accepts connections and sends nothing
+    with socket.create_server((LOOPBACK, 0)) as silent:  # accepts connections and sends nothing
         port = silent.getsockname()[1]
-        rules = FetchRules(allowed_networks=(ip_network(HERE),), extra_ports=frozenset({port}), timeout_s=2.0)
-        images = [{"name": f"{number}.png", "image": f"https://{HERE}:{port}/a.png"} for number in range(16)]
+        rules = FetchRules(allowed_networks=(ip_network(LOOPBACK),), extra_ports=frozenset({port}), timeout_s=2.0)
+        images = [{"name": f"{number}.png", "image": f"https://{LOOPBACK}:{port}/a.png"} for number in range(16)]
         job_input = {"workflow": empty_image(8, 8), "images": images, "timeout_s": 1 if ended_by == "time" else 20}
         canceller = Canceller()
         control = Control(canceller.stop) if ended_by == "cancel" else Control()

@@ -72,7 +72,7 @@ def test_a_job_is_converted_to_a_shape_that_the_sdk_can_handle(item: str, job: J
 
 @pytest.mark.parametrize("levels", [990, 20_000, 200_000])
 def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
-    """A job that is nested deeper than the limit, however deep, gets an error that says so. Other jobs run."""
+    """A job that is nested deeper than the limit, however deep, gets an error that names the limit. Other jobs run."""
     taken = read_take_response(batch(deep(levels), deep(levels, "second")))
 
     assert taken.jobs == (VALID,)

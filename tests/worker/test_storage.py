@@ -187,8 +187,8 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
         assert info.value is CANCELLED
         assert time.monotonic() - begun_at < 5
         stalled.resumed.set()
-        assert until(lambda: stalled.is_whole)
-        assert stalled.is_whole == [False]
+        assert until(lambda: stalled.has_whole_body)
+        assert stalled.has_whole_body == [False]
         assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("store")])
 
 
@@ -222,7 +222,7 @@ def test_clients_can_be_made_by_many_threads_at_once(s3: S3Server) -> None:
     assert sum(key.startswith("job-5/") for key in s3.stored()) == 8
 
 
-OWN = {
+S3_CONFIG = {
     "endpointUrl": "https://s3.example",
     "accessId": "own-id",
     "accessSecret": "own-secret",
@@ -253,7 +253,7 @@ def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
 
 def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
     """A bucket at another endpoint, described by RunPod's four keys, gets none of the worker's settings."""
-    bucket, faults = job_bucket(OWN, s3.bucket(prefix="ours", public_url="https://cdn.example"), public)
+    bucket, faults = job_bucket(S3_CONFIG, s3.bucket(prefix="ours", public_url="https://cdn.example"), public)
 
     assert faults == []
     assert bucket is not None
@@ -265,7 +265,7 @@ def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
 def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Server) -> None:
     """The worker's endpoint may be http. Region and prefix are used for the job's bucket, the public URL is not."""
     ours = replace(s3.bucket(prefix="p", public_url="https://cdn.example"), region="eu-1")
-    bucket, faults = job_bucket({**OWN, "endpointUrl": ours.endpoint_url}, ours)
+    bucket, faults = job_bucket({**S3_CONFIG, "endpointUrl": ours.endpoint_url}, ours)
 
     assert faults == []
     assert bucket is not None
@@ -273,11 +273,11 @@ def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Serv
     assert not bucket.must_be_public
 
 
-@pytest.mark.parametrize("absent", sorted(OWN))
+@pytest.mark.parametrize("absent", sorted(S3_CONFIG))
 @pytest.mark.parametrize("value", [None, "", 5, ["x"], "\ud800", "two\nlines"])
 def test_an_incomplete_s3_config_names_the_missing_keys(absent: str, value: object) -> None:
     """A key that is missing, empty or not a string is a fault at its own path."""
-    bucket, faults = job_bucket({**OWN, absent: value}, None)
+    bucket, faults = job_bucket({**S3_CONFIG, absent: value}, None)
 
     assert bucket is None
     assert [fault.path for fault in faults] == [f"s3Config.{absent}"]
@@ -299,7 +299,7 @@ def test_an_s3_config_that_is_not_an_object_is_a_fault(value: object) -> None:
 )
 def test_an_endpoint_that_is_not_public_https_is_rejected(s3: S3Server, endpoint: str) -> None:
     """An endpoint of the job that is not https, or not a URL, is a fault, whatever the worker's endpoint is."""
-    bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, s3.bucket())
+    bucket, [fault] = job_bucket({**S3_CONFIG, "endpointUrl": endpoint}, s3.bucket())
 
     assert bucket is None
     assert fault.path == "s3Config.endpointUrl"
@@ -308,7 +308,7 @@ def test_an_endpoint_that_is_not_public_https_is_rejected(s3: S3Server, endpoint
 @pytest.mark.parametrize("resolve", [private, unknown, lambda *_: ["no address"]])
 def test_an_endpoint_that_resolves_to_a_private_address_is_rejected(resolve: Resolve) -> None:
     """A name that does not resolve, or resolves to any private address, is a fault before ComfyUI is used."""
-    bucket, [fault] = job_bucket(OWN, None, resolve)
+    bucket, [fault] = job_bucket(S3_CONFIG, None, resolve)
 
     assert bucket is None
     assert (fault.path, fault.message) == (
@@ -323,7 +323,7 @@ def test_an_endpoint_that_resolves_to_a_private_address_is_rejected(resolve: Res
 )
 def test_an_endpoint_that_is_a_private_address_is_rejected(endpoint: str) -> None:
     """A private IP address or an invalid port is a fault, without a name lookup."""
-    bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, None)
+    bucket, [fault] = job_bucket({**S3_CONFIG, "endpointUrl": endpoint}, None)
 
     assert bucket is None
     assert "public internet" in fault.message

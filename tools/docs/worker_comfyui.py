@@ -7,7 +7,7 @@ from typing import Any
 
 from tools.docs.api import NOTE
 from tools.stock_worker.cases import CASES
-from tools.stock_worker.recordings import OURS, STOCK, Verdict, recorded, source_of, verdict
+from tools.stock_worker.recordings import STOCK_WORKER, THIS_WORKER, Verdict, recorded, source_of, verdict
 
 INTRODUCTION = """\
 # Coming from worker-comfyui
@@ -64,8 +64,8 @@ VARIABLE_DIFFERENCES = (
 
 def worker_comfyui_page() -> Iterator[str]:
     """Yield the parts of docs/worker-comfyui.md."""
-    stock, ours = recorded(STOCK), recorded(OURS)
-    yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK))
+    stock, ours = recorded(STOCK_WORKER), recorded(THIS_WORKER)
+    yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK_WORKER))
     rows = [(case, stock[case.request], ours[case.request]) for case in CASES]
     verdicts = {case.request: verdict(stock_outcome, our_outcome) for case, stock_outcome, our_outcome in rows}
     differing = [

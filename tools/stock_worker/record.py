@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from simulators.comfyui import Simulator
 from tools.stock_worker.cases import CASES
 from tools.stock_worker.outcomes import Handler, our_handler, outcome_of
-from tools.stock_worker.recordings import OURS, STOCK
+from tools.stock_worker.recordings import STOCK_WORKER, THIS_WORKER
 
 HandlerFactory = Callable[[Simulator], Handler]
 
@@ -41,10 +41,14 @@ def main() -> None:
     make_handler_for: HandlerFactory = our_handler
     match sys.argv[1:]:
         case ["ours"]:
-            file, about = OURS, "this worker"
+            file, about = THIS_WORKER, "this worker"
         case ["stock", folder]:
             version = "worker-comfyui 5.8.5 (runpod-workers/worker-comfyui d2a5572)"
-            file, about, make_handler_for = STOCK, f"{version}, {datetime.now(UTC):%Y-%m-%d}", stock_handler(folder)
+            file, about, make_handler_for = (
+                STOCK_WORKER,
+                f"{version}, {datetime.now(UTC):%Y-%m-%d}",
+                stock_handler(folder),
+            )
         case _:
             sys.exit(__doc__)
     outcomes = {case.request: outcome_of(case, make_handler_for) for case in CASES}

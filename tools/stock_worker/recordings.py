@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-STOCK, OURS = Path(__file__).parent / "stock.json", Path(__file__).parent / "ours.json"
+STOCK_WORKER, THIS_WORKER = Path(__file__).parent / "stock.json", Path(__file__).parent / "ours.json"
 Outcome = dict[str, Any]
 
 

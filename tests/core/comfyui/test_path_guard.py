@@ -12,9 +12,9 @@ from comfy_core.contract import Fault
 from comfy_core.graphs import Graph
 from comfy_core.targets import Target
 
-OWN = "run-" + "0" * 32
-FOREIGN = "run-" + "a" * 32
-LEADS_OUTSIDE = (
+OWN_FOLDER = "run-" + "0" * 32
+OTHER_JOBS_FOLDER = "run-" + "a" * 32
+PATHS_OUTSIDE = (
     "/etc/passwd",
     "//server/share/x.png",
     "\\\\server\\share\\x.png",
@@ -55,12 +55,12 @@ LEADS_OUTSIDE = (
     '["../x.png"]',
     "a\x00.png",
     "a%00.png",
-    f"{FOREIGN}/0.png",
-    f"{FOREIGN.upper()}/0.png",
-    f"a/{FOREIGN}/0.png",
-    f"{OWN}/../{FOREIGN}/0.png",
+    f"{OTHER_JOBS_FOLDER}/0.png",
+    f"{OTHER_JOBS_FOLDER.upper()}/0.png",
+    f"a/{OTHER_JOBS_FOLDER}/0.png",
+    f"{OWN_FOLDER}/../{OTHER_JOBS_FOLDER}/0.png",
 )
-OF_OTHERS = (
+PATHS_OF_OTHER_JOBS = (
     "x.png [output]",
     "x.png[output]",
     "x.pngZ[temp]",
@@ -114,7 +114,7 @@ def faults(class_type: str, name: str, value: Any, *others: Any, **node_types: A
     """Return the faults of a graph with that input in node 1; the other nodes are 2, 3, …."""
     graph: Graph = {"1": {"class_type": class_type, "inputs": {name: value}}}
     graph |= {str(number): node for number, node in enumerate(others, 2)}
-    return path_faults(graph, node_types, OWN)
+    return path_faults(graph, node_types, OWN_FOLDER)
 
 
 def text_node(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
@@ -122,7 +122,7 @@ def text_node(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
     return {"class_type": "PrimitiveString", "inputs": {"value": value}}
 
 
-@pytest.mark.parametrize("value", LEADS_OUTSIDE)
+@pytest.mark.parametrize("value", PATHS_OUTSIDE)
 def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
     """Paths outside the job's folders are rejected in loaders of images and models, and in save nodes."""
     for class_type, name in (*LOADERS, *MODEL_LOADERS, *WRITERS):
@@ -130,14 +130,14 @@ def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
         assert fault.path == f"workflow.1.inputs.{name}"
 
 
-@pytest.mark.parametrize("value", OF_OTHERS)
+@pytest.mark.parametrize("value", PATHS_OF_OTHER_JOBS)
 def test_files_of_other_jobs_are_rejected(value: str) -> None:
     """Files of other jobs cannot be named by an annotation, a wildcard or a folder."""
     for class_type, name in LOADERS:
         assert len(faults(class_type, name, value)) == 1, class_type
 
 
-@pytest.mark.parametrize("value", ["../x.png", f"{FOREIGN}/0.png", "x.png [output]", "/etc/passwd"])
+@pytest.mark.parametrize("value", ["../x.png", f"{OTHER_JOBS_FOLDER}/0.png", "x.png [output]", "/etc/passwd"])
 @pytest.mark.parametrize(("class_type", "name"), LOADERS)
 def test_nested_names_are_checked(class_type: str, name: str, value: str) -> None:
     """ComfyUI unwraps `__value__`, Load3D accepts an object of names, and a list may contain several."""
@@ -172,8 +172,8 @@ def test_nested_names_are_checked(class_type: str, name: str, value: str) -> Non
         "wait... what.png",
         "100%.png",
         "größe.png",
-        f"{OWN}/0.png",
-        f"{OWN}/0.png [input]",
+        f"{OWN_FOLDER}/0.png",
+        f"{OWN_FOLDER}/0.png [input]",
         "",
     ],
 )
@@ -230,7 +230,7 @@ def test_a_value_that_is_not_a_path_is_accepted(class_type: str, name: str, valu
     assert faults(class_type, name, value) == []
 
 
-@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
+@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{OTHER_JOBS_FOLDER}/0.png"])
 def test_an_input_for_content_cannot_contain_a_path(value: str) -> None:
     """An input for content cannot contain a path, because some nodes accept either a URL or a path."""
     assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
@@ -253,10 +253,10 @@ def test_a_graph_of_very_many_names_is_rejected_quickly() -> None:
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
     }
     started_at = time.monotonic()
-    [fault] = path_faults(graph, {}, OWN)
+    [fault] = path_faults(graph, {}, OWN_FOLDER)
     assert fault.path == "workflow"
     few = dict(list(graph.items())[:500])
-    assert path_faults(few, {}, OWN) == []
+    assert path_faults(few, {}, OWN_FOLDER) == []
     assert time.monotonic() - started_at < 10
 
 
@@ -264,7 +264,7 @@ def test_long_variables_are_rejected_quickly() -> None:
     """Each of 4,000 prefixes contains 60 long variables."""
     inputs = {"filename_prefix": "%SaveImage.x%" * 8, "x": "y" * 1000}
     graph: Graph = {str(number): {"class_type": "SaveImage", "inputs": inputs} for number in range(4000)}
-    assert len(path_faults(graph, {}, OWN)) == 50
+    assert len(path_faults(graph, {}, OWN_FOLDER)) == 50
 
 
 def test_a_link_to_a_text_is_resolved() -> None:
@@ -344,7 +344,7 @@ def test_every_fault_has_its_path_and_a_remedy() -> None:
         "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},
         "a b": {"class_type": "SaveImage", "inputs": {"filename_prefix": "/srv/x"}},
     }
-    first, second = path_faults(graph, {}, OWN)
+    first, second = path_faults(graph, {}, OWN_FOLDER)
     assert first.path == "workflow.5.inputs.image"
     assert first.message == 'must not contain ".."; send the file in `images` and use its name here'
     assert second.path == 'workflow["a b"].inputs.filename_prefix'

@@ -10,7 +10,7 @@ from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_core.contract import MAX_REPORT_BYTES, MAX_TEXT, ErrorReport
 from comfy_core.error_codes import ErrorCode
 
-FOREIGN = "run-" + "a" * 32
+OTHER_JOBS_FOLDER = "run-" + "a" * 32
 
 
 def refusal_of(*errors: dict[str, Any], class_type: str = "LoadImage") -> Refusal:
@@ -51,7 +51,7 @@ INVALID_FILE = {
 )
 def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str, is_v3: bool) -> None:
     """A loader's choices are removed from the message and the details, also if there are other problems."""
-    error = not_in_list(name, "x", [FOREIGN, "a.png"], is_v3=is_v3)
+    error = not_in_list(name, "x", [OTHER_JOBS_FOLDER, "a.png"], is_v3=is_v3)
     other = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
     for errors in ([error], [error, other]):
         found = refusal_of(*errors, class_type=class_type)
@@ -65,7 +65,9 @@ def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str,
 
 def test_job_folders_are_not_listed_as_choices() -> None:
     """Job folders are removed from the choices of a node of any name."""
-    assert combo_choices({"input": {"required": {"odd": [[FOREIGN, f"{FOREIGN}/0.png", "a"]]}}}, "odd") == ("a",)
+    assert combo_choices(
+        {"input": {"required": {"odd": [[OTHER_JOBS_FOLDER, f"{OTHER_JOBS_FOLDER}/0.png", "a"]]}}}, "odd"
+    ) == ("a",)
 
 
 def test_a_linked_loader_s_choices_are_not_repeated() -> None:
@@ -73,7 +75,7 @@ def test_a_linked_loader_s_choices_are_not_repeated() -> None:
     error = {
         "type": "return_type_mismatch",
         "message": "Return type mismatch between linked nodes",
-        "details": f"image, received_type(IMAGE) mismatch input_type(['{FOREIGN}'])",
+        "details": f"image, received_type(IMAGE) mismatch input_type(['{OTHER_JOBS_FOLDER}'])",
         "extra_info": {"input_name": "image", "received_type": "IMAGE", "linked_node": ["1", 0]},
     }
     report = refusal_of(error).error({}, {}).report

@@ -6,17 +6,17 @@ import pytest
 
 from comfy_client.gateway.scenario.origin import is_json, rejection_reason
 
-HERE = "127.0.0.1:8189"
+SHIM_HOST = "127.0.0.1:8189"
 
 
 @pytest.mark.parametrize(
     ("method", "headers"),
     [
-        ("GET", {"host": HERE}),
+        ("GET", {"host": SHIM_HOST}),
         ("POST", {"host": "localhost:8189"}),
         ("POST", {"host": "[::1]:8189"}),
-        ("POST", {"host": HERE, "origin": f"http://{HERE}", "sec-fetch-site": "same-origin"}),
-        ("GET", {"host": HERE, "sec-fetch-site": "cross-site"}),
+        ("POST", {"host": SHIM_HOST, "origin": f"http://{SHIM_HOST}", "sec-fetch-site": "same-origin"}),
+        ("GET", {"host": SHIM_HOST, "sec-fetch-site": "cross-site"}),
         ("POST", {"host": "shim.example", "origin": "https://shim.example"}),
     ],
 )
@@ -33,14 +33,14 @@ def test_local_programs_and_the_own_page_are_accepted(method: str, headers: dict
         ("GET", {"host": "127.0.0.1.evil.example:8189"}),
         ("GET", {"host": "[::1"}),
         ("GET", {"host": "localhost@evil.example"}),
-        ("POST", {"host": HERE, "origin": "http://evil.example"}),
-        ("POST", {"host": HERE, "origin": "null"}),
-        ("POST", {"host": HERE, "origin": ""}),
-        ("POST", {"host": HERE, "origin": "http://[::1"}),
-        ("POST", {"host": HERE, "origin": "http://127.0.0.1:9000"}),
-        ("POST", {"host": HERE, "origin": "http://localhost:8189"}),
-        ("POST", {"host": HERE, "sec-fetch-site": "cross-site"}),
-        ("DELETE", {"host": HERE, "sec-fetch-site": "same-site"}),
+        ("POST", {"host": SHIM_HOST, "origin": "http://evil.example"}),
+        ("POST", {"host": SHIM_HOST, "origin": "null"}),
+        ("POST", {"host": SHIM_HOST, "origin": ""}),
+        ("POST", {"host": SHIM_HOST, "origin": "http://[::1"}),
+        ("POST", {"host": SHIM_HOST, "origin": "http://127.0.0.1:9000"}),
+        ("POST", {"host": SHIM_HOST, "origin": "http://localhost:8189"}),
+        ("POST", {"host": SHIM_HOST, "sec-fetch-site": "cross-site"}),
+        ("DELETE", {"host": SHIM_HOST, "sec-fetch-site": "same-site"}),
     ],
 )
 def test_other_pages_are_rejected(method: str, headers: dict[str, str]) -> None:

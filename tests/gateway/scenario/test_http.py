@@ -66,7 +66,7 @@ def setup() -> Iterator[ShimSetup]:
 
 @pytest.fixture(params=[False, True], ids=["lax", "strict"])
 def sdk(request: pytest.FixtureRequest, setup: ShimSetup) -> Iterator[Scenario]:
-    """The SDK, as callers have it, and with its strict validation of answers."""
+    """The SDK with its default validation of responses, and with its strict one."""
     with setup.sdk(strict=request.param) as sdk:
         yield sdk
 

@@ -107,7 +107,7 @@ def test_several_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnv
 
 
 def test_without_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnvironment) -> None:
-    """Without a lock a node may change packages, and a warning says so."""
+    """Without a lock file a node may change packages, and a warning reports it."""
     nodes = nodes_with_requirements(snapshot_setup, greedy="locked>=2")
     status, text = snapshot_setup.restore("--python", str(installed.python), git_custom_nodes=nodes)
 
