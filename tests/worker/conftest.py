@@ -1,4 +1,4 @@
-"""A ComfyUI, and a worker that uses it."""
+"""Fixtures: a simulated ComfyUI, and a worker that uses it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.settings import Settings
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulator]:
-    """A ComfyUI whose folders are in `tmp_path`."""
+    """A simulated ComfyUI whose folders are in `tmp_path`."""
     with Simulator(base_directory=tmp_path) as simulator:
         yield simulator
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFixture) -> None:
-    """One log line has every step, in order, in a machine-readable field."""
+    """`log` writes one record, whose field `boot_s` has every step in order, in seconds since the process started."""
     times = BootTimes(lambda: 5.0)
     times.note("python")
     with caplog.at_level(logging.INFO):
@@ -31,7 +31,7 @@ def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFix
 
 
 def test_the_process_s_age_includes_the_start_of_python() -> None:
-    """The start time of Python itself is included."""
+    """The age counts from the start of the process, so it includes the start of Python itself."""
     began_at = psutil.Process().create_time()
     script = "from worker.boot_times import process_age_s; import time; print(process_age_s(), time.time())"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""ComfyUI's environment, and the protection of the worker's own."""
+"""The environment that ComfyUI gets, and the protection of the worker's own environment."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ WITHHELD_VARIABLES = (
 
 @pytest.mark.parametrize("name", PASSED_VARIABLES)
 def test_variables_that_comfyui_needs_are_passed_on(name: str) -> None:
-    """Paths, locale, and settings of CUDA, torch and Python are passed on."""
+    """Each variable of PASSED_VARIABLES, such as a path or a setting of CUDA, is passed on."""
     assert comfyui_environment({name: "x"}) == {name: "x"}
 
 
 @pytest.mark.parametrize("name", WITHHELD_VARIABLES)
-def test_variables_named_like_secrets_are_not_passed_on(name: str) -> None:
-    """A variable named like a secret is never passed on, whatever its prefix."""
+def test_other_variables_are_not_passed_on(name: str) -> None:
+    """Each variable of WITHHELD_VARIABLES is withheld: secrets with any prefix, and the worker's own variables."""
     assert comfyui_environment({name: "x"}) == {}
 
 
 def test_variables_in_worker_comfyui_env_are_passed_on() -> None:
-    """ComfyUI gets the variables that WORKER_COMFYUI_ENV names."""
+    """A variable that WORKER_COMFYUI_ENV names is passed on if it is set."""
     assert comfyui_environment({"MY_NODE_KEY": "x", "OTHER": "y"}, ("MY_NODE_KEY", "ABSENT")) == {"MY_NODE_KEY": "x"}
 
 
@@ -90,17 +90,17 @@ def test_variables_in_worker_comfyui_env_are_passed_on() -> None:
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
 def test_a_proxy_loses_its_credentials(name: str, given: str, kept: str) -> None:
-    """ComfyUI gets the proxy's address, but not its password."""
+    """ComfyUI gets the proxy's address without user name and password."""
     assert comfyui_environment({name: given}) == {name: kept}
 
 
-READER = """\
+READING_SCRIPT = """\
 import ctypes, os, subprocess, sys
 from worker.process_memory import protect_process_memory
 if os.getuid() == 0:
     os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})
-    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as it is for a process that was started as this user
-if sys.argv[1] == "concealed":
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid has cleared
+if sys.argv[1] == "protected":
     assert protect_process_memory()
 for pid in (os.getpid(), "self"):
     read = subprocess.run(["cat", f"/proc/{{pid}}/environ"], capture_output=True)
@@ -109,11 +109,14 @@ for pid in (os.getpid(), "self"):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize(("mode", "worker"), [("as it was", "0 True"), ("concealed", "1 False")])
-def test_other_processes_cannot_read_the_worker_s_environment(mode: str, worker: str) -> None:
-    """Other processes of the user cannot read /proc/<pid>/environ; a child of the worker can read its own."""
+@pytest.mark.parametrize(("mode", "worker_output"), [("unprotected", "0 True"), ("protected", "1 False")])
+def test_other_processes_cannot_read_a_protected_environment(mode: str, worker_output: str) -> None:
+    """After protect_process_memory no other process of the user can read the worker's /proc/<pid>/environ.
+
+    A child process can still read its own.
+    """
     ended = subprocess.run(
-        [sys.executable, "-c", READER.format(nobody=NOBODY), mode],
+        [sys.executable, "-c", READING_SCRIPT.format(nobody=NOBODY), mode],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MY_KEY": "the-secret"},
         cwd="/",
         capture_output=True,
@@ -122,4 +125,4 @@ def test_other_processes_cannot_read_the_worker_s_environment(mode: str, worker:
         check=True,
     )
 
-    assert ended.stdout.splitlines() == [worker, "0 True"]
+    assert ended.stdout.splitlines() == [worker_output, "0 True"]

@@ -1,4 +1,4 @@
-"""Which lines of ComfyUI's log an error may contain: only those of its job, sanitized and shortened."""
+"""Which lines of ComfyUI's log a job's error may contain: only lines of that job, sanitized and shortened."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from worker.comfyui_log import KEPT_LINES, SHOWN_CHARACTERS, SHOWN_LINES, ComfyL
 from worker.leases import Leases
 
 
-def written(log: ComfyLog, *lines: str) -> None:
-    """Write lines as ComfyUI would."""
+def read_lines(log: ComfyLog, *lines: str) -> None:
+    """Let `log` read these lines, as if ComfyUI had written them."""
     log.read(io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
 def test_an_error_shows_the_lines_since_its_job_began() -> None:
-    """An error has only the log lines since its job began; earlier lines belong to other jobs."""
+    """The excerpt for a job has only the lines since the job began; earlier lines belong to other jobs."""
     log, leases = ComfyLog(), Leases()
-    written(log, "of another job")
+    read_lines(log, "of another job")
     lease = leases.begin(0, log.next_line)
-    written(log, "of this job")
+    read_lines(log, "of this job")
 
     assert log.excerpt_for(lease) == ["of this job"]
 
 
 def test_lines_of_overlapping_jobs_are_not_shown() -> None:
-    """If two jobs overlapped, the error of neither has lines that may belong to the other."""
+    """If two jobs overlap, the excerpts for both are empty, because a line may belong to the other job."""
     log, leases = ComfyLog(), Leases()
     first = leases.begin(0, log.next_line)
     second = leases.begin(0, log.next_line)
     leases.end(second)
-    written(log, "a line")
+    read_lines(log, "a line")
 
     assert log.excerpt_for(first) == log.excerpt_for(second) == []
 
 
 def test_lines_are_not_shown_while_an_earlier_prompt_still_runs() -> None:
-    """An interrupted prompt that keeps running still writes lines."""
+    """A lease with `is_shared` has an empty excerpt, because an earlier prompt may still write lines."""
     log, leases = ComfyLog(), Leases()
     lease = leases.begin(0, log.next_line, is_shared=True)
-    written(log, "a line")
+    read_lines(log, "a line")
 
     assert log.excerpt_for(lease) == []
 
 
 def test_at_most_twenty_lines_of_300_characters_are_returned() -> None:
-    """The last lines are returned, even if more were written than are kept."""
+    """The excerpt has the last SHOWN_LINES lines, each cut to SHOWN_CHARACTERS."""
     log, leases = ComfyLog(), Leases()
     lease = leases.begin(0, log.next_line)
-    written(log, *(f"{number} {'x' * 1000}" for number in range(KEPT_LINES + 50)))
+    read_lines(log, *(f"{number} {'x' * 1000}" for number in range(KEPT_LINES + 50)))
     shown = log.excerpt_for(lease)
 
     assert [line.split()[0] for line in shown] == [str(KEPT_LINES + 50 - SHOWN_LINES + n) for n in range(SHOWN_LINES)]

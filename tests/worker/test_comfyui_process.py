@@ -1,4 +1,4 @@
-"""ComfyUI as a child process: ready, monitored, restarted once, stopped with all its children."""
+"""ComfyUI as the worker's child process: start, log, environment, crashes, restarts, stops, and stuck prompts."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from worker.settings import Settings
 pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
-WAITS = "import threading\nthreading.Event().wait()\n"
+WAITING_SCRIPT = "import threading\nthreading.Event().wait()\n"
 READY: Callable[[Callable[[], JobError | None]], None] = lambda _: None  # noqa: E731 - ready as soon as it is started
 
 
 class Child:
-    """A ComfyUI under test: its process, its client, and how often it was lost."""
+    """A ComfyUI under test: its process, the client for it, and how often the process was reported as lost."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Child:
         self.times_lost += 1
 
     def processes(self) -> list[psutil.Process]:
-        """Return the processes that run in its folder."""
+        """Return the processes that run in ComfyUI's folder, except zombies."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -91,19 +91,19 @@ class Child:
         return found
 
     def kill(self) -> None:
-        """Kill it, as the kernel does when memory is short; return when the worker has noticed."""
+        """Kill ComfyUI, as the kernel does when memory is short; return when the death was counted."""
         deaths = self.process.deaths
         for process in self.processes():
             process.kill()
         assert until(lambda: self.process.deaths > deaths)
 
     def await_available(self) -> None:
-        """Return when it is available, or raise the error."""
+        """Return when ComfyUI is available, or raise the error. After 30 s that error is CANCELLED."""
         deadline = time.monotonic() + 30
         self.process.await_available(lambda: None if time.monotonic() < deadline else CANCELLED)
 
-    def logged(self, text: str) -> bool:
-        """Return whether it logs `text` within a short time."""
+    def logs_soon(self, text: str) -> bool:
+        """Return whether ComfyUI logs a line with `text` before `until` times out."""
         return until(lambda: any(text in line for line in self.process.log.lines()))
 
 
@@ -112,7 +112,7 @@ Start = Callable[..., Child]
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Start]:
-    """Yield a factory of children; none is left afterwards."""
+    """Yield a function that starts a child in `tmp_path`; afterwards all children are stopped."""
     children: list[Child] = []
 
     def make(script: str = "", **options: object) -> Child:
@@ -128,7 +128,7 @@ def child(tmp_path: Path) -> Iterator[Start]:
 
 
 def error_of(run: Callable[[], object]) -> JobError:
-    """Return the error that `run` raises, which must be comfyui_unavailable."""
+    """Return the error that `run` raises, which must be comfyui_unavailable and retryable."""
     with pytest.raises(JobError) as info:
         run()
     assert info.value.code is ErrorCode.COMFYUI_UNAVAILABLE
@@ -140,7 +140,7 @@ def error_of(run: Callable[[], object]) -> JobError:
 
 
 def test_it_is_ready_when_it_responds_and_has_the_models(child: Start) -> None:
-    """`await_start` returns once ComfyUI responds; then it is available and has not died."""
+    """`await_start` returns once ComfyUI responds and lists the model; then ComfyUI is available and accepts jobs."""
     comfyui = child(models=["vae/ae.safetensors"])
     comfyui.process.await_start()
 
@@ -151,7 +151,7 @@ def test_it_is_ready_when_it_responds_and_has_the_models(child: Start) -> None:
 
 
 def test_a_crash_before_it_is_ready_is_reported(child: Start) -> None:
-    """The error has the status and the last lines, without local folders."""
+    """The error has the exit status and the last lines of the log, without the folders of this machine."""
     comfyui = child(f"import sys\nprint('cannot import', {__file__!r})\nsys.exit(3)")
     error = error_of(comfyui.process.await_start)
 
@@ -160,7 +160,7 @@ def test_a_crash_before_it_is_ready_is_reported(child: Start) -> None:
 
 
 def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
-    """A command that does not exist raises OSError, or returns its status with setpriv."""
+    """A command that does not exist raises OSError, or JobError if setpriv runs the command."""
     server = ComfyServer("http://127.0.0.1:1")
     process = ComfyProcess(
         ["/no/such/python"], tmp_path, {}, "http://127.0.0.1:1", partial(await_ready, server, [], 30), lambda: None
@@ -175,8 +175,8 @@ def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_comfyui_that_never_becomes_ready_is_stopped(child: Start) -> None:
-    """The wait times out, and no child process is left."""
-    comfyui = child(WAITS, timeout_s=0.5)
+    """The wait times out with comfyui_unavailable, and no child process is left."""
+    comfyui = child(WAITING_SCRIPT, timeout_s=0.5)
     begun_at = time.monotonic()
     error = error_of(comfyui.process.await_start)
 
@@ -186,7 +186,7 @@ def test_a_comfyui_that_never_becomes_ready_is_stopped(child: Start) -> None:
 
 
 def test_missing_models_are_reported_at_once(child: Start) -> None:
-    """A file that ComfyUI does not list is reported with its folder, long before the timeout; the child is stopped."""
+    """Each file that ComfyUI does not list is reported with its folder before the timeout, and the child is stopped."""
     comfyui = child(models=["vae/ae.safetensors", "vae/none.safetensors", "no-folder/none.pt"], timeout_s=600)
     with pytest.raises(ModelsMissing, match=r"list vae/none\.safetensors, no-folder/none\.pt\. Put each"):
         comfyui.process.await_start()
@@ -198,27 +198,27 @@ def test_missing_models_are_reported_at_once(child: Start) -> None:
 
 
 def test_the_last_hundred_lines_are_kept(child: Start) -> None:
-    """Older and empty lines are dropped; invalid UTF-8 is accepted."""
+    """Lines before the last KEPT_LINES are dropped; empty lines and invalid UTF-8 do no harm."""
     script = "import sys\nsys.stdout.buffer.write(b'\\xff\\n\\n')\nfor number in range(250): print('line', number)\n"
-    comfyui = child(script + WAITS)
+    comfyui = child(script + WAITING_SCRIPT)
 
-    assert comfyui.logged("line 249")
+    assert comfyui.logs_soon("line 249")
     assert comfyui.process.log.lines() == [f"line {number}" for number in range(250 - KEPT_LINES, 250)]
 
 
 def test_no_line_has_an_absolute_path(child: Start) -> None:
-    """A traceback contains file names, but no folders."""
+    """Tracebacks and other lines contain file names, but no folders."""
     script = "import pathlib, traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()\n"
-    comfyui = child(f"{script}print('loading', {str(ROOT / 'models/vae/ae.safetensors')!r}, 'now')\n{WAITS}")
+    comfyui = child(f"{script}print('loading', {str(ROOT / 'models/vae/ae.safetensors')!r}, 'now')\n{WAITING_SCRIPT}")
 
-    assert comfyui.logged("loading ae.safetensors now")
+    assert comfyui.logs_soon("loading ae.safetensors now")
     tail = "\n".join(comfyui.process.log.lines())
     assert 'File "main.py", line 2' in tail
     assert not re.search(r"(?<![\w.])/\w+/", tail)
 
 
 def test_an_error_has_the_last_twenty_lines(child: Start) -> None:
-    """An error contains only the end of the log."""
+    """An error contains only the last twenty lines of the log."""
     comfyui = child("for number in range(250): print('line', number)")
 
     tail = error_of(comfyui.process.await_start).report.details["log_tail"]
@@ -226,15 +226,15 @@ def test_an_error_has_the_last_twenty_lines(child: Start) -> None:
 
 
 def test_secrets_are_not_passed_on(child: Start) -> None:
-    """Nodes cannot read any of the worker's keys, whatever their names."""
+    """ComfyUI's environment has none of the worker's secrets, but has other variables, such as PyTorch's."""
     secrets = ["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MY_API_PASSWORD"]
     environment = {**dict.fromkeys(secrets, "secret-value"), "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
     comfyui = child(
-        "import os\nfor item in os.environ.items(): print(*item)\nprint('that is all')\n" + WAITS,
+        "import os\nfor item in os.environ.items(): print(*item)\nprint('that is all')\n" + WAITING_SCRIPT,
         environment=environment,
     )
 
-    assert comfyui.logged("that is all")
+    assert comfyui.logs_soon("that is all")
     tail = comfyui.process.log.lines()
     assert "PYTORCH_CUDA_ALLOC_CONF expandable_segments:True" in tail
     assert not [line for line in tail if "secret-value" in line or line.split()[0] in secrets]
@@ -244,7 +244,7 @@ def test_secrets_are_not_passed_on(child: Start) -> None:
 
 
 def test_a_crash_fails_the_running_job_and_comfyui_restarts(child: Start) -> None:
-    """The job whose prompt ran fails with the last log lines; a job that begins after the restart is not affected."""
+    """The running job fails with a retryable error; a job that begins after the restart is not affected."""
     comfyui = child()
     comfyui.process.await_start()
     lease = comfyui.process.begin_lease()
@@ -263,7 +263,7 @@ def test_a_crash_fails_the_running_job_and_comfyui_restarts(child: Start) -> Non
 
 
 def test_a_crash_makes_a_waiting_job_retryable(child: Start) -> None:
-    """Of two jobs with queued prompts, the one that was queued first is running; the other one can be retried."""
+    """Of two jobs with queued prompts, the one that queued first is running and fails; the other gets RetryJob."""
     comfyui = child()
     comfyui.process.await_start()
     waiting, running = comfyui.process.begin_lease(), comfyui.process.begin_lease()
@@ -276,7 +276,7 @@ def test_a_crash_makes_a_waiting_job_retryable(child: Start) -> None:
 
 
 def test_a_second_crash_without_a_success_is_final(child: Start) -> None:
-    """There is no third start: waiting jobs get an error, and the worker is notified once."""
+    """ComfyUI is not started a third time: waiting jobs get an error, and the loss is reported once."""
     comfyui = child()
     comfyui.process.await_start()
     comfyui.kill()
@@ -291,7 +291,7 @@ def test_a_second_crash_without_a_success_is_final(child: Start) -> None:
 
 
 def test_a_success_resets_the_restart_limit(child: Start) -> None:
-    """A job that succeeded in between allows another restart."""
+    """A job that succeeds after a restart allows another restart."""
     comfyui = child()
     comfyui.process.await_start()
     for _ in range(2):
@@ -306,7 +306,7 @@ def test_a_success_resets_the_restart_limit(child: Start) -> None:
 
 @pytest.mark.parametrize("broken", ["import sys\nsys.exit(1)", None])
 def test_a_failed_restart_is_final(child: Start, broken: str | None) -> None:
-    """If the restart fails, waiting jobs get the error."""
+    """If the restarted ComfyUI exits or its script is missing, waiting jobs get the error, and the loss is reported."""
     comfyui = child()
     comfyui.process.await_start()
     if broken:
@@ -321,9 +321,9 @@ def test_a_failed_restart_is_final(child: Start, broken: str | None) -> None:
 
 
 def test_a_restart_without_its_folder_is_final(tmp_path: Path) -> None:
-    """Starting the process may fail the second time."""
+    """If ComfyUI's folder no longer exists at the restart, waiting jobs get the error, and the loss is reported."""
     (tmp_path / "there").mkdir()
-    comfyui = Child(tmp_path / "there", WAITS, ready=READY)
+    comfyui = Child(tmp_path / "there", WAITING_SCRIPT, ready=READY)
     comfyui.process.start()
     comfyui.process.await_start()
     (tmp_path / "there").rename(tmp_path / "moved")
@@ -336,10 +336,10 @@ def test_a_restart_without_its_folder_is_final(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_job_does_not_wait_for_the_restart(child: Start) -> None:
-    """A job that is cancelled while ComfyUI restarts does not wait for it."""
+    """A job that is cancelled while ComfyUI restarts ends with its cancellation."""
     comfyui = child()
     comfyui.process.await_start()
-    comfyui.main.write_text(WAITS)
+    comfyui.main.write_text(WAITING_SCRIPT)
     comfyui.kill()
     with pytest.raises(JobError) as info:
         comfyui.process.await_available(lambda: CANCELLED)
@@ -348,12 +348,12 @@ def test_a_cancelled_job_does_not_wait_for_the_restart(child: Start) -> None:
 
 
 def test_a_stopped_restart_is_not_reported_as_a_crash(child: Start) -> None:
-    """A worker that shuts down while ComfyUI restarts exits with 0 and does not report itself unhealthy."""
+    """If ComfyUI is stopped while it restarts, it is not reported as lost, and no process is left."""
     comfyui = child()
     comfyui.process.await_start()
-    comfyui.main.write_text(f"print('starting again')\n{WAITS}")
+    comfyui.main.write_text(f"print('starting again')\n{WAITING_SCRIPT}")
     comfyui.kill()
-    assert comfyui.logged("starting again")
+    assert comfyui.logs_soon("starting again")
     comfyui.process.stop()
 
     assert not until(lambda: comfyui.times_lost, 0.5)
@@ -363,20 +363,20 @@ def test_a_stopped_restart_is_not_reported_as_a_crash(child: Start) -> None:
 
 # --- stop
 
-FAMILY = """\
+SCRIPT_WITH_CHILD = """\
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if len(sys.argv) < 9:
     subprocess.Popen([sys.executable, "-u", "main.py", *"abcdefgh"])
-print("heeds nothing", flush=True)
+print("ignores SIGTERM", flush=True)
 signal.pause()
 """
 
 
 def test_stop_leaves_no_process_of_its_group(child: Start) -> None:
-    """A child that ignores SIGTERM is killed after the grace period, with its own child process."""
-    comfyui = child(FAMILY)
-    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
+    """A ComfyUI that ignores SIGTERM is killed after the grace period, with its child process."""
+    comfyui = child(SCRIPT_WITH_CHILD)
+    assert until(lambda: sum("ignores SIGTERM" in line for line in comfyui.process.log.lines()) == 2)
     assert len(comfyui.processes()) == 2
     begun_at = time.monotonic()
     comfyui.process.stop(grace_s=0.2)
@@ -386,10 +386,10 @@ def test_stop_leaves_no_process_of_its_group(child: Start) -> None:
 
 
 def test_child_processes_of_a_crashed_comfyui_are_killed_before_the_restart(child: Start) -> None:
-    """A process left by the killed ComfyUI would hold its port and its memory, so it is killed."""
-    comfyui = child(FAMILY, ready=READY)
+    """A child process that outlives ComfyUI would hold its port and memory, so it is killed before the restart."""
+    comfyui = child(SCRIPT_WITH_CHILD, ready=READY)
     comfyui.process.await_start()
-    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
+    assert until(lambda: sum("ignores SIGTERM" in line for line in comfyui.process.log.lines()) == 2)
     [eldest, orphan] = sorted(comfyui.processes(), key=lambda process: process.create_time())
     eldest.kill()
 
@@ -399,16 +399,16 @@ def test_child_processes_of_a_crashed_comfyui_are_killed_before_the_restart(chil
 
 
 def test_stop_may_be_called_twice_or_before_the_start(child: Start, tmp_path: Path) -> None:
-    """`stop` may be called twice; a stopped ComfyUI is not restarted."""
+    """`stop` may be called before the start and twice; a stopped ComfyUI cannot be started again."""
     ComfyProcess(["true"], tmp_path, {}, "http://127.0.0.1:1", READY, lambda: None).stop()
-    comfyui = child(WAITS)
+    comfyui = child(WAITING_SCRIPT)
     comfyui.process.stop()
     comfyui.process.stop()
 
     error_of(comfyui.process.start)
 
 
-PARENT = """\
+PARENT_SCRIPT = """\
 import os, signal, sys
 from pathlib import Path
 from worker.comfyui_process import ComfyProcess
@@ -422,11 +422,11 @@ signal.pause()
 
 
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
-    """If the worker itself is killed, the kernel kills ComfyUI."""
-    comfyui = Child(tmp_path, WAITS)
+    """If the worker is killed with SIGKILL, ComfyUI's process ends too."""
+    comfyui = Child(tmp_path, WAITING_SCRIPT)
     with killed_at_end(
         subprocess.Popen(
-            [sys.executable, "-c", PARENT.format(directory=str(tmp_path))],
+            [sys.executable, "-c", PARENT_SCRIPT.format(directory=str(tmp_path))],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
@@ -446,7 +446,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
-    """Yield the client of a ComfyUI in which an interrupted prompt keeps running."""
+    """Yield a client of the simulator, in which an interrupted prompt keeps running."""
     simulator.faults.hang_sampling(ignores_interrupt=True)
     server = ComfyServer(simulator.url)
     stopped = threading.Event()
@@ -465,8 +465,8 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
 
 
 def test_a_comfyui_with_a_stuck_prompt_is_restarted(child: Start, workflows: Mapping[str, Workflow]) -> None:
-    """The next job waits for the stuck prompt: after `stuck_s` ComfyUI is killed."""
-    comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.3))
+    """If a prompt is still stuck after `stuck_s`, ComfyUI is killed, restarted, and not lost."""
+    comfyui = child(WAITING_SCRIPT, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.3))
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
@@ -477,8 +477,8 @@ def test_a_comfyui_with_a_stuck_prompt_is_restarted(child: Start, workflows: Map
 
 
 def test_a_prompt_that_ends_late_causes_no_restart(child: Start, workflows: Mapping[str, Workflow]) -> None:
-    """If the prompt ends by itself (a model was loading), there is no restart."""
-    comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1.5))
+    """If the stuck prompt ends before `stuck_s`, ComfyUI is not killed."""
+    comfyui = child(WAITING_SCRIPT, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1.5))
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
@@ -490,8 +490,8 @@ def test_a_prompt_that_ends_late_causes_no_restart(child: Start, workflows: Mapp
 def test_a_restarted_comfyui_is_not_killed_for_the_previous_one(
     child: Start, workflows: Mapping[str, Workflow]
 ) -> None:
-    """The kill that was meant for the previous process does not hit the restarted one."""
-    comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1))
+    """If ComfyUI dies before `stuck_s`, the process that was restarted is not killed."""
+    comfyui = child(WAITING_SCRIPT, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1))
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
@@ -500,8 +500,8 @@ def test_a_restarted_comfyui_is_not_killed_for_the_previous_one(
 
 
 def test_without_a_stuck_prompt_no_thread_is_left(child: Start) -> None:
-    """After an ordinary job no thread checks for stuck prompts."""
-    comfyui = child(WAITS)
+    """If no prompt is stuck, `end_if_stuck` starts no thread."""
+    comfyui = child(WAITING_SCRIPT)
     comfyui.process.end_if_stuck(comfyui.server)
 
     assert not [thread for thread in threading.enumerate() if thread.name == "comfyui-stuck"]
@@ -510,8 +510,8 @@ def test_without_a_stuck_prompt_no_thread_is_left(child: Start) -> None:
 # --- with the handler
 
 
-class Handled:
-    """The handler on a child process, and the reason why the worker retired."""
+class HandlerSetup:
+    """The handler with a child process. `ended` has the reason and the exit status if the worker retired."""
 
     def __init__(self, comfyui: Child, workflows: Mapping[str, Workflow]) -> None:
         self.ended: list[str] = []
@@ -525,7 +525,7 @@ class Handled:
         self._handler = make_handler(Service(worker, lifecycle, comfyui.process))
 
     def run(self, **changes: object) -> dict[str, Any]:
-        """Return the result of a small job."""
+        """Run a small job; return its result, or its error."""
 
         async def bounded() -> dict[str, Any]:
             return await asyncio.wait_for(self._handler({"id": "job-1", "input": {**SMALL, **changes}}), 30)
@@ -533,40 +533,40 @@ class Handled:
         return asyncio.run(bounded())
 
     def report(self, **changes: object) -> ErrorReport:
-        """Return the report of a small job that fails."""
+        """Run a small job that must fail; return its error report."""
         return ErrorReport.from_json(self.run(**changes)["error"])
 
 
-TALKS = """\
+LOGGING_SCRIPT = """\
 import threading
 def talk():
     while not threading.Event().wait(0.05):
         print("a line", flush=True)
 threading.Thread(target=talk, daemon=True).start()
 """
-SLOW = TALKS + SIMULATOR_MAIN.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
+SLOW_SIMULATOR = LOGGING_SCRIPT + SIMULATOR_MAIN.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
 
 
 def test_a_crash_fails_the_job_and_the_next_one_runs(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
-    """A killed job has the last log lines in its report; a success in between resets the restart limit."""
-    comfyui = child(SLOW.format(directory=str(tmp_path)))
+    """The report of the job that ran at the crash has the last log lines; each success resets the restart limit."""
+    comfyui = child(SLOW_SIMULATOR.format(directory=str(tmp_path)))
     comfyui.process.await_start()
-    handled = Handled(comfyui, workflows)
+    handler_setup = HandlerSetup(comfyui, workflows)
     for _ in range(2):
         killing = threading.Thread(target=_kill_while_it_runs, args=(comfyui,))
         killing.start()
-        report = handled.report(steps=20)
+        report = handler_setup.report(steps=20)
         killing.join()
 
         assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
         assert set(report.details["log_tail"]) == {"a line"}
-        assert handled.run()["images"]
-    assert (comfyui.process.deaths, comfyui.times_lost, handled.ended) == (2, 0, [])
+        assert handler_setup.run()["images"]
+    assert (comfyui.process.deaths, comfyui.times_lost, handler_setup.ended) == (2, 0, [])
 
 
-def _runs(comfyui: Child) -> bool:
+def _is_running_a_prompt(comfyui: Child) -> bool:
     try:
         return bool(comfyui.server.queue_state()[0])
     except RequestError:
@@ -574,7 +574,7 @@ def _runs(comfyui: Child) -> bool:
 
 
 def _kill_while_it_runs(comfyui: Child) -> None:
-    assert until(lambda: _runs(comfyui))
+    assert until(lambda: _is_running_a_prompt(comfyui))
     line = comfyui.process.log.next_line
     assert until(lambda: comfyui.process.log.next_line > line)
     comfyui.kill()
@@ -583,12 +583,12 @@ def _kill_while_it_runs(comfyui: Child) -> None:
 def test_a_timeout_while_comfyui_hangs_is_reported_as_a_hang(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
-    """The code is not `deadline_exceeded`: a caller would send that again, and hang the next worker."""
-    comfyui = child(SLOW.format(directory=str(tmp_path)), kill_timeouts=KillTimeouts(hung_s=3))
+    """The code is execution_failed and not retryable, because a repeated job would hang the next worker."""
+    comfyui = child(SLOW_SIMULATOR.format(directory=str(tmp_path)), kill_timeouts=KillTimeouts(hung_s=3))
     comfyui.process.await_start()
     freezing = threading.Thread(target=_freeze_while_it_runs, args=(comfyui,))
     freezing.start()
-    report = Handled(comfyui, workflows).report(steps=20, timeout_s=1)
+    report = HandlerSetup(comfyui, workflows).report(steps=20, timeout_s=1)
     freezing.join()
 
     assert report.code is ErrorCode.EXECUTION_FAILED
@@ -597,36 +597,36 @@ def test_a_timeout_while_comfyui_hangs_is_reported_as_a_hang(
 
 
 def _freeze_while_it_runs(comfyui: Child) -> None:
-    assert until(lambda: _runs(comfyui))
+    assert until(lambda: _is_running_a_prompt(comfyui))
     for process in comfyui.processes():
         process.suspend()
 
 
-def test_a_job_after_the_final_crash_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:
-    """A job that arrives when ComfyUI is lost fails immediately."""
-    comfyui = child(f"print('it has begun')\n{WAITS}", ready=READY)
+def test_a_job_after_the_final_crash_fails(child: Start, workflows: Mapping[str, Workflow]) -> None:
+    """A job that arrives when ComfyUI is lost fails with comfyui_unavailable."""
+    comfyui = child(f"print('it has begun')\n{WAITING_SCRIPT}", ready=READY)
     comfyui.process.await_start()
-    assert comfyui.logged("it has begun")
+    assert comfyui.logs_soon("it has begun")
     comfyui.main.write_text("raise SystemExit(1)")
     comfyui.kill()
     assert until(lambda: comfyui.process.is_lost)
-    report = Handled(comfyui, workflows).report()
+    report = HandlerSetup(comfyui, workflows).report()
 
     assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
     assert "could not be restarted" in report.message
 
 
 def test_an_unusable_gpu_retires_the_worker(child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]) -> None:
-    """An error that leaves CUDA unusable retires the worker with its reason, after the job got its report."""
+    """An error that leaves CUDA unusable is the job's report, and the reason why the worker retires with status 1."""
     fault = "'--fault', 'fail_node:KSampler:torch.AcceleratorError:an illegal memory access'"
     comfyui = child(
         SIMULATOR_MAIN.replace("[*sys.argv[1:],", f"[*sys.argv[1:], {fault},").format(directory=str(tmp_path))
     )
     comfyui.process.await_start()
-    handled = Handled(comfyui, workflows)
-    report = handled.report()
+    handler_setup = HandlerSetup(comfyui, workflows)
+    report = handler_setup.report()
 
     assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
     assert "an illegal memory access" in report.message
-    assert until(lambda: len(handled.ended) == 2)
-    assert handled.ended == [report.message, "1"]
+    assert until(lambda: len(handler_setup.ended) == 2)
+    assert handler_setup.ended == [report.message, "1"]

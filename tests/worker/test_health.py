@@ -23,54 +23,57 @@ from worker.health import main
 pytestmark = pytest.mark.slow
 
 
-def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int, str]:
-    """Return the status and the sentence."""
+def run_check(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int, str]:
+    """Run the health check in this process; return its exit status and its output."""
     out = io.StringIO()
     return main(environment, out, timeout_s), out.getvalue().rstrip("\n")
 
 
 def test_a_comfyui_that_responds_is_healthy(simulator: Simulator) -> None:
-    """The address comes from the port, as in the container, or from the URL."""
+    """ComfyUI's address comes from COMFYUI_PORT, as in the container, or from COMFYUI_URL."""
     port = simulator.url.rpartition(":")[2]
 
-    assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI responds.")
-    assert checked({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI responds.")
+    assert run_check({"COMFYUI_PORT": port}) == (0, "ComfyUI responds.")
+    assert run_check({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI responds.")
     assert set(simulator.requests) == {("GET", "/system_stats")}
 
 
 def test_a_local_api_that_does_not_listen_yet_is_unhealthy(simulator: Simulator) -> None:
-    """A caller that waits for the health check finds the local API's port open."""
+    """With SERVE_API_LOCALLY=true the check fails until the port of the local API accepts connections."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         environment = {"COMFYUI_URL": simulator.url, "WORKER_API_PORT": str(listening.getsockname()[1])}
-        assert checked({**environment, "SERVE_API_LOCALLY": "true"})[0] == 0
-    assert checked({**environment, "SERVE_API_LOCALLY": "false"})[0] == 0
-    status, sentence = checked({**environment, "SERVE_API_LOCALLY": "true"})
+        assert run_check({**environment, "SERVE_API_LOCALLY": "true"})[0] == 0
+    assert run_check({**environment, "SERVE_API_LOCALLY": "false"})[0] == 0
+    status, sentence = run_check({**environment, "SERVE_API_LOCALLY": "true"})
 
     assert status == 1
     assert sentence.startswith("The local API does not accept connections on port ")
 
 
 def test_an_unreachable_comfyui_is_unhealthy() -> None:
-    """ComfyUI is unhealthy before it has started and after it has exited."""
+    """If nothing listens on ComfyUI's port, it is starting or has exited: the check fails and says so."""
     port = str(free_port())
     sentence = (
         f"ComfyUI at 127.0.0.1:{port} could not be reached (ConnectionRefusedError): it is starting, or it has exited."
     )
 
-    assert checked({"COMFYUI_PORT": port}) == (1, sentence)
+    assert run_check({"COMFYUI_PORT": port}) == (1, sentence)
 
 
-def test_another_program_on_the_port_is_unhealthy(simulator: Simulator) -> None:
-    """ComfyUI is unhealthy if another program listens on its port."""
+def test_a_comfyui_that_returns_500_is_unhealthy(simulator: Simulator) -> None:
+    """A program that returns 500 for /system_stats is not a healthy ComfyUI."""
     simulator.faults.respond_500("/system_stats")
-    status, sentence = checked({"COMFYUI_URL": simulator.url})
+    status, sentence = run_check({"COMFYUI_URL": simulator.url})
 
     assert status == 1
     assert sentence.endswith("returned 500 for /system_stats.")
 
 
 def test_a_full_disk_is_unhealthy(simulator: Simulator, tmp_path: Path) -> None:
-    """If ComfyUI's disk is full, the check names the folder. The disk of an external ComfyUI is not checked."""
+    """If the disk of COMFYUI_DATA_DIR is full, the check fails and names the folder.
+
+    It does not check the disk of an external ComfyUI, or a folder that does not exist.
+    """
     port = simulator.url.rpartition(":")[2]
     out = io.StringIO()
 
@@ -83,10 +86,10 @@ def test_a_full_disk_is_unhealthy(simulator: Simulator, tmp_path: Path) -> None:
 
 
 def test_a_silent_comfyui_is_unhealthy() -> None:
-    """The health request has a timeout, after which ComfyUI is unhealthy."""
+    """If ComfyUI does not respond within the timeout, the check fails."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun_at = time.monotonic()
-        status, sentence = checked({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
+        status, sentence = run_check({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
 
     assert (status, "did not respond within 0.3 s" in sentence) == (1, True)
     assert time.monotonic() - begun_at < 2
@@ -96,15 +99,15 @@ def test_a_silent_comfyui_is_unhealthy() -> None:
     ("name", "value"), [("COMFYUI_URL", "gpu"), ("COMFYUI_PORT", "many"), ("COMFYUI_PORT", "99999")]
 )
 def test_an_invalid_variable_is_named(name: str, value: str) -> None:
-    """The sentence names the variable."""
-    status, sentence = checked({name: value})
+    """The check fails, and its output begins with the variable's name."""
+    status, sentence = run_check({name: value})
 
     assert status == 1
     assert sentence.startswith(name)
 
 
-def test_the_command_is_cheap(simulator: Simulator) -> None:
-    """The health command runs every 30 seconds, so it must need little CPU time."""
+def test_the_command_uses_little_cpu_time(simulator: Simulator) -> None:
+    """The health command uses less than 0.3 s of CPU time, because it runs every 30 seconds."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with killed_at_end(
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""One job with a full disk, consecutive failures, a hanging thread, or no free thread."""
+"""The handler with a full disk, with consecutive failures, with a hanging thread, and without a free thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1}
 
 
 def image_base64() -> str:
-    """Return an image as base64."""
+    """Return a small PNG as base64 text."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
@@ -40,7 +40,7 @@ IMAGE = image_base64()
 
 
 class JobSetup:
-    """A service on a simulator, and the reason why the worker retired."""
+    """A service with a simulated ComfyUI. `ended` has the reason and the exit status if the worker retired."""
 
     def __init__(self, simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:
         self.ended: list[str] = []
@@ -55,18 +55,18 @@ class JobSetup:
         self.service = Service(Worker(server, workflows, Settings(job_timeout_s=30)), lifecycle)
 
     def run(self, **inputs: object) -> dict[str, Any]:
-        """Return the result of a job."""
+        """Run a job; return its result, or its error."""
         job = {"id": "job", "input": {**SMALL, **inputs}}
         return asyncio.run(asyncio.wait_for(make_handler(self.service)(job), 30))
 
     def report(self, **inputs: object) -> ErrorReport:
-        """Return the report of a job that fails."""
+        """Run a job that must fail; return its error report."""
         return ErrorReport.from_json(self.run(**inputs)["error"])
 
 
 @pytest.fixture
 def job_setup(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[JobSetup]:
-    """A service on that ComfyUI."""
+    """A service that uses the simulated ComfyUI."""
     job_setup = JobSetup(simulator, workflows)
     yield job_setup
     job_setup.service.worker.server.close()
@@ -77,7 +77,7 @@ def job_setup(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterat
 
 
 def test_a_comfyui_that_cannot_store_uploads_has_a_full_disk(simulator: Simulator, job_setup: JobSetup) -> None:
-    """The error names the disk and its status; another worker may have space."""
+    """The error is disk_full and retryable, and names ComfyUI's status and the disk. Another worker may have space."""
     simulator.faults.respond_500("/upload/image")
     report = job_setup.report(image=IMAGE)
 
@@ -88,7 +88,7 @@ def test_a_comfyui_that_cannot_store_uploads_has_a_full_disk(simulator: Simulato
 
 
 def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, job_setup: JobSetup) -> None:
-    """Files of earlier jobs are deleted, so that the next job may have space; other files are kept."""
+    """The error names the folder. Files of earlier jobs are deleted to free space, and other files are kept."""
     for name in ("input/run-0123/0.png", "output/run-4567/x_00001_.png", "temp/ComfyUI_temp_1.png", "output/mine.png"):
         (job_setup.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (job_setup.directory / name).write_bytes(b"x")
@@ -105,7 +105,7 @@ def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, jo
 
 
 def test_a_node_s_full_disk_is_not_a_fault_of_the_graph(simulator: Simulator, job_setup: JobSetup) -> None:
-    """A node's `No space left on device` is the worker's fault: the error is disk_full, which may be sent again."""
+    """If a node fails with `No space left on device`, the error is disk_full and not execution_failed."""
     job_setup.service = replace(job_setup.service, full_disk=lambda: "The disk of /x is full: 0.0 MB are left.")
     simulator.faults.fail_node("KSampler", "OSError", "[Errno 28] No space left on device")
 
@@ -113,7 +113,7 @@ def test_a_node_s_full_disk_is_not_a_fault_of_the_graph(simulator: Simulator, jo
 
 
 def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:
-    """A success in between resets the count; the reason is reported to the platform."""
+    """MAX_FAILURES failures in a row retire the worker with the reason; a success in between resets the count."""
     simulator.faults.respond_500("/upload/image", times=MAX_FAILURES - 1)
     for _ in range(MAX_FAILURES - 1):
         job_setup.report(image=IMAGE)
@@ -129,7 +129,7 @@ def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_s
 
 
 def test_a_graph_that_gets_a_500_does_not_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:
-    """ComfyUI is alive and rejected only this job, so a caller cannot retire workers with such jobs."""
+    """A 500 for POST /prompt concerns only that job, so a caller cannot retire workers with such jobs."""
     simulator.faults.respond_500("POST /prompt", times=MAX_FAILURES + 1)
     for _ in range(MAX_FAILURES + 1):
         assert job_setup.report().code is ErrorCode.COMFYUI_UNAVAILABLE
@@ -140,32 +140,32 @@ def test_a_graph_that_gets_a_500_does_not_retire_the_worker(simulator: Simulator
 # --- threads
 
 
-class Stuck(dict[str, Any]):
-    """A job whose input never arrives, as an image in a library that hangs."""
+class StuckJob(dict[str, Any]):
+    """A job whose input is returned only once `released` is set, or after 30 s, like a library that hangs."""
 
     def __init__(self) -> None:
         super().__init__(id="stuck", input={})
         self.released = threading.Event()
 
     def get(self, key: str, default: object = None) -> Any:  # noqa: ANN401 - a job's value
-        """Return the id immediately, and the input never."""
+        """Return the value of `key`; wait first if it is the input."""
         if key == "input":
             self.released.wait(30)
         return super().get(key, default)
 
 
 def test_a_job_whose_thread_hangs_gets_an_error_and_retires_the_worker(job_setup: JobSetup) -> None:
-    """The job gets `internal` after its limit; a job that waits for the thread gets `interrupted`."""
-    stuck = Stuck()
+    """The job fails with `internal` after `max_job_s`, and a job that waits for the thread with `interrupted`."""
+    stuck_job = StuckJob()
     job_setup.service = replace(job_setup.service, threads=make_threads(1), max_job_s=0.5)
     handler = make_handler(job_setup.service)
 
-    async def both() -> list[dict[str, Any]]:
-        jobs = [handler(stuck), handler({"id": "waiting", "input": SMALL})]
+    async def run_both() -> list[dict[str, Any]]:
+        jobs = [handler(stuck_job), handler({"id": "waiting", "input": SMALL})]
         return list(await asyncio.wait_for(asyncio.gather(*jobs), 30))
 
-    codes = [ErrorReport.from_json(response["error"]).code for response in asyncio.run(both())]
-    stuck.released.set()
+    codes = [ErrorReport.from_json(response["error"]).code for response in asyncio.run(run_both())]
+    stuck_job.released.set()
 
     assert codes == [ErrorCode.INTERNAL, ErrorCode.INTERRUPTED]
     assert until(lambda: job_setup.ended)
@@ -173,7 +173,7 @@ def test_a_job_whose_thread_hangs_gets_an_error_and_retires_the_worker(job_setup
 
 
 def test_a_job_that_waits_for_a_thread_is_cancelled_at_once(job_setup: JobSetup) -> None:
-    """A job is cancelled although another job's thread is still busy; the next job runs."""
+    """A job that waits for the only thread can be cancelled; the next job runs when the thread is free."""
     with ThreadPoolExecutor(1) as threads:
         job_setup.service = replace(job_setup.service, threads=threads)
         busy = threading.Event()

@@ -1,4 +1,4 @@
-"""Input and output images of a job: time limits, prompt cancellation, and no loss of generated images."""
+"""Input and output images of a job: time limits, cancellation, too large results, and animations and videos."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ TEXT_TO_IMAGE = {**SMALL, "width": 64, "height": 64}
 
 
 def run(worker: Worker, job_input: dict[str, Any], control: Control | None = None) -> dict[str, Any]:
-    """Run one job."""
+    """Run one job; return its result."""
     return run_job(worker, {"id": "job-1", "input": job_input}, control or Control())
 
 
-def b64(data: bytes) -> str:
-    """Return `data` as a request carries it."""
+def base64_text(data: bytes) -> str:
+    """Return `data` as base64 text, for a request."""
     return base64.b64encode(data).decode()
 
 
 def noise(width: int, height: int) -> bytes:
-    """Return a PNG that is slow to encode."""
+    """Return a PNG of noise, which is slow to convert to WebP."""
     file = io.BytesIO()
     Image.effect_noise((width, height), 90).convert("RGB").save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 
-class Canceller:
-    """Cancels half a second after the first check, and records when the cancellation was seen."""
+class DelayedCancellation:
+    """A cancellation half a second after the first check. `cancelled_at` is when a check first returned it."""
 
     def __init__(self) -> None:
         self._begun = 0.0
         self.cancelled_at = 0.0
 
-    def stop(self) -> JobError | None:
-        """Return the error once the job is cancelled."""
+    def stop_error(self) -> JobError | None:
+        """Return the error if the job is cancelled, otherwise None."""
         now = time.monotonic()
         self._begun = self._begun or now
         if now - self._begun < 0.5:
@@ -78,26 +78,26 @@ class Canceller:
 
 
 @pytest.mark.slow
-def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
-    """Images with endless pages do not block the worker: a third job is taken at the same time."""
-    begun = time.monotonic()
+def test_images_with_many_pages_do_not_block_other_jobs(worker: Worker) -> None:
+    """Images with thousands of pages do not block the worker: these jobs and a third one succeed within 15 s."""
+    begun_at = time.monotonic()
     with ThreadPoolExecutor(3) as threads:
         jobs = [
-            threads.submit(run, worker, {**SMALL, "image": b64(tiff_chain(11_000))}),
-            threads.submit(run, worker, {**SMALL, "image": b64(gif(500_000))}),
+            threads.submit(run, worker, {**SMALL, "image": base64_text(tiff_chain(11_000))}),
+            threads.submit(run, worker, {**SMALL, "image": base64_text(gif(500_000))}),
             threads.submit(run, worker, TEXT_TO_IMAGE),
         ]
         results = [job.result() for job in jobs]
 
     assert all(result["images"] for result in results)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun_at < 15
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["template", "graph"])
 def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
-    """If decoding an image exceeds the job's timeout, the job fails and the worker continues."""
-    slow = b64(slow_jpeg())
+    """If decoding an image takes longer than the job's timeout, the job fails, and the next job succeeds."""
+    slow = base64_text(slow_jpeg())
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "a.jpg"}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -106,40 +106,40 @@ def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
         "template": {**SMALL, "image": slow},
         "graph": {"workflow": graph, "images": [{"name": "a.jpg", "image": slow}]},
     }
-    begun = time.monotonic()
+    begun_at = time.monotonic()
     with pytest.raises(JobError, match="its input images were not fetched and decoded") as info:
         run(worker, {**inputs[kind], "timeout_s": 1})
 
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun_at < 4
     assert run(worker, TEXT_TO_IMAGE)["images"]
 
 
 @pytest.mark.slow
 def test_a_cancellation_ends_decoding(worker: Worker) -> None:
-    """The job ends within half a second, in the middle of decoding."""
-    canceller = Canceller()
+    """A job that is cancelled in the middle of decoding ends within half a second."""
+    cancellation = DelayedCancellation()
     with pytest.raises(JobError, match="cancelled"):
-        run(worker, {**SMALL, "image": b64(slow_jpeg())}, Control(canceller.stop))
+        run(worker, {**SMALL, "image": base64_text(slow_jpeg())}, Control(cancellation.stop_error))
 
-    assert time.monotonic() - canceller.cancelled_at < 0.5
+    assert time.monotonic() - cancellation.cancelled_at < 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])
 def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: Worker, ended_by: str) -> None:
-    """Sixteen URLs that do not respond used to block a job for five minutes, ignoring its cancellation."""
+    """A cancelled or timed-out job with sixteen silent URLs ends within 1.5 s, and its download threads end too."""
     with socket.create_server((LOOPBACK, 0)) as silent:  # accepts connections and sends nothing
         port = silent.getsockname()[1]
         rules = FetchRules(allowed_networks=(ip_network(LOOPBACK),), extra_ports=frozenset({port}), timeout_s=2.0)
         images = [{"name": f"{number}.png", "image": f"https://{LOOPBACK}:{port}/a.png"} for number in range(16)]
         job_input = {"workflow": empty_image(8, 8), "images": images, "timeout_s": 1 if ended_by == "time" else 20}
-        canceller = Canceller()
-        control = Control(canceller.stop) if ended_by == "cancel" else Control()
-        begun = time.monotonic()
+        cancellation = DelayedCancellation()
+        control = Control(cancellation.stop_error) if ended_by == "cancel" else Control()
+        begun_at = time.monotonic()
         with pytest.raises(JobError, match=r"was cancelled|its input images were not fetched") as info:
             run(replace(worker, fetch_rules=rules), job_input, control)
-        took_s = time.monotonic() - begun
+        took_s = time.monotonic() - begun_at
         assert until(lambda: not [each for each in threading.enumerate() if each.name.startswith("fetch")], 10)
 
     wanted = {"cancel": ErrorCode.CANCELLED, "time": ErrorCode.DEADLINE_EXCEEDED}
@@ -149,20 +149,20 @@ def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: W
 
 @pytest.mark.slow
 def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str, Workflow]) -> None:
-    """Sixteen images within their own limits cannot exceed the job's limit in total."""
-    images = [{"name": f"{number}.jpg", "image": b64(slow_jpeg())} for number in range(3)]
+    """The time to decode all images of a request is limited in total: the error names the first image beyond it."""
+    images = [{"name": f"{number}.jpg", "image": base64_text(slow_jpeg())} for number in range(3)]
     graph = {str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.jpg"}} for number in range(3)}
     graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}
     request = read_request({"workflow": graph, "images": images}, workflows)
 
-    begun = time.monotonic()
+    begun_at = time.monotonic()
     with pytest.raises(JobError, match=r"images\[0\]\.image cannot be decoded: it takes longer than") as info:
         intake.render_request(request, decode_s=0.5)
     with pytest.raises(JobError, match=r"images\[0\]\.image was not decoded"):
         intake.render_request(request, decode_s=0.0)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun_at < 10
 
 
 # --- output images
@@ -170,19 +170,19 @@ def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str
 
 @pytest.mark.slow
 def test_a_cancellation_ends_encoding(workflows: Mapping[str, Workflow]) -> None:
-    """Encoding a WebP of 6 megapixels takes seconds; a cancellation takes half a second."""
+    """Encoding a WebP of 6 megapixels takes seconds, but a cancellation ends it within half a second."""
     request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
     result = PromptResult("id", (SavedImage(noise(3000, 2000), "photo"),), (), ())
-    canceller = Canceller()
+    cancellation = DelayedCancellation()
 
     def check() -> None:
-        if error := canceller.stop():
+        if error := cancellation.stop_error():
             raise error
 
     with pytest.raises(JobError, match="cancelled"):
         job_outputs(request, request.render(lambda: 0), (result,), check)
 
-    assert time.monotonic() - canceller.cancelled_at < 0.5
+    assert time.monotonic() - cancellation.cancelled_at < 0.5
 
 
 def empty_image(width: int, height: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any input of a node
@@ -195,7 +195,7 @@ def empty_image(width: int, height: int, **more: Any) -> dict[str, Any]:  # noqa
 
 
 def test_a_webp_that_is_too_wide_is_returned_as_png(worker: Worker) -> None:
-    """The image has the type and extension of its format, and a warning gives the reason."""
+    """Name and MIME type are those of PNG, and a warning gives the reason."""
     result = run(worker, {"workflow": empty_image(16384, 8), "output_format": "webp"})
 
     [image] = result["images"]
@@ -205,7 +205,7 @@ def test_a_webp_that_is_too_wide_is_returned_as_png(worker: Worker) -> None:
 
 
 def test_a_long_string_of_a_graph_is_not_in_the_metadata(worker: Worker) -> None:
-    """Two megabytes of base64 in a node would enlarge every image; the rest of the graph is kept in the metadata."""
+    """A long text of a node is replaced in the image's metadata; short texts of the graph are kept."""
     long, short = "A" * 2_000_000, "B" * 4096
     [image] = run(worker, {"workflow": empty_image(8, 8, long=long, nested={"short": [short]})})["images"]
 
@@ -217,7 +217,7 @@ def test_a_long_string_of_a_graph_is_not_in_the_metadata(worker: Worker) -> None
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
 def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, output_format: str) -> None:
-    """If the result only fits without metadata, it is returned without, with a warning."""
+    """If the result only fits without metadata, the images have none, and a warning says so."""
     job_input = {**TEXT_TO_IMAGE, "prompt": "knight " * 400, "output_format": output_format}
     bare = run(worker, {**job_input, "metadata": False})
     tight = configured(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
@@ -231,7 +231,7 @@ def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, ou
 
 
 def test_a_result_that_is_too_large_without_metadata_has_all_remedies(worker: Worker) -> None:
-    """The error lists every remedy."""
+    """The error names a smaller format, `metadata: false` and a bucket."""
     with pytest.raises(JobError, match=r"webp or jpeg.*`metadata: false`.*BUCKET_ENDPOINT_URL") as info:
         run(configured(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
 
@@ -241,13 +241,16 @@ def test_a_result_that_is_too_large_without_metadata_has_all_remedies(worker: Wo
 # --- outputs that are not still images
 
 
-class Animated(ComfyServer):
-    """A ComfyUI whose nodes have also saved an animation and a video, as ComfyUI's own nodes list them."""
+class ComfyClientWithAnimations(ComfyServer):
+    """A client that also reports `FILES`, as if nodes of ComfyUI had saved them: animations and a video.
+
+    `FILES` are listed under `images`, and `other.webp` under `gifs`.
+    """
 
     FILES: Mapping[str, bytes]
 
     def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
-        """Return what ComfyUI has, with the outputs of those nodes."""
+        """Return the simulator's history with the outputs of those nodes added, once the prompt has ended."""
         response: Any = super().history(prompt_id, timeout_s=timeout_s)
         saved = [{"filename": name, "subfolder": "", "type": "output"} for name in self.FILES]
         if prompt_id in response:
@@ -256,13 +259,13 @@ class Animated(ComfyServer):
         return response
 
     def view(self, file: OutputFile) -> bytes:
-        """Return one of those files, or what ComfyUI has."""
+        """Return the content of one of those files, otherwise the simulator's file."""
         name = "x.webp" if file.filename == "other.webp" else file.filename
         return self.FILES[name] if name in self.FILES else super().view(file)
 
 
 def animation(file_format: str) -> bytes:
-    """Return an animation of two frames, 24 x 16 pixels."""
+    """Return an animation of two frames of 24 x 16 pixels."""
     file = io.BytesIO()
     first, second = (Image.new("RGB", (24, 16), colour) for colour in ("red", "blue"))
     first.save(file, file_format, save_all=True, append_images=[second])
@@ -270,39 +273,42 @@ def animation(file_format: str) -> bytes:
 
 
 @pytest.fixture
-def animated(worker: Worker, simulator: Simulator) -> Iterator[dict[str, Any]]:
-    """The result of a job that made a still image, animations, a video, and a file under another key."""
-    Animated.FILES = {
+def animated_result(worker: Worker, simulator: Simulator) -> Iterator[dict[str, Any]]:
+    """The result of a job that saved a still image, three animations, a video, and a file under the key `gifs`."""
+    ComfyClientWithAnimations.FILES = {
         **{f"x.{name}": animation(name) for name in ("webp", "png", "gif")},
         "x.mp4": b"a video",
     }
-    server = Animated(simulator.url)
+    server = ComfyClientWithAnimations(simulator.url)
     yield run(replace(worker, server=server), {"workflow": empty_image(8, 8), "output_format": "webp"})
     server.close()
 
 
-def test_everything_that_comfyui_lists_as_images_is_in_images(animated: dict[str, Any]) -> None:
-    """Animations and videos have their own bytes, name and MIME type, and their size if known, as in worker-comfyui."""
-    told = {
+def test_everything_that_comfyui_lists_as_images_is_in_images(animated_result: dict[str, Any]) -> None:
+    """Animations and videos keep their bytes and names, and have their MIME type and, if known, their size.
+
+    They are in `images` as in worker-comfyui. The file under `gifs` is in `files`.
+    """
+    entries = {
         each["filename"]: (each["mime_type"], each.get("width"), each.get("height"), each["seed"])
-        for each in animated["images"]
+        for each in animated_result["images"]
     }
 
-    assert told == {
+    assert entries == {
         "x_00001_.webp": ("image/webp", 8, 8, None),
         "x.webp": ("image/webp", 24, 16, None),
         "x.png": ("image/png", 24, 16, None),
         "x.gif": ("image/gif", 24, 16, None),
         "x.mp4": ("video/mp4", None, None, None),
     }
-    for each in animated["images"][1:]:
-        assert base64.b64decode(each["data"]) == Animated.FILES[each["filename"]]
-    assert [each["filename"] for each in animated["files"]] == ["other.webp"]
+    for each in animated_result["images"][1:]:
+        assert base64.b64decode(each["data"]) == ComfyClientWithAnimations.FILES[each["filename"]]
+    assert [each["filename"] for each in animated_result["files"]] == ["other.webp"]
 
 
-def test_the_client_reads_animations_and_videos(animated: dict[str, Any]) -> None:
-    """The client returns them as images; a video's size is 0 x 0."""
-    result: GenerationResult = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
+def test_the_client_reads_animations_and_videos(animated_result: dict[str, Any]) -> None:
+    """The client returns animations and videos as images; a video's size is 0 x 0."""
+    result: GenerationResult = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated_result), "test")
 
     assert [(image.filename, image.size) for image in result.images] == [
         ("x_00001_.webp", (8, 8)),
@@ -314,11 +320,11 @@ def test_the_client_reads_animations_and_videos(animated: dict[str, Any]) -> Non
     assert [file.filename for file in result.files] == ["other.webp"]
 
 
-def test_an_animation_and_a_video_are_saved_as_they_are(animated: dict[str, Any], tmp_path: Path) -> None:
-    """Saving never converts a file by its name: a video stays a video, and an animation keeps all its frames."""
-    result = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
+def test_an_animation_and_a_video_are_saved_as_they_are(animated_result: dict[str, Any], tmp_path: Path) -> None:
+    """`save` to a .jpg name converts a still image, but writes animations and videos unchanged."""
+    result = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated_result), "test")
 
     for image in result.images[1:]:
-        assert image.save(tmp_path / "a.jpg").read_bytes() == Animated.FILES[image.filename]
+        assert image.save(tmp_path / "a.jpg").read_bytes() == ComfyClientWithAnimations.FILES[image.filename]
     with Image.open(result.images[0].save(tmp_path / "a.jpg")) as still:
         assert still.format == "JPEG"

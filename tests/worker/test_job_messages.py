@@ -1,4 +1,4 @@
-"""Parsing of job-take responses, however invalid, and job-done bodies that can always be posted."""
+"""Parsing of job-take and job-stop responses, valid or not, and job-done bodies, which can always be posted."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VALID = {"id": "good", "input": {"prompt": "a knight"}}
 
 
 def batch(*items: str) -> bytes:
-    """Return a response with a valid job between two others."""
+    """Return a job-take response: the first of `items`, a valid job, and the other `items`."""
     return f"[{', '.join([*items[:1], json.dumps(VALID), *items[1:]])}]".encode()
 
 
-def deep(levels: int, job_id: str = "deep") -> str:
-    """Return a job with deeply nested input."""
+def deep_job(levels: int, job_id: str = "deep") -> str:
+    """Return the JSON text of a job whose input has lists nested `levels` deep."""
     return f'{{"id": "{job_id}", "input": {{"workflow": {"[" * levels}{"]" * levels}}}}}'
 
 
@@ -63,7 +63,7 @@ def test_an_invalid_item_is_dropped_alone(item: str) -> None:
     ],
 )
 def test_a_job_is_converted_to_a_shape_that_the_sdk_can_handle(item: str, job: JsonObject) -> None:
-    """The id is text, an input exists, and no key breaks the SDK, which passes keys as keyword arguments."""
+    """The id becomes text, a missing input null, and keys that the SDK cannot pass as keyword arguments are dropped."""
     [kept, good] = read_take_response(batch(item)).jobs
 
     assert kept == {"id": "x", "input": None, **job}
@@ -72,8 +72,8 @@ def test_a_job_is_converted_to_a_shape_that_the_sdk_can_handle(item: str, job: J
 
 @pytest.mark.parametrize("levels", [990, 20_000, 200_000])
 def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
-    """A job that is nested deeper than the limit, however deep, gets an error that names the limit. Other jobs run."""
-    taken = read_take_response(batch(deep(levels), deep(levels, "second")))
+    """Jobs that are nested deeper than the limit get an error with the limit; the other job is kept."""
+    taken = read_take_response(batch(deep_job(levels), deep_job(levels, "second")))
 
     assert taken.jobs == (VALID,)
     assert set(taken.rejected) == {"deep", "second"}
@@ -82,15 +82,15 @@ def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
 
 
 def test_brackets_in_strings_are_not_counted_as_levels() -> None:
-    """A prompt of brackets in another job of the batch is not changed."""
+    """A prompt of many brackets is accepted unchanged, although another job of the response is nested too deeply."""
     prompt = '[{"' * 500 + "\\"
     text = json.dumps({"id": "brackets", "input": {"prompt": prompt}})
 
-    assert read_take_response(batch(deep(990), text)).jobs[1]["input"] == {"prompt": prompt}
+    assert read_take_response(batch(deep_job(990), text)).jobs[1]["input"] == {"prompt": prompt}
 
 
 def test_a_very_long_integer_becomes_infinity() -> None:
-    """A very long integer is parsed as infinity, which request validation rejects with its path."""
+    """A very long integer is parsed as an infinite number, which the request's validation rejects."""
     [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
 
     assert job["input"]["seed"] == float("-inf")
@@ -111,18 +111,20 @@ def test_an_invalid_job_stop_response_is_a_value_error(body: bytes) -> None:
 
 
 def test_job_stop_ids_may_be_text_or_integers() -> None:
-    """An integer is the id of the job that was taken with it; other types are ignored."""
+    """An integer becomes text, as in job-take; other types are ignored."""
     assert read_stops(b'{"jobsToStop": ["a", 5, null, {}, true, "a"]}') == ["a", "5", "a"]
 
 
-def looped() -> dict[str, Any]:
-    """Return a result that contains itself."""
+def self_containing_result() -> dict[str, Any]:
+    """Return a result that contains itself in its list of images."""
     result: dict[str, Any] = {}
     result["images"] = [result]
     return result
 
 
-@pytest.mark.parametrize("result", [{"images": b"x"}, {"seed": float("nan")}, looped(), {"images": {1, 2}}], ids=str)
+@pytest.mark.parametrize(
+    "result", [{"images": b"x"}, {"seed": float("nan")}, self_containing_result(), {"images": {1, 2}}], ids=str
+)
 def test_a_result_that_is_not_json_is_posted_as_an_error(result: JsonObject) -> None:
     """A result that JSON cannot represent is posted as an error, because the SDK would post nothing for it."""
     posted = json.loads(done_body(result))
@@ -132,7 +134,7 @@ def test_a_result_that_is_not_json_is_posted_as_an_error(result: JsonObject) -> 
 
 
 def test_a_lone_surrogate_is_posted_escaped() -> None:
-    """The SDK would post nothing for it; all other text is sent unchanged."""
+    """A lone surrogate is escaped, because the SDK would post nothing for it; other text is sent unchanged."""
     assert json.loads(done_body({"texts": ["\ud800"]})) == {"output": {"texts": ["\ud800"]}}
     assert done_body({"texts": ["é"]}) == '{"output": {"texts": ["é"]}}'.encode()
     assert done_body({"error": "text"}) == b'{"error": "text"}'

@@ -1,4 +1,4 @@
-"""Graceful shutdown: after the active jobs, in order, once."""
+"""Graceful shutdown of the worker: after its active jobs, once; and the report to RunPod that it is unhealthy."""
 
 from __future__ import annotations
 
@@ -30,8 +30,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 
 
-class End:
-    """Fakes around a lifecycle that record the order of calls and when the process would have exited."""
+class LifecycleFakes:
+    """Fakes of the functions that a lifecycle calls.
+
+    Attributes:
+        events: the calls, in order.
+        ended_at: the time at which the process would have exited.
+    """
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -39,7 +44,7 @@ class End:
         self._ended = threading.Event()
 
     def lifecycle(self, grace_s: float = 10) -> Lifecycle:
-        """Return a lifecycle with these fakes."""
+        """Return a lifecycle that calls these fakes."""
         return Lifecycle(
             stop_comfyui=lambda: self.events.append("ComfyUI stopped"),
             report_unhealthy=lambda reason: self.events.append(f"unhealthy: {reason}"),
@@ -58,7 +63,7 @@ class End:
 
 
 @pytest.fixture
-def _signals_as_before() -> Iterator[None]:
+def _restored_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -66,7 +71,7 @@ def _signals_as_before() -> Iterator[None]:
 
 
 class LifecycleJob:
-    """An active job, as the task of `run`: until it is `done` or interrupted, and then until its result is `posted`."""
+    """An active job: `run` returns once the job is `done` or interrupted, and its result is `posted`."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -75,9 +80,9 @@ class LifecycleJob:
         self.posted = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until done."""
+        """Record the job in the lifecycle, and wait for its end and for the post of its result."""
         self._lifecycle.note_job()
-        self._lifecycle.note_job()  # counted once if a handler notes it twice
+        self._lifecycle.note_job()  # the job is counted once, even if it is recorded twice
         self.begun.set()
         await asyncio.to_thread(until, lambda: self.done.is_set() or self._lifecycle.stop_error())
         await self.posted.wait()
@@ -94,10 +99,10 @@ def run_story(story: Callable[[], Coroutine[object, object, None]]) -> None:
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_an_idle_worker_exits_at_once() -> None:
-    """Without an active job it exits with 0 once none has arrived for IDLE_AFTER_S."""
-    end = End()
+    """After SIGTERM a worker without jobs exits with 0 when no job has arrived for IDLE_AFTER_S."""
+    end = LifecycleFakes()
     lifecycle = end.lifecycle()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIG_DFL and SIG_IGN are not functions that could be called
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not a function, so the lifecycle must not call it
     lifecycle.handle_signals()
     begun_at = time.monotonic()
     signal.raise_signal(signal.SIGTERM)
@@ -109,8 +114,11 @@ def test_an_idle_worker_exits_at_once() -> None:
 
 
 def test_a_busy_worker_exits_after_its_job() -> None:
-    """An active job continues, even if another one is done, until its task is: after the SDK has posted its result."""
-    end = End()
+    """A retiring worker waits for the task of its active job, which ends after the result was posted.
+
+    The end of another job changes nothing. The exit is IDLE_AFTER_S after the last task has ended.
+    """
+    end = LifecycleFakes()
     lifecycle = end.lifecycle()
 
     async def story() -> None:
@@ -134,8 +142,8 @@ def test_a_busy_worker_exits_after_its_job() -> None:
 
 
 def test_a_job_that_starts_during_shutdown_is_waited_for() -> None:
-    """The SDK may have taken a job that it has not started: within IDLE_AFTER_S, that job still gets a response."""
-    end = End()
+    """A job that the SDK starts within IDLE_AFTER_S after the last one has ended is waited for."""
+    end = LifecycleFakes()
     lifecycle = end.lifecycle()
 
     async def story() -> None:
@@ -155,8 +163,8 @@ def test_a_job_that_starts_during_shutdown_is_waited_for() -> None:
 
 
 def test_a_job_is_interrupted_after_the_grace_period() -> None:
-    """A job that exceeds the grace period gets an error that may be retried, and is still waited for."""
-    end = End()
+    """After `grace_s` an active job gets `interrupted`, which is retryable. The exit waits until it was posted."""
+    end = LifecycleFakes()
     lifecycle = end.lifecycle(grace_s=0.2)
 
     async def story() -> None:
@@ -178,8 +186,8 @@ def test_a_job_is_interrupted_after_the_grace_period() -> None:
 
 
 def test_a_retiring_worker_stops_comfyui_then_reports_then_exits() -> None:
-    """The worker exits with 1, after the reason was reported to the platform."""
-    end = End()
+    """ComfyUI is stopped, the reason is reported to the platform, and the worker exits with 1, in this order."""
+    end = LifecycleFakes()
     end.lifecycle().retire("ComfyUI died and could not be restarted")
     end.wait()
 
@@ -188,7 +196,7 @@ def test_a_retiring_worker_stops_comfyui_then_reports_then_exits() -> None:
 
 def test_the_worker_exits_only_once() -> None:
     """Only the first reason for the exit counts."""
-    end = End()
+    end = LifecycleFakes()
     lifecycle = end.lifecycle()
     for _ in range(5):
         lifecycle.retire("first")
@@ -200,8 +208,8 @@ def test_the_worker_exits_only_once() -> None:
 
 
 def test_the_shutdown_completes_after_the_sdk_has_returned() -> None:
-    """The shutdown thread completes although the main thread has ended."""
-    idle, retiring = End(), End()
+    """`await_end` completes the shutdown when the SDK has returned: with 0, or with 1 if the worker retires."""
+    idle, retiring = LifecycleFakes(), LifecycleFakes()
     idle.lifecycle().await_end()
     lifecycle = retiring.lifecycle()
     lifecycle.retire("a reason")
@@ -212,8 +220,8 @@ def test_the_shutdown_completes_after_the_sdk_has_returned() -> None:
 
 
 def test_a_job_outside_a_task_is_ignored() -> None:
-    """A job that is recorded outside a task is not waited for."""
-    end = End()
+    """A job that is recorded outside an asyncio task is not waited for."""
+    end = LifecycleFakes()
     lifecycle = end.lifecycle()
 
     async def story() -> None:
@@ -235,40 +243,40 @@ def test_a_job_outside_a_task_is_ignored() -> None:
 @pytest.mark.usefixtures("_signals_as_before")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_also_calls_the_sdk_s_handler(number: signal.Signals) -> None:
-    """The SDK's own handler is called too; the worker exits with 0."""
-    end = End()
-    before: list[int] = []
+    """A signal also calls the SDK's own handler, once; the worker exits with 0."""
+    end = LifecycleFakes()
+    received: list[int] = []
 
-    def of_the_sdk(number: int, _frame: FrameType | None) -> None:
-        before.append(number)
+    def sdk_handler(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
 
-    signal.signal(number, of_the_sdk)
+    signal.signal(number, sdk_handler)
     lifecycle = end.lifecycle()
     lifecycle.handle_signals()
-    lifecycle.handle_signals()  # the SDK reads the concurrency repeatedly
+    lifecycle.handle_signals()  # it is called again whenever the SDK reads the concurrency
     signal.raise_signal(number)
     end.wait()
 
-    assert before == [number]
+    assert received == [number]
     assert end.events == ["ComfyUI stopped", "ended with 0"]
 
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_a_retiring_worker_stops_the_sdk_from_taking_jobs() -> None:
-    """The SDK is stopped by SIGTERM; the worker still exits with 1."""
-    end = End()
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    """A retiring worker sends SIGTERM to itself, which stops the SDK; the exit status is still 1."""
+    end = LifecycleFakes()
+    was_signalled = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: was_signalled.set())
     lifecycle = end.lifecycle()
     lifecycle.handle_signals()
     lifecycle.retire("ComfyUI is broken")
-    assert until(told.is_set, 5)
+    assert until(was_signalled.is_set, 5)
     end.wait()
 
     assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI is broken", "ended with 1"]
 
 
-ENDING = """\
+ENDING_SCRIPT = """\
 import multiprocessing, signal, threading
 from worker.lifecycle import end_process
 
@@ -282,9 +290,9 @@ if __name__ == "__main__":
 
 
 def test_end_process_leaves_no_process(tmp_path: Path) -> None:
-    """end_process exits with its status despite running threads; output is flushed, and no child is left."""
+    """end_process exits with its status although a thread runs; output is flushed, and no child process is left."""
     script = tmp_path / "ending.py"
-    script.write_text(ENDING)
+    script.write_text(ENDING_SCRIPT)
     begun_at = time.monotonic()
     ended = subprocess.run(
         [sys.executable, str(script)],
@@ -300,22 +308,22 @@ def test_end_process_leaves_no_process(tmp_path: Path) -> None:
     assert until(lambda: not psutil.pid_exists(int(ended.stdout)), 5)
 
 
-class _Pinged(HttpHandler):
+class _PingHandler(HttpHandler):
     """Records the pings that it receives, and responds with the server's status."""
 
     server: PingServer
 
     def do_GET(self) -> None:
-        """Record a ping."""
+        """Record the path and the key, and respond."""
         self.server.pings.append((self.path, self.headers["Authorization"]))
         self.respond(self.server.status)
 
 
 class PingServer(HttpServer):
-    """RunPod's ping endpoint."""
+    """A server for RunPod's pings, which records them."""
 
     def __init__(self) -> None:
-        super().__init__(_Pinged)
+        super().__init__(_PingHandler)
         self.pings: list[tuple[str, str]] = []
         self.status = 200
 
@@ -329,13 +337,13 @@ class PingServer(HttpServer):
 
 @pytest.fixture
 def platform() -> Iterator[PingServer]:
-    """A ping endpoint."""
+    """A server for pings that responds with 200."""
     with PingServer() as server:
         yield server
 
 
 def test_the_reason_is_reported_to_the_platform(platform: PingServer) -> None:
-    """The worker's id, its key, and a reason of at most 256 characters are sent to RunPod's ping URL."""
+    """The ping has the worker's id, its key, and the first 256 characters of the reason."""
     report_unhealthy(platform.variables, "ComfyUI died & stayed dead" + "!" * 500)
     [(path, key)] = platform.pings
     query = parse_qs(urlsplit(path).query)
@@ -347,8 +355,8 @@ def test_the_reason_is_reported_to_the_platform(platform: PingServer) -> None:
     assert len(query["reason"][0]) == 256
 
 
-def test_a_failing_platform_does_not_delay_the_exit(platform: PingServer, caplog: pytest.LogCaptureFixture) -> None:
-    """The worker still exits; its log says what could not be reported, without key and URL."""
+def test_a_failing_platform_is_logged(platform: PingServer, caplog: pytest.LogCaptureFixture) -> None:
+    """If the platform returns 500 or is not reachable, the log says so without the key, and no error is raised."""
     platform.status = 500
     report_unhealthy(platform.variables, "a reason")
     report_unhealthy(replace(platform.variables, ping_url="http://127.0.0.1:1/x"), "a reason")
@@ -358,7 +366,7 @@ def test_a_failing_platform_does_not_delay_the_exit(platform: PingServer, caplog
 
 
 def test_outside_runpod_nothing_is_reported(platform: PingServer) -> None:
-    """A worker outside RunPod has neither URL nor key."""
+    """Without a ping URL, or without a key, nothing is sent."""
     report_unhealthy(RunPodVariables(), "a reason")
     report_unhealthy(replace(platform.variables, api_key=""), "a reason")
 

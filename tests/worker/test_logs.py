@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, with the job's id. Verbose libraries are silenced."""
+"""The worker's log: one JSON object a line, with the job's id. The level does not apply to other libraries."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from worker import logs
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
+def _restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = before
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
-    """Return the lines that were logged."""
+def logged_objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    """Return the logged lines, parsed."""
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
 def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line has time, level, logger, job and message; a message with line breaks is one line."""
+    """Each line has time, level, logger, job id and message. A message with a line break is still one line."""
     logs.configure("INFO")
 
     def job() -> None:
@@ -35,7 +35,7 @@ def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[st
 
     contextvars.copy_context().run(job)
     logging.getLogger("handler").warning("the worker ends")
-    first, second = lines(capsys)
+    first, second = logged_objects(capsys)
 
     assert first.keys() == {"time", "level", "logger", "job_id", "message"}
     assert (first["level"], first["logger"], first["job_id"]) == ("INFO", "worker.jobs", "job-7")
@@ -44,29 +44,29 @@ def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[st
 
 
 def test_a_traceback_is_in_the_json_object(capsys: pytest.CaptureFixture[str]) -> None:
-    """A log record with an exception is still one line of JSON."""
+    """A record with an exception is one line of JSON, whose `exc_info` has the traceback."""
     logs.configure("INFO")
     try:
         int("a bug")
     except ValueError:
         logging.getLogger("handler").exception("a bug")
-    [line] = lines(capsys)
+    [line] = logged_objects(capsys)
 
     assert "ValueError: invalid literal" in str(line["exc_info"])
 
 
 def test_existing_handlers_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
-    """Importing runpod installs its own handler, but each line is logged once."""
+    """`configure` replaces existing handlers, such as the one that runpod installs: each line is logged once."""
     logging.getLogger().addHandler(logging.StreamHandler())
     logs.configure("INFO")
     logs.configure("INFO")
     logging.getLogger("handler").info("once")
 
-    assert [line["message"] for line in lines(capsys)] == ["once"]
+    assert [line["message"] for line in logged_objects(capsys)] == ["once"]
 
 
 def test_the_level_applies_to_our_loggers_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """DEBUG applies to our loggers only: boto3 would log signatures, urllib3 URLs."""
+    """The level applies to our loggers only: at DEBUG, boto3 would log signatures, and urllib3 would log URLs."""
     logs.configure("DEBUG")
     for name in ("urllib3.connectionpool", "botocore.auth", "boto3", "PIL.PngImagePlugin", "asyncio"):
         logging.getLogger(name).debug("https://signed")
@@ -74,4 +74,4 @@ def test_the_level_applies_to_our_loggers_only(capsys: pytest.CaptureFixture[str
     logs.configure("WARNING")
     logging.getLogger("comfyui").info("got prompt")
 
-    assert [line["message"] for line in lines(capsys)] == ["got prompt"]
+    assert [line["message"] for line in logged_objects(capsys)] == ["got prompt"]

@@ -1,4 +1,4 @@
-"""Progress: ordered, rate-limited, only the newest, and none after `drain`."""
+"""Progress: posts are ordered and rate-limited, `drain` ends them, and the handler posts none after the result."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ TICK_S = 0.05
 
 
 class Platform:
-    """Records posts with their times; `post` can be slow, hang, or fail."""
+    """A platform that records the posts and their times. A post takes `takes_s`, or raises `failure`."""
 
     def __init__(self, *, takes_s: float = 0.0, failure: Exception | None = None) -> None:
         self._takes_s = takes_s
         self._failure = failure
-        self.seen: list[int] = []
+        self.posted_steps: list[int] = []
         self.times: list[float] = []
-        self.active = 0
-        self.most_at_once = 0
-        self.cancelled = 0
+        self.active_posts = 0
+        self.max_active_posts = 0
+        self.cancelled_posts = 0
 
     async def post(self, progress: JsonObject) -> None:
-        """Record a post."""
-        self.active += 1
-        self.most_at_once = max(self.most_at_once, self.active)
+        """Record the time of the post, and its step once it succeeds."""
+        self.active_posts += 1
+        self.max_active_posts = max(self.max_active_posts, self.active_posts)
         self.times.append(asyncio.get_running_loop().time())
         try:
             if self._failure is not None:
                 raise self._failure
             await asyncio.sleep(self._takes_s)
-            self.seen.append(progress["step"])
+            self.posted_steps.append(progress["step"])
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.cancelled_posts += 1
             raise
         finally:
-            self.active -= 1
+            self.active_posts -= 1
 
 
-async def reached(condition: Callable[[], object]) -> None:
-    """Return when `condition` is true, without blocking the loop."""
+async def wait_until(condition: Callable[[], object]) -> None:
+    """Return when `condition` is true, without blocking the event loop; fail after 10 s."""
     assert await asyncio.to_thread(until, condition, 10)
 
 
@@ -77,7 +77,7 @@ def test_a_report_is_posted_at_once() -> None:
         platform = Platform()
         sender = ProgressSender(platform.post, interval_s=60)
         sender.report({"step": 1})
-        await reached(lambda: platform.seen == [1])
+        await wait_until(lambda: platform.posted_steps == [1])
         await sender.drain()
 
     run_story(story)
@@ -96,36 +96,36 @@ def test_posts_are_ordered_and_rate_limited() -> None:
                 threading.Event().wait(0.001)
 
         await asyncio.to_thread(report_all)
-        await reached(lambda: platform.seen[-1] == 300)
+        await wait_until(lambda: platform.posted_steps[-1] == 300)
         await sender.drain()
 
     run_story(story)
-    assert platform.seen == sorted(set(platform.seen))
-    assert 3 <= len(platform.seen) < 100
-    assert platform.most_at_once == 1
+    assert platform.posted_steps == sorted(set(platform.posted_steps))
+    assert 3 <= len(platform.posted_steps) < 100
+    assert platform.max_active_posts == 1
     gaps = [later - earlier for earlier, later in zip(platform.times, platform.times[1:], strict=False)]
     assert min(gaps) >= TICK_S
 
 
 def test_only_the_newest_is_posted() -> None:
-    """Of the reports made during a post only the newest is kept."""
+    """Of all reports that arrive during a post, only the newest is posted next."""
     platform = Platform(takes_s=0.2)
 
     async def story() -> None:
         sender = ProgressSender(platform.post, interval_s=0)
         sender.report({"step": 1})
-        await reached(lambda: platform.active)
+        await wait_until(lambda: platform.active_posts)
         for step in range(2, 50):
             sender.report({"step": step})
-        await reached(lambda: len(platform.seen) == 2)
+        await wait_until(lambda: len(platform.posted_steps) == 2)
         await sender.drain()
 
     run_story(story)
-    assert platform.seen == [1, 49]
+    assert platform.posted_steps == [1, 49]
 
 
 def test_nothing_is_posted_after_drain() -> None:
-    """A thread keeps reporting during and after `drain`: once that has returned, no post is in progress or starts."""
+    """A thread reports during and after `drain`: once `drain` has returned, no post is in progress, and none starts."""
     platform = Platform(takes_s=0.02)
     stopped = threading.Event()
 
@@ -140,10 +140,10 @@ def test_nothing_is_posted_after_drain() -> None:
 
         thread = threading.Thread(target=report_on)
         thread.start()
-        await reached(lambda: len(platform.seen) > 2)
+        await wait_until(lambda: len(platform.posted_steps) > 2)
         await sender.drain()
         begun = len(platform.times)
-        assert platform.active == 0
+        assert platform.active_posts == 0
         assert not await asyncio.to_thread(until, lambda: len(platform.times) > begun, 0.2)
         stopped.set()
         thread.join()
@@ -152,20 +152,20 @@ def test_nothing_is_posted_after_drain() -> None:
 
 
 def test_drain_does_not_wait_for_the_interval() -> None:
-    """The result does not wait for the interval between two posts."""
+    """`drain` returns at once, although the interval between two posts has not passed."""
 
     async def story() -> None:
         platform = Platform()
         sender = ProgressSender(platform.post, interval_s=60)
         sender.report({"step": 1})
-        await reached(lambda: platform.seen)
+        await wait_until(lambda: platform.posted_steps)
         await asyncio.wait_for(sender.drain(), 1)
 
     run_story(story)
 
 
 def test_drain_drops_a_report_that_was_not_posted() -> None:
-    """A report that was not posted yet is dropped: the result supersedes it."""
+    """`drain` drops a report that was not posted yet, because the result supersedes it."""
     platform = Platform()
 
     async def story() -> None:
@@ -182,42 +182,42 @@ def test_drain_drops_a_report_that_was_not_posted() -> None:
 
 
 def test_drain_waits_for_a_running_post() -> None:
-    """A post in progress is waited for, so that it cannot arrive after the result."""
+    """`drain` waits for a post in progress, which could otherwise arrive after the result."""
     platform = Platform(takes_s=0.2)
 
     async def story() -> None:
         sender = ProgressSender(platform.post)
         sender.report({"step": 1})
-        await reached(lambda: platform.active)
+        await wait_until(lambda: platform.active_posts)
         await sender.drain()
-        assert platform.seen == [1]
+        assert platform.posted_steps == [1]
 
     run_story(story)
 
 
 def test_a_hanging_post_is_cancelled() -> None:
-    """The result waits for a hanging post up to the limit; then the post is cancelled."""
+    """`drain` waits at most `drain_s` for a hanging post, and then cancels the post."""
     platform = Platform(takes_s=3600)
 
     async def story() -> None:
         sender = ProgressSender(platform.post, drain_s=TICK_S)
         sender.report({"step": 1})
-        await reached(lambda: platform.active)
+        await wait_until(lambda: platform.active_posts)
         await asyncio.wait_for(sender.drain(), 2)
 
     run_story(story)
-    assert (platform.cancelled, platform.active, platform.seen) == (1, 0, [])
+    assert (platform.cancelled_posts, platform.active_posts, platform.posted_steps) == (1, 0, [])
 
 
 @pytest.mark.parametrize("failure", [TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
 def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """The SDK's send_result passes on a timeout of the whole post: `drain` logs it and returns."""
+    """An error of a post is logged once by its type, and `drain` raises nothing."""
     platform = Platform(failure=failure)
 
     async def story() -> None:
         sender = ProgressSender(platform.post, interval_s=0)
         sender.report({"step": 1})
-        await reached(lambda: platform.times)
+        await wait_until(lambda: platform.times)
         sender.report({"step": 2})
         await sender.drain()
 
@@ -250,7 +250,7 @@ def test_a_report_after_the_loop_is_closed_is_ignored() -> None:
     ],
 )
 def test_percent_counts_images_and_steps(progress: Progress, percent: int) -> None:
-    """Step k of m of picture i of n is converted to a share of the whole job."""
+    """The picture's number and its step are converted to the percentage of the whole job."""
     output = progress_output(progress)
 
     assert output["percent"] == percent
@@ -262,12 +262,12 @@ def test_percent_counts_images_and_steps(progress: Progress, percent: int) -> No
 
 
 def test_progress_has_an_empty_list_of_images() -> None:
-    """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
+    """Progress has the key `images`, so that callers that read `output.images` of a running job get no missing key."""
     assert progress_output(Progress())["images"] == []
 
 
 def test_a_preview_is_scaled_down() -> None:
-    """A preview is sent as a small JPEG in base64."""
+    """A preview is sent as base64 of a small image with at most 256 pixels a side."""
     large = io.BytesIO()
     Image.effect_noise((1024, 512), 80).save(large, "JPEG")
     preview = base64.b64decode(progress_output(Progress(preview=large.getvalue()))["preview"])
@@ -277,15 +277,15 @@ def test_a_preview_is_scaled_down() -> None:
 
 
 def test_an_unreadable_preview_is_omitted() -> None:
-    """A damaged preview does not prevent progress."""
+    """Progress with a damaged preview is sent without the preview."""
     assert "preview" not in progress_output(Progress(preview=b"\xff\xd8 no JPEG"))
 
 
 # --- in the handler
 
 
-def handled(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **changes: object) -> dict[str, Any]:
-    """Return the handler's result of a job with two images, whose progress goes to `post`."""
+def run_in_handler(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **changes: object) -> dict[str, Any]:
+    """Run a job with two images in the handler, with `post` for its progress; return the handler's result."""
     with Simulator(step_s=0.02) as simulator:
         lifecycle = Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never)
         worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
@@ -305,7 +305,7 @@ def _never(*_: object) -> None:
 
 
 def test_the_handler_waits_for_a_running_post() -> None:
-    """A slow post began before the result was ready: the result waits for it."""
+    """The handler returns the result only when the slow posts that it began have succeeded."""
     platform = Platform(takes_s=0.5)
     jobs: list[object] = []
 
@@ -313,32 +313,32 @@ def test_the_handler_waits_for_a_running_post() -> None:
         jobs.append(job["id"])
         await platform.post(progress)
 
-    result = handled(post)
+    result = run_in_handler(post)
 
     assert len(result["images"]) == 2
     assert set(jobs) == {"job-1"}
-    assert len(platform.seen) == len(platform.times)
-    assert platform.active == 0
+    assert len(platform.posted_steps) == len(platform.times)
+    assert platform.active_posts == 0
 
 
 def test_a_failing_post_does_not_change_the_result(caplog: pytest.LogCaptureFixture) -> None:
-    """A failing progress post does not affect the result."""
+    """If each post fails, the result is complete, and the failure is logged."""
 
     async def post(_job: JsonObject, _progress: JsonObject) -> None:
         raise TimeoutError
 
-    assert len(handled(post)["images"]) == 2
+    assert len(run_in_handler(post)["images"]) == 2
     assert "progress could not be posted" in caplog.text
 
 
 def test_a_rejected_request_has_no_progress() -> None:
-    """A rejected request has no progress, and still gets its report."""
+    """For a rejected request nothing is posted, and the handler returns the error report."""
     platform = Platform()
 
     async def post(_job: JsonObject, progress: JsonObject) -> None:
         await platform.post(progress)
 
-    result = handled(post, steps=0)
+    result = run_in_handler(post, steps=0)
 
     assert ErrorReport.from_json(result["error"]).code is ErrorCode.INVALID_INPUT
     assert platform.times == []

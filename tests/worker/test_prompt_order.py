@@ -1,4 +1,4 @@
-"""TicketLock: concurrent jobs queue their prompts in order of arrival, and a finished job blocks no other."""
+"""TicketLock: tickets are entered in the order in which they were taken, and a released ticket blocks no other."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from worker.prompt_order import Ticket, TicketLock
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
 
-def never() -> None:
-    """Stop nothing."""
+def no_stop_error() -> None:
+    """Return no error: the job is not cancelled."""
 
 
 def test_fifty_threads_enter_in_the_order_of_their_tickets() -> None:
     """Threads enter in the order of their tickets, whatever the order in which they start."""
     tickets = TicketLock()
-    taken = list(enumerate(tickets.take(never) for _ in range(50)))
+    taken = list(enumerate(tickets.take(no_stop_error) for _ in range(50)))
     entered: list[int] = []
     inside: list[int] = []
 
-    def enter(number: int, turn: Ticket) -> None:
-        with turn:
+    def enter(number: int, ticket: Ticket) -> None:
+        with ticket:
             inside.append(number)
             entered.append(number)
             assert inside == [number]
@@ -43,9 +43,9 @@ def test_fifty_threads_enter_in_the_order_of_their_tickets() -> None:
 
 
 def test_a_later_ticket_waits_for_an_earlier_one() -> None:
-    """The second ticket is entered only when the first has ended."""
+    """The second ticket is entered only after the first was left."""
     tickets = TicketLock()
-    first, second = tickets.take(never), tickets.take(never)
+    first, second = tickets.take(no_stop_error), tickets.take(no_stop_error)
     entered = threading.Event()
 
     def enter() -> None:
@@ -61,19 +61,19 @@ def test_a_later_ticket_waits_for_an_earlier_one() -> None:
 
 
 def test_a_ticket_released_without_being_entered_lets_others_pass() -> None:
-    """A job that is rejected before it queues anything blocks no other."""
+    """A ticket that is released without being entered, such as that of a rejected job, does not block the next one."""
     tickets = TicketLock()
-    refused, next_one = tickets.take(never), tickets.take(never)
-    refused.end()
+    rejected, next_one = tickets.take(no_stop_error), tickets.take(no_stop_error)
+    rejected.end()
 
     with next_one:
         pass
 
 
 def test_a_ticket_can_be_entered_again() -> None:
-    """A job that queues twice (memory was freed) does not wait for later jobs the second time."""
+    """A job that queues its prompts twice enters its ticket again, even while a later ticket is entered."""
     tickets = TicketLock()
-    first, second = tickets.take(never), tickets.take(never)
+    first, second = tickets.take(no_stop_error), tickets.take(no_stop_error)
     with first:
         pass
     with second, first:
@@ -81,27 +81,27 @@ def test_a_ticket_can_be_entered_again() -> None:
 
 
 def test_a_ticket_may_be_released_twice() -> None:
-    """The handler releases every ticket, also one that was already left."""
+    """A ticket that was left may be released twice, and the next ticket can be entered."""
     tickets = TicketLock()
-    turn = tickets.take(never)
-    with turn:
+    ticket = tickets.take(no_stop_error)
+    with ticket:
         pass
-    turn.end()
-    turn.end()
+    ticket.end()
+    ticket.end()
 
-    with tickets.take(never):
+    with tickets.take(no_stop_error):
         pass
 
 
-def test_stop_ends_the_wait() -> None:
-    """A job that is cancelled while it waits for its ticket ends, and lets later ones pass."""
+def test_a_cancellation_ends_the_wait() -> None:
+    """A job that is cancelled while it waits for its turn gets the cancellation, and the next ticket can be entered."""
     tickets = TicketLock()
     stopped = threading.Event()
     errors: list[JobError] = []
     with ExitStack() as first_runs:
-        first_runs.enter_context(tickets.take(never))
+        first_runs.enter_context(tickets.take(no_stop_error))
         waiting = tickets.take(lambda: CANCELLED if stopped.is_set() else None)
-        last = tickets.take(never)
+        last = tickets.take(no_stop_error)
 
         def wait() -> None:
             try:
@@ -122,9 +122,9 @@ def test_stop_ends_the_wait() -> None:
 
 
 def test_an_error_releases_the_ticket() -> None:
-    """A prompt that ComfyUI rejects releases its job's ticket."""
+    """An error inside a ticket leaves the ticket, so the next one can be entered."""
     tickets = TicketLock()
-    first, second = tickets.take(never), tickets.take(never)
+    first, second = tickets.take(no_stop_error), tickets.take(no_stop_error)
     with pytest.raises(JobError), first:
         raise CANCELLED
     with second:

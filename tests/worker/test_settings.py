@@ -20,7 +20,7 @@ BUCKET = {
 
 
 def test_only_the_url_of_an_external_comfyui_is_required() -> None:
-    """Everything else has a default; an empty value counts as unset."""
+    """All other settings have defaults; a blank value counts as unset."""
     settings = Settings.from_env({**EXTERNAL_COMFYUI, "WORKER_LOG_LEVEL": " "})
 
     assert settings.comfyui_url == "http://gpu:8188"
@@ -33,7 +33,7 @@ def test_only_the_url_of_an_external_comfyui_is_required() -> None:
 
 
 def test_values_are_parsed(tmp_path: Path) -> None:
-    """Numbers, switches, lists and paths are parsed into their fields."""
+    """Numbers, switches, arguments and paths are parsed into their fields."""
     (tmp_path / "main.py").touch()
     settings = Settings.from_env(
         {
@@ -71,7 +71,7 @@ def test_values_are_parsed(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_value_names_its_variable(name: str, value: str) -> None:
-    """The error has the variable, its value, and its description."""
+    """The error has the variable and its value."""
     with pytest.raises(ConfigError, match=name) as info:
         Settings.from_env({**EXTERNAL_COMFYUI, name: value})
 
@@ -79,22 +79,22 @@ def test_an_invalid_value_names_its_variable(name: str, value: str) -> None:
 
 
 def test_a_folder_without_comfyui_is_reported_with_the_alternative(tmp_path: Path) -> None:
-    """If COMFYUI_DIR is wrong, the error has the folder and the alternative."""
+    """If COMFYUI_DIR has no main.py, the error says so and names the alternative, COMFYUI_URL."""
     with pytest.raises(ConfigError, match=r"COMFYUI_DIR: .* has no main.py.*COMFYUI_URL"):
         Settings.from_env({"COMFYUI_DIR": str(tmp_path)})
 
 
-@pytest.mark.parametrize("absent", sorted(BUCKET))
-def test_an_incomplete_bucket_names_the_missing_variables(absent: str) -> None:
-    """The four required variables of a bucket must be set together; no secret is in the error."""
-    with pytest.raises(ConfigError, match=f"^{absent}: not set") as info:
-        Settings.from_env({**EXTERNAL_COMFYUI, **{name: value for name, value in BUCKET.items() if name != absent}})
+@pytest.mark.parametrize("missing", sorted(BUCKET))
+def test_an_incomplete_bucket_names_the_missing_variables(missing: str) -> None:
+    """If one of a bucket's four required variables is not set, the error begins with its name, and has no secret."""
+    with pytest.raises(ConfigError, match=f"^{missing}: not set") as info:
+        Settings.from_env({**EXTERNAL_COMFYUI, **{name: value for name, value in BUCKET.items() if name != missing}})
 
     assert "secret-value" not in str(info.value)
 
 
 def test_a_complete_bucket_is_one_value() -> None:
-    """The bucket's settings are one value whose repr hides its secret."""
+    """The bucket's variables become one Bucket, with defaults for the others, whose repr hides the secret."""
     bucket = Settings.from_env({**EXTERNAL_COMFYUI, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
 
     assert bucket is not None

@@ -1,4 +1,4 @@
-"""Storing outputs in a bucket on a real S3 server, their URLs, and errors of the bucket."""
+"""Storing outputs in a bucket over real sockets, their URLs, the settings of buckets, and their errors."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ def put(bucket: Bucket, key: str = "job-1/knight_00001_.png", mime_type: str = "
     return ObjectStore(bucket).put(key, IMAGE, mime_type)
 
 
-def rejected(bucket: Bucket) -> str:
-    """Return the error for a bucket that rejects the image; it comes soon and contains no secret."""
+def rejection_message(bucket: Bucket) -> str:
+    """Return the error message of a bucket that rejects the image.
+
+    The error is output_not_stored and retryable, comes within 15 s, and contains no secret and no URL.
+    """
     begun_at = time.monotonic()
     with pytest.raises(JobError) as info:
         put(bucket)
@@ -56,18 +59,18 @@ def rejected(bucket: Bucket) -> str:
 
 def test_an_image_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
     """The key is prefix/job id/name; the presigned URL returns the bytes, with their type and name."""
-    address = put(s3.bucket(prefix="flux/prod"))
-    response = requests.get(address, timeout=10)
+    url = put(s3.bucket(prefix="flux/prod"))
+    response = requests.get(url, timeout=10)
 
     assert "flux/prod/job-1/knight_00001_.png" in s3.stored()
     assert hashlib.sha256(response.content).digest() == hashlib.sha256(IMAGE).digest()
     assert response.headers["Content-Type"] == "image/png"
     assert response.headers["Content-Disposition"] == 'inline; filename="knight_00001_.png"'
-    assert "X-Amz-Expires=600&" in address
+    assert "X-Amz-Expires=600&" in url
 
 
 def test_without_a_prefix_the_job_comes_first(s3: S3Server) -> None:
-    """Without a prefix the key has no leading slash."""
+    """Without a prefix the key is job id/name, without a leading slash."""
     put(s3.bucket(), "job-2/a.webp", "image/webp")
 
     assert "job-2/a.webp" in s3.stored()
@@ -75,7 +78,7 @@ def test_without_a_prefix_the_job_comes_first(s3: S3Server) -> None:
 
 @pytest.mark.parametrize("name", ["騎士.png", "König & Co.png", 'a "b".png', "a;b.png", "100%.png", "two\nlines.png"])
 def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
-    """A file name with any characters is stored; the header that contains it is plain ASCII."""
+    """A file is stored under any name; the name is percent-encoded in the Content-Disposition header."""
     response = requests.get(put(s3.bucket(), f"job-3/{name}"), timeout=10)
 
     assert response.content == IMAGE
@@ -85,15 +88,15 @@ def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
 
 
 def test_a_url_without_its_signature_is_rejected(s3: S3Server) -> None:
-    """The test server checks signatures, as a real bucket does."""
-    address = put(s3.bucket())
+    """A URL without its signature, or with a changed one, returns an error: the test server checks signatures."""
+    url = put(s3.bucket())
 
-    assert requests.get(address.partition("?")[0], timeout=10).status_code == 400
-    assert requests.get(f"{address[:-4]}0000", timeout=10).status_code == 403
+    assert requests.get(url.partition("?")[0], timeout=10).status_code == 400
+    assert requests.get(f"{url[:-4]}0000", timeout=10).status_code == 403
 
 
 def test_a_public_url_is_used_if_there_is_one(s3: S3Server) -> None:
-    """With BUCKET_PUBLIC_URL the URL is that plus the key, percent-encoded, without a signature."""
+    """With BUCKET_PUBLIC_URL an object's URL is that URL and the percent-encoded key, without a signature."""
     bucket = s3.bucket(prefix="a b", public_url="https://cdn.example/x/")
 
     assert put(bucket, "job-4/König #1.png") == "https://cdn.example/x/a%20b/job-4/K%C3%B6nig%20%231.png"
@@ -101,22 +104,22 @@ def test_a_public_url_is_used_if_there_is_one(s3: S3Server) -> None:
 
 
 def test_a_wrong_key_is_reported(s3: S3Server) -> None:
-    """A wrong secret ends in the server's own error."""
-    assert "SignatureDoesNotMatch" in rejected(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - not a real secret
-    assert "InvalidAccessKeyId" in rejected(replace(s3.bucket(), access_key_id="another-key"))
+    """A wrong secret key and a wrong access key id are reported with the server's error code."""
+    assert "SignatureDoesNotMatch" in rejection_message(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - not a real secret
+    assert "InvalidAccessKeyId" in rejection_message(replace(s3.bucket(), access_key_id="another-key"))
 
 
 def test_a_missing_bucket_is_named(s3: S3Server) -> None:
-    """The error has the bucket, the server's message and the remedy."""
-    message = rejected(s3.bucket("paintings"))
+    """The error has the bucket's name, the server's error code and the remedy."""
+    message = rejection_message(s3.bucket("paintings"))
 
     assert "'paintings' returned NoSuchBucket" in message
     assert "`delivery` base64" in message
 
 
 def test_an_invalid_bucket_name_is_rejected_without_a_request(s3: S3Server) -> None:
-    """An invalid name that boto3's own checks reject ends in the same error as a rejected request."""
-    assert "ParamValidationError" in rejected(s3.bucket("no bucket"))
+    """A name that boto3 itself rejects has the same error code as a rejected request."""
+    assert "ParamValidationError" in rejection_message(s3.bucket("no bucket"))
 
 
 @pytest.mark.parametrize(
@@ -124,13 +127,13 @@ def test_an_invalid_bucket_name_is_rejected_without_a_request(s3: S3Server) -> N
     [{"region": "no such/region"}, {"endpoint_url": "https://"}, {"endpoint_url": "https://["}],
 )
 def test_settings_that_boto3_rejects_are_an_error_of_the_bucket(s3: S3Server, change: dict[str, str]) -> None:
-    """An error that boto3 raises before there is a client is not a bug of the worker."""
-    assert "has settings that are not valid" in rejected(replace(s3.bucket(), **change))  # type: ignore[arg-type] # texts
+    """Settings with which boto3 creates no client are output_not_stored, and not an internal error."""
+    assert "has settings that are not valid" in rejection_message(replace(s3.bucket(), **change))  # type: ignore[arg-type] # texts
 
 
-def test_an_unreachable_server_is_an_error_within_seconds(s3: S3Server) -> None:
-    """If nothing listens, the error comes within seconds."""
-    assert "was not reached" in rejected(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
+def test_an_unreachable_server_is_reported_soon(s3: S3Server) -> None:
+    """If nothing listens at the endpoint, the error comes within 15 s."""
+    assert "was not reached" in rejection_message(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
 
 
 class _Failing(HttpHandler):
@@ -139,18 +142,18 @@ class _Failing(HttpHandler):
     server: _FailingServer
 
     def do_PUT(self) -> None:
-        """Read the image and reject it."""
+        """Read the body, record the path, and return 500."""
         self.body()
-        self.server.seen.append(self.path)
+        self.server.paths.append(self.path)
         self.respond(500)
 
 
 class _FailingServer(HttpServer):
-    """Records the paths that it rejected."""
+    """An S3 server that returns 500, and records the paths of the requests."""
 
     def __init__(self) -> None:
         super().__init__(_Failing)
-        self.seen: list[str] = []
+        self.paths: list[str] = []
 
 
 @pytest.fixture
@@ -164,15 +167,15 @@ def test_a_server_that_returns_500_gets_three_requests(s3: S3Server, failing_ser
     """A PUT is safe to repeat and is repeated twice; then the status is the error."""
     bucket = replace(s3.bucket(), endpoint_url=failing_server.url)
 
-    assert "returned 500" in rejected(bucket)
-    assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
+    assert "returned 500" in rejection_message(bucket)
+    assert failing_server.paths == ["/pictures/job-1/knight_00001_.png"] * 3
 
 
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
 
 def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
-    """A bucket that does not respond is abandoned when the job ends; a late request for the rest gets nothing."""
+    """An upload to a bucket that stalls is aborted when its job is cancelled: the rest of the body is never sent."""
     with StalledS3() as stalled:
         bucket = stalled.instead_of(s3.bucket())
 
@@ -193,7 +196,7 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
 
 
 def test_nothing_is_uploaded_for_a_job_that_has_ended(s3: S3Server) -> None:
-    """After a cancellation the next file is not uploaded."""
+    """If the job is already cancelled, the file is not uploaded."""
 
     def check() -> None:
         raise CANCELLED
@@ -207,10 +210,10 @@ def test_nothing_is_uploaded_for_a_job_that_has_ended(s3: S3Server) -> None:
 
 
 def test_clients_can_be_made_by_many_threads_at_once(s3: S3Server) -> None:
-    """Two concurrent jobs create their clients at once, each with its own session."""
-    addresses: list[str] = []
+    """Eight threads that store a file at the same time all succeed."""
+    urls: list[str] = []
     threads = [
-        threading.Thread(target=lambda number=number: addresses.append(put(s3.bucket(), f"job-5/{number}.png")))
+        threading.Thread(target=lambda number=number: urls.append(put(s3.bucket(), f"job-5/{number}.png")))
         for number in range(8)
     ]
     for thread in threads:
@@ -218,7 +221,7 @@ def test_clients_can_be_made_by_many_threads_at_once(s3: S3Server) -> None:
     for thread in threads:
         thread.join()
 
-    assert len(addresses) == 8
+    assert len(urls) == 8
     assert sum(key.startswith("job-5/") for key in s3.stored()) == 8
 
 
@@ -230,17 +233,17 @@ S3_CONFIG = {
 }
 
 
-def public(_host: str, _port: int) -> Sequence[str]:
+def resolve_to_public(_host: str, _port: int) -> Sequence[str]:
     """Resolve every host to a public address."""
     return ["93.184.215.14"]
 
 
-def private(_host: str, _port: int) -> Sequence[str]:
+def resolve_to_private(_host: str, _port: int) -> Sequence[str]:
     """Resolve every host to one public and one private address."""
     return ["93.184.215.14", "10.0.0.1"]
 
 
-def unknown(_host: str, _port: int) -> Sequence[str]:
+def fail_to_resolve(_host: str, _port: int) -> Sequence[str]:
     """Fail to resolve any host."""
     raise socket.gaierror
 
@@ -252,8 +255,10 @@ def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
 
 
 def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
-    """A bucket at another endpoint, described by RunPod's four keys, gets none of the worker's settings."""
-    bucket, faults = job_bucket(S3_CONFIG, s3.bucket(prefix="ours", public_url="https://cdn.example"), public)
+    """A job's bucket at another endpoint uses RunPod's four keys, and none of the worker's settings."""
+    bucket, faults = job_bucket(
+        S3_CONFIG, s3.bucket(prefix="ours", public_url="https://cdn.example"), resolve_to_public
+    )
 
     assert faults == []
     assert bucket is not None
@@ -263,7 +268,7 @@ def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
 
 
 def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Server) -> None:
-    """The worker's endpoint may be http. Region and prefix are used for the job's bucket, the public URL is not."""
+    """The job's bucket gets the worker's region and prefix, but not the public URL. The endpoint may be http."""
     ours = replace(s3.bucket(prefix="p", public_url="https://cdn.example"), region="eu-1")
     bucket, faults = job_bucket({**S3_CONFIG, "endpointUrl": ours.endpoint_url}, ours)
 
@@ -275,8 +280,8 @@ def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Serv
 
 @pytest.mark.parametrize("absent", sorted(S3_CONFIG))
 @pytest.mark.parametrize("value", [None, "", 5, ["x"], "\ud800", "two\nlines"])
-def test_an_incomplete_s3_config_names_the_missing_keys(absent: str, value: object) -> None:
-    """A key that is missing, empty or not a string is a fault at its own path."""
+def test_an_invalid_key_of_s3_config_is_a_fault_with_its_path(absent: str, value: object) -> None:
+    """A key that is null, empty, not a string, or an invalid text is a fault with the key's path."""
     bucket, faults = job_bucket({**S3_CONFIG, absent: value}, None)
 
     assert bucket is None
@@ -297,17 +302,17 @@ def test_an_s3_config_that_is_not_an_object_is_a_fault(value: object) -> None:
     "endpoint",
     ["http://169.254.169.254", "http://127.0.0.1:1", "file:///etc/passwd", "https://", "https://[", "s3.example"],
 )
-def test_an_endpoint_that_is_not_public_https_is_rejected(s3: S3Server, endpoint: str) -> None:
-    """An endpoint of the job that is not https, or not a URL, is a fault, whatever the worker's endpoint is."""
+def test_an_endpoint_that_is_not_an_https_url_is_rejected(s3: S3Server, endpoint: str) -> None:
+    """A job's endpoint that is not an https URL is a fault, although the worker's own endpoint is http."""
     bucket, [fault] = job_bucket({**S3_CONFIG, "endpointUrl": endpoint}, s3.bucket())
 
     assert bucket is None
     assert fault.path == "s3Config.endpointUrl"
 
 
-@pytest.mark.parametrize("resolve", [private, unknown, lambda *_: ["no address"]])
+@pytest.mark.parametrize("resolve", [resolve_to_private, fail_to_resolve, lambda *_: ["no address"]])
 def test_an_endpoint_that_resolves_to_a_private_address_is_rejected(resolve: Resolve) -> None:
-    """A name that does not resolve, or resolves to any private address, is a fault before ComfyUI is used."""
+    """A host name is a fault if it does not resolve, or if any of its addresses is private or invalid."""
     bucket, [fault] = job_bucket(S3_CONFIG, None, resolve)
 
     assert bucket is None
@@ -322,7 +327,7 @@ def test_an_endpoint_that_resolves_to_a_private_address_is_rejected(resolve: Res
     ["https://127.0.0.1", "https://[::1]:9000", "https://169.254.169.254/latest", "https://s3.example:99999"],
 )
 def test_an_endpoint_that_is_a_private_address_is_rejected(endpoint: str) -> None:
-    """A private IP address or an invalid port is a fault, without a name lookup."""
+    """An endpoint with a private IP address or an invalid port is a fault."""
     bucket, [fault] = job_bucket({**S3_CONFIG, "endpointUrl": endpoint}, None)
 
     assert bucket is None
@@ -330,7 +335,7 @@ def test_an_endpoint_that_is_a_private_address_is_rejected(endpoint: str) -> Non
 
 
 def test_an_endpoint_that_later_resolves_to_a_private_address_gets_no_request(s3: S3Server) -> None:
-    """The host of each request is checked again: if it is no longer public, nothing is sent and nothing is retried."""
+    """The host is checked again before each request: if it is not public then, nothing is sent."""
     with StalledS3() as stalled:
         bucket = replace(stalled.instead_of(s3.bucket()), must_be_public=True)
         with pytest.raises(JobError, match="is not on the public internet"):
@@ -340,7 +345,7 @@ def test_an_endpoint_that_later_resolves_to_a_private_address_gets_no_request(s3
 
 
 def test_the_host_that_boto3_builds_is_checked(s3: S3Server) -> None:
-    """boto3 may make the bucket's name a part of the host: that host is checked, not only the endpoint's."""
+    """If boto3 makes the bucket's name a part of the host, that host is checked instead of the endpoint's."""
     resolved_hosts: list[str] = []
 
     def resolve(host: str, _port: int) -> Sequence[str]:
@@ -356,13 +361,13 @@ def test_the_host_that_boto3_builds_is_checked(s3: S3Server) -> None:
 
 
 def test_no_secret_is_shown(s3: S3Server) -> None:
-    """The repr does not contain the secret."""
+    """A bucket's repr contains neither the secret key nor the access key id."""
     assert SECRET_ACCESS_KEY not in repr(s3.bucket())
     assert ACCESS_KEY_ID not in repr(s3.bucket())
 
 
 def test_an_invalid_endpoint_fails_the_boot(s3: S3Server) -> None:
-    """BUCKET_ENDPOINT_URL is checked at boot, not by the first job whose images do not fit."""
+    """An invalid BUCKET_ENDPOINT_URL is a ConfigError when the settings are read, at boot."""
     environment = {
         "COMFYUI_URL": "http://gpu:8188",
         "BUCKET_NAME": "pictures",
@@ -391,8 +396,8 @@ def test_an_invalid_endpoint_fails_the_boot(s3: S3Server) -> None:
         ("https://host:port", False),
     ],
 )
-def test_addresses_are_validated(text: str, valid: bool) -> None:
-    """A valid address has scheme, host and port, and no credentials."""
+def test_urls_are_validated(text: str, valid: bool) -> None:
+    """A valid URL has one of the schemes and a host, may have a valid port, and has no credentials."""
     assert is_valid_url(text, "http", "https") is valid
 
 
@@ -407,11 +412,11 @@ VARIABLES = {
     "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
     "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
 }
-"""The variables of worker-comfyui, without the endpoint."""
+"""worker-comfyui's variables of a bucket, without BUCKET_ENDPOINT_URL."""
 
 
 def signed_for(bucket: Bucket | None) -> tuple[str, str]:
-    """Return host and path of a presigned URL of the bucket, and the region that it is signed for."""
+    """Return host and path of a presigned URL of the bucket, and the region in its signature."""
     assert bucket is not None
     url = urlsplit(ObjectStore(bucket).url("x.png"))
     [credential] = parse_qs(url.query)["X-Amz-Credential"]
@@ -430,16 +435,16 @@ def signed_for(bucket: Bucket | None) -> tuple[str, str]:
         ({"endpointUrl": "https://s3.eu-central-1.amazonaws.com/my-bucket", "bucketName": ""}, "eu-central-1"),
     ],
 )
-def test_a_presigned_address_is_for_the_bucket_s_region(changes: dict[str, str | None], region: str) -> None:
-    """A URL is signed for the bucket's region: AWS rejects another one, and boto3 does not check it."""
-    bucket, faults = job_bucket({**AWS, **changes}, None, public)
+def test_a_presigned_url_is_for_the_bucket_s_region(changes: dict[str, str | None], region: str) -> None:
+    """A URL is signed for the bucket's region, which s3Config or AWS's host name gives. AWS rejects another region."""
+    bucket, faults = job_bucket({**AWS, **changes}, None, resolve_to_public)
 
     assert faults == []
     assert signed_for(bucket) == ("s3.eu-central-1.amazonaws.com/my-bucket/x.png", region)
 
 
 def test_worker_comfyui_s_bucket_needs_no_other_variable() -> None:
-    """worker-comfyui's documented endpoint contains bucket and region, so BUCKET_NAME is not needed."""
+    """worker-comfyui's documented endpoint contains bucket and region; a different BUCKET_NAME is an error."""
     endpoint = {"BUCKET_ENDPOINT_URL": "https://my-bucket.s3.eu-central-1.amazonaws.com"}
 
     for more in ({}, {"BUCKET_NAME": "my-bucket"}, {"BUCKET_REGION": "eu-central-1"}):
@@ -450,7 +455,7 @@ def test_worker_comfyui_s_bucket_needs_no_other_variable() -> None:
 
 
 def test_the_region_comes_from_the_endpoint_unless_it_is_set() -> None:
-    """BUCKET_REGION takes precedence; without it, R2 and self-hosted servers have `auto`."""
+    """BUCKET_REGION takes precedence over the region in AWS's host name; for other hosts the default is `auto`."""
     for endpoint, more, region in (
         ("https://s3.ap-south-1.amazonaws.com", {}, "ap-south-1"),
         ("https://s3.ap-south-1.amazonaws.com", {"BUCKET_REGION": "us-west-2"}, "us-west-2"),
@@ -469,19 +474,19 @@ def test_the_region_comes_from_the_endpoint_unless_it_is_set() -> None:
         ({"region": "two\nlines"}, "s3Config.region"),
     ],
 )
-def test_an_s3_config_that_contradicts_itself_is_a_fault(changes: dict[str, object], path: str) -> None:
-    """Two different buckets, or a region that is not a string, are faults."""
-    bucket, [fault] = job_bucket({**AWS, **changes}, None, public)
+def test_an_invalid_region_or_a_second_bucket_name_is_a_fault(changes: dict[str, object], path: str) -> None:
+    """Two different bucket names, or a region that is not a valid text, are faults."""
+    bucket, [fault] = job_bucket({**AWS, **changes}, None, resolve_to_public)
 
     assert bucket is None
     assert fault.path == path
 
 
 def test_a_job_may_name_the_worker_s_endpoint_with_the_bucket_in_it() -> None:
-    """The job's endpoint is the same server, so the configured region applies."""
+    """AWS's host with another bucket in it is the worker's endpoint, so the worker's region applies."""
     variables = {**VARIABLES, "BUCKET_ENDPOINT_URL": "https://ours.s3.amazonaws.com", "BUCKET_REGION": "eu-west-1"}
     ours = Settings.from_env(variables).bucket
-    bucket, faults = job_bucket({**AWS, "endpointUrl": "https://my-bucket.s3.amazonaws.com"}, ours, public)
+    bucket, faults = job_bucket({**AWS, "endpointUrl": "https://my-bucket.s3.amazonaws.com"}, ours, resolve_to_public)
 
     assert faults == []
     assert bucket is not None

@@ -1,4 +1,4 @@
-"""The watchdog distinguishes a hanging ComfyUI from one that is slow, loading, gone, or ended."""
+"""The watchdog: which ComfyUI hangs (silent, refusing, behind a proxy), and which does not (slow, frozen, ended)."""
 
 from __future__ import annotations
 
@@ -26,89 +26,89 @@ pytestmark = pytest.mark.slow
 HUNG_S = 0.6
 
 
-class _Responding(HttpHandler):
-    """Responds with the server's status, after its delay."""
+class _ResponseHandler(HttpHandler):
+    """Waits `pause_s` of the server, and responds with the server's status."""
 
     server: ResponseServer
 
     def do_GET(self) -> None:
-        """Respond."""
-        self.server.asked += 1
+        """Count the request and respond."""
+        self.server.requests += 1
         threading.Event().wait(self.server.pause_s)
         self.respond(self.server.status)
 
 
 class ResponseServer(HttpServer):
-    """A server with configurable responses."""
+    """A server whose status and delay can be set. It counts the requests."""
 
     def __init__(self) -> None:
-        super().__init__(_Responding)
+        super().__init__(_ResponseHandler)
         self.status = 200
         self.pause_s = 0.0
-        self.asked = 0
+        self.requests = 0
 
 
 @pytest.fixture
 def server() -> Iterator[ResponseServer]:
-    """A server that responds."""
+    """A server that responds with 200 at once."""
     with ResponseServer() as server:
         yield server
 
 
-def verdict(watchdog: Watchdog, within_s: float) -> bool | None:
-    """Return the watchdog's decision within `within_s`; None if there is none."""
-    over = threading.Event()
+def hang_verdict(watchdog: Watchdog, within_s: float) -> bool | None:
+    """Return what `await_hang` returns: True for a hang. Return None if it does not return within `within_s`."""
+    stopped = threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        awaited = threads.submit(watchdog.await_hang, over.is_set)
-        if not until(awaited.done, within_s):
-            over.set()
+        hang_future = threads.submit(watchdog.await_hang, stopped.is_set)
+        if not until(hang_future.done, within_s):
+            stopped.set()
             return None
-        return awaited.result()
+        return hang_future.result()
 
 
 def test_a_comfyui_that_does_not_respond_hangs() -> None:
-    """A node that holds the GIL: connections are accepted, but nothing else happens."""
+    """A server that accepts connections and sends nothing hangs after `HUNG_S`, as with a node that holds the GIL."""
     with Simulator() as simulator:
         watchdog = Watchdog(simulator.url, HUNG_S)
         assert watchdog.probe()
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1]
             begun_at = time.monotonic()
-            assert verdict(Watchdog(f"http://127.0.0.1:{port}", HUNG_S), 10) is True
+            assert hang_verdict(Watchdog(f"http://127.0.0.1:{port}", HUNG_S), 10) is True
             assert HUNG_S <= time.monotonic() - begun_at < HUNG_S + 1.5
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500])
-def test_any_response_counts_however_late(server: ResponseServer, status: int) -> None:
-    """A slow ComfyUI that responds in time is never considered hung."""
+def test_any_response_in_time_counts(server: ResponseServer, status: int) -> None:
+    """A slow server whose responses arrive within `HUNG_S` does not hang, whatever their status."""
     server.status, server.pause_s = status, HUNG_S * 0.7
 
-    assert verdict(Watchdog(server.url, HUNG_S), HUNG_S * 5) is None
+    assert hang_verdict(Watchdog(server.url, HUNG_S), HUNG_S * 5) is None
 
 
 def test_a_proxy_s_502_does_not_count(server: ResponseServer) -> None:
     """A 502 from a proxy does not count as a response of ComfyUI."""
     server.status = 502
 
-    assert verdict(Watchdog(server.url, HUNG_S), 10) is True
+    assert hang_verdict(Watchdog(server.url, HUNG_S), 10) is True
 
 
-def test_refused_connections_are_not_a_hang(server: ResponseServer) -> None:
-    """Refused connections are no response either, and `is_connecting` is False."""
+def test_refused_connections_count_as_a_hang(server: ResponseServer) -> None:
+    """Refused connections count as a hang too. Then `is_connecting` is False; after a response it is True."""
     unreachable, reachable = Watchdog("http://127.0.0.1:1", HUNG_S), Watchdog(server.url, HUNG_S)
 
-    assert verdict(unreachable, 10) is True
+    assert hang_verdict(unreachable, 10) is True
     assert not unreachable.is_connecting
     assert reachable.probe()
     assert reachable.is_connecting
 
 
 def test_an_ended_process_does_not_hang() -> None:
-    """The end of the process is handled elsewhere."""
+    """If the process has ended, `await_hang` returns False: it reports only hangs."""
     assert Watchdog("http://127.0.0.1:1", 60).await_hang(lambda: True) is False
 
 
-WATCHES = """\
+WATCHING_SCRIPT = """\
 import sys
 from worker.watchdog import Watchdog
 watchdog = Watchdog(sys.argv[1], 2.0)
@@ -118,15 +118,15 @@ print(watchdog.await_hang(lambda: False), flush=True)
 
 
 def test_a_frozen_container_is_not_a_hang(server: ResponseServer) -> None:
-    """In a frozen and resumed container (FlashBoot) the time in between does not count."""
+    """In a container that was frozen and resumed (FlashBoot), the time in between does not count as a hang."""
     server.pause_s = 1.0
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WATCHES, server.url]
+    command = [sys.executable, "-c", WATCHING_SCRIPT, server.url]
     with killed_at_end(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == "True\n"
-        server.pause_s = 4.0  # it is paused while the watchdog is, and responds shortly after
-        assert until(lambda: server.asked > 1)
+        server.pause_s = 4.0  # the next response comes shortly after the watchdog is resumed
+        assert until(lambda: server.requests > 1)
         watching.send_signal(signal.SIGSTOP)
         assert not until(lambda: False, 3.7)
         server.pause_s = 0.0
@@ -137,7 +137,7 @@ def test_a_frozen_container_is_not_a_hang(server: ResponseServer) -> None:
         watching.kill()
 
 
-READS = """\
+READING_SCRIPT = """\
 import sys, threading
 while True:
     open(sys.executable, "rb").read()
@@ -146,15 +146,15 @@ while True:
 
 
 def test_a_process_that_reads_from_disk_gets_more_time() -> None:
-    """A process that loads a model from a slow disk may be silent for LOADING_FACTOR times as long."""
+    """While its process reads from disk, ComfyUI may be silent for LOADING_FACTOR times as long."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with killed_at_end(subprocess.Popen([sys.executable, "-c", READS])) as loading:
+        with killed_at_end(subprocess.Popen([sys.executable, "-c", READING_SCRIPT])) as loading:
             begun_at = time.monotonic()
-            assert verdict(Watchdog(url, HUNG_S, loading.pid), HUNG_S * LOADING_FACTOR + 10) is True
+            assert hang_verdict(Watchdog(url, HUNG_S, loading.pid), HUNG_S * LOADING_FACTOR + 10) is True
             assert time.monotonic() - begun_at >= HUNG_S * LOADING_FACTOR
             os.kill(loading.pid, signal.SIGSTOP)
             begun_at = time.monotonic()
-            assert verdict(Watchdog(url, HUNG_S, loading.pid), 10) is True
+            assert hang_verdict(Watchdog(url, HUNG_S, loading.pid), 10) is True
             assert time.monotonic() - begun_at < HUNG_S * LOADING_FACTOR
             loading.kill()

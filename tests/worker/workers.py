@@ -1,4 +1,4 @@
-"""A worker with other settings than the fixture's."""
+"""`configured`: a worker with settings that differ from the fixture's."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from worker.jobs import Worker
 
 
 def configured(worker: Worker, **changes: Any) -> Worker:  # noqa: ANN401 - any field of Settings
-    """Return the worker with some settings changed."""
+    """Return a copy of the worker in which some settings are changed."""
     return replace(worker, settings=replace(worker.settings, **changes))

@@ -1,4 +1,4 @@
-"""A simulated Hugging Face server with model files."""
+"""Fixture: a simulated Hugging Face server, to which a test adds model files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ SIZE = 1_000_000
 
 @dataclass(frozen=True)
 class Served:
-    """A model on the server: its line of models.txt, its correct content, and its path on the server."""
+    """A model on the server.
+
+    Attributes:
+        model: the model's line of models.txt, parsed.
+        content: the content that the line describes.
+        path: the path of the file's URL.
+    """
 
     model: ModelFile
     content: bytes
@@ -26,14 +32,14 @@ class Served:
 
 
 class ModelSetup:
-    """A simulated Hugging Face server and its files."""
+    """A simulated Hugging Face server, and the `Hub` that names it."""
 
     def __init__(self, server: ModelServer) -> None:
         self.server = server
         self.hub = Hub(server.url)
 
     def put(self, path: str = "vae/ae.safetensors", size: int = SIZE, *, served: bytes | None = None) -> Served:
-        """Put a model on the server. If `served` is set, the server sends that content instead of the listed one."""
+        """Put a model on the server and return it. If `served` is set, the server sends that content instead."""
         content = random.Random(path).randbytes(size)  # noqa: S311 - incompressible bytes, not secret
         url_path = f"/org/repo/resolve/abc/{path}"
         self.server.put(url_path, content if served is None else served)

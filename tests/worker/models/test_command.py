@@ -1,4 +1,4 @@
-"""The command as users and builds run it: exit status, output, and robustness."""
+"""The command that downloads models: output, exit status, invalid options, and concurrent or killed processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOKEN = "hf_secret"  # noqa: S105 - not a real secret
 
 
 class FakeTerminal(io.StringIO):
-    """A fake terminal."""
+    """An output that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """Return True."""
@@ -42,7 +42,7 @@ class FakeTerminal(io.StringIO):
 
 
 def write_list(folder: Path, *served: Served) -> Path:
-    """Write a models.txt with these models; return its path."""
+    """Write a models.txt with the served models; return its path."""
     file = folder / "models.txt"
     file.write_text(
         "".join(
@@ -55,7 +55,7 @@ def write_list(folder: Path, *served: Served) -> Path:
 
 @pytest.fixture
 def models_dir(tmp_path: Path) -> Path:
-    """ComfyUI's models folder, which does not exist yet."""
+    """The path of ComfyUI's models folder, which does not exist yet."""
     return tmp_path / "comfyui" / "models"
 
 
@@ -77,7 +77,7 @@ def start_command(
     before: tuple[str, ...] = (),
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """Start the command in a process of its own."""
+    """Start the command as a process, with `before` instead of `python -m worker.models` if it is not empty."""
     return subprocess.Popen(
         [*(before or (sys.executable, "-m", "worker.models")), "--list", str(file), "--to", str(models_dir), *more],
         env={**os.environ, "HF_ENDPOINT": models.server.url, **(env or {})},
@@ -88,12 +88,12 @@ def start_command(
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    """Wait for a process; return its output."""
+    """Wait for the end of a process; return the rest of its stderr."""
     return process.communicate(timeout=60)[1]
 
 
-def part_grows(models_dir: Path, served: Served) -> bool:
-    """Wait until bytes of a model are on the disk."""
+def starts_downloading(models_dir: Path, served: Served) -> bool:
+    """Return whether the model's part file gets bytes before `until` times out."""
     part = models_dir / f"{served.model.path}.part"
     return until(lambda: part.exists() and part.stat().st_size > 0)
 
@@ -102,7 +102,7 @@ def part_grows(models_dir: Path, served: Served) -> bool:
 
 
 def test_each_model_has_a_log_line(models: ModelSetup, models_dir: Path) -> None:
-    """Without a terminal, each model has its log line, and there is a summary; the next run logs existing models."""
+    """Without a terminal there is a line for each model and a summary; the next run says which models exist."""
     served = [models.put("vae/a.safetensors"), models.put("loras/b.safetensors")]
 
     status, text = run_command(models, models_dir, *served)
@@ -120,8 +120,8 @@ def test_each_model_has_a_log_line(models: ModelSetup, models_dir: Path) -> None
     )
 
 
-def test_quiet(models: ModelSetup, models_dir: Path) -> None:
-    """--quiet prints nothing on success, and the failures otherwise."""
+def test_quiet_prints_only_failures(models: ModelSetup, models_dir: Path) -> None:
+    """--quiet prints nothing if all models are present, and otherwise the failures."""
     served = models.put()
 
     assert run_command(models, models_dir, served, more=("--quiet",)) == (0, "")
@@ -132,8 +132,8 @@ def test_quiet(models: ModelSetup, models_dir: Path) -> None:
     assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: does not exist (")
 
 
-def test_bars_on_a_terminal(models: ModelSetup, models_dir: Path) -> None:
-    """On a terminal there is a bar for each model, and warnings are printed above them."""
+def test_a_terminal_shows_a_bar_and_warnings(models: ModelSetup, models_dir: Path) -> None:
+    """On a terminal there is a progress bar for a model, and a warning for a retry."""
     served = models.put()
     models.server.cut(served.path, HALF)
     err = FakeTerminal()
@@ -150,7 +150,7 @@ def test_bars_on_a_terminal(models: ModelSetup, models_dir: Path) -> None:
 
 
 def test_all_failures_are_listed(models: ModelSetup, models_dir: Path) -> None:
-    """One failure does not stop other models; the end lists each failed one with its remedy, and the status is 1."""
+    """A failure stops no other model. The output ends with each failed model and its remedy; the status is 1."""
     missing, valid, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
     models.server.respond(missing.path, ModelResponse(404))
     models.server.respond(gated.path, ModelResponse(401))
@@ -165,8 +165,8 @@ def test_all_failures_are_listed(models: ModelSetup, models_dir: Path) -> None:
     assert (models_dir / valid.model.path).read_bytes() == valid.content
 
 
-def test_only(models: ModelSetup, models_dir: Path) -> None:
-    """--only selects the models whose path matches, and may be repeated."""
+def test_only_selects_models(models: ModelSetup, models_dir: Path) -> None:
+    """--only selects the models whose paths match, and may be repeated; other models are not downloaded."""
     served = [models.put(f"{folder}/x.safetensors") for folder in ("vae", "loras", "unet")]
 
     status, text = run_command(
@@ -189,7 +189,7 @@ def test_only(models: ModelSetup, models_dir: Path) -> None:
     ],
 )
 def test_invalid_usage_exits_with_3(arguments: list[str], message: str) -> None:
-    """Invalid usage ends with status 3 and the reason."""
+    """Invalid options, and a list or pattern without a model, end with status 3 and the reason."""
     err = io.StringIO()
 
     assert main(arguments, {}, err) == 3
@@ -210,7 +210,7 @@ def test_invalid_usage_exits_with_3(arguments: list[str], message: str) -> None:
 def test_an_invalid_variable_is_named(
     models: ModelSetup, models_dir: Path, tmp_path: Path, env: dict[str, str], message: str
 ) -> None:
-    """An invalid variable ends with status 3 and its name; nothing is sent, and no secret is shown."""
+    """An invalid variable ends with status 3 and the reason; nothing is sent, and no secret is shown."""
     err = io.StringIO()
 
     status = main(["--to", str(models_dir), "--list", str(write_list(tmp_path, models.put()))], env, err)
@@ -222,7 +222,7 @@ def test_an_invalid_variable_is_named(
 
 
 def test_the_token_may_be_in_a_file(models: ModelSetup, models_dir: Path, tmp_path: Path) -> None:
-    """A build secret is a file: its token is sent, the file is named in errors, and it may be missing."""
+    """The token in HF_TOKEN_FILE is sent, and errors name the file. If the file does not exist, no token is sent."""
     served = models.put()
     secret = tmp_path / "hf_token"
     secret.write_text(f"{TOKEN}\n")
@@ -240,12 +240,12 @@ def test_the_token_may_be_in_a_file(models: ModelSetup, models_dir: Path, tmp_pa
 
 
 def test_two_processes_download_each_model_once(models: ModelSetup, models_dir: Path, tmp_path: Path) -> None:
-    """Two concurrent runs download each model once, and both succeed; the second one logs that it waits."""
+    """Two concurrent processes download each model once, and both succeed; the second one says that it waits."""
     served = [models.put(f"vae/{name}.safetensors") for name in "ab"]
     holds = [models.server.hold(each.path, HALF) for each in served]
     file = write_list(tmp_path, *served)
     first = start_command(models, models_dir, file)
-    assert all(part_grows(models_dir, each) for each in served)
+    assert all(starts_downloading(models_dir, each) for each in served)
     second = start_command(models, models_dir, file)
     assert second.stderr is not None
     second_log = [second.stderr.readline(), second.stderr.readline()]
@@ -264,12 +264,12 @@ def test_two_processes_download_each_model_once(models: ModelSetup, models_dir: 
 
 
 def test_a_run_after_a_kill_resumes_the_download(models: ModelSetup, models_dir: Path, tmp_path: Path) -> None:
-    """After SIGKILL no file is at the model's path, and the next run requests only the rest."""
+    """After SIGKILL there is no file at the model's path, and the next run requests only the missing bytes."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     file = write_list(tmp_path, served)
     process = start_command(models, models_dir, file)
-    assert part_grows(models_dir, served)
+    assert starts_downloading(models_dir, served)
     process.kill()
     output_of(process)
     assert not (models_dir / served.model.path).exists()
@@ -287,12 +287,12 @@ def test_a_run_after_a_kill_resumes_the_download(models: ModelSetup, models_dir:
 def test_a_waiting_process_resumes_after_the_other_is_killed(
     models: ModelSetup, models_dir: Path, tmp_path: Path
 ) -> None:
-    """The death of the downloading process releases its part; a waiting process resumes it."""
+    """If the downloading process is killed, the waiting process resumes the download."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     file = write_list(tmp_path, served)
     first = start_command(models, models_dir, file)
-    assert part_grows(models_dir, served)
+    assert starts_downloading(models_dir, served)
     second = start_command(models, models_dir, file)
     assert second.stderr is not None
     assert "another process is downloading it; waiting" in second.stderr.readline()
@@ -310,7 +310,7 @@ def test_ctrl_c_keeps_the_partial_file(models: ModelSetup, models_dir: Path, tmp
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = start_command(models, models_dir, write_list(tmp_path, served))
-    assert part_grows(models_dir, served)
+    assert starts_downloading(models_dir, served)
 
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
@@ -322,8 +322,10 @@ def test_ctrl_c_keeps_the_partial_file(models: ModelSetup, models_dir: Path, tmp
     assert [file.name for file in (models_dir / "vae").iterdir()] == ["ae.safetensors.part"]
 
 
-def test_a_full_disk_is_an_error_and_the_download_resumes(models: ModelSetup, models_dir: Path, tmp_path: Path) -> None:
-    """A full disk is an error with the missing bytes; the part is kept, and resumed later."""
+def test_a_size_limit_is_a_full_disk_and_the_download_resumes(
+    models: ModelSetup, models_dir: Path, tmp_path: Path
+) -> None:
+    """A size limit for files counts as a full disk: the error has the bytes so far, and the next run resumes."""
     served = models.put()
     file = write_list(tmp_path, served)
     limited = (
@@ -349,12 +351,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_disk_that_fills_up_during_the_download(models: ModelSetup, small_disk: Path, tmp_path: Path) -> None:
-    """Space that runs out during the download is the error of a full disk; with space again, the download resumes."""
+def test_a_disk_that_fills_up_is_an_error_and_the_next_run_succeeds(
+    models: ModelSetup, small_disk: Path, tmp_path: Path
+) -> None:
+    """If the disk fills up during the download, the error says so; with space again, the next run succeeds."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = start_command(models, small_disk, write_list(tmp_path, served))
-    assert part_grows(small_disk, served)
+    assert starts_downloading(small_disk, served)
     filler = small_disk / "filler"
     fill(filler)
     hold.release()
@@ -376,27 +380,27 @@ def fill(file: Path) -> None:
             pass
 
 
-def test_the_script_runs_in_any_folder(models: ModelSetup, tmp_path: Path) -> None:
-    """scripts/download_models works in any folder, whatever packages are there, with relative paths."""
+def test_the_script_ignores_packages_of_its_folder(models: ModelSetup, tmp_path: Path) -> None:
+    """scripts/download_models works in a folder with another package `worker`, with relative paths, on a terminal."""
     served = models.put()
     file = write_list(tmp_path, served)
     (tmp_path / "worker").mkdir()
     (tmp_path / "worker/__init__.py").write_text("raise SystemExit('the wrong one')")
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+    near_end, far_end = pty.openpty()
+    fcntl.ioctl(far_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
 
     process = subprocess.Popen(
         [ROOT / "scripts/download_models", "--list", file.name, "--to", "models"],
         cwd=tmp_path,
         env={**os.environ, "HF_ENDPOINT": models.server.url},
-        stderr=theirs,
+        stderr=far_end,
     )
-    os.close(theirs)
+    os.close(far_end)
     shown = b""
     with contextlib.suppress(OSError):  # on Linux a closed terminal raises EIO
-        while select.select([ours], [], [], 60)[0]:
-            shown += os.read(ours, 65536)
-    os.close(ours)
+        while select.select([near_end], [], [], 60)[0]:
+            shown += os.read(near_end, 65536)
+    os.close(near_end)
 
     assert process.wait(60) == 0
     assert b"vae/ae.safetensors: 100%" in shown

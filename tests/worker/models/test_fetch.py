@@ -1,4 +1,4 @@
-"""Downloads over real sockets, from a server that misbehaves as servers and networks do."""
+"""Downloads over real sockets: content, retries, errors, tokens, disks, locks, markers, and verification."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Pauses(threading.Event):
 def failure(
     models: ModelSetup, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
 ) -> str:
-    """Run a download that fails; return the error of the one model."""
+    """Run a download that must fail for exactly one model; return the error of that model."""
     with pytest.raises(ModelsError) as info:
         fetch_models([each.model for each in served], folder, hub or models.hub, retry_policy=retry_policy)
     [error] = info.value.errors
@@ -61,15 +61,15 @@ def failure(
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the files in `folder`."""
+    """Return the paths of all files in `folder`, relative and sorted."""
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 # Successful downloads and existing files
 
 
-def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
-    """Each model is at its path, with only its marker next to it, and not writable by others."""
+def test_all_models_are_downloaded(models: ModelSetup, tmp_path: Path) -> None:
+    """Each model is requested once. Only models and their markers are left, and no model is writable by others."""
     served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
 
     fetch_models([each.model for each in served], tmp_path, models.hub, jobs=3)
@@ -82,7 +82,7 @@ def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
 
 
 def test_an_existing_model_is_not_requested(models: ModelSetup, tmp_path: Path) -> None:
-    """A second run sends no request and reads no file: it uses the marker, the size and the modification time."""
+    """A second run requests and hashes nothing, because the marker, size and modification time match."""
     served = models.put()
     read: list[int] = []
     fetch_models([served.model], tmp_path, models.hub)
@@ -94,7 +94,7 @@ def test_an_existing_model_is_not_requested(models: ModelSetup, tmp_path: Path) 
 
 
 def test_a_file_without_a_marker_is_hashed_once(models: ModelSetup, tmp_path: Path) -> None:
-    """A correct file that was copied there is hashed once and not downloaded."""
+    """A correct file without a marker is hashed by the first run only, and not downloaded."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -110,7 +110,7 @@ def test_a_file_without_a_marker_is_hashed_once(models: ModelSetup, tmp_path: Pa
 
 @pytest.mark.parametrize("content", [b"short", bytes(SIZE)], ids=["wrong size", "wrong bytes"])
 def test_a_file_with_other_content_is_replaced(models: ModelSetup, tmp_path: Path, content: bytes) -> None:
-    """A file with a model's name and other content is replaced."""
+    """A file of another size or content at a model's path is replaced."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -122,7 +122,7 @@ def test_a_file_with_other_content_is_replaced(models: ModelSetup, tmp_path: Pat
 
 
 def test_a_failed_download_keeps_the_existing_file(models: ModelSetup, tmp_path: Path) -> None:
-    """If the download fails, the existing file is kept."""
+    """If the download fails, the existing file is kept, although its content is wrong."""
     served = models.put(served=b"also wrong")
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -134,7 +134,7 @@ def test_a_failed_download_keeps_the_existing_file(models: ModelSetup, tmp_path:
 
 
 def test_a_file_that_is_newer_than_its_marker_is_hashed(models: ModelSetup, tmp_path: Path) -> None:
-    """A marker is invalid if the file was changed after it."""
+    """If a file's modification time differs from the marker's, the file is hashed; wrong content is replaced."""
     served = models.put()
     fetch_models([served.model], tmp_path, models.hub)
     target = tmp_path / served.model.path
@@ -150,7 +150,7 @@ def test_a_file_that_is_newer_than_its_marker_is_hashed(models: ModelSetup, tmp_
 
 
 def test_an_interrupted_download_resumes(models: ModelSetup, tmp_path: Path) -> None:
-    """After a cut at 30 %, only the rest is requested, plus the piece that was in transit."""
+    """After a cut at 30 %, only the rest is requested, and at most one piece that was in transit."""
     served = models.put()
     models.server.cut(served.path, CUT)
 
@@ -162,8 +162,8 @@ def test_an_interrupted_download_resumes(models: ModelSetup, tmp_path: Path) -> 
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_a_server_without_ranges_restarts_the_download(models: ModelSetup, tmp_path: Path) -> None:
-    """If the server responds to a range with 200, the download starts over."""
+def test_a_server_without_ranges_sends_the_whole_file(models: ModelSetup, tmp_path: Path) -> None:
+    """If the server responds to a request for a range with the whole file, the download succeeds."""
     served = models.put()
     models.server.cut(served.path, CUT)
     models.server.ignore_ranges(served.path)
@@ -198,7 +198,7 @@ def test_a_response_with_another_range_is_discarded(
 
 
 def write_part(folder: Path, served: Served, content: bytes) -> Path:
-    """Create a part like that of an earlier run."""
+    """Create the part file that an earlier run would have left; return its path."""
     part = folder / f"{served.model.path}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(content)
@@ -206,7 +206,7 @@ def write_part(folder: Path, served: Served, content: bytes) -> Path:
 
 
 def test_a_complete_part_is_not_requested_again(models: ModelSetup, tmp_path: Path) -> None:
-    """After a kill between the last byte and the move, the next run only hashes and moves."""
+    """A part with all bytes is hashed and moved into place, without a request."""
     served = models.put()
     write_part(tmp_path, served, served.content)
 
@@ -224,7 +224,7 @@ def test_a_complete_part_is_not_requested_again(models: ModelSetup, tmp_path: Pa
 def test_a_corrupt_part_restarts_the_download(
     models: ModelSetup, tmp_path: Path, content: bytes, offsets: list[int]
 ) -> None:
-    """A part with wrong bytes (a power failure) is detected by the hash; the model is downloaded again, once."""
+    """A part with wrong bytes (after a power failure) is detected, and the model is downloaded from the start, once."""
     served = models.put()
     write_part(tmp_path, served, content)
 
@@ -238,7 +238,7 @@ def test_a_corrupt_part_restarts_the_download(
 
 
 def test_wrong_content_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
-    """Wrong content of the right size is never moved into place, not kept, and not requested again."""
+    """Wrong content of the right size leaves no file, and is not requested again. The error has the expected hash."""
     served = models.put(served=bytes(SIZE))
 
     message = failure(models, tmp_path, served)
@@ -249,8 +249,8 @@ def test_wrong_content_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
     assert len(models.server.received) == 1
 
 
-def test_a_wrong_size_is_rejected_before_the_body_is_read(models: ModelSetup, tmp_path: Path) -> None:
-    """If the server reports another size, nothing is read, and an earlier part is kept."""
+def test_a_wrong_size_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
+    """If the server reports another size, the download is rejected, and an earlier part is kept."""
     served = models.put(served=bytes(SIZE - 1))
     write_part(tmp_path, served, served.content[:CUT])
     models.server.ignore_ranges(served.path)
@@ -262,7 +262,7 @@ def test_a_wrong_size_is_rejected_before_the_body_is_read(models: ModelSetup, tm
 
 
 def test_a_wrong_size_in_a_416_response_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
-    """A server whose file is shorter than the part returns 416 and its size, and the download is rejected."""
+    """A 416 response has the size of the server's file: if the size is wrong, the download is rejected."""
     served = models.put(served=bytes(CUT))
     write_part(tmp_path, served, served.content[:CUT])
 
@@ -270,7 +270,7 @@ def test_a_wrong_size_in_a_416_response_is_rejected(models: ModelSetup, tmp_path
 
 
 def test_a_body_that_is_too_long_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
-    """A body without a length is aborted as soon as it is too long, and nothing is kept."""
+    """A body without a Content-Length that is too long is rejected, and nothing is kept."""
     served = models.put()
     models.server.respond(served.path, ModelResponse(200, {}, served.content + b"!", has_length=False))
 
@@ -279,7 +279,7 @@ def test_a_body_that_is_too_long_is_rejected(models: ModelSetup, tmp_path: Path)
 
 
 def test_a_body_that_is_too_short_is_resumed(models: ModelSetup, tmp_path: Path) -> None:
-    """A body without a length that ends early may have been cut: the rest is requested."""
+    """If a body without a Content-Length ends early, the rest is requested."""
     served = models.put()
     models.server.respond(served.path, ModelResponse(200, {}, served.content[:CUT], has_length=False))
 
@@ -310,7 +310,7 @@ def test_a_body_that_is_too_short_is_resumed(models: ModelSetup, tmp_path: Path)
 def test_a_permanent_error_is_not_retried(
     models: ModelSetup, tmp_path: Path, status: int, token: str, remedy: str
 ) -> None:
-    """A permanent error is requested once, and has a remedy; it does not contain the token."""
+    """After a permanent error there is no second request. The message has a remedy, and not the token."""
     served = models.put()
     models.server.respond(served.path, ModelResponse(status, {}, b"no"))
 
@@ -325,7 +325,7 @@ def test_a_permanent_error_is_not_retried(
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_temporary_error_is_retried(models: ModelSetup, tmp_path: Path, status: int) -> None:
-    """A temporary error is retried."""
+    """After two temporary errors the download succeeds."""
     served = models.put()
     models.server.respond(served.path, ModelResponse(status), ModelResponse(status))
 
@@ -336,7 +336,7 @@ def test_a_temporary_error_is_retried(models: ModelSetup, tmp_path: Path, status
 
 
 def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
-    """Retry-After is honoured as seconds or as a date; invalid values are ignored."""
+    """The pause is that of Retry-After, in seconds or as a date; for invalid values it is the usual short one."""
     served = models.put()
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     for text in ("7", date, "soon", "Mon, 99 Foo"):
@@ -351,7 +351,7 @@ def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
 
 
 def test_a_long_retry_after_ends_the_download(models: ModelSetup, tmp_path: Path) -> None:
-    """A Retry-After of an hour ends the download at once, and is in the error."""
+    """A Retry-After of an hour ends the download after one attempt, and is in the error."""
     served = models.put()
     models.server.respond(served.path, ModelResponse(429, {"Retry-After": "3600"}))
 
@@ -361,7 +361,7 @@ def test_a_long_retry_after_ends_the_download(models: ModelSetup, tmp_path: Path
 
 
 def test_six_failures_end_the_download(models: ModelSetup, tmp_path: Path) -> None:
-    """After six consecutive failures the download fails, and the received bytes are kept."""
+    """After six failures in a row the download fails, and the existing part is kept."""
     served = models.put()
     part = write_part(tmp_path, served, served.content[:CUT])
     models.server.respond(served.path, *[ModelResponse(503)] * 20)
@@ -374,7 +374,7 @@ def test_six_failures_end_the_download(models: ModelSetup, tmp_path: Path) -> No
 
 
 def test_progress_resets_the_failure_count(models: ModelSetup, tmp_path: Path) -> None:
-    """A connection that delivers some bytes each time is retried, up to a limit."""
+    """If each attempt delivers bytes, `max_in_a_row` is never reached; `max_total` still limits the attempts."""
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
     fetch_models([served.model], tmp_path, models.hub, retry_policy=replace(QUICK, max_in_a_row=2))
@@ -393,7 +393,7 @@ def test_progress_resets_the_failure_count(models: ModelSetup, tmp_path: Path) -
 
 
 def test_a_refused_connection_is_retried_six_times(models: ModelSetup, tmp_path: Path) -> None:
-    """A refused connection is tried six times, and the error has the cause and the remedy."""
+    """A refused connection is an error after six attempts, with the cause and the remedy."""
     message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{free_port()}"))
 
     assert "the connection to 127.0.0.1 was refused or lost; given up after 6 attempts" in message
@@ -408,7 +408,7 @@ def test_an_unknown_host_name_is_reported(models: ModelSetup, tmp_path: Path) ->
 
 
 def test_an_unreachable_proxy_is_reported(models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unreachable proxy and an unreachable server have different errors; this machine needs no proxy."""
+    """The error names an unreachable proxy. Requests to this machine do not use the proxy."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     served = models.put()
@@ -420,7 +420,7 @@ def test_an_unreachable_proxy_is_reported(models: ModelSetup, tmp_path: Path, mo
 
 
 def test_a_silent_server_times_out(models: ModelSetup) -> None:
-    """A server that accepts the connection and sends nothing times out."""
+    """A server that accepts the connection and sends nothing is an error that may be retried."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         source = ModelSource(Hub(f"http://127.0.0.1:{server.getsockname()[1]}"), silence_s=0.05)
 
@@ -429,18 +429,18 @@ def test_a_silent_server_times_out(models: ModelSetup) -> None:
 
 
 def test_a_failed_tls_handshake_is_a_lost_connection(models: ModelSetup, tmp_path: Path) -> None:
-    """A connection that breaks during the TLS handshake counts as lost."""
+    """A TLS handshake with a server without TLS counts as a lost connection, and is tried six times."""
     hub = Hub(models.server.url.replace("http", "https"))
 
     assert "was refused or lost; given up after 6 attempts" in failure(models, tmp_path, models.put(), hub=hub)
 
 
 def test_a_certificate_that_is_not_trusted_is_final(
-    models: ModelSetup, tmp_path: Path, untrusted: ssl.SSLContext
+    models: ModelSetup, tmp_path: Path, untrusted_tls: ssl.SSLContext
 ) -> None:
-    """An untrusted certificate is not retried, and the error says how to trust another authority."""
+    """For an untrusted certificate the error names REQUESTS_CA_BUNDLE. The server accepts only one connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=shake_hands, args=(listener, untrusted))
+        thread = threading.Thread(target=accept_one_connection, args=(listener, untrusted_tls))
         thread.start()
         hub = Hub(f"https://127.0.0.1:{listener.getsockname()[1]}")
 
@@ -451,16 +451,16 @@ def test_a_certificate_that_is_not_trusted_is_final(
     assert "REQUESTS_CA_BUNDLE" in message
 
 
-def shake_hands(listener: socket.socket, tls: ssl.SSLContext) -> None:
-    """Accept one connection and offer the certificate, which is rejected."""
+def accept_one_connection(listener: socket.socket, tls: ssl.SSLContext) -> None:
+    """Accept one connection and expect that the client rejects the certificate."""
     connection, _ = listener.accept()
     with connection, pytest.raises(ssl.SSLError):
         tls.wrap_socket(connection, server_side=True)
 
 
 @pytest.fixture
-def untrusted(tmp_path: Path) -> ssl.SSLContext:
-    """A self-signed certificate."""
+def untrusted_tls(tmp_path: Path) -> ssl.SSLContext:
+    """The TLS context of a server with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nobody")])
     now = dt.datetime.now(dt.UTC)
@@ -484,7 +484,7 @@ def untrusted(tmp_path: Path) -> ssl.SSLContext:
 
 
 def test_the_token_is_not_sent_to_another_host(models: ModelSetup, tmp_path: Path) -> None:
-    """The token is sent to the hub, but not to the host that it redirects to; nor is it in the URL."""
+    """The token is sent to the hub, but not to another host to which the hub redirects."""
     served = models.put()
     models.server.put("/cdn", served.content)
     models.server.respond(served.path, ModelResponse(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
@@ -499,7 +499,7 @@ def test_the_token_is_not_sent_to_another_host(models: ModelSetup, tmp_path: Pat
 
 
 def test_a_redirect_back_gets_no_token(models: ModelSetup, tmp_path: Path) -> None:
-    """After a redirect away, a redirect back gets no token either; one within the host keeps it."""
+    """A redirect within the hub keeps the token. After a redirect to another host, one back to the hub has no token."""
     served = models.put()
     models.server.put("/last", served.content)
     models.server.respond(served.path, ModelResponse(307, {"Location": "/moved"}))
@@ -514,7 +514,7 @@ def test_a_redirect_back_gets_no_token(models: ModelSetup, tmp_path: Path) -> No
 def test_other_urls_of_the_list_get_no_token(
     models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A URL of the list that is not the hub's gets no token, and no login from .netrc."""
+    """A request to a URL that is not the hub's has no token and no login from .netrc; an error says so."""
     served = models.put()
     model = replace(served.model, url=f"{models.server.other_url}{served.path}?key=shown")
     netrc = tmp_path / "netrc"
@@ -535,7 +535,7 @@ def test_other_urls_of_the_list_get_no_token(
 
 @pytest.mark.parametrize("target", ["ftp://localhost/x", "https://", "https://[", "http://localhost:port/"])
 def test_a_redirect_to_an_invalid_url_is_an_error(models: ModelSetup, tmp_path: Path, target: str) -> None:
-    """A redirect to an invalid URL is a ModelError."""
+    """A redirect to an invalid URL is an error with the remedy, after one request."""
     served = models.put()
     models.server.respond(served.path, ModelResponse(302, {"Location": target}))
 
@@ -546,7 +546,7 @@ def test_a_redirect_to_an_invalid_url_is_an_error(models: ModelSetup, tmp_path: 
 
 
 def test_a_redirect_loop_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
-    """A redirect loop is an error."""
+    """More than five redirects are an error, without a retry."""
     served = models.put()
     models.server.respond(served.path, *[ModelResponse(302, {"Location": served.path})] * 10)
 
@@ -558,7 +558,7 @@ def test_a_redirect_loop_is_an_error(models: ModelSetup, tmp_path: Path) -> None
 
 
 def test_free_space_is_checked_before_the_download(models: ModelSetup, tmp_path: Path) -> None:
-    """If the space is too small, nothing is downloaded: the error has the needed and the free bytes."""
+    """If the models need more space than is free, nothing is requested; the error has the needed and free bytes."""
     served = models.put()
     model = replace(served.model, size=10**17)
     small = models.put("vae/small.safetensors", 10)
@@ -571,7 +571,7 @@ def test_free_space_is_checked_before_the_download(models: ModelSetup, tmp_path:
 
 
 def test_a_folder_that_is_a_file_is_named(models: ModelSetup, tmp_path: Path) -> None:
-    """A path that cannot be written is an error with the path."""
+    """If a file has the name of a model's folder, the error names its path."""
     (tmp_path / "vae").write_text("no folder")
 
     message = failure(models, tmp_path, models.put())
@@ -582,15 +582,15 @@ def test_a_folder_that_is_a_file_is_named(models: ModelSetup, tmp_path: Path) ->
 # Concurrent downloads, and stopping
 
 
-def test_two_threads_download_one_model_once(models: ModelSetup, tmp_path: Path) -> None:
-    """The second thread waits, finds the model, and sends no request."""
+def test_three_threads_download_one_model_once(models: ModelSetup, tmp_path: Path) -> None:
+    """Three threads download the same model: all succeed, with one request."""
     served = models.put()
     hold = models.server.hold(served.path, CUT)
-    ends: list[int] = []
+    finished: list[int] = []
 
     def fetch() -> None:
         fetch_models([served.model], tmp_path, models.hub)
-        ends.append(1)
+        finished.append(1)
 
     threads = [threading.Thread(target=fetch) for _ in range(3)]
     for thread in threads:
@@ -600,12 +600,12 @@ def test_two_threads_download_one_model_once(models: ModelSetup, tmp_path: Path)
     for thread in threads:
         thread.join()
 
-    assert len(ends) == 3
+    assert len(finished) == 3
     assert len(models.server.received) == 1
 
 
 def test_a_process_that_locks_a_part_without_progress_is_named(models: ModelSetup, tmp_path: Path) -> None:
-    """A process that holds a part without progress is not waited for forever."""
+    """If another holder of a part file makes no progress until the timeout, the wait ends with an error."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -621,7 +621,7 @@ def test_a_process_that_locks_a_part_without_progress_is_named(models: ModelSetu
 
 
 def test_stop_ends_all_downloads(models: ModelSetup, tmp_path: Path) -> None:
-    """On stop, running downloads keep their parts, waiting ones end, and the rest is not started."""
+    """On stop, the running download keeps its part, the one that waits for it ends, and others are not started."""
     served = models.put()
     other = models.put("vae/other.safetensors")
     hold = models.server.hold(served.path, CUT)
@@ -651,7 +651,7 @@ def test_stop_ends_all_downloads(models: ModelSetup, tmp_path: Path) -> None:
 
 
 def test_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
-    """On stop between two attempts, there is no further request."""
+    """On stop during the pause between two attempts, there is no further request."""
     served = models.put()
     models.server.respond(served.path, *[ModelResponse(503)] * 3)
 
@@ -667,7 +667,7 @@ def test_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
 
 
 def test_stop_ends_hashing(models: ModelSetup, tmp_path: Path) -> None:
-    """On stop, hashing an existing file ends too."""
+    """On stop, hashing an existing file ends with an error."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -680,9 +680,9 @@ def test_stop_ends_hashing(models: ModelSetup, tmp_path: Path) -> None:
 
 
 def test_a_volume_without_locks_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
-    """Without locks nothing is downloaded, because two processes could write one part; an existing part is kept."""
+    """On a volume without file locks, locking a part is an error with the remedy; an existing part is not changed."""
     served = models.put()
-    theirs = write_part(tmp_path, served, b"theirs")
+    existing_part = write_part(tmp_path, served, b"theirs")
 
     def flock(_fd: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -693,11 +693,11 @@ def test_a_volume_without_locks_is_an_error(models: ModelSetup, tmp_path: Path) 
     ):
         pass
 
-    assert theirs.read_bytes() == b"theirs"
+    assert existing_part.read_bytes() == b"theirs"
 
 
 def test_another_lock_error_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
-    """Any other error of the lock is raised as it is."""
+    """Another OSError of the lock is raised unchanged."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -712,8 +712,8 @@ def test_another_lock_error_is_an_error(models: ModelSetup, tmp_path: Path) -> N
         pass
 
 
-def test_a_part_that_was_removed_while_waiting_is_created_again(models: ModelSetup, tmp_path: Path) -> None:
-    """A process that waited for a part that was moved or removed opens the new one."""
+def test_a_part_that_is_removed_during_the_wait_is_created_again(models: ModelSetup, tmp_path: Path) -> None:
+    """If the part file is removed during the wait for its lock, a new one is opened and locked."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -736,7 +736,7 @@ def test_a_part_that_was_removed_while_waiting_is_created_again(models: ModelSet
 
 
 def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
-    """A symbolic or hard link at the part's path is removed, and its target is not changed."""
+    """A symbolic or hard link at the part's path is replaced, and the file that it links to is not changed."""
     for number, link in enumerate((Path.symlink_to, Path.hardlink_to)):
         served = models.put(f"vae/{number}.safetensors")
         elsewhere = tmp_path / f"precious-{number}"
@@ -754,9 +754,9 @@ def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_a_part_that_others_can_write_is_discarded(models: ModelSetup, tmp_path: Path, kind: str) -> None:
-    """A part's other owner could change it after the verification, so it is discarded.
+    """A part that other users can write is replaced, because they could change it after the verification.
 
-    A pipe at its path does not block.
+    A pipe at the part's path is replaced too, and does not block.
     """
     served = models.put()
     target = tmp_path / served.model.path
@@ -775,7 +775,7 @@ def test_a_part_that_others_can_write_is_discarded(models: ModelSetup, tmp_path:
 
 
 def test_a_marker_is_never_written_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
-    """Writing the marker replaces a link, after a download and after hashing."""
+    """A link at the marker's path is replaced, after a download and after hashing; the link's target is not changed."""
     served = models.put()
     elsewhere = tmp_path / "precious"
     elsewhere.write_bytes(b"precious")
@@ -793,8 +793,11 @@ def test_a_marker_is_never_written_through_a_link(models: ModelSetup, tmp_path: 
         assert not marker.is_symlink()
 
 
-def forged(models: ModelSetup, tmp_path: Path) -> tuple[Served, Path, Path]:
-    """Return a served model, a wrong file at its path, and a marker that calls it verified."""
+def put_forged_marker(models: ModelSetup, tmp_path: Path) -> tuple[Served, Path, Path]:
+    """Create a wrong file at a model's path, and a marker that says it was verified.
+
+    Return the served model, the file's path and the marker's path.
+    """
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir(parents=True)
@@ -805,11 +808,11 @@ def forged(models: ModelSetup, tmp_path: Path) -> tuple[Served, Path, Path]:
     return served, target, marker
 
 
-@pytest.mark.parametrize("loose", ["marker", "model", "folder", "linked marker", "linked model"])
-def test_a_marker_that_others_can_write_is_not_trusted(models: ModelSetup, tmp_path: Path, loose: str) -> None:
-    """A forged marker does not make a wrong file pass: it is hashed, and replaced."""
-    served, target, marker = forged(models, tmp_path)
-    match loose:
+@pytest.mark.parametrize("writable", ["marker", "model", "folder", "linked marker", "linked model"])
+def test_a_marker_that_others_can_write_is_not_trusted(models: ModelSetup, tmp_path: Path, writable: str) -> None:
+    """If others can write marker, model or folder, or one is a link, the marker is ignored."""
+    served, target, marker = put_forged_marker(models, tmp_path)
+    match writable:
         case "marker":
             marker.chmod(0o666)
         case "model":
@@ -831,8 +834,8 @@ def test_a_marker_that_others_can_write_is_not_trusted(models: ModelSetup, tmp_p
 
 @pytest.mark.parametrize("foreign", ["marker", "model", "folder"])
 def test_a_marker_of_another_user_is_not_trusted(models: ModelSetup, tmp_path: Path, foreign: str) -> None:
-    """If one of the three files has another owner, the marker is not trusted: that owner could have written it."""
-    served, target, marker = forged(models, tmp_path)
+    """If marker, model or folder belongs to another user, the marker is ignored: a wrong file is replaced."""
+    served, target, marker = put_forged_marker(models, tmp_path)
     if os.geteuid() != 0:
         skip_visibly("NOT TESTED: a file of another user: giving one away takes root")
     os.chown({"marker": marker, "model": target, "folder": target.parent}[foreign], 12345, 12345)
@@ -843,8 +846,8 @@ def test_a_marker_of_another_user_is_not_trusted(models: ModelSetup, tmp_path: P
 
 
 def test_a_trusted_marker_saves_hashing(models: ModelSetup, tmp_path: Path) -> None:
-    """In a folder that no other user can write to, a valid marker is enough, so a boot does not read 17 GB."""
-    served, target, _ = forged(models, tmp_path)
+    """If no other user can write there, a matching marker is trusted: the file is not hashed, although it is wrong."""
+    served, target, _ = put_forged_marker(models, tmp_path)
 
     fetch_models([served.model], tmp_path, models.hub)
 
@@ -856,7 +859,7 @@ def test_a_trusted_marker_saves_hashing(models: ModelSetup, tmp_path: Path) -> N
 
 
 def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_path: Path) -> None:
-    """--check names each missing file, wrong size or wrong content, one flipped bit included."""
+    """check_models reports wrong content (one flipped bit), a wrong size and a missing file, and requests nothing."""
     right, flipped, short, missing = (models.put(f"vae/{name}.safetensors") for name in "abcd")
     fetch_models([right.model, flipped.model, short.model], tmp_path, models.hub)
     target = tmp_path / flipped.model.path
@@ -866,7 +869,7 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
         file.write(bytes([flipped.content[SIZE // 2] ^ 1]))
     os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / short.model.path).write_bytes(b"short")
-    request = len(models.server.received)
+    requests = len(models.server.received)
 
     with pytest.raises(ModelsError) as info:
         check_models([each.model for each in (right, flipped, short, missing)], tmp_path)
@@ -876,7 +879,7 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
     assert f"vae/c.safetensors: wrong size: {SIZE:,} bytes were expected" in messages[1]
     assert "vae/d.safetensors: does not exist" in messages[2]
     assert len(messages) == 3
-    assert len(models.server.received) == request
+    assert len(models.server.received) == requests
 
     fetch_models([flipped.model], tmp_path, models.hub)
     assert target.read_bytes() == flipped.content

@@ -1,4 +1,4 @@
-"""Where models are found: search order, sizes, layouts, and ComfyUI's configuration."""
+"""Where models are found, linked and downloaded: search order, sizes, layouts, and ComfyUI's configuration."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ VAE = "vae/ae.safetensors"
 SIZES = {UNET: 119, VAE: 3}
 HUB = "volume/huggingface-cache/hub/models--org--flux"
 
-Put = Callable[..., Path]
+PutFile = Callable[..., Path]
 
 
 @pytest.fixture
-def put(tmp_path: Path) -> Put:
-    """Return a function that creates a file of some size in the test's folder."""
+def put(tmp_path: Path) -> PutFile:
+    """Return a function that creates a file of `size` bytes in the test's folder, and returns its path."""
 
     def make(path: str, size: int = 119) -> Path:
         file = tmp_path / path
@@ -61,7 +61,7 @@ def locations_in(base: Path, revision: str = "") -> ModelLocations:
 
 
 def locate_one_model(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
-    """Return the location of one model, or that it is missing."""
+    """Return where `locate` finds one model, or that it is missing."""
     return locate([model], SIZES, locations_in(base, revision))
 
 
@@ -77,8 +77,8 @@ def locate_one_model(base: Path, model: str = UNET, revision: str = "") -> Locat
         "volume/models/unet/flux1-dev-fp8.safetensors",
     ],
 )
-def test_a_file_in_comfyui_s_folders_needs_no_link(tmp_path: Path, put: Put, path: str) -> None:
-    """Every root with ComfyUI's folders is searched, including a folder's older name."""
+def test_a_file_in_comfyui_s_folders_needs_no_link(tmp_path: Path, put: PutFile, path: str) -> None:
+    """A file in any root with ComfyUI's folders, even under a folder's older name, is found without a link."""
     file = put(path)
     located = locate_one_model(tmp_path)
 
@@ -96,8 +96,8 @@ def test_a_file_in_comfyui_s_folders_needs_no_link(tmp_path: Path, put: Put, pat
         "runpod/cache/org/flux/main/flux1-dev-fp8.safetensors",
     ],
 )
-def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, put: Put, path: str) -> None:
-    """The three layouts of cached models, each with the repository's own folders."""
+def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, put: PutFile, path: str) -> None:
+    """A file in any layout of cached models is found by name and linked; the next search finds the link."""
     file = put(path)
     where = locations_in(tmp_path)
     located = locate([UNET], SIZES, where)
@@ -111,8 +111,8 @@ def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, pu
     assert again.files == {UNET: tmp_path / "data/models" / UNET}
 
 
-def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, put: Put) -> None:
-    """The location with the fastest start is used, and is not on the volume."""
+def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, put: PutFile) -> None:
+    """Of three locations the baked file is used, which starts fastest and is not on the volume."""
     put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
     put(f"volume/models/{UNET}")
     baked = put(f"baked/{UNET}")
@@ -122,8 +122,8 @@ def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, 
     assert not is_on_volume(located, locations_in(tmp_path))
 
 
-def test_a_file_of_another_size_is_skipped(tmp_path: Path, put: Put) -> None:
-    """A checkpoint may have the transformer's name: a link to the file of the listed size takes precedence."""
+def test_a_file_of_another_size_is_skipped(tmp_path: Path, put: PutFile) -> None:
+    """Of two files with a model's name, the one with the listed size is linked, whatever their order."""
     put(f"volume/models/{UNET}", 172)
     right = put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
     located = locate_one_model(tmp_path)
@@ -132,8 +132,8 @@ def test_a_file_of_another_size_is_skipped(tmp_path: Path, put: Put) -> None:
     assert located.wrong == ()
 
 
-def test_a_file_of_another_size_is_used_with_a_warning_if_it_is_the_only_one(tmp_path: Path, put: Put) -> None:
-    """A different file may be intended, so it is used; the log has both sizes."""
+def test_a_file_of_another_size_is_used_with_a_warning_if_it_is_the_only_one(tmp_path: Path, put: PutFile) -> None:
+    """The only file of a model's name is used, though it has another size; the remark has both sizes."""
     wrong = put(f"volume/models/{UNET}", 172)
     located = locate_one_model(tmp_path)
 
@@ -142,26 +142,26 @@ def test_a_file_of_another_size_is_used_with_a_warning_if_it_is_the_only_one(tmp
     assert located.remarks == (f"{wrong} has 172 bytes, but {UNET} in models.txt has 119: it is a different file",)
 
 
-def test_a_model_that_is_not_in_models_txt_is_found_by_name(tmp_path: Path, put: Put) -> None:
-    """A custom workflow may load any model; in a repository the file in a matching folder comes first."""
+def test_a_model_that_is_not_in_models_txt_is_found_by_name(tmp_path: Path, put: PutFile) -> None:
+    """A model without a listed size is found by name; in a cached repository the file in a matching folder is used."""
     put(f"{HUB}/snapshots/abc/a/own.safetensors", 1)
-    fitting = put(f"{HUB}/snapshots/abc/loras/own.safetensors", 2)
+    matching = put(f"{HUB}/snapshots/abc/loras/own.safetensors", 2)
 
-    assert locate(["loras/own.safetensors"], SIZES, locations_in(tmp_path)).files == {"loras/own.safetensors": fitting}
+    assert locate(["loras/own.safetensors"], SIZES, locations_in(tmp_path)).files == {"loras/own.safetensors": matching}
 
 
-@pytest.mark.parametrize(("revision", "chosen"), [("", "of-main"), ("named", "named"), ("unknown", "of-main")])
-def test_one_of_several_revisions_is_selected(tmp_path: Path, put: Put, revision: str, chosen: str) -> None:
-    """The revision in MODEL_REVISION, otherwise that of the main branch, otherwise the newest."""
+@pytest.mark.parametrize(("revision", "selected"), [("", "of-main"), ("named", "named"), ("unknown", "of-main")])
+def test_the_wanted_or_main_revision_is_selected(tmp_path: Path, put: PutFile, revision: str, selected: str) -> None:
+    """The revision that is asked for is used if it exists, otherwise the one of the main branch."""
     for number, name in enumerate(("old", "of-main", "named", "new")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
         os.utime(file.parent, (number, number))
     put(f"{HUB}/refs/main").write_text("of-main\n")
 
-    assert locate_one_model(tmp_path, revision=revision).files[UNET].parent.name == chosen
+    assert locate_one_model(tmp_path, revision=revision).files[UNET].parent.name == selected
 
 
-def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, put: Put) -> None:
+def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, put: PutFile) -> None:
     """In a cache without refs, the newest revision is selected."""
     for number, name in enumerate(("b-old", "c-new", "a-oldest")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
@@ -171,8 +171,8 @@ def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, p
 
 
 @pytest.mark.parametrize("kind", ["part", "dangling", "circle", "folder", "nothing"])
-def test_a_path_that_is_not_a_complete_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None:
-    """A partial file, a dangling link and a folder are not the model."""
+def test_a_path_that_is_not_a_complete_file_is_missing(tmp_path: Path, put: PutFile, kind: str) -> None:
+    """A partial file, a dangling link, a link to itself, a folder or nothing is not the model."""
     place = put(f"baked/{UNET}.part").with_suffix("")
     if kind == "dangling":
         place.symlink_to(tmp_path / "blobs" / "gone")
@@ -187,7 +187,7 @@ def test_a_path_that_is_not_a_complete_file_is_missing(tmp_path: Path, put: Put,
 
 
 def test_missing_models_are_reported_with_the_searched_locations(tmp_path: Path) -> None:
-    """The error has the models, the locations searched and the remedies."""
+    """The error has the models, and each searched location with the remark that it does not exist."""
     where = locations_in(tmp_path)
     message = missing_message([UNET, VAE], where)
 
@@ -196,8 +196,8 @@ def test_missing_models_are_reported_with_the_searched_locations(tmp_path: Path)
         assert f"{tmp_path / place} (does not exist)" in message
 
 
-def test_a_link_to_another_target_is_replaced(tmp_path: Path, put: Put) -> None:
-    """A persistent data folder may have the links of an earlier boot."""
+def test_a_link_to_another_target_is_replaced(tmp_path: Path, put: PutFile) -> None:
+    """A link of an earlier boot is replaced by one to the file that was found now."""
     place = tmp_path / "data/models" / UNET
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "gone")
@@ -208,20 +208,20 @@ def test_a_link_to_another_target_is_replaced(tmp_path: Path, put: Put) -> None:
     assert [each.name for each in place.parent.iterdir()] == [place.name]
 
 
-def test_a_file_at_a_link_s_path_is_kept_and_reported(tmp_path: Path, put: Put) -> None:
-    """An existing file is not replaced by a link."""
-    mine = put(f"data/models/{UNET}", 5)
+def test_a_file_at_a_link_s_path_is_kept_and_reported(tmp_path: Path, put: PutFile) -> None:
+    """A file at the link's path is not replaced by the link, and the problem is returned."""
+    existing = put(f"data/models/{UNET}", 5)
     put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
     [problem] = link(locate_one_model(tmp_path), locations_in(tmp_path))
 
-    assert problem.startswith(f"{mine} blocks a link to")
-    assert not mine.is_symlink()
+    assert problem.startswith(f"{existing} blocks a link to")
+    assert not existing.is_symlink()
 
 
-def test_comfyui_gets_the_existing_model_folders(tmp_path: Path, put: Put) -> None:
-    """Every model type with its older names.
+def test_comfyui_gets_the_existing_model_folders(tmp_path: Path, put: PutFile) -> None:
+    """The configuration has every model type, with the folders of older names.
 
-    The links come first, missing roots are omitted, and a volume adds no code.
+    The folder of the links comes first, missing roots are omitted, and a volume's custom_nodes are not listed.
     """
     put("volume/models/ipadapter/a.bin")
     put("volume/models/custom_nodes/evil/__init__.py")
@@ -238,7 +238,7 @@ def test_comfyui_gets_the_existing_model_folders(tmp_path: Path, put: Put) -> No
 
 
 def test_downloads_go_to_the_volume(tmp_path: Path) -> None:
-    """Downloads go to a volume if there is one, in its layout, otherwise to WORKER_MODELS_DIR, which is created."""
+    """Downloads go to a volume if there is one, in the layout that it has, otherwise to WORKER_MODELS_DIR."""
     models, volume = tmp_path / "baked", tmp_path / "volume"
 
     assert fetch_directory(models, volume) == models
@@ -250,7 +250,7 @@ def test_downloads_go_to_the_volume(tmp_path: Path) -> None:
 
 
 def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
-    """A folder that cannot be created, because a file has its name, is skipped."""
+    """A volume whose folder cannot be created is skipped. If no folder can be created, the result is None."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/models").write_text("")
 
@@ -258,11 +258,11 @@ def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     assert fetch_directory(tmp_path / "volume/models", tmp_path / "volume") is None
 
 
-UNREADABLE = """\
+UNPRIVILEGED_SCRIPT = """\
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.worker.models.test_folders import UNET, found, missing_message, locations_in
+from tests.worker.models.test_folders import UNET, locate_one_model, locations_in, missing_message
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -275,7 +275,7 @@ print(missing_message([UNET], locations_in(base)))
 
 
 def test_unreadable_models_and_folders_are_reported() -> None:
-    """A model that this user cannot read is not used, and an unreadable root is reported as such."""
+    """A model that this user cannot read is missing with a remark, and an unreadable root is reported as unreadable."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         base.chmod(0o755)
@@ -286,7 +286,7 @@ def test_unreadable_models_and_folders_are_reported() -> None:
         file.chmod(0o000)
         volume.chmod(0o000)
         ended = subprocess.run(
-            [sys.executable, "-c", UNREADABLE.format(root=str(ROOT), base=name)],
+            [sys.executable, "-c", UNPRIVILEGED_SCRIPT.format(root=str(ROOT), base=name)],
             env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""models.txt: valid and invalid lines."""
+"""models.txt: the shipped list, valid and invalid lines, and the selection of models by pattern."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
 VALID = f"{SHA} 12 vae/ae.safetensors {URL} MIT"
 
 
-def written(folder: Path, *lines: str) -> Path:
+def write_list(folder: Path, *lines: str) -> Path:
     """Write a models.txt with these lines; return its path."""
     file = folder / "models.txt"
     file.write_text("".join(f"{line}\n" for line in lines))
     return file
 
 
-def test_the_shipped_list_is_what_the_workflows_load() -> None:
-    """The list has exactly the models that the workflows name in x-models."""
+def test_the_shipped_list_has_the_models_of_the_workflows() -> None:
+    """The shipped list has exactly the models that the shipped workflows name in x-models."""
     schemas = [json.loads(file.read_text()) for file in default_directory().glob("*.inputs.json")]
 
     assert {model.path for model in read_models(default_list())} == {
@@ -35,7 +35,7 @@ def test_the_shipped_list_is_what_the_workflows_load() -> None:
 
 
 def test_the_shipped_list_is_pinned() -> None:
-    """Each URL contains a commit, and each model has a licence; the total is what the docs say."""
+    """Each URL contains a commit, each model has a licence, and the total size is the one in the docs."""
     models = read_models(default_list())
 
     assert all(
@@ -47,8 +47,8 @@ def test_the_shipped_list_is_pinned() -> None:
 
 
 def test_a_line_is_a_model(tmp_path: Path) -> None:
-    """Comments and empty lines are ignored, and the licence is optional."""
-    file = written(tmp_path, "# a comment", "", f"  {VALID}", f"{SHA} 1 loras/a_B-1.0.safetensors {URL}")
+    """Each line is a model. Comments and empty lines are ignored, and the licence is optional."""
+    file = write_list(tmp_path, "# a comment", "", f"  {VALID}", f"{SHA} 1 loras/a_B-1.0.safetensors {URL}")
 
     assert read_models(file) == (
         ModelFile(SHA, 12, "vae/ae.safetensors", URL, "MIT"),
@@ -83,8 +83,8 @@ def test_a_line_is_a_model(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_line_is_reported(tmp_path: Path, line: str, message: str) -> None:
-    """An invalid line is an error with its number and the reason; a password is not shown."""
-    file = written(tmp_path, "# a comment", line)
+    """An invalid line is an error with the line's number and the reason; a password in the URL is not shown."""
+    file = write_list(tmp_path, "# a comment", line)
 
     with pytest.raises(ConfigError, match=re.escape(message)) as info:
         read_models(file)
@@ -94,23 +94,23 @@ def test_an_invalid_line_is_reported(tmp_path: Path, line: str, message: str) ->
 
 
 def test_all_invalid_lines_are_reported(tmp_path: Path) -> None:
-    """All faults are reported at once."""
-    file = written(tmp_path, "one", VALID, "three")
+    """One error reports all invalid lines."""
+    file = write_list(tmp_path, "one", VALID, "three")
 
     with pytest.raises(ConfigError, match=r"line 1: .*; .* line 3: "):
         read_models(file)
 
 
 def test_a_duplicate_path_is_an_error(tmp_path: Path) -> None:
-    """A duplicate path is an error, even if only its case differs."""
-    file = written(tmp_path, VALID, VALID.replace("vae/ae", "VAE/ae"))
+    """A path that another line has too is an error, even if upper and lower case differ."""
+    file = write_list(tmp_path, VALID, VALID.replace("vae/ae", "VAE/ae"))
 
     with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' is already in line 1"):
         read_models(file)
 
 
 def test_a_missing_or_unreadable_list_is_reported(tmp_path: Path) -> None:
-    """A missing list, or one that is not text, is an error with its name."""
+    """A list that does not exist or is not UTF-8 is an error with its name and the reason."""
     with pytest.raises(ConfigError, match=r"nothing\.txt cannot be read: No such file"):
         read_models(tmp_path / "nothing.txt")
 
@@ -120,9 +120,9 @@ def test_a_missing_or_unreadable_list_is_reported(tmp_path: Path) -> None:
 
 
 def test_patterns_select_models(tmp_path: Path) -> None:
-    """Patterns select by path; one that matches nothing is an error with the known paths."""
+    """Patterns select models by path, no pattern selects all, and a pattern without a match is an error."""
     models = read_models(
-        written(tmp_path, VALID, VALID.replace("vae/ae", "loras/x"), VALID.replace("vae/ae", "loras/y"))
+        write_list(tmp_path, VALID, VALID.replace("vae/ae", "loras/x"), VALID.replace("vae/ae", "loras/y"))
     )
 
     assert [model.path for model in filter_models(models, ["loras/*"])] == [

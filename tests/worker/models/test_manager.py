@@ -1,4 +1,4 @@
-"""Models at boot: found or downloaded, to the volume if there is one, and errors otherwise."""
+"""Models at boot: found, or downloaded, to the volume if there is one; errors, timeouts and log lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 1_000_000
 
 @pytest.fixture
 def models() -> Iterator[ModelSetup]:
-    """The simulator of Hugging Face."""
+    """A simulated Hugging Face server without files."""
     with ModelServer() as server:
         yield ModelSetup(server)
 
@@ -37,28 +37,28 @@ def manager_of(base: Path, models: ModelSetup, *served: Served, **environment: s
     return ModelManager(settings, [model.path for model in listed], listed, models.hub)
 
 
-def download_all(supply: ModelManager) -> None:
-    """Download what is missing and wait for it."""
-    supply.begin()
-    supply.await_all(lambda: None)
+def download_all(manager: ModelManager) -> None:
+    """Begin the downloads of missing models, and wait for their end."""
+    manager.begin()
+    manager.await_all(lambda: None)
 
 
 @pytest.mark.parametrize(
-    ("volume", "place"),
+    ("volume", "folder"),
     [("", "baked"), ("volume", "volume/models"), ("volume/ComfyUI/models", "volume/ComfyUI/models")],
 )
 def test_a_missing_model_is_downloaded_to_persistent_storage(
-    tmp_path: Path, models: ModelSetup, volume: str, place: str
+    tmp_path: Path, models: ModelSetup, volume: str, folder: str
 ) -> None:
-    """The download goes to the volume if there is one; the next boot finds it there without a request."""
+    """The model is downloaded to the volume if there is one, else to the baked folder; the next boot finds it there."""
     (tmp_path / volume).mkdir(parents=True, exist_ok=True)
     vae = models.put()
-    supply = manager_of(tmp_path, models, vae)
-    download_all(supply)
+    manager = manager_of(tmp_path, models, vae)
+    download_all(manager)
 
-    assert (tmp_path / place / "vae/ae.safetensors").read_bytes() == vae.content
-    assert str(tmp_path / place / "vae") in supply.paths_config()
-    assert supply.is_on_volume == bool(volume)
+    assert (tmp_path / folder / "vae/ae.safetensors").read_bytes() == vae.content
+    assert str(tmp_path / folder / "vae") in manager.paths_config()
+    assert manager.is_on_volume == bool(volume)
     second = manager_of(tmp_path, models, vae)
     download_all(second)
     assert not second.is_fetching
@@ -66,7 +66,7 @@ def test_a_missing_model_is_downloaded_to_persistent_storage(
 
 
 def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup) -> None:
-    """Only the missing model of two is requested."""
+    """Of two models only the missing one is requested."""
     vae, clip = models.put(), models.put("text_encoders/clip_l.safetensors")
     place = tmp_path / "volume/comfyui/models/vae/ae.safetensors"
     place.parent.mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup)
 
 
 def test_a_download_takes_precedence_over_a_file_of_another_size(tmp_path: Path, models: ModelSetup) -> None:
-    """The downloaded file is linked in front of one of another size that ComfyUI would find first."""
+    """A file of another size is kept, but the downloaded one is linked where ComfyUI looks first."""
     vae = models.put()
     wrong = tmp_path / "models/vae/ae.safetensors"
     wrong.parent.mkdir(parents=True)
@@ -89,36 +89,36 @@ def test_a_download_takes_precedence_over_a_file_of_another_size(tmp_path: Path,
 
 
 def test_a_workflow_s_model_that_is_not_in_models_txt_is_missing(tmp_path: Path, models: ModelSetup) -> None:
-    """The model is not listed, so nothing is downloaded."""
+    """A workflow's model that is not in models.txt has no URL: `begin` raises ModelsMissing, and downloads nothing."""
     vae = models.put()
     settings = Settings.from_env({**make_comfyui(tmp_path), "WORKER_FETCH_MODELS": "true"})
-    supply = ModelManager(settings, ["loras/own.safetensors"], [vae.model], models.hub)
+    manager = ModelManager(settings, ["loras/own.safetensors"], [vae.model], models.hub)
     with pytest.raises(ModelsMissing, match=r"^Models not found: loras/own\.safetensors\."):
-        supply.begin()
+        manager.begin()
 
     assert models.server.received == []
 
 
 def test_a_dead_comfyui_ends_the_download(tmp_path: Path, models: ModelSetup) -> None:
-    """The download stops if ComfyUI has died; the partial file is kept."""
+    """If ComfyUI has died, its error ends the wait, and the partial file is kept."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
-    supply = manager_of(tmp_path, models, vae)
-    supply.begin()
+    manager = manager_of(tmp_path, models, vae)
+    manager.begin()
     assert hold.reached.wait(30)
     part = tmp_path / "baked/vae/ae.safetensors.part"
     assert until(lambda: part.exists() and part.stat().st_size)
-    releasing = threading.Timer(0.5, hold.release)
-    releasing.start()
+    release_timer = threading.Timer(0.5, hold.release)
+    release_timer.start()
     with pytest.raises(JobError, match="it died"):
-        supply.await_all(lambda: JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "it died"))
-    releasing.join()
+        manager.await_all(lambda: JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "it died"))
+    release_timer.join()
 
     assert part.stat().st_size
 
 
 def test_progress_is_logged(tmp_path: Path, models: ModelSetup, caplog: pytest.LogCaptureFixture) -> None:
-    """A log line every few seconds, and no bars."""
+    """While a download runs, its progress is logged at an interval; its end is logged too."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
     fetch = ModelFetch([vae.model], tmp_path, models.hub, 60, log_every_s=0.2)
@@ -134,22 +134,22 @@ def test_progress_is_logged(tmp_path: Path, models: ModelSetup, caplog: pytest.L
 
 
 def test_a_download_times_out(tmp_path: Path, models: ModelSetup) -> None:
-    """After WORKER_FETCH_TIMEOUT_S the error has the progress and the variables to set."""
+    """After the timeout the error names the time and the variables to set."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
     fetch = ModelFetch([vae.model], tmp_path, models.hub, 0.5)
     fetch.start()
-    releasing = threading.Timer(1, hold.release)
-    releasing.start()
+    release_timer = threading.Timer(1, hold.release)
+    release_timer.start()
     with pytest.raises(
         ModelsMissing, match=r"not downloaded within 0.5 s .*WORKER_FETCH_TIMEOUT_S.*RUNPOD_INIT_TIMEOUT"
     ):
         fetch.await_end(lambda: None)
-    releasing.join()
+    release_timer.join()
 
 
 def test_wrong_content_is_reported_with_both_hashes(tmp_path: Path, models: ModelSetup) -> None:
-    """Wrong content fails the boot with the downloader's error, which has both hashes."""
+    """Wrong content is ModelsMissing with the downloader's message, which has both hashes."""
     vae = models.put(served=bytes(SIZE))
     with pytest.raises(ModelsMissing, match=r"vae/ae.safetensors: wrong bytes: sha256 \w{64} was expected, \w{64}"):
         download_all(manager_of(tmp_path, models, vae))

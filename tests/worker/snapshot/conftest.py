@@ -1,4 +1,4 @@
-"""A git server, an index of wheels, and a restore by the command that uses them."""
+"""Fixtures of the restore of a snapshot: git server, index of wheels, Python environment and lock file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAIN = {"main.py": "print('one')\n", "custom_nodes/websocket_image_save.py": "NO
 
 
 class Wheels:
-    """A folder of wheels that is pip's only index."""
+    """A folder of wheels, which is pip's only source of packages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
 
     def put(self, name: str, version: str, *, needs: str = "") -> Path:
-        """Build the wheel of a package that reports its version; return it."""
+        """Build the wheel of a package with the attribute VERSION; return the wheel's path."""
         info = f"{name}-{version}.dist-info"
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         files = {
@@ -46,7 +46,7 @@ class Wheels:
 
 
 class SnapshotSetup:
-    """Everything that a restore accesses, and the restore itself."""
+    """Everything that a restore accesses, and `restore`, which runs the command."""
 
     def __init__(self, folder: Path, git: GitServer, web: ModelServer) -> None:
         self.folder = folder
@@ -64,13 +64,13 @@ class SnapshotSetup:
         }
 
     def snapshot(self, **parts: object) -> Path:
-        """Write a snapshot of ComfyUI's first commit, with these parts instead of empty ones."""
+        """Write a snapshot.json with ComfyUI's first commit and the keys of `parts`; return its path."""
         file = self.folder / "snapshot.json"
         file.write_text(json.dumps({"comfyui": self.commits[0], **parts}))
         return file
 
     def restore(self, *more: str, **parts: object) -> tuple[int, str]:
-        """Restore such a snapshot by the command; return its exit status and output."""
+        """Write a snapshot with `parts`, and run the command in this process; return its exit status and output."""
         err = io.StringIO()
         arguments = ["--snapshot", str(self.snapshot(**parts)), "--to", str(self.to)]
         status = main([*arguments, "--comfyui-repo", self.git.url("ComfyUI"), *more], self.env, err)
@@ -83,24 +83,24 @@ class SnapshotSetup:
 
     @property
     def nodes(self) -> Path:
-        """ComfyUI's folder of nodes."""
+        """The folder of custom nodes in the restored ComfyUI."""
         return self.to / "custom_nodes"
 
     @property
     def is_untouched(self) -> bool:
-        """Whether no file of a restore is left, temporary files included."""
+        """Whether the target folder and its temporary neighbours do not exist."""
         return not self.to.parent.exists() or not list(self.to.parent.iterdir())
 
 
 @pytest.fixture
 def snapshot_setup(tmp_path: Path) -> Iterator[SnapshotSetup]:
-    """A new setup, with two commits of a ComfyUI."""
+    """A new setup, whose git server has a ComfyUI with two commits."""
     with GitServer(tmp_path / "git") as git, ModelServer() as web:
         yield SnapshotSetup(tmp_path, git, web)
 
 
 class PythonEnvironment:
-    """A separate Python environment, with pip."""
+    """A virtual environment with pip, in which packages can be installed and removed quickly."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=True)
@@ -109,12 +109,12 @@ class PythonEnvironment:
         self._first = set(self._packages.iterdir())
 
     def put(self, wheel: Path) -> None:
-        """Install a wheel, in a hundredth of pip's time."""
+        """Install a wheel by unpacking it, which is much faster than pip."""
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(self._packages)
 
     def clear(self) -> None:
-        """Uninstall everything but pip."""
+        """Remove all packages that were installed after the environment was created."""
         for each in set(self._packages.iterdir()) - self._first:
             if each.is_dir():
                 shutil.rmtree(each)
@@ -122,7 +122,7 @@ class PythonEnvironment:
                 each.unlink()
 
     def version(self, name: str) -> str:
-        """Return the installed version of a package, or an empty text."""
+        """Return the VERSION of an installed package, or an empty text if it cannot be imported."""
         ended = subprocess.run(
             [self.python, "-c", f"import {name}; print({name}.VERSION)"], capture_output=True, text=True, check=False
         )
@@ -136,7 +136,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> PythonEnvironment:
 
 @pytest.fixture
 def installed(_environment: PythonEnvironment, snapshot_setup: SnapshotSetup) -> Iterator[PythonEnvironment]:
-    """An environment that has only `locked` 1.0 and pip."""
+    """An environment with pip and `locked` 1.0. The index also has `locked` 2.0."""
     snapshot_setup.wheels.put("locked", "2.0")
     _environment.put(snapshot_setup.wheels.put("locked", "1.0"))
     yield _environment
@@ -145,7 +145,7 @@ def installed(_environment: PythonEnvironment, snapshot_setup: SnapshotSetup) ->
 
 @pytest.fixture
 def lock(snapshot_setup: SnapshotSetup) -> str:
-    """A lock file with hashes of that environment, as scripts/lock writes it."""
+    """The path of a lock file with `locked` 1.0, in the format of scripts/lock."""
     file = snapshot_setup.folder / "lock.txt"
     file.write_text(f"# by scripts/lock\nlocked[extra]==1.0 ; python_version > '3' \\\n    --hash=sha256:{64 * 'a'}\n")
     return str(file)

@@ -1,4 +1,4 @@
-"""Parsing snapshot.json: the content of a Manager's file, and every fault of an invalid one."""
+"""Parsing snapshot.json: a file of ComfyUI-Manager, every fault of an invalid file, and hidden logins."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from comfy_core.errors import ConfigError
 from worker.snapshot.listing import Repository, default_snapshot, read_snapshot, redacted
 
 pytestmark = pytest.mark.slow
-ONE, TWO = "1" * 40, "2" * 40
+COMFYUI_COMMIT, NODE_COMMIT = "1" * 40, "2" * 40
 
 SAVED = {
-    "comfyui": ONE,
+    "comfyui": COMFYUI_COMMIT,
     "git_custom_nodes": {
-        "https://github.com/org/pack.git": {"hash": TWO, "disabled": False},
-        "git@github.com:org/other": {"hash": TWO},
+        "https://github.com/org/pack.git": {"hash": NODE_COMMIT, "disabled": False},
+        "git@github.com:org/other": {"hash": NODE_COMMIT},
         "https://github.com/org/off": {"hash": "main", "disabled": True},
-        "https://github.com/ltdrdata/ComfyUI-Manager": {"hash": TWO, "disabled": False},
+        "https://github.com/ltdrdata/ComfyUI-Manager": {"hash": NODE_COMMIT, "disabled": False},
     },
     "cnr_custom_nodes": {"comfyui-manager": "3.1.0"},
     "file_custom_nodes": [
@@ -29,18 +29,18 @@ SAVED = {
     "pips": {},
     "made_by": "a newer Manager",
 }
-"""A snapshot that ComfyUI-Manager saved, with all of its keys. Its nodes are git repositories; `pips` was emptied."""
+"""A snapshot as ComfyUI-Manager saves it, with all its keys and an unknown one. `pips` was emptied, as we require."""
 
 
 def write_snapshot(folder: Path, content: object) -> Path:
-    """Write a file with this content, as JSON unless it is text; return it."""
+    """Write a snapshot.json with this content, as JSON unless it is text; return its path."""
     file = folder / "snapshot.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     return file
 
 
 def test_the_shipped_snapshot_is_one_comfyui_and_nothing_else() -> None:
-    """The commit of the shipped snapshot is complete, and nothing in the file is ignored."""
+    """The shipped snapshot has a complete commit of ComfyUI, no nodes, and nothing that is ignored."""
     snapshot = read_snapshot(default_snapshot())
 
     assert len(snapshot.comfyui) == 40
@@ -48,13 +48,13 @@ def test_the_shipped_snapshot_is_one_comfyui_and_nothing_else() -> None:
 
 
 def test_a_full_snapshot_of_the_manager(tmp_path: Path) -> None:
-    """Each part is parsed; ignored entries are reported."""
+    """ComfyUI's commit and the enabled nodes are parsed; each entry that is not installed has a notice."""
     snapshot = read_snapshot(write_snapshot(tmp_path, SAVED))
 
-    assert snapshot.comfyui == ONE
+    assert snapshot.comfyui == COMFYUI_COMMIT
     assert snapshot.nodes == (
-        Repository("https://github.com/org/pack.git", TWO),
-        Repository("git@github.com:org/other", TWO),
+        Repository("https://github.com/org/pack.git", NODE_COMMIT),
+        Repository("git@github.com:org/other", NODE_COMMIT),
     )
     assert [each.folder for each in snapshot.nodes] == ["pack", "other"]
     assert snapshot.notices == (
@@ -65,15 +65,15 @@ def test_a_full_snapshot_of_the_manager(tmp_path: Path) -> None:
     )
 
 
-def test_a_snapshot_of_nodes_only(tmp_path: Path) -> None:
-    """A snapshot of nodes has null for ComfyUI and packages; an old one lacks the keys."""
+def test_an_empty_snapshot(tmp_path: Path) -> None:
+    """`comfyui` and `pips` may be null, and other keys may be missing."""
     snapshot = read_snapshot(write_snapshot(tmp_path, {"comfyui": None, "pips": None}))
 
     assert (snapshot.comfyui, snapshot.nodes, snapshot.notices) == ("", (), ())
 
 
-def test_all_faults_at_once(tmp_path: Path) -> None:
-    """Every fault is reported with its location, and none hides another."""
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
+    """One error lists all 17 faults, each with its location; passwords are not shown."""
     file = write_snapshot(
         tmp_path,
         {
@@ -82,15 +82,15 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
                 "https://host/short": {"hash": "1111111", "disabled": False},
                 "https://host/upper": {"hash": "A" * 40, "disabled": False},
                 "https://host/none": {"hash": None, "disabled": False},
-                "https://host/odd": {"hash": ONE, "disabled": "no"},
+                "https://host/odd": {"hash": COMFYUI_COMMIT, "disabled": "no"},
                 "https://u:secret@host/pack": {"hash": "main"},
-                "/home/me/node": {"hash": ONE},
-                "--upload-pack=x": {"hash": ONE},
-                "ext::sh -c x": {"hash": ONE},
-                "https://host/..": {"hash": ONE},
-                "https://a/same": {"hash": ONE},
-                "https://b/Same.git": {"hash": ONE},
-                "https://u:secret@a/same": {"hash": ONE},
+                "/home/me/node": {"hash": COMFYUI_COMMIT},
+                "--upload-pack=x": {"hash": COMFYUI_COMMIT},
+                "ext::sh -c x": {"hash": COMFYUI_COMMIT},
+                "https://host/..": {"hash": COMFYUI_COMMIT},
+                "https://a/same": {"hash": COMFYUI_COMMIT},
+                "https://b/Same.git": {"hash": COMFYUI_COMMIT},
+                "https://u:secret@a/same": {"hash": COMFYUI_COMMIT},
             },
             "cnr_custom_nodes": {"some-node": "1.0"},
             "file_custom_nodes": [{"filename": "own.py", "disabled": False}, "x"],
@@ -144,14 +144,14 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("[" * 100_000, "is not JSON"),
     ],
 )
-def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
-    """Other JSON, and text that is not JSON, are errors with the location."""
+def test_an_invalid_structure_is_an_error(tmp_path: Path, content: object, fault: str) -> None:
+    """JSON of another structure, and text that is not JSON, are errors that say what is wrong."""
     with pytest.raises(ConfigError, match=fault):
         read_snapshot(write_snapshot(tmp_path, content))
 
 
-def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, and one that is not UTF-8, name the option."""
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    """A file that does not exist, or is not UTF-8, is an error with the reason."""
     with pytest.raises(ConfigError, match=r"No such file or directory. Pass another one with --snapshot"):
         read_snapshot(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff")
@@ -168,5 +168,5 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_logins_are_not_shown(text: str, shown: str) -> None:
-    """Users, passwords and queries of URLs are replaced by asterisks."""
+    """Logins and queries in URLs are replaced by asterisks; `git@` of an SSH address is not."""
     assert redacted(text) == shown

@@ -27,12 +27,12 @@ def nodes_with_requirements(snapshot_setup: SnapshotSetup, **requirements: str) 
 def restore(
     snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str, *more: str, **parts: object
 ) -> tuple[int, str]:
-    """Restore with that environment and its lock."""
+    """Restore with `--python` of the environment and `--constraints` of the lock file."""
     return snapshot_setup.restore("--python", str(installed.python), "--constraints", lock, *more, **parts)
 
 
 def test_requirements_of_two_nodes(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """Each node's requirements are installed, in versions compatible with both and the lock."""
+    """The requirements of all nodes are installed, in versions that fit all nodes and the lock."""
     for version in ("1.0", "2.0", "3.0"):
         snapshot_setup.wheels.put("shared", version)
     snapshot_setup.wheels.put("single", "1.0", needs="locked")
@@ -50,7 +50,7 @@ def test_requirements_of_two_nodes(snapshot_setup: SnapshotSetup, installed: Pyt
 def test_requirement_that_does_not_exist(
     snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str
 ) -> None:
-    """The node is named, with pip's output; the other node is not."""
+    """The error names the node with that requirement and has pip's output; it does not name the other node."""
     snapshot_setup.wheels.put("single", "1.0")
 
     nodes = nodes_with_requirements(snapshot_setup, good="single", bad="nosuch==1.0")
@@ -67,9 +67,9 @@ def test_requirement_that_does_not_exist(
 def test_requirement_that_contradicts_the_lock(
     snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str
 ) -> None:
-    """A node cannot change ComfyUI's packages: it and the package are named, and the package stays."""
+    """A node cannot change a locked package: the error names node and package, and the package is not changed."""
     status, text = restore(
-        snapshot_setup, installed, lock, git_custom_nodes=nodes_with_requirements(snapshot_setup, greedy="locked>=2")
+        snapshot_setup, installed, lock, git_custom_nodes=nodes_with_requirements(snapshot_setup, upgrading="locked>=2")
     )
 
     assert status == 1
@@ -81,7 +81,7 @@ def test_requirement_that_contradicts_the_lock(
 def test_nodes_that_contradict_one_another(
     snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str
 ) -> None:
-    """Two nodes that could each be installed alone fail together, instead of the later one winning."""
+    """If two nodes' requirements contradict one another, the error names both nodes, and nothing is restored."""
     snapshot_setup.wheels.put("shared", "1.0")
     snapshot_setup.wheels.put("shared", "2.0")
 
@@ -94,8 +94,10 @@ def test_nodes_that_contradict_one_another(
     assert snapshot_setup.is_untouched
 
 
-def test_several_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """--constraints may be repeated, because the lock is several files."""
+def test_several_constraints_apply_together(
+    snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str
+) -> None:
+    """--constraints may be repeated, and each file applies."""
     snapshot_setup.wheels.put("shared", "1.0")
     snapshot_setup.wheels.put("shared", "2.0")
     more = snapshot_setup.folder / "more.txt"
@@ -106,9 +108,11 @@ def test_several_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnv
     assert installed.version("shared") == "1.0"
 
 
-def test_without_constraints(snapshot_setup: SnapshotSetup, installed: PythonEnvironment) -> None:
+def test_without_constraints_a_node_may_change_packages(
+    snapshot_setup: SnapshotSetup, installed: PythonEnvironment
+) -> None:
     """Without a lock file a node may change packages, and a warning reports it."""
-    nodes = nodes_with_requirements(snapshot_setup, greedy="locked>=2")
+    nodes = nodes_with_requirements(snapshot_setup, upgrading="locked>=2")
     status, text = snapshot_setup.restore("--python", str(installed.python), git_custom_nodes=nodes)
 
     assert status == 0
@@ -134,7 +138,7 @@ def test_nodes_that_need_a_python_are_named(snapshot_setup: SnapshotSetup) -> No
 
 
 def test_index_that_never_responds(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """A pip that hangs is killed at the timeout, and not run again for each node."""
+    """If the index never responds, pip is stopped at the timeout, and there is one error."""
     snapshot_setup.git.hang()
     (snapshot_setup.folder / "requirements.txt").write_text("single")
     env = {
@@ -153,7 +157,7 @@ def test_index_that_never_responds(snapshot_setup: SnapshotSetup, installed: Pyt
 def test_requirement_that_does_not_build(
     snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str
 ) -> None:
-    """A failure after pip has resolved everything names the node too."""
+    """If a requirement's build fails, the error names the node, and nothing is restored."""
     node = snapshot_setup.node("node", {"requirements.txt": f"{snapshot_setup.folder}/sources\n"})
     (snapshot_setup.folder / "sources").mkdir()
     (snapshot_setup.folder / "sources" / "setup.py").write_text("raise SystemExit('no compiler')")
@@ -169,7 +173,7 @@ def test_requirement_that_does_not_build(
 
 
 def test_install_script(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """A node's install.py runs in its final folder, on that Python, and can import files next to it."""
+    """A node's install.py runs with the given Python in the node's final folder, and can import files there."""
     snapshot_setup.wheels.put("single", "1.0")
     script = """
 import beside, os, subprocess, sys
@@ -188,7 +192,7 @@ with open("python.txt", "w") as file:
 
 
 def test_install_script_that_fails(snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str) -> None:
-    """A status other than 0 fails the restore, with the script's last lines; each such node is named."""
+    """If install scripts fail, the error names each node with the exit status, and has a script's last lines."""
     nodes = {
         **snapshot_setup.node("one", {"install.py": "import sys; sys.exit('no compiler')"}),
         **snapshot_setup.node("two", {"install.py": "raise SystemExit(7)"}),
@@ -221,15 +225,15 @@ child.wait()
     assert snapshot_setup.is_untouched
 
 
-@pytest.mark.parametrize("way", ["install -qq --force-reinstall locked==2.0", "uninstall -qq --yes locked"])
+@pytest.mark.parametrize("pip_command", ["install -qq --force-reinstall locked==2.0", "uninstall -qq --yes locked"])
 def test_install_script_that_changes_the_lock(
-    snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str, way: str
+    snapshot_setup: SnapshotSetup, installed: PythonEnvironment, lock: str, pip_command: str
 ) -> None:
-    """A script that changes locked packages despite pip's constraints is detected afterwards."""
+    """An install script that changes or removes a locked package fails the restore, and the error names the package."""
     script = f"""
 import os, subprocess, sys
 del os.environ["PIP_CONSTRAINT"]
-subprocess.run([sys.executable, "-m", "pip", *{way.split()}], check=True)
+subprocess.run([sys.executable, "-m", "pip", *{pip_command.split()}], check=True)
 """
     node = snapshot_setup.node("node", {"install.py": script})
 
@@ -244,7 +248,7 @@ subprocess.run([sys.executable, "-m", "pip", *{way.split()}], check=True)
 
 
 def test_python_that_cannot_be_used(snapshot_setup: SnapshotSetup) -> None:
-    """A Python that does not exist, and one without pip, are errors before anything is fetched."""
+    """A --python that does not exist or has no pip is an error before anything is fetched."""
     status, text = snapshot_setup.restore("--python", str(snapshot_setup.folder / "python"))
     assert (status, text) == (
         3,
@@ -261,7 +265,7 @@ def test_python_that_cannot_be_used(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_constraints_that_cannot_be_read(snapshot_setup: SnapshotSetup) -> None:
-    """A lock that does not exist is an error before anything is fetched."""
+    """A file of --constraints that does not exist is an error before anything is fetched."""
     status, text = snapshot_setup.restore("--constraints", "/nowhere/constraints.txt")
 
     assert (status, text) == (3, "--constraints: /nowhere/constraints.txt cannot be read (FileNotFoundError)\n")

@@ -1,4 +1,4 @@
-"""The restore, through its command: real repositories from a git server, each commit as pinned, or an error."""
+"""The restore through its command: commits, submodules, retries, the target folder, and invalid options."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from worker.snapshot.repository import Git, fetch_commit
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
-NOWHERE = "1" * 40
+MISSING_COMMIT = "1" * 40
 UNAUTHORIZED = ModelResponse(401, {"WWW-Authenticate": 'Basic realm="private"'})
 
 
 def first_commit(snapshot_setup: SnapshotSetup) -> Repository:
-    """Return ComfyUI's first commit."""
+    """Return ComfyUI's repository at its first commit."""
     return Repository(snapshot_setup.git.url("ComfyUI"), snapshot_setup.commits[0])
 
 
@@ -31,7 +31,7 @@ def first_commit(snapshot_setup: SnapshotSetup) -> Repository:
 
 
 def test_the_pinned_commit_and_not_the_newest(snapshot_setup: SnapshotSetup) -> None:
-    """With a pin of the first of two commits, that one is restored."""
+    """The first of two commits is pinned and restored, and the output names it."""
     status, text = snapshot_setup.restore()
 
     assert status == 0
@@ -42,14 +42,14 @@ def test_the_pinned_commit_and_not_the_newest(snapshot_setup: SnapshotSetup) -> 
     assert text.endswith(f"ComfyUI with 0 custom nodes is in {snapshot_setup.to}\n")
 
 
-def test_comfyui_ref_takes_precedence(snapshot_setup: SnapshotSetup) -> None:
-    """--comfyui-ref overrides the snapshot's commit, and is used if the snapshot has none."""
+def test_comfyui_ref_replaces_a_missing_commit(snapshot_setup: SnapshotSetup) -> None:
+    """--comfyui-ref is used if the snapshot has no commit of ComfyUI."""
     assert snapshot_setup.restore("--comfyui-ref", snapshot_setup.commits[1], comfyui=None)[0] == 0
     assert (snapshot_setup.to / "main.py").read_text() == "print('two')\n"
 
 
 def test_nodes_at_their_commits(snapshot_setup: SnapshotSetup) -> None:
-    """Each node is in the folder that the Manager would choose, at its commit; a disabled one is not."""
+    """Each node is in the folder of its repository's name, at its commit; a disabled node is not installed."""
     first = snapshot_setup.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
     nodes = {
         f"{snapshot_setup.git.url('packs/First.git')}": {"hash": first[0], "disabled": False},
@@ -70,7 +70,7 @@ def test_nodes_at_their_commits(snapshot_setup: SnapshotSetup) -> None:
     assert text.endswith(f"ComfyUI with 2 custom nodes is in {snapshot_setup.to}\n")
 
 
-def test_submodules(snapshot_setup: SnapshotSetup) -> None:
+def test_a_submodule_has_its_pinned_commit(snapshot_setup: SnapshotSetup) -> None:
     """A node's submodule is fetched at the commit that the node pins."""
     snapshot_setup.git.put("library", {"code.py": "old"})
     [commit] = snapshot_setup.git.put("node", {"__init__.py": ""}, submodule="library")
@@ -83,7 +83,7 @@ def test_submodules(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_missing_submodule(snapshot_setup: SnapshotSetup) -> None:
-    """A node without its submodule is an error of that node."""
+    """If a submodule's repository does not exist, the error names the node, and nothing is restored."""
     snapshot_setup.git.put("library", {"code.py": "old"})
     [commit] = snapshot_setup.git.put("node", {"__init__.py": ""}, submodule="library")
     (snapshot_setup.git.folder / "library").rename(snapshot_setup.git.folder / "elsewhere")
@@ -96,7 +96,7 @@ def test_missing_submodule(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_no_git_is_left(snapshot_setup: SnapshotSetup) -> None:
-    """The folder has no .git, and is world-readable; with --keep-git it is a repository at that commit."""
+    """The restored folder has no .git and is readable by all users; with --keep-git the .git folders are kept."""
     node = snapshot_setup.node("node", {})
 
     assert snapshot_setup.restore(git_custom_nodes=node)[0] == 0
@@ -113,26 +113,26 @@ def test_no_git_is_left(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_missing_repositories_and_commits_are_named(snapshot_setup: SnapshotSetup) -> None:
-    """A repository and a commit that do not exist fail the restore; both are named, and nothing is left."""
+    """The error names a repository that does not exist, and a commit that does not; nothing is retried or restored."""
     snapshot_setup.node("there", {})
     nodes = {
-        snapshot_setup.git.url("gone"): {"hash": NOWHERE, "disabled": False},
-        snapshot_setup.git.url("there"): {"hash": NOWHERE, "disabled": False},
+        snapshot_setup.git.url("gone"): {"hash": MISSING_COMMIT, "disabled": False},
+        snapshot_setup.git.url("there"): {"hash": MISSING_COMMIT, "disabled": False},
     }
 
     status, text = snapshot_setup.restore(git_custom_nodes=nodes)
 
     assert status == 1
-    assert f"- gone: git fetch of {NOWHERE} of {snapshot_setup.git.url('gone')} failed\n" in text
+    assert f"- gone: git fetch of {MISSING_COMMIT} of {snapshot_setup.git.url('gone')} failed\n" in text
     assert "The repository does not exist. Correct its URL" in text
-    assert f"- there: git fetch of {NOWHERE} of {snapshot_setup.git.url('there')} failed\n" in text
+    assert f"- there: git fetch of {MISSING_COMMIT} of {snapshot_setup.git.url('there')} failed\n" in text
     assert "It has no commit of that hash, or its server serves no commits by hash. Correct the hash or the URL" in text
     assert "Retrying" not in text
     assert snapshot_setup.is_untouched
 
 
 def test_missing_comfyui(snapshot_setup: SnapshotSetup) -> None:
-    """Without ComfyUI nothing else is fetched."""
+    """If ComfyUI's repository does not exist, that is the error, and no node is fetched."""
     status, text = snapshot_setup.restore(
         "--comfyui-repo", snapshot_setup.git.url("gone"), git_custom_nodes=snapshot_setup.node("node", {})
     )
@@ -145,7 +145,7 @@ def test_missing_comfyui(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_hash_of_a_tag(snapshot_setup: SnapshotSetup) -> None:
-    """The hash of a tag object is not that of a commit."""
+    """The hash of a tag object is rejected, because the checked-out commit has another hash."""
     tag = snapshot_setup.git.tag("ComfyUI")
 
     status, text = snapshot_setup.restore("--comfyui-ref", tag)
@@ -155,7 +155,7 @@ def test_hash_of_a_tag(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_submodule_of_this_machine(snapshot_setup: SnapshotSetup) -> None:
-    """A submodule cannot be a folder of the build machine."""
+    """A node's submodule must not be a folder of the machine that runs the restore."""
     snapshot_setup.git.put("library", {"code.py": "old"})
     local = f"file://{snapshot_setup.git.folder}/library"
     [commit] = snapshot_setup.git.put("node", {"__init__.py": ""}, submodule="library", submodule_url=local)
@@ -167,12 +167,12 @@ def test_submodule_of_this_machine(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_comfyui_of_this_machine(snapshot_setup: SnapshotSetup) -> None:
-    """The user who runs the restore may use a folder of this machine."""
+    """--comfyui-repo may be a folder of the machine that runs the restore."""
     assert snapshot_setup.restore("--comfyui-repo", f"file://{snapshot_setup.git.folder}/ComfyUI")[0] == 0
 
 
 def test_broken_connections_are_retried(snapshot_setup: SnapshotSetup) -> None:
-    """Two broken connections are retried."""
+    """After two broken connections the third attempt succeeds."""
     snapshot_setup.git.drop(2)
 
     fetch_commit("ComfyUI", first_commit(snapshot_setup), snapshot_setup.to, Git(snapshot_setup.env, pause_s=0.01))
@@ -182,7 +182,7 @@ def test_broken_connections_are_retried(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_the_third_broken_connection_is_an_error(snapshot_setup: SnapshotSetup) -> None:
-    """A third broken connection is an error, because there are at most three attempts."""
+    """A third broken connection is an error, and there is no fourth attempt."""
     snapshot_setup.git.drop(9)
 
     with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 attempts"):
@@ -191,7 +191,7 @@ def test_the_third_broken_connection_is_an_error(snapshot_setup: SnapshotSetup) 
 
 
 def test_server_that_never_responds(snapshot_setup: SnapshotSetup) -> None:
-    """A server that accepts the connection and sends nothing times out."""
+    """A server that accepts connections and sends nothing is an error after three attempts."""
     snapshot_setup.git.hang()
 
     with pytest.raises(RestoreError, match=r"(?s)timed out.*Given up after 3 attempts"):
@@ -204,7 +204,7 @@ def test_server_that_never_responds(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_a_login_is_never_prompted_for(snapshot_setup: SnapshotSetup) -> None:
-    """A server that requires a login ends the restore at once, and the login in the URL is not shown."""
+    """If the server requires a login, the restore ends with an error, which does not show the login in the URL."""
     address = snapshot_setup.web.url.replace("://", "://user:hunter2@") + "/private"
     snapshot_setup.web.respond("/private/info/refs", *[UNAUTHORIZED] * 9)
 
@@ -219,7 +219,7 @@ def test_a_login_is_never_prompted_for(snapshot_setup: SnapshotSetup) -> None:
 # The target folder
 
 
-def test_existing_folder(snapshot_setup: SnapshotSetup) -> None:
+def test_the_folder_must_be_empty(snapshot_setup: SnapshotSetup) -> None:
     """An empty folder is accepted; a non-empty one is an error before anything is fetched."""
     snapshot_setup.to.mkdir(parents=True)
     assert snapshot_setup.restore()[0] == 0
@@ -246,7 +246,7 @@ def test_node_that_comfyui_ships(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_folder_that_cannot_be_created(snapshot_setup: SnapshotSetup) -> None:
-    """The error names a file in the folder's place."""
+    """If a file is where the target's parent folder should be, the error names its path."""
     snapshot_setup.to.parent.write_text("")
 
     status, text = snapshot_setup.restore()
@@ -258,9 +258,9 @@ def test_folder_that_cannot_be_created(snapshot_setup: SnapshotSetup) -> None:
 # The command line
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(snapshot_setup: SnapshotSetup, sign: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM soon end the restore and its git process, and nothing is left."""
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_the_restore(snapshot_setup: SnapshotSetup, signal_number: signal.Signals) -> None:
+    """SIGINT and SIGTERM end the restore with status 130, and nothing is restored."""
     snapshot_setup.git.hang()
     arguments = [
         "--snapshot",
@@ -279,15 +279,15 @@ def test_interrupted(snapshot_setup: SnapshotSetup, sign: signal.Signals) -> Non
     )
     assert until(lambda: snapshot_setup.git.connections)
 
-    process.send_signal(sign)
+    process.send_signal(signal_number)
     output = process.communicate(timeout=60)[1]
 
     assert (process.returncode, output) == (130, f"Interrupted. {snapshot_setup.to} was not created\n")
     assert snapshot_setup.is_untouched
 
 
-def test_git_is_needed(snapshot_setup: SnapshotSetup) -> None:
-    """If git is not installed, that is reported first."""
+def test_missing_git_is_an_error(snapshot_setup: SnapshotSetup) -> None:
+    """If git is not installed, the error has the command that installs it."""
     snapshot_setup.env["PATH"] = str(snapshot_setup.folder)
 
     status, text = snapshot_setup.restore()
@@ -310,7 +310,7 @@ def test_git_is_needed(snapshot_setup: SnapshotSetup) -> None:
     ],
 )
 def test_invalid_options(snapshot_setup: SnapshotSetup, arguments: tuple[str, ...], fault: str) -> None:
-    """An invalid option ends with status 3 and its name, before anything is fetched."""
+    """An invalid option ends with status 3 and the reason, before anything is fetched."""
     status, text = snapshot_setup.restore(*arguments)
 
     assert (status, fault in text) == (3, True), text
@@ -327,7 +327,7 @@ def test_snapshot_without_comfyui(snapshot_setup: SnapshotSetup) -> None:
 
 
 def test_disk_that_cannot_be_written(snapshot_setup: SnapshotSetup) -> None:
-    """A disk error is an error of the part that needed the disk."""
+    """If a node's folder cannot be created, the error names the node, and nothing is restored."""
     commits = snapshot_setup.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
 
     status, text = snapshot_setup.restore(
