@@ -1,4 +1,4 @@
-"""Fixtures: a RunPod account, a worker that responds at once, and the command in a folder."""
+"""Fixtures: the shipped deploy.toml, an endpoint's queue with a worker, and a RunPod account with the command."""
 
 from __future__ import annotations
 
@@ -28,48 +28,48 @@ STORAGE_TABLE = f'[storage]\ncached_model = "{MODEL}"\nnetwork_volume = "models"
 
 @dataclass(frozen=True)
 class DeploySetup:
-    """A folder with a deploy.toml, and a RunPod account."""
+    """The command in the current folder, which has a deploy.toml, with a simulated RunPod account."""
 
     account: RunPodAccount
     platform: RunPodPlatform
     shell: Shell
 
     def write(self, more: str = "", text: str = DESCRIPTION) -> None:
-        """Write deploy.toml."""
+        """Write `text` and then `more` into deploy.toml."""
         Path("deploy.toml").write_text(text + more)
 
     def deploy(self, *arguments: str, **variables: str) -> Completed:
-        """Deploy without confirmation, and without a test image unless it is enabled."""
+        """Run `comfy-client deploy --yes`, with --no-picture unless `arguments` contain --picture."""
         flags = arguments if "--picture" in arguments else ("--no-picture", *arguments)
         return self.shell("deploy", "--yes", *flags, **variables)
 
     def destroy(self) -> Completed:
-        """Destroy without confirmation."""
+        """Run `comfy-client destroy --yes`."""
         return self.shell("destroy", "--yes")
 
     @property
     def endpoint(self) -> dict[str, object]:
-        """The only endpoint of the account."""
+        """The account's endpoint, of which there must be exactly one."""
         [endpoint] = self.account.endpoints.values()
         return endpoint
 
 
 @pytest.fixture(scope="session")
 def shipped() -> str:
-    """The shipped deploy.toml."""
+    """The text of the shipped deploy.toml."""
     return (ROOT / "deploy.toml").read_text()
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint's queue with a worker."""
+    """An endpoint's queue with a worker that responds at once."""
     with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, image_result):
         yield platform
 
 
 @pytest.fixture
 def deploy_setup(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeploySetup]:
-    """An empty account, and a folder with a deploy.toml."""
+    """The command with an account without endpoints. The current folder has only DESCRIPTION as deploy.toml."""
     monkeypatch.chdir(tmp_path)
     with RunPodAccount(platform) as account:
         deploy_setup = DeploySetup(account, platform, Shell(account.environment()))

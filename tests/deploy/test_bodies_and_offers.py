@@ -1,4 +1,4 @@
-"""Logic without sockets: bodies, differences, prices, and error messages."""
+"""Logic of a deployment without sockets: request bodies, differences, GPU offers with prices, and error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DESCRIPTION = make_description(
         "secrets": ["B"],
     }
 )
-FULL = make_description(
+FULL_DESCRIPTION = make_description(
     {
         "name": "flux",
         "image": "a/b:1",
@@ -39,23 +39,23 @@ ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.gpu_pools, {"B"
 
 
 def test_equal_endpoints_have_no_difference() -> None:
-    """An omitted field, null, and the empty value are equal."""
+    """A field that RunPod omits or returns as null equals an empty value; RunPod's own fields are ignored."""
     response = {**ENDPOINT, "id": "ep", "createdAt": "now", "gpu": {**ENDPOINT["gpu"], "minCudaVersion": None}}
-    for left_out in ("registry", "networkVolumes", "dataCenterIds"):
-        response.pop(left_out)
+    for omitted in ("registry", "networkVolumes", "dataCenterIds"):
+        response.pop(omitted)
     response["gpu"].pop("excludedTypes")
 
     assert changes_of(ENDPOINT, response, {"A"}) == ()
 
 
 def test_secrets_are_only_in_the_endpoint() -> None:
-    """A template may be shared, so it only has the variables that are not secret."""
+    """The endpoint has the secrets. The template, which may be shared, has only the plain variables."""
     assert make_template(DESCRIPTION, ResourceIds())["env"] == {"A": "plain"}
     assert ENDPOINT["env"] == {"A": "plain", "B": "s3cret"}
 
 
 def test_a_difference_hides_possible_secrets() -> None:
-    """New values of plain variables are shown; secrets and old values are not."""
+    """A difference shows new values of plain variables, but neither secrets nor old values of variables."""
     existing = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
     lines = [change.line for change in changes_of(ENDPOINT, existing, {"A"})]
 
@@ -68,10 +68,13 @@ def test_a_difference_hides_possible_secrets() -> None:
 
 
 def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
-    """Changes use the keys of deploy.toml; fields without a key are shown only if they were changed at RunPod."""
+    """Changes have deploy.toml's keys and units. A field without a key is shown only if it was changed at RunPod."""
     tables = SCHEMA["properties"]
     keys = {f"{table}.{key}" for table, rule in tables.items() for key in rule.get("properties", {})} | tables.keys()
-    wanted = {**make_template(FULL, ResourceIds("r")), **make_endpoint(FULL, ResourceIds("r", "v"), ["ADA_24"], {})}
+    wanted = {
+        **make_template(FULL_DESCRIPTION, ResourceIds("r")),
+        **make_endpoint(FULL_DESCRIPTION, ResourceIds("r", "v"), ["ADA_24"], {}),
+    }
     created = {change.path: change.after for change in changes_of(wanted, None, {"A"}) if "env." not in change.path}
     existing = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
     changed = [change.line for change in changes_of(wanted, existing, {"A"})]
@@ -86,14 +89,14 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
 
 
 def test_a_patch_only_has_the_changed_fields() -> None:
-    """`gpu` is sent as a whole, since pools without exclusions would clear the exclusions."""
+    """A patch has only changed fields. `gpu` is sent as a whole, because RunPod clears what a patch of `gpu` omits."""
     existing = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
 
     assert patch_of(ENDPOINT, existing) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
 
 
 def test_a_create_has_no_empty_constraint() -> None:
-    """RunPod accepts an empty CUDA version in a PATCH, which clears it, but not in a POST."""
+    """A create has no empty CUDA version, which RunPod accepts only in a PATCH; it has name, type and template."""
     body = endpoint_creation("flux", ENDPOINT, "tpl1")
 
     assert body["gpu"] == {"pools": ["ADA_24"], "count": 1}
@@ -101,31 +104,31 @@ def test_a_create_has_no_empty_constraint() -> None:
 
 
 def test_the_cheapest_pool_is_requested_first() -> None:
-    """Pools are ordered by the catalogue's hourly prices; pools without a price come last."""
-    dear = [gpu("ADA_24", "RTX 4090", 24, 3.6), *CATALOGUE[1:]]
+    """With `is_by_price` pools are ordered by the catalogue's prices, otherwise they stay in their order."""
+    expensive_catalogue = [gpu("ADA_24", "RTX 4090", 24, 3.6), *CATALOGUE[1:]]
     pools = ["ADA_32_PRO", "ADA_48_PRO", "ADA_24", "AMPERE_48"]
 
-    offers = make_offers(pools, dear, is_by_price=True)
+    offers = make_offers(pools, expensive_catalogue, is_by_price=True)
 
     assert offers.names == ("AMPERE_48", "ADA_48_PRO", "ADA_24", "ADA_32_PRO")
     assert offers.pools[2].usd_per_s == pytest.approx(0.001)
     assert "now" in offers.source
-    assert make_offers(pools, dear, is_by_price=False).names == tuple(pools)
+    assert make_offers(pools, expensive_catalogue, is_by_price=False).names == tuple(pools)
 
 
 def test_the_availability_of_a_pool_is_that_of_its_best_gpu() -> None:
-    """The memory of a pool is that of its smallest GPU."""
+    """A pool has the availability of its best GPU that is not excluded. A pool with too little memory says so."""
     [offer] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True).pools
-    [small] = make_offers(["AMPERE_16"], CATALOGUE, is_by_price=True).pools
-    [without] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True, excluded=["NVIDIA L40"]).pools
+    [small_pool] = make_offers(["AMPERE_16"], CATALOGUE, is_by_price=True).pools
+    [with_exclusion] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True, excluded=["NVIDIA L40"]).pools
 
     assert (offer.gpus, offer.availability) == (("L40", "L40S"), "LOW")
-    assert (without.gpus, without.availability) == (("L40S",), "NONE")
-    assert "less than the 24 GB" in small.sentence
+    assert (with_exclusion.gpus, with_exclusion.availability) == (("L40S",), "NONE")
+    assert "less than the 24 GB" in small_pool.sentence
 
 
 def test_without_a_catalogue_the_dated_table_is_used() -> None:
-    """The table has prices and a date, but no availability."""
+    """Without a catalogue prices come from our dated table; availability and prices of new pools are unknown."""
     offers = make_offers(["ADA_48_PRO", "ADA_24", "NEW_POOL"], None, is_by_price=True)
 
     assert offers.names == ("ADA_24", "ADA_48_PRO", "NEW_POOL")
@@ -136,7 +139,7 @@ def test_without_a_catalogue_the_dated_table_is_used() -> None:
 
 
 def test_an_unknown_pool_is_rejected() -> None:
-    """The error suggests the most similar pool."""
+    """The error for an unknown pool suggests the most similar one, and lists the pools."""
     with pytest.raises(ConfigError, match=r'gpu.pools: unknown pool ADA_25; did you mean "ADA_24"\? Pools.*AMPERE_48'):
         make_offers(["ADA_25"], CATALOGUE, is_by_price=True)
 
@@ -161,7 +164,7 @@ def test_an_unknown_pool_is_rejected() -> None:
     ],
 )
 def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, code: ErrorCode, expected: str) -> None:
-    """For every shape of the error body."""
+    """For each status and body the error has its code, what failed, and RunPod's reason or a remedy."""
     text = body if isinstance(body, str) else json.dumps(body)
     error = api_error(RequestError("x", status=status, body=text, retry_after_s=7), "create the endpoint flux")
 
@@ -173,10 +176,10 @@ def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, co
 
 
 def test_an_error_never_repeats_a_secret() -> None:
-    """A secret that RunPod returns, plain or JSON-escaped, is not in the error."""
-    text_of_it = 'p4"ss\\wd'
-    body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {text_of_it}", "key rpa_1"]})
-    error = api_error(RequestError("x", status=422, body=body), "create", (text_of_it, "rpa_1"))
+    """Secrets that RunPod repeats in its response are in no part of the error."""
+    credential = 'p4"ss\\wd'
+    body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {credential}", "key rpa_1"]})
+    error = api_error(RequestError("x", status=422, body=body), "create", (credential, "rpa_1"))
 
     for text in (str(error), error.body, error.report.to_json()):
         assert "p4" not in text

@@ -1,4 +1,4 @@
-"""Property test: a deployment of one description, changed to another one, is equal to the other one. No sockets."""
+"""Property test without sockets: a deployment that is changed to another description then equals that description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSIONS = st.sampled_from(["", "12.8", "13.0"])
 @st.composite
 def descriptions(draw: st.DrawFn) -> dict[str, Any]:
     """Generate the content of a valid deploy.toml."""
-    most = draw(st.integers(1, 9))
+    max_workers = draw(st.integers(1, 9))
     pools = draw(st.lists(st.sampled_from(PRICED_POOLS), min_size=1, max_size=4, unique=True))
     available = [gpu["id"] for gpu in CATALOGUE if gpu["pool"] in pools]
     return {
@@ -35,8 +35,8 @@ def descriptions(draw: st.DrawFn) -> dict[str, Any]:
             "min_cuda_version": draw(VERSIONS),
         },
         "workers": {
-            "min": draw(st.integers(0, most)),
-            "max": most,
+            "min": draw(st.integers(0, max_workers)),
+            "max": max_workers,
             "idle_timeout_s": draw(st.integers(1, 3600)),
             "queue_delay_s": draw(st.floats(0.5, 60)),
             "flashboot": draw(st.sampled_from(FLASHBOOT)),
@@ -51,7 +51,7 @@ def descriptions(draw: st.DrawFn) -> dict[str, Any]:
 def test_a_change_leads_from_any_description_to_any_other(
     first: dict[str, Any], then: dict[str, Any], registry: str, volume: str
 ) -> None:
-    """RunPod accepts every create and every patch, and no difference is left afterwards."""
+    """The simulated RunPod accepts each create and each patch, and no difference is left afterwards."""
     assert find_faults(first) == find_faults(then) == []
     account = Account()
     old, new = make_description(first), make_description(then)
@@ -60,10 +60,10 @@ def test_a_change_leads_from_any_description_to_any_other(
     endpoint_id = account.create_endpoint(endpoint_creation("flux", body, template_id))["id"]
     assert changes_of(body, account.endpoints[endpoint_id], ()) == ()
 
-    places = ResourceIds(registry, volume)
+    resource_ids = ResourceIds(registry, volume)
     for wanted, existing, update in (
-        (make_template(new, places), account.templates[template_id], account.update_template),
-        (make_endpoint(new, places, new.gpu_pools, {}), account.endpoints[endpoint_id], account.update_endpoint),
+        (make_template(new, resource_ids), account.templates[template_id], account.update_template),
+        (make_endpoint(new, resource_ids, new.gpu_pools, {}), account.endpoints[endpoint_id], account.update_endpoint),
     ):
         changed = update(existing["id"], patch_of(wanted, existing))
         assert changes_of(wanted, changed, ()) == ()

@@ -1,4 +1,4 @@
-"""`comfy-client deploy` over real sockets, with a simulated RunPod that validates requests like the real one."""
+"""`comfy-client deploy` over real sockets, with a simulated RunPod that validates requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.deploy.conftest import DESCRIPTION, MODEL, STORAGE_TABLE, DeploySetup
 
 SECRETS = 'secrets = ["HF_TOKEN"]\n'
 WITH_SECRET = DESCRIPTION.replace("[gpu]", f"{SECRETS}[gpu]") + '[env]\nWORKER_LOG_LEVEL = "DEBUG"\n'
-VALUE = "hf_a-very-secret-text"
+CREDENTIAL = "hf_a-very-secret-text"
 
 
 def test_one_command_from_nothing_to_an_image(deploy_setup: DeploySetup) -> None:
-    """Template and endpoint are created, a worker becomes ready, an image is saved, two variables are printed."""
+    """Template and endpoint are created, an image is saved, and the client's variables are printed."""
     ended = deploy_setup.deploy("--picture")
 
     assert ended.status == 0, ended.err
@@ -50,14 +50,14 @@ def test_one_command_from_nothing_to_an_image(deploy_setup: DeploySetup) -> None
 
 
 def test_the_printed_variables_work(deploy_setup: DeploySetup) -> None:
-    """Stdout is an environment that works together with RUNPOD_API_KEY."""
+    """With the variables that `deploy` prints and RUNPOD_API_KEY, `comfy-client health` works."""
     printed = dict(line.split("=", 1) for line in deploy_setup.deploy().out.splitlines())
 
     assert deploy_setup.shell("health", "--json", **printed).json["why"] == "idle"
 
 
 def test_the_second_run_changes_nothing(deploy_setup: DeploySetup) -> None:
-    """The second run writes nothing, generates no image, and exits with 0."""
+    """The second run exits with 0, changes nothing and generates no image, although --yes is missing."""
     deploy_setup.deploy()
     before = deploy_setup.account.writes()
     ended = deploy_setup.shell("deploy")  # without --yes: nothing needs a confirmation
@@ -69,7 +69,7 @@ def test_the_second_run_changes_nothing(deploy_setup: DeploySetup) -> None:
 
 
 def test_a_dry_run_changes_nothing(deploy_setup: DeploySetup) -> None:
-    """A dry run prints the changes and the cost, and changes nothing."""
+    """A dry run prints the changes, the GPUs and the costs, and changes nothing."""
     ended = deploy_setup.shell("deploy", "--dry-run")
 
     assert ended.status == 0
@@ -82,7 +82,7 @@ def test_a_dry_run_changes_nothing(deploy_setup: DeploySetup) -> None:
 
 
 def test_the_price_of_permanent_workers_is_shown(deploy_setup: DeploySetup) -> None:
-    """Before anything is changed, because they are billed continuously."""
+    """A dry run prints the price of workers that always run."""
     deploy_setup.write("[workers]\nmin = 2\n")
 
     assert "2 workers always run: at most $3.82 an hour, busy or idle" in deploy_setup.shell("deploy", "--dry-run").out
@@ -99,7 +99,7 @@ def test_without_a_terminal_nothing_is_confirmed(deploy_setup: DeploySetup) -> N
 
 
 def test_json_has_the_plan_the_prices_and_the_variables(deploy_setup: DeploySetup) -> None:
-    """The command prints one object on stdout, and with --yes nothing on stderr."""
+    """--json prints one object with steps, GPUs, variables and the image's path, and nothing on stderr."""
     ended = deploy_setup.deploy("--json")
     value = ended.json
 
@@ -112,7 +112,7 @@ def test_json_has_the_plan_the_prices_and_the_variables(deploy_setup: DeploySetu
 
 
 def test_an_update_only_sends_changed_fields(deploy_setup: DeploySetup) -> None:
-    """A new image and more workers are one PATCH each of template and endpoint; other fields are kept."""
+    """For a new image and more workers, the changes are printed, and the patches have only the changed fields."""
     deploy_setup.deploy()
     deploy_setup.write("[workers]\nmax = 5\n", DESCRIPTION.replace("1.0.0", "1.1.0"))
     ended = deploy_setup.deploy()
@@ -126,7 +126,7 @@ def test_an_update_only_sends_changed_fields(deploy_setup: DeploySetup) -> None:
 
 
 def test_a_manual_change_is_reverted(deploy_setup: DeploySetup) -> None:
-    """The difference is computed from RunPod's state, not from an earlier run."""
+    """A change that was made in RunPod's console is shown and reverted."""
     deploy_setup.deploy()
     deploy_setup.endpoint["workers"] = {"min": 2, "max": 9, "idleTimeout": 5}
     ended = deploy_setup.deploy()
@@ -136,41 +136,41 @@ def test_a_manual_change_is_reverted(deploy_setup: DeploySetup) -> None:
 
 
 def test_values_that_runpod_fills_in_are_not_a_difference(deploy_setup: DeploySetup) -> None:
-    """Data centres that are not described, such as those of a network volume; an empty list means any."""
+    """Data centres at RunPod are no difference if deploy.toml has none; an empty list in deploy.toml removes them."""
     deploy_setup.deploy()
     deploy_setup.endpoint["dataCenterIds"] = ["US-KS-2"]
     unchanged = deploy_setup.deploy()
     deploy_setup.write("[storage]\ndata_centers = []\n")
-    asked_for = deploy_setup.deploy()
+    changed = deploy_setup.deploy()
 
     assert "Nothing to do" in unchanged.err
-    assert "~ storage.data_centers: US-KS-2 -> none" in asked_for.err
+    assert "~ storage.data_centers: US-KS-2 -> none" in changed.err
     assert deploy_setup.endpoint["dataCenterIds"] == []
 
 
 def test_a_secret_is_only_sent_to_the_endpoint(deploy_setup: DeploySetup) -> None:
-    """Text and JSON only show its name, before, after and when it changes; the template does not have it."""
+    """The outputs, text and JSON, have the secret's name but never its value. The template does not have it."""
     deploy_setup.write(text=WITH_SECRET)
     runs = [
-        deploy_setup.shell("deploy", "--dry-run", HF_TOKEN=VALUE),
-        deploy_setup.deploy(HF_TOKEN=VALUE),
-        deploy_setup.deploy(HF_TOKEN=VALUE),
-        deploy_setup.deploy("--json", HF_TOKEN=f"{VALUE}2"),
+        deploy_setup.shell("deploy", "--dry-run", HF_TOKEN=CREDENTIAL),
+        deploy_setup.deploy(HF_TOKEN=CREDENTIAL),
+        deploy_setup.deploy(HF_TOKEN=CREDENTIAL),
+        deploy_setup.deploy("--json", HF_TOKEN=f"{CREDENTIAL}2"),
     ]
 
     assert [ended.status for ended in runs] == [0, 0, 0, 0]
     assert "+ env.HF_TOKEN = (not shown)" in runs[0].out
     assert "+ env.WORKER_LOG_LEVEL = DEBUG" in runs[0].out
     assert "Nothing to do" in runs[2].err
-    assert deploy_setup.endpoint["env"] == {"HF_TOKEN": f"{VALUE}2", "WORKER_LOG_LEVEL": "DEBUG"}
+    assert deploy_setup.endpoint["env"] == {"HF_TOKEN": f"{CREDENTIAL}2", "WORKER_LOG_LEVEL": "DEBUG"}
     for ended in runs:
-        assert VALUE not in ended.out + ended.err
+        assert CREDENTIAL not in ended.out + ended.err
         assert deploy_setup.account.api_key not in ended.out + ended.err
     assert not [each for each in deploy_setup.account.templates.values() if "HF_TOKEN" in each["env"]]
 
 
 def test_a_missing_secret_is_an_error_before_any_request(deploy_setup: DeploySetup) -> None:
-    """The error names the variable."""
+    """If a secret's variable is not set, the error names it, and nothing is sent."""
     deploy_setup.write(text=WITH_SECRET)
     ended = deploy_setup.deploy()
 
@@ -180,19 +180,19 @@ def test_a_missing_secret_is_an_error_before_any_request(deploy_setup: DeploySet
 
 
 def test_a_secret_that_runpod_repeats_in_an_error_is_not_shown(deploy_setup: DeploySetup) -> None:
-    """The error has the field but not the text."""
+    """If RunPod's error repeats a secret, the printed error has the field, but not the secret."""
     deploy_setup.write(text=WITH_SECRET)
-    body = {"title": "Unprocessable Entity", "status": 422, "detail": f"env.HF_TOKEN: {VALUE!r} is too long"}
+    body = {"title": "Unprocessable Entity", "status": 422, "detail": f"env.HF_TOKEN: {CREDENTIAL!r} is too long"}
     deploy_setup.account.faults.respond("POST /serverless", 422, body=body)
-    ended = deploy_setup.deploy("--json", HF_TOKEN=VALUE)
+    ended = deploy_setup.deploy("--json", HF_TOKEN=CREDENTIAL)
 
     assert ended.status == 4
     assert "env.HF_TOKEN" in ended.out
-    assert VALUE not in ended.out + ended.err
+    assert CREDENTIAL not in ended.out + ended.err
 
 
 def test_volumes_and_credentials_are_found_by_name(deploy_setup: DeploySetup) -> None:
-    """Volumes and credentials are named as in the console, and sent by their ids."""
+    """Network volume and registry credentials are named in deploy.toml, and sent by their ids."""
     deploy_setup.write(
         '[storage]\nnetwork_volume = "models"\n', DESCRIPTION.replace("[gpu]", 'registry = "ghcr"\n[gpu]')
     )
@@ -208,8 +208,8 @@ def test_volumes_and_credentials_are_found_by_name(deploy_setup: DeploySetup) ->
         ('network_volume = "models"\ndata_centers = ["EU-RO-1"]', "is in US-KS-2, which is not one of"),
     ],
 )
-def test_an_unknown_volume_or_credential_is_named(deploy_setup: DeploySetup, more: str, expected: str) -> None:
-    """The error names the existing ones, and nothing is changed."""
+def test_an_unusable_volume_is_reported(deploy_setup: DeploySetup, more: str, expected: str) -> None:
+    """An unknown volume, or one in another data centre, is an error with the alternatives; nothing is changed."""
     deploy_setup.write(f"[storage]\n{more}\n")
     ended = deploy_setup.deploy()
 
@@ -218,8 +218,8 @@ def test_an_unknown_volume_or_credential_is_named(deploy_setup: DeploySetup, mor
     assert deploy_setup.account.writes() == []
 
 
-def test_setting_a_cached_model_keeps_other_fields(deploy_setup: DeploySetup) -> None:
-    """GraphQL replaces the whole endpoint: all other fields are sent back unchanged."""
+def test_a_cached_model_is_set(deploy_setup: DeploySetup) -> None:
+    """A new endpoint gets the cached model, and afterwards no difference to deploy.toml is left."""
     deploy_setup.write(STORAGE_TABLE)
     ended = deploy_setup.deploy()
     endpoint_id = str(deploy_setup.endpoint["id"])
@@ -231,7 +231,7 @@ def test_setting_a_cached_model_keeps_other_fields(deploy_setup: DeploySetup) ->
 
 
 def test_a_cached_model_survives_an_update(deploy_setup: DeploySetup) -> None:
-    """The cached model is checked after each PATCH, and set again if REST v2 has removed it."""
+    """If a PATCH of REST v2 removes the cached model, it is set again."""
     deploy_setup.write(STORAGE_TABLE)
     deploy_setup.deploy()
     deploy_setup.account.faults.forgets_models = True
@@ -243,7 +243,7 @@ def test_a_cached_model_survives_an_update(deploy_setup: DeploySetup) -> None:
 
 
 def test_an_empty_text_removes_a_cached_model(deploy_setup: DeploySetup) -> None:
-    """An empty text removes the cached model; without the key it is not changed."""
+    """Without `cached_model` in deploy.toml the cached model is not changed; an empty text removes it."""
     deploy_setup.write(STORAGE_TABLE)
     deploy_setup.deploy()
     deploy_setup.write('[storage]\nnetwork_volume = "models"\n')
@@ -256,7 +256,7 @@ def test_an_empty_text_removes_a_cached_model(deploy_setup: DeploySetup) -> None
 
 
 def test_a_graphql_error_is_reported(deploy_setup: DeploySetup) -> None:
-    """Earlier changes are kept, and the next run does the rest."""
+    """An error of the GraphQL API is reported, and the next run sets the cached model."""
     deploy_setup.write(STORAGE_TABLE)
     deploy_setup.account.faults.respond("POST /graphql", 200, body={"errors": [{"message": "no such model"}]})
     failed = deploy_setup.deploy()
@@ -269,7 +269,7 @@ def test_a_graphql_error_is_reported(deploy_setup: DeploySetup) -> None:
 
 
 def test_a_retired_graphql_api_is_explained(deploy_setup: DeploySetup) -> None:
-    """The error says when RunPod retires the API, and which key of deploy.toml to remove."""
+    """If the GraphQL API returns 404, the error says when RunPod retires it, and which key to remove."""
     deploy_setup.write(STORAGE_TABLE)
     deploy_setup.account.faults.respond("POST /graphql", 404)
     failed = deploy_setup.deploy()
@@ -279,7 +279,7 @@ def test_a_retired_graphql_api_is_explained(deploy_setup: DeploySetup) -> None:
 
 
 def test_without_the_catalogue_the_table_has_the_prices(deploy_setup: DeploySetup) -> None:
-    """A missing price list does not fail a deployment; the date of our own prices is shown."""
+    """If RunPod's catalogue is missing, a dry run shows the prices of our table with their date."""
     deploy_setup.account.faults.respond(
         "GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"}
     )
@@ -291,7 +291,7 @@ def test_without_the_catalogue_the_table_has_the_prices(deploy_setup: DeploySetu
 
 
 def test_an_ambiguous_name_is_an_error(deploy_setup: DeploySetup) -> None:
-    """Names of endpoints need not be unique at RunPod; the error has both ids."""
+    """Two endpoints of the same name, one with RunPod's suffix, are an error with both ids."""
     deploy_setup.deploy()
     deploy_setup.account.endpoints["other"] = {**deploy_setup.endpoint, "id": "other", "name": "flux -fb"}
     ended = deploy_setup.deploy()
@@ -301,7 +301,7 @@ def test_an_ambiguous_name_is_an_error(deploy_setup: DeploySetup) -> None:
 
 
 def test_an_endpoint_of_another_type_is_not_changed(deploy_setup: DeploySetup) -> None:
-    """A load balancer of that name cannot become a queue."""
+    """An endpoint of that name with the type LOAD_BALANCER is an error."""
     deploy_setup.deploy()
     deploy_setup.endpoint["type"] = "LOAD_BALANCER"
 
@@ -319,7 +319,7 @@ def test_an_endpoint_of_another_type_is_not_changed(deploy_setup: DeploySetup) -
     ],
 )
 def test_an_invalid_variable_is_named(deploy_setup: DeploySetup, variable: str, value: str) -> None:
-    """A key is only sent over plain http on this machine."""
+    """A blank or invalid key, or a URL to which no key may be sent, is an error with the variable; nothing is sent."""
     ended = deploy_setup.deploy(**{variable: value})
 
     assert ended.status == 3

@@ -1,8 +1,8 @@
-"""RunPod's Hub: .runpod/hub.json and tests.json match the Hub's schema and the worker.
+"""RunPod's Hub: .runpod/hub.json and .runpod/tests.json match the Hub's schema, the worker and deploy.toml.
 
 Source: docs/reference/runpod.md#hub.
 
-The Hub builds a release's Dockerfile itself, without weights, and runs tests.json on its own GPU.
+The Hub itself builds the Dockerfile of a release, without weights, and runs the tests of tests.json on a GPU.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from comfy_core.request.reading import read_request
 from comfy_core.workflows import default_directory, load_workflows
 from worker.settings import Settings
 
-OF_RUNPOD = {"RUNPOD_INIT_TIMEOUT"}
-"""Variables that the platform reads instead of the worker (docs/reference/runpod.md#environment-variables)."""
+RUNPOD_VARIABLES = {"RUNPOD_INIT_TIMEOUT"}
+"""Variables that RunPod reads, and not the worker (docs/reference/runpod.md#environment-variables)."""
 TEXT = {"type": "string", "minLength": 1}
 VERSIONS = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"^\d+\.\d+$"}}
 
 
-def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    """Return the schema of an object with exactly these keys."""
+def closed_object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """Return the schema of an object that has the keys of `required` and no keys but those of `properties`."""
     return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
 
 
-INPUT = closed(
+INPUT = closed_object(
     {
         "name": TEXT,
         "type": {"enum": ["string", "number", "boolean", "huggingface"]},
@@ -43,7 +43,11 @@ INPUT = closed(
         "default": {"type": ["string", "number", "boolean"]},
         "required": {"type": "boolean"},
         "advanced": {"type": "boolean"},
-        "options": {"type": "array", "minItems": 1, "items": closed({"label": TEXT, "value": TEXT}, "label", "value")},
+        "options": {
+            "type": "array",
+            "minItems": 1,
+            "items": closed_object({"label": TEXT, "value": TEXT}, "label", "value"),
+        },
         "min": {"type": "number"},
         "max": {"type": "number"},
         "trueValue": TEXT,
@@ -55,18 +59,18 @@ INPUT = closed(
 )
 VARIABLE = {
     "oneOf": [
-        closed({"key": TEXT, "value": {"type": "string"}}, "key", "value"),
-        closed({"key": TEXT, "input": INPUT}, "key", "input"),
+        closed_object({"key": TEXT, "value": {"type": "string"}}, "key", "value"),
+        closed_object({"key": TEXT, "input": INPUT}, "key", "input"),
     ]
 }
-HUB = closed(
+HUB = closed_object(
     {
         "title": TEXT,
         "description": TEXT,
         "type": {"const": "serverless"},
         "category": {"enum": ["image", "audio", "embedding", "language", "video"]},
         "iconUrl": {"type": "string", "pattern": "^https://"},
-        "config": closed(
+        "config": closed_object(
             {
                 "runsOn": {"enum": ["GPU", "CPU"]},
                 "endpointType": {"const": "LB"},
@@ -77,7 +81,7 @@ HUB = closed(
                 "env": {"type": "array", "items": VARIABLE},
                 "presets": {
                     "type": "array",
-                    "items": closed(
+                    "items": closed_object(
                         {"name": TEXT, "defaults": {"type": "object", "additionalProperties": {"type": "string"}}},
                         "name",
                         "defaults",
@@ -96,23 +100,26 @@ HUB = closed(
     "category",
     "config",
 )
-TESTS = closed(
+TESTS = closed_object(
     {
         "tests": {
             "type": "array",
             "minItems": 1,
-            "items": closed(
+            "items": closed_object(
                 {"name": TEXT, "input": {"type": "object", "minProperties": 1}, "timeout": {"type": "integer"}},
                 "name",
                 "input",
                 "timeout",
             ),
         },
-        "config": closed(
+        "config": closed_object(
             {
                 "gpuTypeId": TEXT,
                 "gpuCount": {"type": "integer", "minimum": 1},
-                "env": {"type": "array", "items": closed({"key": TEXT, "value": {"type": "string"}}, "key", "value")},
+                "env": {
+                    "type": "array",
+                    "items": closed_object({"key": TEXT, "value": {"type": "string"}}, "key", "value"),
+                },
                 "allowedCudaVersions": VERSIONS,
             },
             "gpuTypeId",
@@ -125,28 +132,28 @@ TESTS = closed(
 
 
 def load(name: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return one of the two files."""
+    """Return the content of hub.json or tests.json."""
     return json.loads((ROOT / ".runpod" / name).read_text())
 
 
 @pytest.mark.parametrize(("name", "schema"), [("hub.json", HUB), ("tests.json", TESTS)])
 def test_the_files_match_the_hub_s_schema(name: str, schema: dict[str, Any]) -> None:
-    """Every key is in RunPod's documentation."""
+    """Both files match the schemas above, which have only keys of RunPod's documentation."""
     jsonschema.Draft202012Validator(schema).validate(load(name))
 
 
 def test_every_variable_exists() -> None:
-    """Each key of both files is a variable of the worker, or one that RunPod reads itself."""
-    known = {variable.name for variable in variables_of(Settings, Bucket)} | OF_RUNPOD
+    """Each environment variable in both files is one that the worker or RunPod reads."""
+    known_names = {variable.name for variable in variables_of(Settings, Bucket)} | RUNPOD_VARIABLES
     hub, tests = load("hub.json")["config"], load("tests.json")["config"]
     keys = [each["key"] for each in (*hub["env"], *tests["env"])]
     keys += [key for preset in hub["presets"] for key in preset["defaults"]]
 
-    assert set(keys) <= known
+    assert set(keys) <= known_names
 
 
 def test_the_worker_accepts_every_default(tmp_path: Path) -> None:
-    """Each default, each choice and each preset is accepted by the worker's settings."""
+    """The worker's settings accept each default, option, preset and test value of a variable."""
     (tmp_path / "main.py").touch()
     variables = [each for each in load("hub.json")["config"]["env"] if "input" in each]
     values = [(each["key"], _text(each["input"], each["input"]["default"])) for each in variables]
@@ -166,24 +173,24 @@ def _text(rule: dict[str, Any], default: object) -> str:
 
 
 def test_the_hub_s_endpoint_matches_deploy_toml(tmp_path: Path, shipped: str) -> None:
-    """Disk, GPUs and CUDA version are the same."""
+    """Disk, GPU pools and CUDA versions match the shipped deploy.toml and its defaults."""
     (tmp_path / "deploy.toml").write_text(shipped)
-    described = read_description(tmp_path / "deploy.toml")
+    description = read_description(tmp_path / "deploy.toml")
     config = load("hub.json")["config"]
 
-    assert config["containerDiskInGb"] == described.disk_gb
-    assert tuple(config["gpuIds"].split(",")) == described.gpu_pools
+    assert config["containerDiskInGb"] == description.disk_gb
+    assert tuple(config["gpuIds"].split(",")) == description.gpu_pools
     # The Hub has no minimum version and matches exactly; a driver of CUDA 13.2 also runs programs built for 13.0.
     assert config["allowedCudaVersions"] == ["13.0", "13.1", "13.2", "13.3"]
-    assert config["allowedCudaVersions"][0] == described.gpu_min_cuda_version
+    assert config["allowedCudaVersions"][0] == description.gpu_min_cuda_version
     assert load("tests.json")["config"]["allowedCudaVersions"] == config["allowedCudaVersions"]
     assert all(POOLS[pool].memory_gb >= 24 for pool in config["gpuIds"].split(","))
-    least = make_description({"name": "flux", "image": "a/b:1", "gpu": {"pools": ["ADA_24"]}})
-    assert config["containerDiskInGb"] == least.disk_gb
+    minimal = make_description({"name": "flux", "image": "a/b:1", "gpu": {"pools": ["ADA_24"]}})
+    assert config["containerDiskInGb"] == minimal.disk_gb
 
 
 def test_the_hub_s_tests_are_valid_requests() -> None:
-    """Each input passes the worker's validation."""
+    """The worker's validation accepts each test's input, which selects a template."""
     workflows = load_workflows(default_directory())
 
     for each in load("tests.json")["tests"]:
@@ -191,7 +198,7 @@ def test_the_hub_s_tests_are_valid_requests() -> None:
 
 
 def test_deploy_toml_names_the_image_that_this_version_builds(shipped: str) -> None:
-    """The name in docker-bake.hcl, the version in pyproject.toml, and the target with the weights."""
+    """deploy.toml's image has docker-bake.hcl's name, pyproject.toml's version, and an existing target."""
     [name] = re.findall(r'variable "IMAGE" \{ default = "(.*)" \}', (ROOT / "docker-bake.hcl").read_text())
     [version] = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
@@ -200,6 +207,6 @@ def test_deploy_toml_names_the_image_that_this_version_builds(shipped: str) -> N
 
 
 def test_other_files_that_the_hub_needs_exist() -> None:
-    """handler.py, Dockerfile and README.md."""
+    """handler.py, Dockerfile and README.md exist."""
     for name in ("handler.py", "Dockerfile", "README.md"):
         assert (ROOT / name).is_file()

@@ -1,4 +1,4 @@
-"""Waiting for a ready endpoint: progress messages, and that every wait ends."""
+"""Waiting for a ready worker after a deployment: progress messages, timeouts, workers with old settings, and output."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def empty_queue() -> Iterator[RunPodPlatform]:
 
 
 def no_stale_workers() -> int:
-    """Return that no worker has old settings."""
+    """Return 0, the number of workers with old settings."""
     return 0
 
 
 def test_a_cold_start_is_waited_for(empty_queue: RunPodPlatform) -> None:
-    """Each state of the workers is reported once, until one is ready."""
+    """The cold start is reported, then the idle worker; not every poll is reported."""
     messages: list[str] = []
 
     def report(sentence: str) -> None:
@@ -45,7 +45,7 @@ def test_a_cold_start_is_waited_for(empty_queue: RunPodPlatform) -> None:
 
 
 def test_an_endpoint_without_workers_gets_its_job(empty_queue: RunPodPlatform) -> None:
-    """With a minimum of 0 a worker may start only for a job, so the wait before the job is short."""
+    """Without a worker the wait ends after `without_job_s`, because a worker may start only for a job."""
     messages: list[str] = []
     with client_from_env(empty_queue.client_env()) as client:
         await_worker(client.health, no_stale_workers, ReadyTimeouts(30, without_job_s=0.1), messages.append)
@@ -53,20 +53,20 @@ def test_an_endpoint_without_workers_gets_its_job(empty_queue: RunPodPlatform) -
     assert "no worker yet" in messages[0]
 
 
-def test_no_gpu_in_time_has_its_own_outcome(empty_queue: RunPodPlatform) -> None:
-    """If no GPU is available in time, the command reports it and exits with the status of an expired wait."""
+def test_no_gpu_in_time_is_not_ready(empty_queue: RunPodPlatform) -> None:
+    """If no GPU is available in time, NotReady has the reason and the exit status 5."""
     empty_queue.faults.throttle_workers()
     with (
         client_from_env(empty_queue.client_env()) as client,
-        pytest.raises(NotReady, match="no free GPU of the allowed types") as caught,
+        pytest.raises(NotReady, match="no free GPU of the allowed types") as info,
     ):
         await_worker(client.health, no_stale_workers, ReadyTimeouts(0.5), lambda _: None)
 
-    assert caught.value.exit_status == 5
+    assert info.value.exit_status == 5
 
 
 def test_a_new_endpoint_may_be_unknown_for_a_while(empty_queue: RunPodPlatform) -> None:
-    """A new endpoint may be unknown at first; a failed poll is reported and retried."""
+    """A 404 for a new endpoint is reported and polled again, until a worker is ready."""
     messages: list[str] = []
     empty_queue.faults.respond("health", 404, times=2)
     with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
@@ -75,8 +75,8 @@ def test_a_new_endpoint_may_be_unknown_for_a_while(empty_queue: RunPodPlatform) 
     assert "does not know the endpoint yet" in messages[0]
 
 
-def test_a_rejected_key_is_an_error_at_once(empty_queue: RunPodPlatform) -> None:
-    """A key without permission fails at once."""
+def test_a_rejected_key_is_an_error(empty_queue: RunPodPlatform) -> None:
+    """A wrong key raises RequestError."""
     with (
         client_from_env({**empty_queue.client_env(), "RUNPOD_API_KEY": "wrong"}) as client,
         pytest.raises(RequestError),
@@ -85,7 +85,7 @@ def test_a_rejected_key_is_an_error_at_once(empty_queue: RunPodPlatform) -> None
 
 
 def test_workers_with_old_settings_do_not_count(empty_queue: RunPodPlatform) -> None:
-    """After an update the wait lasts until RunPod has replaced the workers with old settings."""
+    """The wait lasts while there are workers with old settings, and their number is reported."""
     counts = [2, 1, 0]
     messages: list[str] = []
     with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
@@ -99,14 +99,14 @@ def test_workers_with_old_settings_do_not_count(empty_queue: RunPodPlatform) -> 
 
 
 def test_the_wait_for_workers_with_old_settings_is_limited(empty_queue: RunPodPlatform) -> None:
-    """A worker that stays busy does not fail the deployment."""
+    """If a worker with old settings remains, the wait ends after `stale_s` without an error."""
     with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
         empty_queue.wait_until(lambda: empty_queue.takes, 10)
         await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale_s=0.5), lambda _: None)
 
 
-def test_a_deployment_counts_stale_workers(deploy_setup: DeploySetup) -> None:
-    """Stale workers are counted; the count is 0 if RunPod does not report them."""
+def test_a_deployment_reads_the_workers(deploy_setup: DeploySetup) -> None:
+    """A deployment asks for workers with old settings, and succeeds even if RunPod responds with 404."""
     deploy_setup.account.workers = [{"id": "w", "status": "IDLE", "isStale": False}]
     assert deploy_setup.deploy("--picture").status == 0
     deploy_setup.account.faults.respond("GET /serverless/ep/workers", 404)
@@ -118,7 +118,7 @@ def test_a_deployment_counts_stale_workers(deploy_setup: DeploySetup) -> None:
 
 
 def test_no_worker_in_time_leaves_the_endpoint(deploy_setup: DeploySetup, platform: RunPodPlatform) -> None:
-    """The command exits with 5 and says how to continue; created resources are kept."""
+    """The command exits with 5 and says how to continue; the next run generates the test image."""
     platform.faults.throttle_workers()
     try:
         ended = deploy_setup.deploy("--picture", "--wait-timeout", "0.5")
@@ -132,21 +132,21 @@ def test_no_worker_in_time_leaves_the_endpoint(deploy_setup: DeploySetup, platfo
     assert Path("flux.png").exists()
 
 
-def test_the_output_folder_must_exist(deploy_setup: DeploySetup) -> None:
-    """An invalid output folder is rejected before RunPod is called; a valid one receives the image."""
+def test_the_output_path_is_checked_first(deploy_setup: DeploySetup) -> None:
+    """An invalid path of -o is an error before RunPod is called; into an existing folder the image is written."""
     Path("file").write_text("")
-    nowhere = deploy_setup.deploy("--picture", "-o", "file/x.png")
+    rejected = deploy_setup.deploy("--picture", "-o", "file/x.png")
     assert deploy_setup.account.received == []
     Path("y").mkdir()
     in_folder = deploy_setup.deploy("--picture", "-o", "y")
 
-    assert (nowhere.status, "-o file/x.png" in nowhere.err) == (2, True)
+    assert (rejected.status, "-o file/x.png" in rejected.err) == (2, True)
     assert in_folder.status == 0
     assert list(Path("y").iterdir())
 
 
 def test_the_queue_s_url_is_returned_by_runpod() -> None:
-    """The queue's URL is printed if it differs from the default, and not guessed if RunPod does not return it."""
+    """The queue's URL is a variable if it differs from the default, and empty if RunPod does not return it."""
     usual = "https://api.runpod.ai/v2"
     endpoint = {"id": "ep", "requestUrls": {"run": f"{usual}/ep/run"}}
     other = {"id": "ep", "requestUrls": {"run": "https://eu.example/v2/ep/run"}}

@@ -1,4 +1,4 @@
-"""Fixtures: a RunPod platform for each test, a Scenario for each file, and their clients."""
+"""Fixtures: a simulated RunPod for each test, a simulated Scenario for each module, and a client of each."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def client(platform: RunPodPlatform) -> Iterator[Client]:
-    """A client of the platform, with a timeout of a few seconds."""
+    """A client of the platform, with a timeout of 20 s."""
     with client_from_env(platform.client_env(), timeout_s=20.0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def shared_scenario() -> Iterator[ScenarioSimulator]:
-    """One Scenario for all tests of a file."""
+    """One simulated Scenario for all tests of a module."""
     with ScenarioSimulator(run_s=0.05) as scenario:
         yield scenario
 
 
 @pytest.fixture
 def scenario(shared_scenario: ScenarioSimulator) -> Iterator[ScenarioSimulator]:
-    """Scenario without faults, active jobs or recorded calls."""
+    """The module's simulated Scenario, without faults, unfinished jobs or recorded calls of other tests."""
     yield shared_scenario
     shared_scenario.faults.clear()
     assert until(lambda: not shared_scenario.unfinished_jobs())

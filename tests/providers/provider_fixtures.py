@@ -14,7 +14,7 @@ from simulators.scenario import ScenarioSimulator
 
 
 class Ability(enum.Enum):
-    """Something that only some providers can do. The others reject it, or it has no meaning there."""
+    """Something that only some providers can do. For the others it is an error, or has no meaning."""
 
     GRAPHS = "runs a caller's graph, and names a failing node"
     FILES = "loads files of the worker by name"
@@ -27,7 +27,7 @@ COMFYUI = frozenset(Ability)
 
 
 class ProviderBackend(Protocol):
-    """The system that generates the images."""
+    """The system behind a provider, which generates the images, and which a test can hold halfway through a job."""
 
     def hold(self) -> None:
         """Make the next job stop halfway."""
@@ -42,11 +42,11 @@ class ProviderBackend(Protocol):
         ...
 
     def is_idle(self) -> bool:
-        """Return whether there is no job."""
+        """Return whether no job is queued or running."""
         ...
 
     def counts(self) -> tuple[int, ...]:
-        """Return counters that grow with every job, image or prompt."""
+        """Return counters that grow with every job, uploaded image or prompt."""
         ...
 
     def clear(self) -> None:
@@ -62,11 +62,11 @@ class ComfyBackend:
     simulator: Simulator
 
     def hold(self) -> None:
-        """Hang in the second step."""
+        """Make the next job hang in its second step."""
         self.simulator.faults.hang_sampling(at_step=2)
 
     def is_held(self) -> bool:
-        """Return whether it hangs."""
+        """Return whether a job hangs."""
         return bool(self.simulator.hanging_step)
 
     def resume(self) -> None:
@@ -74,7 +74,7 @@ class ComfyBackend:
         self.simulator.faults.release()
 
     def is_idle(self) -> bool:
-        """Return whether its queue is empty."""
+        """Return whether ComfyUI's queue is empty."""
         return not self.simulator.queue_ids
 
     def counts(self) -> tuple[int, ...]:
@@ -97,11 +97,11 @@ class ScenarioBackend:
         self.scenario.faults.hold_job()
 
     def is_held(self) -> bool:
-        """Return whether a job has stopped there."""
+        """Return whether a job has stopped at 40 %."""
         return bool(self.scenario.held_jobs())
 
     def resume(self) -> None:
-        """Let it continue."""
+        """Let the stopped job continue."""
         self.scenario.faults.release()
 
     def is_idle(self) -> bool:
@@ -109,7 +109,7 @@ class ScenarioBackend:
         return not self.scenario.unfinished_jobs()
 
     def counts(self) -> tuple[int, ...]:
-        """Return the numbers of its jobs and assets."""
+        """Return the numbers of Scenario's jobs and assets."""
         return self.scenario.submissions, len(self.scenario.assets)
 
     def clear(self) -> None:
@@ -132,7 +132,14 @@ def _comfy(backends: Backends) -> ProviderBackend:
 
 @dataclass(frozen=True)
 class ProviderSetup:
-    """One provider of the contract: its name, its variables, its backend, and its abilities."""
+    """How one provider is tested.
+
+    Attributes:
+        provider: the value of IMAGE_GENERATION_PROVIDER.
+        variables: returns the other variables of the environment.
+        backend: returns the system behind the provider.
+        abilities: what the provider can do beyond the contract.
+    """
 
     provider: str
     variables: Callable[[Backends], dict[str, str]]
@@ -155,13 +162,13 @@ PROVIDER_SETUPS: dict[str, ProviderSetup] = {
 }
 
 
-def able(ability: Ability) -> list[str]:
-    """Return the names of the setups with the ability."""
+def setups_with(ability: Ability) -> list[str]:
+    """Return the names of the setups whose provider has the ability."""
     return [name for name, setup in PROVIDER_SETUPS.items() if ability in setup.abilities]
 
 
-def unable(*abilities: Ability) -> list[tuple[str, Ability]]:
-    """Return each setup with each of `abilities` that it does not have."""
+def setups_without(*abilities: Ability) -> list[tuple[str, Ability]]:
+    """Return a pair of setup and ability for each of `abilities` that a setup's provider does not have."""
     return [
         (name, each) for name, setup in PROVIDER_SETUPS.items() for each in abilities if each not in setup.abilities
     ]
@@ -178,12 +185,12 @@ class ProviderUnderTest:
 
     @property
     def simulator(self) -> Simulator:
-        """The ComfyUI, for tests of providers that use one."""
+        """The simulated ComfyUI. Only for providers that use it."""
         return self.backends.simulator
 
 
 def scenario_client(scenario: ScenarioSimulator, **changes: str) -> Client:
-    """Return a client of the simulated Scenario, with one LoRA configured; `changes` are variables."""
+    """Return a client of the simulated Scenario, with one LoRA. `changes` are variables that are added or replaced."""
     loras = {"SCENARIO_LORAS": '{"knight.safetensors": "model_knight"}'}
     environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env(), **loras, **changes}
     return client_from_env(environment, timeout_s=30.0)

@@ -1,7 +1,7 @@
-"""The contract of all providers, run on each of them. provider_fixtures.py describes how each is started.
+"""The contract of all providers: each test runs with each provider. provider_fixtures.py describes their setups.
 
-The provider `runpod` and the worker's provider use the simulated platform with the real worker, `scenario` the
-simulated Scenario.
+The providers `comfyui` and `runpod` use the simulated RunPod with the real worker, or its ComfyUI directly. The
+provider `scenario` uses the simulated Scenario.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ from comfy_core.errors import JobCancelled, JobError, WaitTimeout
 from comfy_core.workflows import Workflow, render
 from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
-from tests.providers.provider_fixtures import PROVIDER_SETUPS, Ability, Backends, ProviderUnderTest, able, unable
+from tests.providers.provider_fixtures import (
+    PROVIDER_SETUPS,
+    Ability,
+    Backends,
+    ProviderUnderTest,
+    setups_with,
+    setups_without,
+)
 
 pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
@@ -37,7 +44,7 @@ KNIGHT = ROOT / "examples" / "knight.png"
 
 @pytest.fixture(scope="module")
 def backends() -> Iterator[Backends]:
-    """One worker and one Scenario for all tests of this file."""
+    """One worker and one simulated Scenario for all tests of this file."""
     with running_worker(step_s=0.03) as worker_setup, ScenarioSimulator() as scenario:
         assert worker_setup.simulator is not None
         yield Backends(worker_setup, worker_setup.simulator, scenario)
@@ -45,7 +52,7 @@ def backends() -> Iterator[Backends]:
 
 @pytest.fixture(params=PROVIDER_SETUPS)
 def provider(request: pytest.FixtureRequest, backends: Backends) -> Iterator[ProviderUnderTest]:
-    """Each provider in turn. A test that needs an ability only runs on providers with it."""
+    """Each provider in turn, or only those that a test selects. Afterwards its backend's faults are removed."""
     setup = PROVIDER_SETUPS[request.param]
     environment = {"IMAGE_GENERATION_PROVIDER": setup.provider, **setup.variables(backends)}
     with client_from_env(environment, timeout_s=60.0) as client:
@@ -55,8 +62,8 @@ def provider(request: pytest.FixtureRequest, backends: Backends) -> Iterator[Pro
 
 
 def needs(ability: Ability) -> pytest.MarkDecorator:
-    """Return the marker for a test that needs an ability."""
-    return pytest.mark.parametrize("provider", able(ability), indirect=True)
+    """Return the marker of a test that runs only with providers that have the ability."""
+    return pytest.mark.parametrize("provider", setups_with(ability), indirect=True)
 
 
 def test_every_provider_is_tested() -> None:
@@ -66,17 +73,17 @@ def test_every_provider_is_tested() -> None:
 
 def test_every_ability_has_a_provider() -> None:
     """Each ability that a test can require is declared by at least one provider."""
-    assert all(able(ability) for ability in Ability)
+    assert all(setups_with(ability) for ability in Ability)
 
 
 REQUESTS: dict[Ability, dict[str, Any]] = {
     Ability.GRAPHS: {"workflow": {"1": {"class_type": "KSampler", "inputs": {}}}},
     Ability.FILES: {"prompt": "x", "loras": [{"name": "knight.safetensors", "strength": 1.0}]},
 }
-"""A request that needs the ability."""
+"""For each ability, a request that needs it."""
 
 
-@pytest.mark.parametrize(("provider", "ability"), unable(*REQUESTS), indirect=["provider"])
+@pytest.mark.parametrize(("provider", "ability"), setups_without(*REQUESTS), indirect=["provider"])
 def test_an_unsupported_request_is_rejected_with_a_remedy(provider: ProviderUnderTest, ability: Ability) -> None:
     """The error is raised before anything is sent, and names a provider with the ability."""
     before = provider.backend.counts()
@@ -89,7 +96,7 @@ def test_an_unsupported_request_is_rejected_with_a_remedy(provider: ProviderUnde
 
 
 def test_txt2img_returns_images(provider: ProviderUnderTest, tmp_path: Path) -> None:
-    """Images are in order, each with seed, size, type and hash, and can be saved and opened."""
+    """Images are in order, each with seed, size, MIME type and hash, and can be saved; the result has its inputs."""
     result = provider.client.txt2img("a knight", seed=5, num_images=2, **SMALL)
 
     assert [image.seed for image in result.images] == [5, 6]
@@ -106,7 +113,7 @@ def test_txt2img_returns_images(provider: ProviderUnderTest, tmp_path: Path) -> 
 
 @needs(Ability.PIXELS)
 def test_a_seed_gives_the_same_image_with_every_provider(provider: ProviderUnderTest) -> None:
-    """The pixels are equal for all providers that use ComfyUI."""
+    """A seed's pixels equal those of this project's worker."""
     with client_from_env(provider.backends.worker_setup.platform.client_env()) as reference:
         expected = reference.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes()
 
@@ -115,7 +122,7 @@ def test_a_seed_gives_the_same_image_with_every_provider(provider: ProviderUnder
 
 @pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil", "data URI"])
 def test_img2img_accepts_every_kind_of_image(provider: ProviderUnderTest, kind: str) -> None:
-    """An image may be a path, bytes, a PIL image or a data URI; URLs are downloaded by the worker."""
+    """An image may be a path (as Path or text), bytes, a PIL image or a data URI."""
     source: Any = {
         "path": KNIGHT,
         "text": str(KNIGHT),
@@ -132,7 +139,7 @@ def test_img2img_accepts_every_kind_of_image(provider: ProviderUnderTest, kind: 
 
 @needs(Ability.GRAPHS)
 def test_a_caller_s_graph_runs(provider: ProviderUnderTest, workflows: Mapping[str, Workflow]) -> None:
-    """A complete graph is run with its images and overrides; its results have no seed."""
+    """A caller's graph runs with its images and overrides; its image has no seed."""
     [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 128, "height": 128})
     title = next(node["_meta"]["title"] for node in graph.values() if node["class_type"] == "LoadImage")
     result = provider.client.run(
@@ -166,7 +173,7 @@ def test_images_have_the_requested_format(provider: ProviderUnderTest, output_fo
     ids=["blank", "range", "unknown key", "nothing", "no picture", "no file"],
 )
 def test_an_invalid_request_costs_nothing(provider: ProviderUnderTest, inputs: dict[str, Any], code: ErrorCode) -> None:
-    """Faults are reported before anything is sent: no job, prompt or upload."""
+    """An invalid request raises an error, and creates no job, prompt or asset."""
     before = provider.backend.counts()
 
     with pytest.raises(JobError) as info:
@@ -177,7 +184,7 @@ def test_an_invalid_request_costs_nothing(provider: ProviderUnderTest, inputs: d
 
 
 def test_an_unknown_workflow_lists_the_known_ones(provider: ProviderUnderTest) -> None:
-    """An unknown workflow is reported with the known ones, by the provider or by its worker."""
+    """The error for an unknown workflow lists the known ones."""
     with pytest.raises(JobError, match="flux-dev-txt2img") as info:
         provider.client.run("txt3img", prompt="x")
 
@@ -185,8 +192,8 @@ def test_an_unknown_workflow_lists_the_known_ones(provider: ProviderUnderTest) -
 
 
 @needs(Ability.FILES)
-def test_a_missing_model_is_named(provider: ProviderUnderTest) -> None:
-    """The error is model_missing, with the available models."""
+def test_a_missing_model_is_an_error(provider: ProviderUnderTest) -> None:
+    """A LoRA that does not exist raises model_missing, with the job's id."""
     with pytest.raises(JobError) as info:
         provider.client.txt2img("x", loras=[{"name": "nowhere.safetensors", "strength": 1.0}], **SMALL)
 
@@ -196,7 +203,7 @@ def test_a_missing_model_is_named(provider: ProviderUnderTest) -> None:
 
 @needs(Ability.GRAPHS)
 def test_a_failing_node_is_named(provider: ProviderUnderTest) -> None:
-    """An exception in a node is execution_failed, with the node."""
+    """An exception in a node raises execution_failed, with its message and the node's type."""
     provider.simulator.faults.fail_node("KSampler", "RuntimeError", "the tensor is wrong")
 
     with pytest.raises(JobError, match="the tensor is wrong") as info:
@@ -207,7 +214,7 @@ def test_a_failing_node_is_named(provider: ProviderUnderTest) -> None:
 
 
 def test_events_begin_with_the_queue_and_end_with_the_result(provider: ProviderUnderTest) -> None:
-    """Events are in order; the result can be read repeatedly afterwards."""
+    """Events begin with Queued, contain Running and end with Done; the result can be read repeatedly afterwards."""
     job = provider.client.submit(prompt="a knight", seed=3, **SMALL)
     events = list(job.events())
 
@@ -220,8 +227,8 @@ def test_events_begin_with_the_queue_and_end_with_the_result(provider: ProviderU
     assert job.status().state is JobState.SUCCEEDED
 
 
-def test_run_calls_the_observer_and_returns_the_result(provider: ProviderUnderTest) -> None:
-    """The observer is called while `run` waits."""
+def test_txt2img_calls_the_observer_and_returns_the_result(provider: ProviderUnderTest) -> None:
+    """`txt2img` calls the observer with all events, from Queued to Done, and returns the result."""
     events: list[object] = []
     result = provider.client.txt2img("a knight", observer=events.append, **SMALL)
 
@@ -230,7 +237,7 @@ def test_run_calls_the_observer_and_returns_the_result(provider: ProviderUnderTe
 
 
 def test_a_cancelled_job_frees_the_worker(provider: ProviderUnderTest) -> None:
-    """The wait raises JobCancelled, and the next job runs."""
+    """The wait for a cancelled job raises JobCancelled. The backend becomes idle, and the next job runs."""
     provider.backend.hold()
     job = provider.client.submit(prompt="a knight", **SMALL)
     assert until(provider.backend.is_held)
@@ -246,7 +253,7 @@ def test_a_cancelled_job_frees_the_worker(provider: ProviderUnderTest) -> None:
 
 
 def test_a_wait_timeout_leaves_the_job_running(provider: ProviderUnderTest) -> None:
-    """WaitTimeout has the progress and the job id; the same job can be waited for again."""
+    """WaitTimeout has the job's id, the result of a running job raises it too, and the job can be waited for again."""
     provider.backend.hold()
     job = provider.client.submit(prompt="a knight", **SMALL)
     assert until(provider.backend.is_held)
@@ -262,7 +269,7 @@ def test_a_wait_timeout_leaves_the_job_running(provider: ProviderUnderTest) -> N
 
 
 def test_an_unknown_job_is_expired(provider: ProviderUnderTest) -> None:
-    """An unknown id fails soon, with job_expired."""
+    """The status of an unknown job raises job_expired."""
     with pytest.raises(JobError) as info:
         provider.client.job("nobody-knows-it").status()
 
@@ -270,7 +277,7 @@ def test_an_unknown_job_is_expired(provider: ProviderUnderTest) -> None:
 
 
 def test_map_returns_outcomes_in_order(provider: ProviderUnderTest) -> None:
-    """`map` returns outcomes in the order of the requests; an invalid request among them is one failed outcome."""
+    """`map` yields an outcome for each request, in order; an invalid request is an outcome with an error."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(5)]
     requests[2] = {"prompt": "a knight", "steps": 0}
     outcomes = list(provider.client.map(requests, 3))
@@ -284,7 +291,7 @@ def test_map_returns_outcomes_in_order(provider: ProviderUnderTest) -> None:
 
 
 def test_async_map_returns_outcomes_in_order(provider: ProviderUnderTest) -> None:
-    """There is one outcome for each request; leaving the loop cancels running jobs."""
+    """The async `map` yields an outcome for each request, in order; closing it early leaves no running job."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(4)]
     requests[1] = {"prompt": "a knight", "steps": 0}
 
@@ -302,10 +309,10 @@ def test_async_map_returns_outcomes_in_order(provider: ProviderUnderTest) -> Non
     assert until(provider.backend.is_idle)
 
 
-def test_the_async_client_returns_the_same(provider: ProviderUnderTest) -> None:
-    """AsyncClient and its jobs return the same as Client."""
+def test_the_async_client_generates_images_and_follows_a_job(provider: ProviderUnderTest) -> None:
+    """AsyncClient generates images for several seeds at once, follows a job's events, and raises JobError."""
 
-    async def both() -> list[int | None]:
+    async def run_client() -> list[int | None]:
         client = AsyncClient(provider.client)
         results = await asyncio.gather(*(client.txt2img("x", seed=seed, **SMALL) for seed in (1, 2)))
         job = await client.submit(prompt="x", seed=3, **SMALL)
@@ -316,31 +323,31 @@ def test_the_async_client_returns_the_same(provider: ProviderUnderTest) -> None:
             await client.txt2img("")
         return [*(result.seed for result in results), last.result.seed, again.seed]
 
-    assert asyncio.run(both()) == [1, 2, 3, 3]
+    assert asyncio.run(run_client()) == [1, 2, 3, 3]
 
 
 def test_cancelling_a_task_cancels_its_job(provider: ProviderUnderTest) -> None:
-    """A cancelled task leaves no running job."""
+    """If the task that awaits txt2img is cancelled, its job is cancelled too."""
     provider.backend.hold()
 
-    async def cancelled() -> None:
+    async def cancel_task() -> None:
         task = asyncio.create_task(AsyncClient(provider.client).txt2img("x", **SMALL))
         assert await asyncio.to_thread(until, provider.backend.is_held)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(cancelled())
+    asyncio.run(cancel_task())
     assert until(provider.backend.is_idle)
 
 
 def test_health_of_an_idle_provider(provider: ProviderUnderTest) -> None:
-    """A provider without jobs is idle."""
+    """The health of a provider without jobs is `idle`, with a sentence."""
     assert until(lambda: provider.client.health().why == "idle")
     assert provider.client.health().sentence
 
 
 @needs(Ability.WORKERS)
 def test_health_counts_workers(provider: ProviderUnderTest) -> None:
-    """An endpoint without jobs has an idle worker."""
+    """The health of an endpoint without jobs counts its idle worker."""
     assert until(lambda: provider.client.health().workers["idle"] == 1)

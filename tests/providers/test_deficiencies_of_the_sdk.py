@@ -1,6 +1,7 @@
-"""Deficiencies of RunPod's own client that this client does not have, if no other test shows it.
+"""Deficiencies of RunPod's own client that this client does not have, unless another test shows it.
 
 The row numbers in the names of the tests are those of the table in docs/reference/runpod.md#what-the-sdks-client-lacks.
+The tests without a number are about secrets in logs, the import, and lost polls.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ pytestmark = pytest.mark.slow
 
 
 class FailingTwice(HttpHandler):
-    """Responds with 502 and 500, and then normally."""
+    """Responds with 502, with 500, and then with the health of an endpoint."""
 
     statuses = (502, 500, 200)
     requests = 0
 
     def do_GET(self) -> None:
-        """Send the next response."""
+        """Count the request, and send the next response."""
         status = self.statuses[type(self).requests]
         type(self).requests += 1
         self.respond(status, json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode())
@@ -46,7 +47,7 @@ class FailingTwice(HttpHandler):
 
 @pytest.fixture
 def secure_url(tmp_path: Path) -> Iterator[str]:
-    """An https server that fails at first."""
+    """The base URL of an https server whose first two responses are 502 and 500."""
     certificate = write_certificate(tmp_path / "server.pem", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -59,7 +60,7 @@ def secure_url(tmp_path: Path) -> Iterator[str]:
 def test_row_3_polls_are_repeated_over_https_too(
     secure_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 502 and a 500 over TLS are retried."""
+    """After a 502 and a 500 over TLS, the third request for the health succeeds."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "server.pem"))
     environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": secure_url}
     with client_from_env(environment) as client:
@@ -69,7 +70,7 @@ def test_row_3_polls_are_repeated_over_https_too(
 
 
 def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: Client) -> None:
-    """A response after 10.5 s is accepted, to a submit (10 s in RunPod's client) and to /health (3 s)."""
+    """Submit and health accept a response after 10.5 s. RunPod's client waits only 10 s and 3 s."""
     platform.round_trip_s = 10.5
     with ThreadPoolExecutor() as pool:
         job, health = pool.submit(client.submit, prompt="x"), pool.submit(client.health)
@@ -79,7 +80,7 @@ def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: C
 
 
 def test_row_7_the_events_of_a_cancelled_job_end(platform: RunPodPlatform, client: Client) -> None:
-    """The events end with JobCancelled, whichever client cancelled the job."""
+    """The events of a job that another handle has cancelled end with JobCancelled."""
     job = client.submit(prompt="x")
     events = job.events()
 
@@ -90,8 +91,8 @@ def test_row_7_the_events_of_a_cancelled_job_end(platform: RunPodPlatform, clien
     assert platform.submissions == 1
 
 
-def test_row_9_policy_is_typed_in_both_clients(platform: RunPodPlatform) -> None:
-    """Execution timeout, ttl, priority and webhook are keywords of both clients."""
+def test_row_9_policy_is_typed_in_the_async_client_too(platform: RunPodPlatform) -> None:
+    """JobOptions of the async client are sent as RunPod's policy; other tests show it for the synchronous client."""
 
     async def submit() -> None:
         async with async_client_from_env(platform.client_env()) as client:
@@ -102,8 +103,8 @@ def test_row_9_policy_is_typed_in_both_clients(platform: RunPodPlatform) -> None
     assert job.body["policy"] == {"executionTimeout": 30_000, "lowPriority": True}
 
 
-def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
-    """An error has a type, an ended job is returned at once, and the caller needs no session."""
+def test_row_12_async_calls_raise_typed_errors(platform: RunPodPlatform) -> None:
+    """The async client's calls raise typed errors, return an ended job, and need no session from the caller."""
 
     async def story() -> None:
         async with async_client_from_env(platform.client_env()) as client:
@@ -128,19 +129,19 @@ def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
 
 
 def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
-    """Two clients of one process have their own key and URL; the environment is an argument, read when called."""
-    with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other:
-        with client_from_env(platform.client_env()) as first, client_from_env(other.client_env()) as second:
+    """Two clients in one process send to their own endpoints, each with its own key."""
+    with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other_platform:
+        with client_from_env(platform.client_env()) as first, client_from_env(other_platform.client_env()) as second:
             first.submit(prompt="x")
             second.submit(prompt="x")
             second.submit(prompt="x")
-        assert (platform.submissions, other.submissions) == (1, 2)
+        assert (platform.submissions, other_platform.submissions) == (1, 2)
 
 
 def test_row_14_the_client_is_light() -> None:
-    """The client installs five packages and their dependencies.
+    """The client has five direct dependencies.
 
-    Its import loads none of them, in 200 ms of CPU time.
+    `import comfy_client` loads none of them, and takes less than 200 ms of CPU time.
     """
     text = (ROOT / "pyproject.toml").read_text()
     dependencies = text.partition("dependencies = [")[2].partition("]")[0]
@@ -153,18 +154,18 @@ def test_row_14_the_client_is_light() -> None:
         )
         for _ in range(3)
     ]
-    seconds, modules = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
+    cpu_times_s, modules = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
 
     names = [line.strip().strip('",').partition(">")[0] for line in dependencies.strip().splitlines()]
     assert names == ["jsonschema", "pillow", "requests", "tqdm", "websocket-client"]
-    assert min(map(float, seconds)) < 0.2
+    assert min(map(float, cpu_times_s)) < 0.2
     assert not {"requests", "PIL", "jsonschema", "websocket", "tqdm", "runpod"} & set(modules[0].split())
     assert set(comfy_client.__all__) <= set(dir(comfy_client))
     assert all(getattr(comfy_client, name) for name in comfy_client.__all__)
 
 
 def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the key nor a prompt nor an image is logged, even with all of urllib3's messages."""
+    """Neither the key nor a prompt nor an image is logged, even at DEBUG."""
     caplog.set_level("DEBUG")
     with ScriptedWorker(platform, image_result):
         client.txt2img("a very secret castle")
@@ -177,7 +178,7 @@ def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, capl
 
 
 def test_importing_reads_nothing() -> None:
-    """Only Python's own modules are opened, and no variable is read."""
+    """`import comfy_client` opens only Python modules, and reads no environment variable."""
     program = """
 import os, sys
 import importlib, typing, __future__
@@ -197,8 +198,8 @@ print([path for path in opened if not path.endswith((".py", ".pyc"))])
     assert ended.stdout.strip() == "[]"
 
 
-def test_a_lost_poll_is_reported_and_tolerated(platform: RunPodPlatform, client: Client) -> None:
-    """An observer gets an event that the platform does not respond; the job continues."""
+def test_a_failed_poll_is_reported_and_tolerated(platform: RunPodPlatform, client: Client) -> None:
+    """Each failed poll is an event ProviderUnavailable; the job continues."""
     job = client.submit(prompt="x")
     platform.faults.respond("status", 503, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, image_result):

@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A ComfyUI that sends previews."""
+    """A simulated ComfyUI that sends previews."""
     with Simulator(step_s=0.1, previews=True) as simulator:
         yield simulator
 
@@ -34,7 +34,7 @@ def client(simulator: Simulator) -> Iterator[Client]:
 
 
 def test_steps_and_previews_are_reported(simulator: Simulator, client: Client) -> None:
-    """Sampling steps are reported in order, with previews; a step that ends between two polls is skipped."""
+    """Each sampling step is reported at most once, in order; previews are JPEG."""
     simulator.faults.hang_sampling(at_step=2)
     simulator.faults.hang_sampling(at_step=3)
     steps, previews = [], []
@@ -51,7 +51,7 @@ def test_steps_and_previews_are_reported(simulator: Simulator, client: Client) -
 
 
 def test_files_are_deleted_if_the_folder_is_accessible(tmp_path: Path) -> None:
-    """With COMFYUI_DIR, all files of a job are deleted."""
+    """With COMFYUI_DIR, all files of a txt2img and an img2img job are deleted."""
     with Simulator(base_directory=tmp_path) as simulator:
         environment = {"COMFYUI_ENDPOINT": simulator.url, "COMFYUI_DIR": str(tmp_path)}
         with client_from_env(environment) as client:
@@ -70,7 +70,7 @@ def test_files_are_deleted_if_the_folder_is_accessible(tmp_path: Path) -> None:
     ids=["delivery", "webhook", "s3_config"],
 )
 def test_options_of_runpod_are_rejected(client: Client, simulator: Simulator, options: dict[str, Any]) -> None:
-    """The error has their path."""
+    """Options that only RunPod has are rejected, and the error names COMFYUI_ENDPOINT; no prompt is run."""
     with pytest.raises(JobError, match="COMFYUI_ENDPOINT") as info:
         client.run(**SMALL, **options)
 
@@ -79,7 +79,7 @@ def test_options_of_runpod_are_rejected(client: Client, simulator: Simulator, op
 
 
 def test_timeout_s_ends_a_job(client: Client, simulator: Simulator) -> None:
-    """`timeout_s` interrupts the job, as in the worker."""
+    """After `timeout_s` the job fails with deadline_exceeded, and is removed from ComfyUI."""
     simulator.faults.hang_sampling()
     with pytest.raises(JobError) as info:
         client.run(**SMALL, timeout_s=1)
@@ -89,7 +89,7 @@ def test_timeout_s_ends_a_job(client: Client, simulator: Simulator) -> None:
 
 
 def test_an_unreachable_comfyui_is_an_error_at_once() -> None:
-    """A wrong URL fails the submit and the health check."""
+    """If ComfyUI cannot be reached, health and submit raise RequestError."""
     with client_from_env({"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}) as client:
         for call in (client.health, lambda: client.submit(**SMALL)):
             with pytest.raises(RequestError, match="ComfyUI was not reached"):
@@ -97,7 +97,7 @@ def test_an_unreachable_comfyui_is_an_error_at_once() -> None:
 
 
 def test_queued_jobs_can_be_purged_and_none_is_retried(client: Client, simulator: Simulator) -> None:
-    """purge_queue cancels only this process's queued jobs; a retry is a new submit."""
+    """purge_queue cancels the queued jobs and not the running one; a retry is an error with the alternative."""
     simulator.faults.hang_sampling()
     first = client.submit(**SMALL)
     assert until(lambda: simulator.hanging_step)
@@ -113,7 +113,7 @@ def test_queued_jobs_can_be_purged_and_none_is_retried(client: Client, simulator
 
 
 def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:
-    """Closing the provider interrupts the running job, and nothing of the job is left in ComfyUI."""
+    """Closing the client cancels the running job, and ComfyUI's queue is empty afterwards."""
     simulator.faults.hang_sampling()
     client = client_from_env({"COMFYUI_ENDPOINT": simulator.url})
     job = client.submit(**SMALL)
@@ -125,8 +125,8 @@ def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:
 
 
 def test_old_results_are_dropped(simulator: Simulator) -> None:
-    """Only the results of the last jobs are kept in memory."""
-    with Simulator() as quick, client_from_env({"COMFYUI_ENDPOINT": quick.url}) as client:
+    """Of 40 jobs the last one still has its status, but the first one raises job_expired."""
+    with Simulator() as quick_simulator, client_from_env({"COMFYUI_ENDPOINT": quick_simulator.url}) as client:
         jobs = [outcome.unwrap().job_id for outcome in client.map([SMALL] * 40, 4)]
         assert client.job(jobs[-1]).status().state is JobState.SUCCEEDED
         with pytest.raises(JobError) as info:

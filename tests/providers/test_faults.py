@@ -1,4 +1,4 @@
-"""Faults between a client and RunPod, over sockets: each has its documented outcome, and no job is sent twice."""
+"""Faults between a client and RunPod over real sockets: what the caller gets, and that no job is sent twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 
 
 def test_a_cold_start_ends_in_an_image(platform: RunPodPlatform) -> None:
-    """The call waits, reports that a worker starts, and returns the image; one job was sent."""
+    """The observer gets one event that a worker starts, then the image is returned. One job was sent."""
     reasons: list[str] = []
 
     def end_cold_start(event: object) -> None:
@@ -47,7 +47,7 @@ def test_a_cold_start_ends_in_an_image(platform: RunPodPlatform) -> None:
 
 
 def test_throttled_workers_end_in_a_wait_timeout(platform: RunPodPlatform, client: Client) -> None:
-    """Without a GPU the wait times out, names the cause, and the job can be waited for again."""
+    """If no GPU is free, the error of the wait names the cause, and the job can be waited for again."""
     platform.faults.throttle_workers()
     with ScriptedWorker(platform, image_result):
         with pytest.raises(WaitTimeout, match="no free GPU of the allowed types") as info:
@@ -61,7 +61,7 @@ def test_throttled_workers_end_in_a_wait_timeout(platform: RunPodPlatform, clien
 
 
 def test_502_responses_are_tolerated(platform: RunPodPlatform) -> None:
-    """Polling continues; the job is not sent again."""
+    """After 502 responses polling continues, and the job is not sent again."""
     with client_from_env(platform.client_env(), timeout_s=60.0) as client:
         job = client.submit(prompt="a knight")
         platform.faults.outage(60)
@@ -76,7 +76,7 @@ def test_502_responses_are_tolerated(platform: RunPodPlatform) -> None:
 
 
 def test_an_outage_longer_than_the_wait_is_a_wait_timeout(platform: RunPodPlatform, client: Client) -> None:
-    """The caller's timeout takes precedence over the tolerated outage; the error has the platform's last response."""
+    """A wait timeout during an outage raises WaitTimeout with the status of the last response and the job's id."""
     job = client.submit(prompt="a knight")
     platform.faults.outage(60)
     with pytest.raises(WaitTimeout, match="502") as info:
@@ -87,12 +87,12 @@ def test_an_outage_longer_than_the_wait_is_a_wait_timeout(platform: RunPodPlatfo
 
 
 @pytest.mark.parametrize("route", ["run", "runsync"])
-@pytest.mark.parametrize("arrived", [True, False])
+@pytest.mark.parametrize("was_handled", [True, False])
 def test_a_submit_whose_connection_is_lost_is_not_repeated(
-    platform: RunPodPlatform, route: Literal["run", "runsync"], arrived: bool
+    platform: RunPodPlatform, route: Literal["run", "runsync"], was_handled: bool
 ) -> None:
-    """Whether the submit arrived or not, it is not repeated, and the error says that the job may run."""
-    platform.faults.drop_connection(route, after_handling=arrived)
+    """A submit without a response is not repeated, whether it arrived or not; the error says that the job may run."""
+    platform.faults.drop_connection(route, after_handling=was_handled)
     with (
         client_from_env(platform.client_env(), sync_wait_s=1.0) as client,
         pytest.raises(RequestError, match="not sent again") as info,
@@ -101,12 +101,12 @@ def test_a_submit_whose_connection_is_lost_is_not_repeated(
 
     assert info.value.report.details["may_run"] is True
     assert info.value.code is ErrorCode.NETWORK
-    assert platform.submissions == (1 if arrived else 0)
+    assert platform.submissions == (1 if was_handled else 0)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 520, 524])
 def test_a_submit_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, client: Client, status: int) -> None:
-    """A 5xx does not show whether the job was accepted."""
+    """A 5xx response does not show whether the job was accepted, so the error says that it may run."""
     platform.faults.respond("run", status, times=1)
     with pytest.raises(RequestError) as info:
         client.submit(prompt="a knight")
@@ -116,20 +116,20 @@ def test_a_submit_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, 
 
 
 def test_a_refused_connection_is_retried_until_the_platform_listens(platform: RunPodPlatform) -> None:
-    """A refused connection sent nothing, so the submit is repeated, and there is one job."""
+    """With a refused connection nothing was sent, so the submit is repeated. There is one job."""
     with ClosedPort(platform.base_url) as closed_port, ScriptedWorker(platform, image_result):
         environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": closed_port.url}
-        opening = threading.Timer(1.0, closed_port.open)
-        opening.start()
+        open_timer = threading.Timer(1.0, closed_port.open)
+        open_timer.start()
         with client_from_env(environment) as client:
             assert client.txt2img("a knight").images
-        opening.join()
+        open_timer.join()
 
     assert platform.submissions == 1
 
 
 def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform) -> None:
-    """After several attempts the error says that no job runs."""
+    """If the port stays closed, the error says that no job runs."""
     with ClosedPort(platform.base_url) as closed_port:
         environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": closed_port.url}
         with client_from_env(environment) as client, pytest.raises(RequestError, match="not reached") as info:
@@ -141,7 +141,7 @@ def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform)
 
 
 def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Client) -> None:
-    """COMPLETED without output has its own error code, through /run and through /runsync."""
+    """COMPLETED without output raises result_lost with the job's id, for /runsync and for /run."""
     platform.faults.lose_result(2)
     with ScriptedWorker(platform, image_result):
         for call in (client.txt2img, lambda prompt: client.submit(prompt=prompt).wait()):
@@ -154,7 +154,7 @@ def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Clien
 
 
 def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
-    """A result is downloaded through S3. Changed or deleted files are result_lost; the signature is not shown."""
+    """An image is downloaded from the bucket. A changed or deleted file raises result_lost without the signature."""
     with S3Server() as s3:
         variables = {
             "BUCKET_ENDPOINT_URL": s3.url,
@@ -183,8 +183,8 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
         assert "Signature" not in str(info.value)
 
 
-def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """An unreachable bucket is a RequestError and not a lost result, shows no signature, and causes no second job."""
+def test_an_unreachable_bucket_is_not_a_lost_result(platform: RunPodPlatform, client: Client) -> None:
+    """An unreachable bucket raises RequestError instead of result_lost, without the signature; one job is sent."""
     data = png()
     with ClosedPort("http://127.0.0.1:1") as closed_port:
         stored = image_entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
@@ -198,11 +198,11 @@ def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: 
 
 
 def test_two_hundred_jobs_and_constant_memory(platform: RunPodPlatform) -> None:
-    """200 jobs of about 1 MB at concurrency 16: each has its own image, in order; none is sent twice, none is kept."""
+    """200 jobs of about 1 MB, 16 at once: outcomes are in order, each job is sent once, and memory stays constant."""
     data = incompressible_png(512, 512)
     process = psutil.Process()
-    seen: list[int] = []
-    rss: list[int] = []
+    seeds: list[int] = []
+    memory_bytes: list[int] = []
 
     def respond(job: Body) -> Body:
         seed = job["input"]["seed"]
@@ -210,22 +210,22 @@ def test_two_hundred_jobs_and_constant_memory(platform: RunPodPlatform) -> None:
 
     with ScriptedWorker(platform, respond, threads=4), client_from_env(platform.client_env()) as client:
         for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(200)), 16):
-            seen.append(outcome.unwrap().seed or 0)
+            seeds.append(outcome.unwrap().seed or 0)
             assert outcome.unwrap().image.bytes == data
-            rss.append(process.memory_info().rss - bytes_kept_by(platform))
+            memory_bytes.append(process.memory_info().rss - kept_result_bytes(platform))
 
-    assert seen == list(range(200))
+    assert seeds == list(range(200))
     assert platform.submissions == 200
-    assert max(rss[100:]) < max(rss[:100]) + 40 * 1024 * 1024
+    assert max(memory_bytes[100:]) < max(memory_bytes[:100]) + 40 * 1024 * 1024
 
 
-def bytes_kept_by(platform: RunPodPlatform) -> int:
+def kept_result_bytes(platform: RunPodPlatform) -> int:
     """Return the size of the results that the simulated platform, in this process, keeps for its clients."""
     return sum(len(image["data"]) for job in platform.jobs.values() if job.output for image in job.output["images"])
 
 
 def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: Client) -> None:
-    """Running jobs are cancelled, and no more are sent."""
+    """If `map` is closed early, all its jobs end, and no more are sent."""
     release = threading.Event()
 
     def respond(job: Body) -> Body:
@@ -247,9 +247,9 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
 
 
 def test_a_call_that_is_cancelled_at_once_cancels_its_job(platform: RunPodPlatform) -> None:
-    """The job is cancelled even if the platform does not know it yet at the first cancel request."""
+    """A cancelled txt2img cancels its job, even if the first cancel request gets 404."""
 
-    async def cancelled_run() -> None:
+    async def cancel_txt2img() -> None:
         async with async_client_from_env(platform.client_env()) as client:
             task = asyncio.create_task(client.txt2img("a knight"))
             assert await asyncio.to_thread(until, lambda: platform.jobs)
@@ -258,6 +258,6 @@ def test_a_call_that_is_cancelled_at_once_cancels_its_job(platform: RunPodPlatfo
                 await task
 
     platform.faults.late_404(1.0)
-    asyncio.run(cancelled_run())
+    asyncio.run(cancel_txt2img())
 
     assert [job.state.value for job in platform.jobs.values()] == ["CANCELLED"]

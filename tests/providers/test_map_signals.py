@@ -25,7 +25,7 @@ with client_from_env() as client:
 
 
 def test_a_map_that_is_terminated_cancels_its_jobs() -> None:
-    """With the line of docs/client.md SIGTERM acts like Ctrl-C: no paid job continues."""
+    """With the lines of docs/client.md, SIGTERM ends the program with an error, and all its jobs are cancelled."""
     page = (ROOT / "docs" / "client.md").read_text()
     [advice] = re.findall(r"<!-- Run by tests/providers/test_map_signals.py. -->\n```python\n(.*?)```", page, re.DOTALL)
     with RunPodPlatform(long_poll_s=0.1) as platform:

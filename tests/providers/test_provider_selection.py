@@ -1,4 +1,4 @@
-"""IMAGE_GENERATION_PROVIDER: which provider it selects, and which variables are required and read."""
+"""client_from_env: which provider the environment selects, which variables are read, and errors of variables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCENARIO = {"SCENARIO_SDK_API_KEY": "api_secret", "SCENARIO_SDK_API_SECRET": "se
 
 
 class WatchedEnvironment(Mapping[str, str]):
-    """An environment that records which variables were read."""
+    """An environment that records which variables are read, and must not be iterated."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
@@ -38,7 +38,7 @@ class WatchedEnvironment(Mapping[str, str]):
 
 
 @pytest.mark.parametrize(
-    ("environment", "kind", "read"),
+    ("environment", "provider_class", "read"),
     [
         (RUNPOD, WorkerProvider, {"COMFYUI_ENDPOINT", "RUNPOD_COMFYUI_ENDPOINT_ID", *RUNPOD}),
         ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "comfyui"}, WorkerProvider, {"COMFYUI_ENDPOINT", *RUNPOD}),
@@ -48,33 +48,35 @@ class WatchedEnvironment(Mapping[str, str]):
         ({**SCENARIO, "IMAGE_GENERATION_PROVIDER": "scenario"}, ScenarioProvider, set(SCENARIO)),
     ],
 )
-def test_the_environment_selects_the_provider(environment: dict[str, str], kind: type, read: set[str]) -> None:
-    """One variable selects the provider; only variables of that provider are read."""
+def test_the_environment_selects_the_provider(
+    environment: dict[str, str], provider_class: type, read: set[str]
+) -> None:
+    """The environment selects the provider, and no variable of the other services is read."""
     watched = WatchedEnvironment(environment)
     with client_from_env(watched) as client:
-        assert isinstance(client.provider, kind)
+        assert isinstance(client.provider, provider_class)
 
     assert read <= watched.read <= set(VARIABLES)
-    assert (kind is ScenarioProvider) == any(name.startswith("SCENARIO") for name in watched.read)
-    if kind in {DirectProvider, ScenarioProvider}:
+    assert (provider_class is ScenarioProvider) == any(name.startswith("SCENARIO") for name in watched.read)
+    if provider_class in {DirectProvider, ScenarioProvider}:
         assert not {name for name in watched.read if name.startswith("RUNPOD")}
-    if kind in {StockWorkerProvider, ScenarioProvider}:
+    if provider_class in {StockWorkerProvider, ScenarioProvider}:
         assert not {name for name in watched.read if "COMFYUI" in name}
 
 
 def test_runpod_comfyui_endpoint_id_takes_precedence() -> None:
-    """RUNPOD_COMFYUI_ENDPOINT_ID is this project's worker; RUNPOD_ENDPOINT_ID may be the stock worker's."""
-    both = {**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}
+    """If both ids are set, `comfyui` uses RUNPOD_COMFYUI_ENDPOINT_ID, and `runpod` uses RUNPOD_ENDPOINT_ID."""
+    environment = {**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}
 
-    assert "'ep2'" in repr(provider_from_env(both))
-    assert "'ep1'" in repr(provider_from_env({**both, "IMAGE_GENERATION_PROVIDER": "runpod"}))
+    assert "'ep2'" in repr(provider_from_env(environment))
+    assert "'ep1'" in repr(provider_from_env({**environment, "IMAGE_GENERATION_PROVIDER": "runpod"}))
 
 
 @pytest.mark.parametrize("name", ["comfyui", "runpod"])
 @pytest.mark.parametrize("missing", RUNPOD)
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, missing: str, value: str | None) -> None:
-    """The error names the variable, the provider that requires it, and where to find it; empty counts as missing."""
+    """The error names the variable, its provider, where to find it, and `simulate`. A blank value is missing too."""
     environment = {**RUNPOD, "IMAGE_GENERATION_PROVIDER": name, **({} if value is None else {missing: value})}
     if value is None:
         del environment[missing]
@@ -106,7 +108,7 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
     ],
 )
 def test_an_invalid_variable_is_named(changes: dict[str, str], expected: str) -> None:
-    """Invalid values are rejected before anything is sent; a key is never shown."""
+    """An invalid value is a ConfigError that explains the fault, and does not show the key."""
     with pytest.raises(ConfigError, match=expected) as info:
         provider_from_env({**RUNPOD, **changes})
 
@@ -114,19 +116,19 @@ def test_an_invalid_variable_is_named(changes: dict[str, str], expected: str) ->
 
 
 def test_white_space_around_a_value_is_ignored() -> None:
-    """A key with a trailing newline works."""
+    """White space around a key, such as a newline, is removed."""
     assert provider_from_env({**RUNPOD, "RUNPOD_API_KEY": " rpa_secret\n"}).name == "comfyui"
 
 
 def test_the_key_is_in_no_representation() -> None:
-    """Neither the client nor its provider shows the key."""
+    """The repr of the client, its provider and a job, and the provider's attributes, do not show the key."""
     for name in PROVIDERS:
         with client_from_env({**RUNPOD, **SCENARIO, "IMAGE_GENERATION_PROVIDER": name}) as client:
             shown = f"{client!r} {client.provider!r} {vars(client.provider)!r} {client.job('x')!r}"
             assert "secret" not in shown
 
 
-def test_workflows_may_come_from_a_folder(tmp_path: Path) -> None:
-    """Custom templates replace the shipped ones; an empty folder is an error."""
+def test_a_folder_without_workflows_is_an_error(tmp_path: Path) -> None:
+    """A folder without workflows is an error."""
     with pytest.raises(ConfigError, match="contains no workflow"):
         client_from_env(RUNPOD, workflows=tmp_path)

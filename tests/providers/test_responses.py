@@ -1,4 +1,4 @@
-"""Property tests of RunPod's responses: no JSON makes the parsing fail, and a parsed status is always consistent."""
+"""Property tests of the parsers of RunPod's responses: any JSON is parsed, and a parsed status is consistent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOBS = st.builds(
 
 @given(JOBS | JSON)
 def test_any_response_is_parsed_as_a_status_or_as_none(body: object) -> None:
-    """A status has an error exactly if the job ended without a result, and output only if it ended."""
+    """Only a job that ended without success has an error, only an ended one output, and only a running one progress."""
     status = read_status(body)
 
     if status is None:
@@ -45,7 +45,7 @@ def test_any_response_is_parsed_as_a_status_or_as_none(body: object) -> None:
 
 @given(JSON)
 def test_any_json_is_parsed_as_an_error_a_health_and_a_progress(value: object) -> None:
-    """Any JSON value may be in their place."""
+    """Any JSON value can be parsed as an error, as a health and as a progress."""
     assert read_error(value).message is not None
     assert read_health(value).why
     assert read_health({"jobs": value, "workers": value}).sentence
@@ -65,7 +65,7 @@ ENTRIES = st.dictionaries(
     st.dictionaries(st.sampled_from(["images", "files", "texts", "seed", "workflow"]), st.lists(ENTRIES | JSON) | JSON)
 )
 def test_any_output_is_parsed_as_a_result_or_a_job_error(output: dict[str, object]) -> None:
-    """A result is not empty; everything else is a JobError with the job id."""
+    """An output is parsed as a result that is not empty, or raises a JobError with the job's id."""
     failed_job, result = None, None
     try:
         result = read_result(JobStatus("j1", JobState.SUCCEEDED, output=output), "comfyui")
@@ -76,7 +76,7 @@ def test_any_output_is_parsed_as_a_result_or_a_job_error(output: dict[str, objec
 
 @given(st.text())
 def test_any_text_is_parsed_as_an_error_message(text: str) -> None:
-    """Messages are short and contain no markup."""
+    """The message of any text has at most 300 characters."""
     read_error(text)
 
     assert len(error_message(text)) <= 300

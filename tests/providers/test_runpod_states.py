@@ -1,4 +1,4 @@
-"""RunPod's states, statuses and limits, each over a socket, and what the caller gets.
+"""RunPod's job states, HTTP statuses and limits over real sockets, and the results and errors of the client.
 
 Source: docs/reference/runpod.md#submitting-a-job.
 """
@@ -34,8 +34,8 @@ EXCEPTION = json.dumps(
 )
 
 
-def job_of(client: Client) -> Any:  # noqa: ANN401 - a Job
-    """Return a queued job."""
+def submitted_job(client: Client) -> Any:  # noqa: ANN401 - a Job
+    """Submit a job and return it."""
     return client.submit(prompt="a knight")
 
 
@@ -62,8 +62,8 @@ def job_of(client: Client) -> Any:  # noqa: ANN401 - a Job
 def test_each_failed_state_has_its_own_error(
     platform: RunPodPlatform, client: Client, body: Body, code: ErrorCode, expected: str
 ) -> None:
-    """Each final state of RunPod has one code with a remedy, and the error names the job."""
-    job = job_of(client)
+    """Each failed state of a job raises an error with its code, a text that explains it, and the job's id."""
+    job = submitted_job(client)
     platform.faults.respond("status", 200, body={"id": job.id, **body})
 
     with pytest.raises(JobError, match=expected) as info:
@@ -76,7 +76,7 @@ def test_each_failed_state_has_its_own_error(
 
 
 def test_our_worker_s_report_is_complete(platform: RunPodPlatform, client: Client) -> None:
-    """Code, message and details are those of the worker."""
+    """The error's report equals the worker's report, and is retryable."""
     with ScriptedWorker(platform, lambda _: {"error": WORKER_REPORT.to_json()}), pytest.raises(JobError) as info:
         client.txt2img("a knight")
 
@@ -85,9 +85,9 @@ def test_our_worker_s_report_is_complete(platform: RunPodPlatform, client: Clien
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS", "RUNNING", "A_STATE_OF_TOMORROW"])
-def test_a_state_that_is_not_final_is_waited_for(platform: RunPodPlatform, client: Client, state: str) -> None:
-    """Unknown states and keys are tolerated; the job's end is still detected."""
-    job = job_of(client)
+def test_a_job_in_a_state_that_is_not_final_is_waited_for(platform: RunPodPlatform, client: Client, state: str) -> None:
+    """A job with such a state, even an unknown one, is polled until it has a result. Unknown keys are ignored."""
+    job = submitted_job(client)
     platform.faults.respond("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
 
     with ScriptedWorker(platform, image_result):
@@ -95,8 +95,8 @@ def test_a_state_that_is_not_final_is_waited_for(platform: RunPodPlatform, clien
 
 
 def test_a_status_has_times_worker_retries_and_progress(platform: RunPodPlatform, client: Client) -> None:
-    """Milliseconds become seconds."""
-    job = job_of(client)
+    """A status has the delay in seconds, the worker and the retries; the job has its progress with the preview."""
+    job = submitted_job(client)
     progress = {"stage": "sampling", "picture": 1, "pictures": 2, "step": 3, "steps": 20, "percent": 7, "new": 1}
     jpeg = base64.b64encode(b"\xff\xd8small").decode()
     body = {"id": job.id, "status": "IN_PROGRESS", "delayTime": 61_372, "workerId": "w7", "retries": 1}
@@ -109,7 +109,7 @@ def test_a_status_has_times_worker_retries_and_progress(platform: RunPodPlatform
 
 
 def test_a_result_has_its_times_and_worker(platform: RunPodPlatform, client: Client) -> None:
-    """Delay, execution time and worker are in the result."""
+    """A result has its delay, its execution time and its worker."""
     with ScriptedWorker(platform, image_result):
         result = client.txt2img("a knight")
 
@@ -131,10 +131,10 @@ def test_a_result_has_its_times_and_worker(platform: RunPodPlatform, client: Cli
 def test_a_rejected_submit_has_its_status_and_remedy(
     platform: RunPodPlatform, client: Client, status: int, code: ErrorCode, exit_status: int
 ) -> None:
-    """The error has the status, RunPod's message and the remedy; no job was started."""
+    """The error has the code, the status and RunPod's message. It says that no job was started."""
     platform.faults.respond("run", status, body={"title": "No", "detail": "invalid because of that"})
     with pytest.raises(RequestError, match="invalid because of that") as info:
-        job_of(client)
+        submitted_job(client)
 
     error = info.value
     assert (error.code, error.status, error.exit_status) == (code, status, exit_status)
@@ -144,7 +144,7 @@ def test_a_rejected_submit_has_its_status_and_remedy(
 
 
 def test_a_wrong_key_is_reported_without_showing_it(platform: RunPodPlatform) -> None:
-    """The error names the variable, and the key is nowhere in it."""
+    """The error names RUNPOD_API_KEY, and neither the error nor the provider shows the key."""
     environment = {**platform.client_env(), "RUNPOD_API_KEY": "rpa_wrong_secret"}
     with client_from_env(environment) as client, pytest.raises(Unauthorized, match="RUNPOD_API_KEY") as info:
         client.health()
@@ -153,17 +153,17 @@ def test_a_wrong_key_is_reported_without_showing_it(platform: RunPodPlatform) ->
 
 
 def test_a_wrong_endpoint_is_reported(platform: RunPodPlatform) -> None:
-    """The error names the id and where to find the right one, for every call."""
+    """For health, submit and status the error is endpoint_not_found, and names the endpoint id."""
     environment = {**platform.client_env(), "RUNPOD_ENDPOINT_ID": "nowhere"}
     with client_from_env(environment) as client:
-        for call in (client.health, lambda: job_of(client), lambda: client.job("x").status()):
+        for call in (client.health, lambda: submitted_job(client), lambda: client.job("x").status()):
             with pytest.raises(RequestError, match="nowhere") as info:
                 call()
             assert info.value.code is ErrorCode.ENDPOINT_NOT_FOUND
 
 
 def test_a_429_is_retried(platform: RunPodPlatform, client: Client) -> None:
-    """429 means that no job was accepted: the submit is repeated after Retry-After, and there is one job."""
+    """Submit and status are repeated after 429, with which no job was accepted: there is one job."""
     platform.faults.respond("run", 429, times=2, headers={"Retry-After": "0"})
     platform.faults.respond("status", 429, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, image_result):
@@ -174,10 +174,10 @@ def test_a_429_is_retried(platform: RunPodPlatform, client: Client) -> None:
 
 @pytest.mark.slow
 def test_a_persistent_429_is_an_error(platform: RunPodPlatform, client: Client) -> None:
-    """The error says that nothing was started."""
+    """The error is rate_limited, and says that no job was started."""
     platform.faults.respond("run", 429, times=10, headers={"Retry-After": "0.01"})
     with pytest.raises(RequestError) as info:
-        job_of(client)
+        submitted_job(client)
 
     assert info.value.code is ErrorCode.RATE_LIMITED
     assert info.value.report.details["may_run"] is False
@@ -189,10 +189,10 @@ def test_a_persistent_429_is_an_error(platform: RunPodPlatform, client: Client) 
     ["<html><title>502</title><h1>Bad gateway</h1></html>", "", "plain words", '{"error": "in words"}', '{"a": [1]}'],
 )
 def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Client, body: str) -> None:
-    """JSON, text and HTML are parsed; markup is not shown."""
+    """The error shows a message in text or JSON, but no markup."""
     platform.faults.respond("run", 500, body=body)
     with pytest.raises(RequestError) as info:
-        job_of(client)
+        submitted_job(client)
 
     assert "<" not in str(info.value)
     assert ("words" in str(info.value)) == ("words" in body)
@@ -204,10 +204,10 @@ def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Clien
 def test_a_submit_response_without_a_job_may_have_started_one(
     platform: RunPodPlatform, client: Client, body: str
 ) -> None:
-    """The error reports that the job may run, and the submit is not repeated."""
+    """The error says that the job may run, and the submit is not repeated."""
     platform.faults.respond("run", 200, body=body, times=3)
     with pytest.raises(RequestError) as info:
-        job_of(client)
+        submitted_job(client)
 
     assert info.value.report.details["may_run"] is True
     platform.faults.clear()
@@ -216,15 +216,15 @@ def test_a_submit_response_without_a_job_may_have_started_one(
 
 @pytest.mark.parametrize("body", ["<html>hello</html>", "[]", "{}"])
 def test_an_invalid_status_is_polled_again(platform: RunPodPlatform, client: Client, body: str) -> None:
-    """An HTML page in place of a status does not end the wait."""
-    job = job_of(client)
+    """If the response to a poll is HTML, or JSON that is not a status, the job is polled again."""
+    job = submitted_job(client)
     platform.faults.respond("status", 200, body=body)
     with ScriptedWorker(platform, image_result):
         assert job.wait().images
 
 
 def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlatform, client: Client) -> None:
-    """A 404 within half a minute of the submit means that the job is not yet known everywhere."""
+    """A 404 shortly after the submit does not end the wait, because the job may not be known everywhere yet."""
     platform.faults.late_404(1.5)
     with ScriptedWorker(platform, image_result):
         assert client.submit(prompt="a knight").wait().images
@@ -233,19 +233,19 @@ def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlat
 
 
 def test_a_cancel_just_after_the_submit_is_repeated(platform: RunPodPlatform, client: Client) -> None:
-    """The cancellation works even if the job was unknown at first."""
+    """A cancellation that gets 404 just after the submit is repeated until the job is cancelled."""
     platform.faults.late_404(0.7)
-    job = job_of(client)
+    job = submitted_job(client)
     job.cancel()
 
     assert platform.jobs[job.id].state.value == "CANCELLED"
 
 
 def test_a_job_after_its_retention_is_expired(platform: RunPodPlatform, client: Client) -> None:
-    """The error is job_expired, with the remedy."""
+    """The error is job_expired, names the retention of 30 minutes, and is retryable."""
     platform.retention_s = 0.0
     with ScriptedWorker(platform, image_result):
-        job = job_of(client)
+        job = submitted_job(client)
         platform.wait_for(job.id)
     with pytest.raises(JobError, match="30 minutes") as info:
         client.job(job.id).wait()
@@ -255,32 +255,32 @@ def test_a_job_after_its_retention_is_expired(platform: RunPodPlatform, client: 
 
 
 def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Client) -> None:
-    """RunPod deletes it in any state: a job that was known and is unknown now is not waited for."""
+    """A job that RunPod deleted because its ttl is over raises job_expired."""
     platform.ttl_s = 1.0
     with pytest.raises(JobError, match="ttl") as info:
-        job_of(client).wait(20)
+        submitted_job(client).wait(20)
 
     assert info.value.code is ErrorCode.JOB_EXPIRED
     assert platform.submissions == 1
 
 
 def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlatform) -> None:
-    """A /runsync result that is not fetched within its minute is reported as expired."""
+    """A /runsync result that RunPod has deleted raises job_expired, and names the retention of a minute."""
     platform.sync_retention_s = 0.0
     with (
-        client_from_env(platform.client_env(), timeout_s=20, sync_wait_s=1.0) as brief,
+        client_from_env(platform.client_env(), timeout_s=20, sync_wait_s=1.0) as brief_client,
         ScriptedWorker(platform, image_result),
     ):
         platform.faults.cold_start(1.5)
         with pytest.raises(JobError, match="1 minute") as info:
-            brief.txt2img("a knight")
+            brief_client.txt2img("a knight")
 
     assert info.value.code is ErrorCode.JOB_EXPIRED
     assert platform.submissions == 1
 
 
 def test_options_are_sent_beside_the_input(platform: RunPodPlatform, client: Client) -> None:
-    """Policy in milliseconds, webhook and bucket are top-level keys of RunPod's request."""
+    """Policy (in milliseconds), webhook and bucket are top-level keys of the request. The repr shows no secret."""
     s3 = {"accessId": "a", "accessSecret": "b", "bucketName": "c", "endpointUrl": "https://s3"}
     options = JobOptions(
         execution_timeout_s=60, ttl_s=3600, low_priority=True, webhook="https://me/?secret", s3_config=s3
@@ -298,8 +298,8 @@ def test_options_are_sent_beside_the_input(platform: RunPodPlatform, client: Cli
 
 
 def test_without_options_only_the_input_is_sent(platform: RunPodPlatform, client: Client) -> None:
-    """The endpoint's own settings apply."""
-    job = job_of(client)
+    """Without options the request has only the input, so the endpoint's own settings apply."""
+    job = submitted_job(client)
 
     assert dict(platform.jobs[job.id].body) == {"input": {"prompt": "a knight"}}
 
@@ -316,7 +316,7 @@ def test_without_options_only_the_input_is_sent(platform: RunPodPlatform, client
     ],
 )
 def test_options_outside_runpod_s_ranges_are_rejected(options: dict[str, Any], path: str) -> None:
-    """The documented ranges are checked before anything is sent."""
+    """JobOptions rejects values outside RunPod's documented ranges with the option's name."""
     with pytest.raises(JobError, match=path) as info:
         JobOptions(**options)
 
@@ -324,10 +324,10 @@ def test_options_outside_runpod_s_ranges_are_rejected(options: dict[str, Any], p
 
 
 def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: RunPodPlatform, client: Client) -> None:
-    """Above 10 MiB a submit is rejected with its size and the remedy."""
-    big = incompressible_png(2000, 1400)
+    """A submit above 10 MiB is rejected with the size, the limit and the remedies; nothing is sent."""
+    large_image = incompressible_png(2000, 1400)
     with pytest.raises(RequestError, match="Nothing was sent") as info:
-        client.submit("img2img", prompt="x", image=big)
+        client.submit("img2img", prompt="x", image=large_image)
 
     assert info.value.code is ErrorCode.PAYLOAD_TOO_LARGE
     assert info.value.report.details["bytes"] > info.value.report.details["limit"] == 10 * 1024 * 1024
@@ -338,11 +338,11 @@ def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: Run
 
 @pytest.mark.slow
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
-    """/runsync accepts 10 MiB to 20 MB, with or without an observer."""
-    big = incompressible_png(2000, 1400)
+    """A call that waits uses /runsync for 10 MiB to 20 MB, with or without an observer; more is rejected."""
+    large_image = incompressible_png(2000, 1400)
     with ScriptedWorker(platform, image_result):
-        assert client.img2img(big, "x").images
-        assert client.img2img(big, "x", observer=lambda _: None).images
+        assert client.img2img(large_image, "x").images
+        assert client.img2img(large_image, "x", observer=lambda _: None).images
 
     assert platform.submissions == 2
     with pytest.raises(RequestError, match="20,000,000") as info:
@@ -352,7 +352,7 @@ def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, clie
 
 
 def test_runpod_s_size_limit_is_payload_too_large(platform: RunPodPlatform, client: Client) -> None:
-    """RunPod's own limit may be lower: its 400 has the same code."""
+    """If RunPod itself rejects the size with 400, the error has the same code as the client's own limit."""
     platform.request_limit_bytes = 1000
     with pytest.raises(RequestError, match="max body size") as info:
         client.submit(prompt="a knight" * 500)
@@ -360,8 +360,8 @@ def test_runpod_s_size_limit_is_payload_too_large(platform: RunPodPlatform, clie
     assert info.value.code is ErrorCode.PAYLOAD_TOO_LARGE
 
 
-def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None:
-    """RunPod strips an empty input, and the job fails 40 s later."""
+def test_a_request_without_inputs_is_not_sent(platform: RunPodPlatform) -> None:
+    """`run` without inputs is rejected: RunPod would remove the empty input, and the job would fail 40 s later."""
     with client_from_env(platform.client_env(), workflows=None) as client, pytest.raises(JobError) as info:
         client.run()
 
@@ -369,8 +369,8 @@ def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None
     assert platform.submissions == 0
 
 
-def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
-    """The endpoint rejects an empty input without relying on the client's checks."""
+def test_runpod_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
+    """RunPodEndpoint itself rejects an empty input, here with a provider without workflows."""
     endpoint = RunPodEndpoint(platform.endpoint_id, platform.api_key, platform.base_url)
     with Client(WorkerProvider(endpoint, {})) as client, pytest.raises(JobError) as info:
         client.run()
@@ -380,10 +380,10 @@ def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
 
 
 def test_only_a_failed_job_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """The same id runs once more; a retry of a successful job gets 400."""
-    responses = iter([{"error": WORKER_REPORT.to_json()}])
-    with ScriptedWorker(platform, lambda job: next(responses, None) or image_result(job)):
-        job = job_of(client)
+    """A failed job is retried with the same id and succeeds; a retry of the successful job raises the 400."""
+    first_responses = iter([{"error": WORKER_REPORT.to_json()}])
+    with ScriptedWorker(platform, lambda job: next(first_responses, None) or image_result(job)):
+        job = submitted_job(client)
         with pytest.raises(JobError):
             job.wait()
         assert job.retry().state is JobState.QUEUED
@@ -396,8 +396,8 @@ def test_only_a_failed_job_can_be_retried(platform: RunPodPlatform, client: Clie
 
 
 def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> None:
-    """Queued jobs are cancelled, and their number is returned."""
-    jobs = [job_of(client) for _ in range(3)]
+    """`purge_queue` cancels the three queued jobs and returns their number."""
+    jobs = [submitted_job(client) for _ in range(3)]
 
     assert client.purge_queue() == 3
     with pytest.raises(JobCancelled):
@@ -422,19 +422,19 @@ def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> No
 def test_health_has_the_reason_why_a_job_waits(
     platform: RunPodPlatform, client: Client, workers: Body, why: str
 ) -> None:
-    """The counts of workers become one word and one sentence; so does a wait timeout."""
+    """The counts of workers become one word, `why`, in the health and in the error of a wait timeout."""
     body = {"jobs": {"inQueue": 4}, "workers": workers}
     platform.faults.respond("health", 200, body=body, times=2)
 
     assert client.health().why == why
     with pytest.raises(WaitTimeout) as info:
-        job_of(client).wait(0)
+        submitted_job(client).wait(0)
     assert info.value.report.details["why"] == why
     assert client.health().sentence
 
 
 def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Client) -> None:
-    """Bytes that differ from the worker's are not a result."""
+    """An image whose bytes do not match its SHA-256 raises result_lost."""
     response = {"output": {"images": [image_entry(png(), sha256="0" * 64)]}}
     with ScriptedWorker(platform, lambda _: response), pytest.raises(JobError, match="SHA-256") as info:
         client.txt2img("a knight")
@@ -444,7 +444,7 @@ def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Cl
 
 @pytest.mark.parametrize("data", ["/simulated_uploaded/x.png", "not base64!"])
 def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: Client, data: str) -> None:
-    """A path on the worker (no bucket configured) and invalid base64 are result_lost."""
+    """A path on the worker in place of a URL, and invalid base64, raise result_lost."""
     kind = "s3_url" if data.startswith("/") else "base64"
     unusable = image_entry(png()) | {"type": kind, "data": data}
     response = {"output": {"images": [unusable]}}
@@ -455,7 +455,7 @@ def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: C
 
 
 def test_files_texts_and_warnings_are_returned(platform: RunPodPlatform, client: Client, tmp_path: Path) -> None:
-    """Outputs that are not images are files or texts."""
+    """Files, texts and warnings are in the result; `errors` become warnings. Without images `image` fails."""
     video = image_entry(b"video", filename="a.mp4", mime_type="video/mp4")
     response = {"output": {"images": [], "files": [video], "texts": ["hi"], "warnings": ["w"], "errors": ["e"]}}
     with ScriptedWorker(platform, lambda _: response):

@@ -13,7 +13,7 @@ from comfy_client import GeneratedImage
 
 
 def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
-    """Return an image in that format."""
+    """Return a generated image of 8 x 4 pixels in the format `kind`."""
     encoded = io.BytesIO()
     Image.new(mode, (8, 4), "red").save(encoded, kind)
     data = encoded.getvalue()
@@ -27,7 +27,7 @@ def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
 )
 @pytest.mark.parametrize("made", [image("png"), image("webp"), image("jpeg", "RGB")], ids=["png", "webp", "jpeg"])
 def test_a_saved_file_has_the_format_of_its_name(tmp_path: Path, made: GeneratedImage, name: str, kind: str) -> None:
-    """Bytes are written unchanged if they match the suffix, or if it is no image format; otherwise converted."""
+    """The suffix selects the format. Bytes are unchanged if they have that format, or if there is no suffix."""
     with Image.open(made.save(tmp_path / name)) as saved:
         assert (saved.format, saved.size) == (kind, (8, 4))
     if made.mime_type == f"image/{kind.lower()}":
@@ -35,15 +35,15 @@ def test_a_saved_file_has_the_format_of_its_name(tmp_path: Path, made: Generated
     assert made.save(tmp_path / "as-it-is").read_bytes() == made.bytes
 
 
-def test_missing_folders_are_created(tmp_path: Path) -> None:
-    """In an existing folder the file has its own name, without its path."""
+def test_missing_folders_are_created_and_existing_ones_used(tmp_path: Path) -> None:
+    """Missing parent folders are created. In an existing folder the file gets the image's own name."""
     assert image().save(tmp_path / "new" / "folder" / "a.png").is_file()
     assert image().save(tmp_path / "new") == tmp_path / "new" / "x_00001_.png"
 
 
 @pytest.mark.parametrize("name", ["file/a.png", f"{'x' * 300}.png"])
 def test_an_error_names_the_requested_file(tmp_path: Path, name: str) -> None:
-    """The write is atomic, and leaves no temporary file."""
+    """If a file cannot be written, the error has the requested path, and no temporary file is left."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="png") as info:
         image().save(tmp_path / name)
@@ -54,6 +54,6 @@ def test_an_error_names_the_requested_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_a_notebook_shows_the_image(kind: str) -> None:
-    """Jupyter uses PNG."""
+    """An image of any format is shown in Jupyter as PNG."""
     with Image.open(io.BytesIO(image(kind)._repr_png_())) as shown:
         assert shown.format == "PNG"

@@ -1,4 +1,4 @@
-"""The provider `scenario`: the official SDK with the simulated Scenario, over real sockets."""
+"""The provider `scenario`, which uses the official SDK, with the simulated Scenario over real sockets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
 
 def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioSimulator) -> None:
-    """The official SDK validates its records strictly: job, asset, upload, list and cancel."""
+    """The official SDK in strict mode accepts the simulator's uploads, jobs, cancellations, assets and lists."""
     encoded = base64.b64encode(KNIGHT.read_bytes()).decode()
     with scenario_sdk.Scenario(
         api_key=KEY, api_secret=SECRET, base_url=scenario.url, _strict_response_validation=True
@@ -52,7 +52,7 @@ def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioSimulator) 
 def test_a_request_is_converted_to_scenario_s_parameters(
     scenario: ScenarioSimulator, client_of_scenario: Client
 ) -> None:
-    """Every input has Scenario's name, missing ones have our defaults, and LoRAs are sent by Scenario's ids."""
+    """Inputs are sent under Scenario's names, missing ones with our defaults, and LoRAs with Scenario's ids."""
     loras = [{"name": "knight.safetensors", "strength": 0.5}]
     job = client_of_scenario.submit(prompt="a knight", guidance=2.5, num_images=3, seed=7, loras=loras, **SMALL)
 
@@ -74,7 +74,7 @@ def test_a_request_is_converted_to_scenario_s_parameters(
 
 
 def test_an_image_is_uploaded_first(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """The job names the asset of the uploaded image, and takes its size."""
+    """The image is uploaded as an asset; the job names the asset, and has the image's size."""
     job = client_of_scenario.submit("img2img", prompt="as an oil painting", image=KNIGHT, strength=0.3)
     body = scenario.jobs[job.id].body
 
@@ -87,28 +87,28 @@ def test_an_image_is_uploaded_first(scenario: ScenarioSimulator, client_of_scena
 
 
 def test_an_asset_id_is_accepted_as_an_image(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """The id from a result can be used as the input image: nothing is uploaded, and the job takes its size."""
-    made = client_of_scenario.txt2img("a knight", width=256, height=128, steps=4).image
+    """A result's asset id can be the input image: nothing is uploaded, and the job has the asset's size."""
+    generated = client_of_scenario.txt2img("a knight", width=256, height=128, steps=4).image
     before = len(scenario.assets)
-    job = client_of_scenario.submit("img2img", prompt="as an oil painting", image=made.asset_id, strength=0.3)
+    job = client_of_scenario.submit("img2img", prompt="as an oil painting", image=generated.asset_id, strength=0.3)
     body = scenario.jobs[job.id].body
 
-    assert body["image"] == made.asset_id
+    assert body["image"] == generated.asset_id
     assert (body["width"], body["height"]) == (256, 128)
     assert len(scenario.assets) == before
     assert job.wait().image.size == (256, 128)
 
 
 def test_an_unknown_asset_is_an_invalid_image(client_of_scenario: Client) -> None:
-    """An id of the shim, or an unknown one, is rejected, and no job starts."""
-    with pytest.raises(JobError, match="asset_q9GpkRcHwTx7 of Scenario cannot be used") as refused:
+    """An asset id that Scenario does not know raises invalid_image."""
+    with pytest.raises(JobError, match="asset_q9GpkRcHwTx7 of Scenario cannot be used") as info:
         client_of_scenario.img2img("asset_q9GpkRcHwTx7", "as an oil painting")
 
-    assert refused.value.code is ErrorCode.INVALID_IMAGE
+    assert info.value.code is ErrorCode.INVALID_IMAGE
 
 
 def test_a_result_has_its_assets_and_seeds(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """Each image has its asset id and seed, its file has the inputs; the result has provider and duration."""
+    """Images have asset id, seed and, unless disabled, metadata; the result has provider, model and durations."""
     result = client_of_scenario.txt2img("a knight", seed=7, num_images=2, **SMALL)
 
     assert result.provider == "scenario"
@@ -122,7 +122,7 @@ def test_a_result_has_its_assets_and_seeds(scenario: ScenarioSimulator, client_o
 
 
 def test_another_process_has_the_same_result(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """Without the submitted request, the inputs are taken from Scenario's record of the job."""
+    """Another client that opens the job by its id gets the same image; the inputs come from Scenario's record."""
     first = client_of_scenario.img2img(KNIGHT, "a knight", seed=7, **SMALL)
     with scenario_client(scenario) as other:
         again = other.job(first.job_id).wait()
@@ -159,7 +159,7 @@ def test_another_process_has_the_same_result(scenario: ScenarioSimulator, client
 def test_unsupported_inputs_are_rejected(
     scenario: ScenarioSimulator, client_of_scenario: Client, inputs: dict[str, Any], path: str
 ) -> None:
-    """The error is invalid_input with the path, before anything is sent."""
+    """The error is invalid_input with the path of the input, and nothing is sent."""
     with pytest.raises(JobError) as info:
         client_of_scenario.run("txt2img", **{"prompt": "a knight", **inputs})
 
@@ -169,13 +169,13 @@ def test_unsupported_inputs_are_rejected(
 
 
 def test_all_faults_are_reported_at_once(client_of_scenario: Client) -> None:
-    """One error lists everything."""
+    """One error lists all three faults."""
     with pytest.raises(JobError, match="3 faults"):
         client_of_scenario.txt2img("a knight", width=64, steps=60, sampler="dpmpp_2m")
 
 
 def test_the_size_of_an_input_image_is_checked(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """Without width and height, a small image is rejected before it is uploaded."""
+    """If neither width nor height is set, an input image that is too small is rejected before it is uploaded."""
     with pytest.raises(JobError, match="width: must be from 128"):
         client_of_scenario.img2img(Image.new("RGB", (64, 64)), "a knight")
 
@@ -183,7 +183,7 @@ def test_the_size_of_an_input_image_is_checked(scenario: ScenarioSimulator, clie
 
 
 def test_progress_is_reported(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """A waiting job is queued in all of Scenario's states; a running one reports its progress as steps."""
+    """A waiting job is Queued, then Running; its progress is reported as steps."""
     scenario.faults.wait_in_queue(0.6)
     scenario.faults.hold_job()
     job = client_of_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
@@ -196,20 +196,20 @@ def test_progress_is_reported(scenario: ScenarioSimulator, client_of_scenario: C
 
 @pytest.mark.parametrize("status", ["pending", "queued", "warming-up", "in-progress", "finalizing", "success"])
 def test_every_status_of_scenario_has_a_state(status: str) -> None:
-    """An unknown status counts as running."""
+    """Each status of Scenario has a state without an error; an unknown status counts as running."""
     found = read_job({"job": {"jobId": "j", "status": status, "progress": 0.5}})
-    strange = read_job({"job": {"jobId": "j", "status": "dreaming", "progress": "half"}})
+    with_unknown_status = read_job({"job": {"jobId": "j", "status": "dreaming", "progress": "half"}})
 
     assert found is not None
     assert found.state is STATES[status]
     assert found.error is None
-    assert strange is not None
-    assert strange.state is JobState.RUNNING
+    assert with_unknown_status is not None
+    assert with_unknown_status.state is JobState.RUNNING
     assert read_job({"jobId": "unwrapped", "status": status}) is None
 
 
 def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """Only PNG is encoded again; a JPEG is returned unchanged, with a warning."""
+    """If Scenario's image is a JPEG, it is returned unchanged, with a warning, instead of the requested WebP."""
     job = client_of_scenario.submit(prompt="x", output_format="webp", **SMALL)
     assert until(lambda: scenario.jobs[job.id].is_final)
     [asset_id] = scenario.jobs[job.id].asset_ids
@@ -224,7 +224,7 @@ def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioSimulator, 
 
 
 def test_an_image_that_is_too_large_is_not_sent(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """The error has its size, the limit, and the remedy."""
+    """The error has the image's size, the limit and the remedy; nothing is sent."""
     noise = Image.effect_noise((2048, 2048), 90).convert("RGB")
     with pytest.raises(RequestError, match="as JPEG or WebP") as info:
         client_of_scenario.img2img(noise, "x")
@@ -235,7 +235,7 @@ def test_an_image_that_is_too_large_is_not_sent(scenario: ScenarioSimulator, cli
 
 
 def test_cancelling_an_ended_job_has_no_effect(client_of_scenario: Client) -> None:
-    """Cancelling an unknown job is job_expired."""
+    """A job that has ended keeps its result. Cancelling an unknown job raises job_expired."""
     result = client_of_scenario.txt2img("x", **SMALL)
     client_of_scenario.job(result.job_id).cancel()
 
@@ -247,14 +247,14 @@ def test_cancelling_an_ended_job_has_no_effect(client_of_scenario: Client) -> No
 
 
 def test_retry_and_purge_are_not_supported(client_of_scenario: Client) -> None:
-    """Scenario has no call for them."""
+    """purge_queue and retry raise RequestError, because Scenario has no call for them."""
     for call in (client_of_scenario.purge_queue, client_of_scenario.job("job_x").retry):
         with pytest.raises(RequestError, match=r"Scenario (has no|cannot)"):
             call()
 
 
 def test_health_checks_keys_and_model(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """Health counts the project's jobs. The error for a wrong key or an unknown model names the variable."""
+    """Health counts the running jobs. The errors for a wrong key and an unknown model name the variables."""
     scenario.faults.hold_job()
     client_of_scenario.submit(prompt="x", **SMALL)
     assert until(lambda: client_of_scenario.health().jobs["inProgress"] == 1)
@@ -305,7 +305,7 @@ def test_nothing_secret_is_shown(
     ],
 )
 def test_an_invalid_variable_is_named(scenario: ScenarioSimulator, changes: dict[str, str], expected: str) -> None:
-    """An invalid variable is rejected by name before anything is sent, without showing a secret."""
+    """An invalid variable is a ConfigError that names it and does not show a secret."""
     with pytest.raises(ConfigError, match=expected) as info:
         scenario_client(scenario, **changes)
 
@@ -313,7 +313,7 @@ def test_an_invalid_variable_is_named(scenario: ScenarioSimulator, changes: dict
 
 
 def test_the_process_s_environment_is_ignored(scenario: ScenarioSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is an argument: the SDK's own variables of this process have no effect."""
+    """The environment is an argument: variables of this process that the SDK reads have no effect."""
     monkeypatch.setenv("SCENARIO_SDK_JWT", "another")
     monkeypatch.setenv("SCENARIO_SDK_API_KEY", "another")
     monkeypatch.setenv("SCENARIO_BASE_URL", "http://127.0.0.1:9/v1")
@@ -338,7 +338,7 @@ except ConfigError as error:
 
 
 def test_the_sdk_is_an_extra() -> None:
-    """Without it the other providers work, and the error of this one has the command that installs it."""
+    """Without the SDK a client of RunPod can be made; for Scenario the error has the command that installs the SDK."""
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_SDK], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )
@@ -346,8 +346,8 @@ def test_the_sdk_is_an_extra() -> None:
     assert "pip install '.[scenario-sdk]'" in ended.stdout
 
 
-def test_an_asset_can_be_saved(client_of_scenario: Client, tmp_path: Path) -> None:
-    """An image is saved under its own name, in its own format."""
+def test_an_image_can_be_saved(client_of_scenario: Client, tmp_path: Path) -> None:
+    """An image is saved in a folder under its own name, in the requested format."""
     image = client_of_scenario.txt2img("x", output_format="jpeg", **SMALL).image
     saved = image.save(tmp_path)
     found = identify(saved.read_bytes())

@@ -34,17 +34,17 @@ STATUSES: dict[int, tuple[type[ComfyClientError], ErrorCode]] = {
     500: (RequestError, ErrorCode.NETWORK),
     503: (RequestError, ErrorCode.NETWORK),
 }
-"""Every status for which the SDK has its own exception, and others."""
+"""The exception and code for each status of a submit: every status with its own exception in the SDK, and others."""
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_submit_with_an_error_response_is_not_repeated(
     scenario: ScenarioSimulator, client_of_scenario: Client, status: int
 ) -> None:
-    """Every error status results in one call and one error of this client, with Scenario's message and trace id."""
+    """Each error status ends the submit after one call; the error has Scenario's message and trace id."""
     scenario.faults.respond("generate", status)
-    kind, code = STATUSES[status]
-    with pytest.raises(kind, match=rf"{status} \(internal error; trace trace_") as info:
+    error_class, code = STATUSES[status]
+    with pytest.raises(error_class, match=rf"{status} \(internal error; trace trace_") as info:
         client_of_scenario.submit(prompt="x")
 
     assert info.value.code is code
@@ -57,7 +57,7 @@ def test_a_submit_with_an_error_response_is_not_repeated(
 def test_a_submit_without_a_response_may_have_started_a_job(
     scenario: ScenarioSimulator, client_of_scenario: Client, *, is_handled: bool
 ) -> None:
-    """The error reports that the job may run, and the submit is not repeated."""
+    """The error says that the job may run, and the submit is not repeated."""
     before = scenario.submissions
     scenario.faults.drop_connection("generate", after_handling=is_handled)
     with pytest.raises(RequestError, match="not sent again") as info:
@@ -82,7 +82,7 @@ def test_a_refused_connection_started_no_job(scenario: ScenarioSimulator) -> Non
 
 
 def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """The error has the URL; the submit may have arrived."""
+    """The error has Scenario's URL, and says that the job may run."""
     scenario.faults.respond("generate", 200, body="<html>hello</html>")
     with pytest.raises(RequestError, match="http://127") as info:
         client_of_scenario.submit(prompt="x")
@@ -91,28 +91,28 @@ def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioSimulator, cl
 
 
 def test_a_429_has_its_delay(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """`remainingSeconds` of a 429 is available for a retry, at most half a minute."""
-    waits = []
+    """The error of a 429 has its `remainingSeconds`, at most 30, as `retry_after_s`."""
+    delays_s = []
     for seconds in (12, 3600):
         scenario.faults.throttle(seconds)
         with pytest.raises(RequestError) as info:
             client_of_scenario.submit(prompt="x")
-        waits.append(info.value.retry_after_s)
+        delays_s.append(info.value.retry_after_s)
 
-    assert waits == [12, 30]
+    assert delays_s == [12, 30]
     assert info.value.is_transient
 
 
 def test_polls_and_downloads_are_retried(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """After a 503 or a lost connection, polling a job and downloading its image continue."""
+    """After errors and a lost connection, the job is polled again, and its image downloaded again."""
     job = client_of_scenario.submit(prompt="x", **SMALL)
     scenario.faults.respond("job", 503)
     scenario.faults.drop_connection("job")
     scenario.faults.respond("asset", 500)
     scenario.faults.respond("image", 503)
-    kinds = [type(event) for event in job.events()]
+    event_classes = [type(event) for event in job.events()]
 
-    assert kinds.count(ProviderUnavailable) >= 2
+    assert event_classes.count(ProviderUnavailable) >= 2
     assert scenario.calls.count(GENERATE) == 1
     assert job.result().images
 
@@ -136,7 +136,7 @@ def test_a_job_without_an_image_is_no_output(scenario: ScenarioSimulator, client
 
 
 def test_a_truncated_image_is_downloaded_again(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """A truncated image is downloaded once more, and then reported as lost."""
+    """A truncated image is downloaded once more. If it is truncated again, it is result_lost."""
     scenario.faults.cut_image()
     assert client_of_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
     scenario.faults.cut_image(times=2)
@@ -153,7 +153,7 @@ def test_a_deleted_or_expired_image_is_lost(
     route: Any,  # noqa: ANN401 - a Literal
     status: int,
 ) -> None:
-    """A deleted asset, and a URL that has expired, are result_lost."""
+    """If an asset was deleted, or its URL has expired, the error is result_lost."""
     scenario.faults.respond(route, status)
     with pytest.raises(JobError, match="does not exist any more") as info:
         client_of_scenario.txt2img("x", **SMALL)

@@ -1,4 +1,4 @@
-"""The stock worker-comfyui: one graph for several images, and its results and errors."""
+"""The provider for the stock worker-comfyui: one graph for several images, results and errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry,
 
 @pytest.fixture
 def client(platform: RunPodPlatform) -> Iterator[Client]:
-    """A client of a stock endpoint."""
+    """A client of an endpoint with the stock worker."""
     with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}, timeout_s=20) as client:
         yield client
 
 
 def respond_like_stock_worker(job: Body) -> Body:
-    """Respond like worker-comfyui: an image for each saving node, in arbitrary order, without more information."""
+    """Respond like worker-comfyui: an image for each SaveImage node, in another order, without seed or size."""
     graph = job["input"]["workflow"]
     prefixes = [node["inputs"]["filename_prefix"] for node in graph.values() if node["class_type"] == "SaveImage"]
     images = [
@@ -38,36 +38,36 @@ def respond_like_stock_worker(job: Body) -> Body:
     return {"output": {"images": images[::-1]}}
 
 
-def rendered(workflows: Mapping[str, Workflow], **inputs: Any) -> Any:  # noqa: ANN401 - a Rendered
-    """Return the rendered request."""
+def rendered_request(workflows: Mapping[str, Workflow], **inputs: Any) -> Any:  # noqa: ANN401 - a Rendered
+    """Return a request with these inputs, rendered."""
     return read_request({"prompt": "a knight", **inputs}, workflows).render(lambda: 7)
 
 
 def test_several_images_become_one_graph(workflows: Mapping[str, Workflow]) -> None:
-    """Loaders and prompts are shared; nodes that depend on the seed exist once for each image."""
-    graphs = rendered(workflows, num_images=3, seed=1).graphs
-    whole = merge_graphs(graphs)
-    kinds = [node["class_type"] for node in whole.values()]
+    """The merged graph has each loader once, and the nodes that depend on the seed once for each image."""
+    graphs = rendered_request(workflows, num_images=3, seed=1).graphs
+    merged = merge_graphs(graphs)
+    class_types = [node["class_type"] for node in merged.values()]
 
-    assert kinds.count("UNETLoader") == kinds.count("VAELoader") == 1
-    assert kinds.count("KSampler") == kinds.count("VAEDecode") == kinds.count("SaveImage") == 3
-    seeds = [node["inputs"]["seed"] for node in whole.values() if node["class_type"] == "KSampler"]
+    assert class_types.count("UNETLoader") == class_types.count("VAELoader") == 1
+    assert class_types.count("KSampler") == class_types.count("VAEDecode") == class_types.count("SaveImage") == 3
+    seeds = [node["inputs"]["seed"] for node in merged.values() if node["class_type"] == "KSampler"]
     assert seeds == [1, 2, 3]
-    for node in whole.values():
+    for node in merged.values():
         for value in node["inputs"].values():
-            assert not isinstance(value, list) or value[0] in whole
+            assert not isinstance(value, list) or value[0] in merged
 
 
 def test_a_single_image_keeps_its_graph(workflows: Mapping[str, Workflow]) -> None:
-    """The nodes of a graph with a single image are not renamed."""
-    [graph] = rendered(workflows, seed=1).graphs
+    """A single graph is not changed."""
+    [graph] = rendered_request(workflows, seed=1).graphs
 
     assert merge_graphs([graph]) == graph
 
 
 def test_file_names_are_unique_and_contain_the_seed(workflows: Mapping[str, Workflow]) -> None:
-    """worker-comfyui deletes no file and returns no seed."""
-    body = stock_input(rendered(workflows, num_images=2, seed=41), "0123abcd")
+    """An image's prefix has the seed and the request's id: worker-comfyui deletes no file and returns no seed."""
+    body = stock_input(rendered_request(workflows, num_images=2, seed=41), "0123abcd")
     prefixes = {node["inputs"].get("filename_prefix") for node in body["workflow"].values()} - {None}
 
     assert prefixes == {"flux-dev_seed41_0_0123abcd", "flux-dev_seed42_1_0123abcd"}
@@ -75,7 +75,7 @@ def test_file_names_are_unique_and_contain_the_seed(workflows: Mapping[str, Work
 
 
 def test_images_are_in_order_with_seed_and_metadata(platform: RunPodPlatform, client: Client) -> None:
-    """Images are sorted, and encoded as requested, with prompt and seed inside."""
+    """Images are in the order of the request, with seed, usual file name, and metadata."""
     with ScriptedWorker(platform, respond_like_stock_worker):
         result = client.txt2img("a knight", seed=41, num_images=2)
 
@@ -88,7 +88,7 @@ def test_images_are_in_order_with_seed_and_metadata(platform: RunPodPlatform, cl
 
 
 def test_the_client_converts_to_the_requested_format(platform: RunPodPlatform, client: Client) -> None:
-    """worker-comfyui returns PNG; the caller receives the requested format."""
+    """The client converts worker-comfyui's PNG to the requested format."""
     with ScriptedWorker(platform, respond_like_stock_worker):
         image = client.txt2img("a knight", output_format="webp").image
 
@@ -97,11 +97,11 @@ def test_the_client_converts_to_the_requested_format(platform: RunPodPlatform, c
 
 
 def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Client) -> None:
-    """A job that is opened by its id has its images and their seeds."""
+    """Another client that opens the job by its id gets the images with their seeds."""
     with ScriptedWorker(platform, respond_like_stock_worker):
         job_id = client.submit(prompt="a knight", seed=41, num_images=2).id
-        with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}) as other:
-            result = other.job(job_id).wait()
+        with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}) as other_client:
+            result = other_client.job(job_id).wait()
 
     assert [image.seed for image in result.images] == [41, 42]
     assert result.seed == 41
@@ -121,7 +121,7 @@ def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Cl
     ],
 )
 def test_errors_have_our_codes(platform: RunPodPlatform, client: Client, error: str, code: ErrorCode) -> None:
-    """The error text is kept, and mapped to an error code if possible."""
+    """worker-comfyui's error text is the message, and is mapped to an error code, or to `unrecognized`."""
     failure = {"error": error, "output": {"details": ["x"]}}
     with ScriptedWorker(platform, lambda _: failure), pytest.raises(JobError) as info:
         client.txt2img("a knight")
@@ -131,7 +131,7 @@ def test_errors_have_our_codes(platform: RunPodPlatform, client: Client, error: 
 
 
 def test_a_run_without_images_is_an_error(platform: RunPodPlatform, client: Client) -> None:
-    """`success_no_images` is an error."""
+    """The status `success_no_images` raises no_output."""
     nothing = {"output": {"status": "success_no_images", "images": []}}
     with ScriptedWorker(platform, lambda _: nothing), pytest.raises(JobError) as info:
         client.txt2img("a knight")
@@ -140,15 +140,15 @@ def test_a_run_without_images_is_an_error(platform: RunPodPlatform, client: Clie
 
 
 def test_a_partial_result_has_warnings(platform: RunPodPlatform, client: Client) -> None:
-    """Images together with errors are a result with warnings."""
+    """If the output has images and errors, the errors become warnings of the result."""
     with ScriptedWorker(
         platform, lambda job: {"output": {**respond_like_stock_worker(job)["output"], "errors": ["one node failed"]}}
     ):
         assert client.txt2img("a knight").warnings == ("one node failed",)
 
 
-def test_a_caller_s_bucket_is_rejected(platform: RunPodPlatform, client: Client) -> None:
-    """Unsupported options are rejected before anything is sent."""
+def test_delivery_s3_is_rejected(platform: RunPodPlatform, client: Client) -> None:
+    """`delivery: s3` is rejected before anything is sent."""
     with pytest.raises(JobError, match="worker-comfyui"):
         client.txt2img("a knight", delivery="s3")
 

@@ -128,7 +128,9 @@ def test_previews_and_the_volume_add_flags(tmp_path: Path) -> None:
     assert "--disable-mmap" in arguments
 
 
-@pytest.mark.parametrize("cache_flag", ["--cache-lru 10", "--cache-none", "--cache-ram", "--cache-classic", "--high-ram"])
+@pytest.mark.parametrize(
+    "cache_flag", ["--cache-lru 10", "--cache-none", "--cache-ram", "--cache-classic", "--high-ram"]
+)
 def test_the_classic_cache_is_the_default(tmp_path: Path, cache_flag: str) -> None:
     """--cache-classic is passed, unless COMFYUI_ARGS select a cache: ComfyUI rejects two cache flags."""
     assert "--cache-classic" in command(settings_of(tmp_path), KNOWN_FLAGS)

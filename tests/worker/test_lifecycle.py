@@ -97,7 +97,7 @@ def run_story(story: Callable[[], Coroutine[object, object, None]]) -> None:
     asyncio.run(bounded())
 
 
-@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.usefixtures("_restored_signals")
 def test_an_idle_worker_exits_at_once() -> None:
     """After SIGTERM a worker without jobs exits with 0 when no job has arrived for IDLE_AFTER_S."""
     end = LifecycleFakes()
@@ -240,7 +240,7 @@ def test_a_job_outside_a_task_is_ignored() -> None:
     assert lifecycle.stop_error() is None
 
 
-@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.usefixtures("_restored_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_also_calls_the_sdk_s_handler(number: signal.Signals) -> None:
     """A signal also calls the SDK's own handler, once; the worker exits with 0."""
@@ -261,7 +261,7 @@ def test_a_signal_also_calls_the_sdk_s_handler(number: signal.Signals) -> None:
     assert end.events == ["ComfyUI stopped", "ended with 0"]
 
 
-@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.usefixtures("_restored_signals")
 def test_a_retiring_worker_stops_the_sdk_from_taking_jobs() -> None:
     """A retiring worker sends SIGTERM to itself, which stops the SDK; the exit status is still 1."""
     end = LifecycleFakes()

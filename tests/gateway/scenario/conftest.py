@@ -1,4 +1,4 @@
-"""Fixtures: shims as processes, with an endpoint whose worker is scripted."""
+"""Fixtures: shims as processes, and an endpoint with a scripted worker, which a test can hold."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 
 @pytest.fixture
 def released() -> threading.Event:
-    """Set once the endpoint may finish its jobs."""
+    """The event that lets the endpoint's worker finish its jobs."""
     return threading.Event()
 
 
 @pytest.fixture
 def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until `released` is set."""
+    """An endpoint whose worker holds its jobs until `released` is set."""
 
     def respond(job: Body) -> Body:
         assert released.wait(60)
@@ -34,14 +34,14 @@ def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim with an empty folder."""
+    """A shim of that endpoint, with an empty folder."""
     with ShimProcess(platform.client_env(), tmp_path / "shim") as shim:
         yield shim
 
 
 @pytest.fixture(scope="module")
 def shared_shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
-    """A shim for a whole module, with an endpoint that responds at once. It trusts a proxy on this machine."""
+    """A shim for all tests of a module. Its endpoint responds at once, and it trusts a proxy on this machine."""
     folder = tmp_path_factory.mktemp("shim")
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,

@@ -1,4 +1,4 @@
-"""Storage of images by hash, in a folder and in a bucket of a real S3 server, and the signed URLs for them."""
+"""Storage of images by hash, in a folder and in a bucket; signed URLs; keys of callers; and invalid settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGE = bytes(range(256)) * 9
 
 @pytest.fixture(params=["folder", "bucket"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
-    """Both kinds of storage."""
+    """Each kind of storage: a folder, and a bucket with a prefix."""
     if request.param == "folder":
         yield FolderBlobs(tmp_path)
         return
@@ -32,7 +32,7 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
 
 
 def test_a_blob_is_stored_under_its_hash(blobs: Blobs) -> None:
-    """The same bytes are stored once, are returned unchanged, and can be deleted."""
+    """Equal bytes get the same name, their SHA-256. They are returned unchanged, and can be deleted twice."""
     name = blobs.put(IMAGE, "image/png")
 
     assert name == hashlib.sha256(IMAGE).hexdigest() == blobs.put(IMAGE, "image/png")
@@ -44,7 +44,7 @@ def test_a_blob_is_stored_under_its_hash(blobs: Blobs) -> None:
 
 
 def test_a_name_that_is_not_a_hash_is_rejected(tmp_path: Path) -> None:
-    """A name with a path is rejected, so no other file can be read."""
+    """A name with a path is not found, so that no other file can be read."""
     (tmp_path / "secret").write_text("x")
 
     with pytest.raises(FileNotFoundError):
@@ -52,21 +52,21 @@ def test_a_name_that_is_not_a_hash_is_rejected(tmp_path: Path) -> None:
 
 
 def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
-    """Another path, another expiry or a later time are rejected; the URL is the same all day."""
+    """A signature is invalid for another path, expiry or secret, and after its expiry. Expiries of one day are equal."""
     signer = Signer(b"secret")
-    until = image_expiry(1_000_000.0)
-    query = dict(pair.split("=") for pair in signer.query("/pictures/a", until).split("&"))
+    expires_at = image_expiry(1_000_000.0)
+    query = dict(pair.split("=") for pair in signer.query("/pictures/a", expires_at).split("&"))
 
     assert signer.is_valid("/pictures/a", query, 1_000_000.0)
     assert not signer.is_valid("/pictures/b", query, 1_000_000.0)
-    assert not signer.is_valid("/pictures/a", {**query, "Expires": str(int(until) + 1)}, 1_000_000.0)
-    assert not signer.is_valid("/pictures/a", query, until + 1)
+    assert not signer.is_valid("/pictures/a", {**query, "Expires": str(int(expires_at) + 1)}, 1_000_000.0)
+    assert not signer.is_valid("/pictures/a", query, expires_at + 1)
     assert not Signer(b"other").is_valid("/pictures/a", query, 1_000_000.0)
-    assert image_expiry(1_000_001.0) == until
+    assert image_expiry(1_000_001.0) == expires_at
 
 
 def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
-    """The secret is created once, survives a restart, and is only readable by its owner."""
+    """The secret is created once, and only its owner can read the file. A configured secret is used instead."""
     first = url_secret("", tmp_path)
 
     assert url_secret("", tmp_path) == first
@@ -79,15 +79,15 @@ def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
     "authorization", ["", "Basic", "Basic !!!", "Basic a2V5Ondyb25n", "Bearer", "Bearer x", "Token t", "Basic a2V5"]
 )
 def test_a_wrong_key_is_401(authorization: str) -> None:
-    """A wrong key gets 401."""
-    with pytest.raises(ShimError) as refused:
+    """A missing, malformed or wrong key gets 401."""
+    with pytest.raises(ShimError) as info:
         Keys({"key": "secret"}, ("token",)).owner(authorization)
 
-    assert refused.value.status == 401
+    assert info.value.status == 401
 
 
 def test_each_key_is_an_owner() -> None:
-    """Basic and Bearer credentials map to owner ids that do not reveal the key."""
+    """Basic and Bearer credentials map to different owners, whose ids do not contain the key."""
     keys = Keys({"key": "secret"}, ("token",))
 
     assert keys.owner("Basic a2V5OnNlY3JldA==") == owner_of("key")
@@ -110,7 +110,7 @@ def test_each_key_is_an_owner() -> None:
     ],
 )
 def test_an_invalid_variable_is_named(name: str, value: str) -> None:
-    """The error names the variable; a secret's value is not shown."""
+    """The error names the invalid variable; the value of a secret variable is not shown."""
     with pytest.raises(ConfigError, match=name) as info:
         ShimSettings.from_env({name: value})
 
@@ -119,16 +119,16 @@ def test_an_invalid_variable_is_named(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "host", "is_open", "word"),
+    ("environment", "host", "is_open", "expected"),
     [
         ({}, "127.0.0.1", False, "SCENARIO_SHIM_ACCOUNTS"),
         ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - the test expects an error
         ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "cannot be combined"),
     ],
 )
-def test_it_does_not_start_without_a_key(
-    settings: dict[str, str], host: str, word: str, *, is_open: bool, tmp_path: Path
+def test_the_shim_starts_only_with_keys_or_on_loopback(
+    environment: dict[str, str], host: str, expected: str, *, is_open: bool, tmp_path: Path
 ) -> None:
-    """Without a key the shim only starts with `--insecure-local` on loopback."""
-    with pytest.raises(ConfigError, match=word):
-        serve(settings, host=host, is_open=is_open, directory=tmp_path)
+    """The shim does not start without keys, except with `--insecure-local` on loopback, which excludes keys."""
+    with pytest.raises(ConfigError, match=expected):
+        serve(environment, host=host, is_open=is_open, directory=tmp_path)

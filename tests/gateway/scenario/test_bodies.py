@@ -1,4 +1,4 @@
-"""Parsing of JSON bodies within limits: long images are cut out, invalid bodies are rejected quickly."""
+"""Parsing of JSON bodies within limits: long images are cut out, and hostile bodies are rejected quickly."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ from comfy_client.gateway.scenario.errors import ShimError
 from simulators.runpod.scripted_worker import incompressible_png
 
 LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - reproducible, not secret
-TEXT = base64.b64encode(LARGE)
+LARGE_AS_BASE64 = base64.b64encode(LARGE)
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"{}", b"[1, 2]", b'{"a": {"b": [null, "x"]}}', b'"x"', b"7"])
 def test_a_small_body_is_parsed(body: bytes) -> None:
-    """The result is that of the standard library."""
+    """A small body is parsed as the standard library does; an empty one is None."""
     assert read_json(body) == (json.loads(body) if body.strip() else None)
 
 
 def test_a_long_image_is_cut_out_and_decoded() -> None:
-    """The parsed body has a short text instead, which maps to the bytes and is equal for equal images."""
-    body = b'{"prompt": "a \\"knight\\"", "image": "data:image/png;base64,' + TEXT + b'", "parameters": {"image": "x"}}'
+    """In place of the image the parsed body has a short text with the data, which is equal for equal images."""
+    body = (
+        b'{"prompt": "a \\"knight\\"", "image": "data:image/png;base64,'
+        + LARGE_AS_BASE64
+        + b'", "parameters": {"image": "x"}}'
+    )
     value = read_json(body)
 
     assert isinstance(value, dict)
@@ -48,17 +52,17 @@ def test_a_long_image_is_cut_out_and_decoded() -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        TEXT,
-        TEXT.replace(b"/", b"\\/"),  # PHP
-        TEXT.replace(b"+", b"\\u002B").replace(b"=", b"\\u003d"),  # .NET
-        b"\\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)),  # MIME
-        b"data:image/png;base64," + TEXT,
-        TEXT.translate(bytes.maketrans(b"+/", b"-_")).rstrip(b"="),
+        LARGE_AS_BASE64,
+        LARGE_AS_BASE64.replace(b"/", b"\\/"),  # PHP
+        LARGE_AS_BASE64.replace(b"+", b"\\u002B").replace(b"=", b"\\u003d"),  # .NET
+        b"\\n".join(LARGE_AS_BASE64[at : at + 76] for at in range(0, len(LARGE_AS_BASE64), 76)),  # MIME
+        b"data:image/png;base64," + LARGE_AS_BASE64,
+        LARGE_AS_BASE64.translate(bytes.maketrans(b"+/", b"-_")).rstrip(b"="),
     ],
     ids=["plain", "php", "dotnet", "mime", "data-url", "url-safe"],
 )
 def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
-    """JSON escapes and line breaks are not part of the data."""
+    """Base64 in the notation of each encoder, with escapes or line breaks, is decoded to the same bytes."""
     value = read_json(b'{"image": "' + written + b'"}')
 
     assert isinstance(value, dict)
@@ -67,17 +71,26 @@ def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
 
 @given(data=st.binary(max_size=200))
 def test_short_base64_is_decoded(data: bytes) -> None:
-    """The decoded bytes are those that were encoded."""
+    """Any short bytes that were encoded as base64 are decoded to the same bytes."""
     assert decode_base64_in_pieces(base64.b64encode(data)) == data
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"A", b"A*AA", b"AAA=AAAA", b"data:image/png", TEXT + b"A", TEXT + b"*", b"\\u00", b"asset_1"],
+    [
+        b"A",
+        b"A*AA",
+        b"AAA=AAAA",
+        b"data:image/png",
+        LARGE_AS_BASE64 + b"A",
+        LARGE_AS_BASE64 + b"*",
+        b"\\u00",
+        b"asset_1",
+    ],
     ids=range(8),
 )
 def test_invalid_base64_is_rejected(text: bytes) -> None:
-    """Invalid characters, a single remaining character, and invalid JSON strings."""
+    """Base64 with invalid characters, padding, length or escapes raises ValueError."""
     with pytest.raises(ValueError, match=r"."):
         decode_base64_in_pieces(text)
 
@@ -105,18 +118,18 @@ def test_invalid_base64_is_rejected(text: bytes) -> None:
     ids=range(16),
 )
 def test_a_hostile_body_is_rejected_at_once(body: bytes, status: int) -> None:
-    """Many keys, deep nesting, endless strings: rejected with a reason, at any size, in far less than a second."""
+    """A body with too many values, deep nesting or long texts is rejected with a short reason in less than 0.5 s."""
     begun_at = time.process_time()
-    with pytest.raises(ShimError) as refused:
+    with pytest.raises(ShimError) as info:
         read_json(body)
 
     assert time.process_time() - begun_at < 0.5
-    assert refused.value.status == status
-    assert len(refused.value.reason) < 300
+    assert info.value.status == status
+    assert len(info.value.reason) < 300
 
 
 def test_the_limits_accept_ordinary_calls() -> None:
-    """A prompt of 4,096 escaped characters with an image just below the cut-out size, and 200 ids."""
+    """A prompt of 4,096 escaped characters, an image just below the cut-out size, and 200 ids are accepted."""
     prompt, image = "é" * 4096, "A" * (LONG_TEXT_BYTES - 4)
 
     assert read_json(json.dumps({"prompt": prompt, "image": image}).encode()) == {"prompt": prompt, "image": image}

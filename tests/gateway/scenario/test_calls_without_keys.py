@@ -1,4 +1,4 @@
-"""Requests that a shim without keys accepts: those of programs on this machine and of its own page."""
+"""Which requests a shim without keys accepts: from programs on this machine and from the shim's own page."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ SHIM_HOST = "127.0.0.1:8189"
         ("POST", {"host": "shim.example", "origin": "https://shim.example"}),
     ],
 )
-def test_local_programs_and_the_own_page_are_accepted(method: str, headers: dict[str, str]) -> None:
-    """Loopback names, the configured address, and links from other pages, which cannot read the response."""
+def test_local_programs_and_the_shim_s_page_are_accepted(method: str, headers: dict[str, str]) -> None:
+    """Requests to loopback names or the public URL, and from the shim's page, are accepted.
+
+    So is a GET from another page, such as a link, because that page cannot read the response.
+    """
     assert rejection_reason(method, headers, "https://shim.example") == ""
 
 
@@ -44,7 +47,7 @@ def test_local_programs_and_the_own_page_are_accepted(method: str, headers: dict
     ],
 )
 def test_other_pages_are_rejected(method: str, headers: dict[str, str]) -> None:
-    """Another origin, a rebound name, and another port of this machine."""
+    """Requests to another Host, or from another origin or port, are rejected with a reason that has the remedy."""
     assert "--insecure-local" in rejection_reason(method, headers)
 
 
@@ -62,5 +65,5 @@ def test_other_pages_are_rejected(method: str, headers: dict[str, str]) -> None:
     ],
 )
 def test_content_types_of_json(content_type: str, *, expected: bool) -> None:
-    """Types that a page of another origin may send without a preflight request are not accepted as JSON."""
+    """Only JSON types count as JSON. Other pages may send the rejected ones without a preflight request."""
     assert is_json(content_type) == expected

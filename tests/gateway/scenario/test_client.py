@@ -1,4 +1,4 @@
-"""ScenarioShim: Scenario's calls in this process, on the simulated platform."""
+"""ScenarioShim: Scenario's calls as methods in this process, with a simulated RunPod."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint whose worker returns a small image of each job's seed."""
+    """An endpoint whose worker returns a small image for each job, which depends on the seed."""
     with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, image_result, threads=2):
         yield platform
 
 
 @pytest.fixture
 def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ScenarioShim]:
-    """A shim with its own folder."""
+    """A shim in this process, with an empty folder."""
     with ScenarioShim(client_from_env(platform.client_env()), ShimSettings(tmp_path / "shim")) as shim:
         yield shim
 
 
 def test_a_prompt_becomes_an_asset(shim: ScenarioShim, tmp_path: Path) -> None:
-    """A job is started, ends with `success`, and its asset can be downloaded."""
+    """A call has a cost and starts a job, which ends with `success`; its asset can be downloaded and has the seed."""
     response = shim.generate_txt2img({"prompt": "a knight", "seed": "7"})
     job = shim.wait_for_job(response["job"]["jobId"], 20)
     [asset_id] = job["metadata"]["assetIds"]
@@ -43,7 +43,7 @@ def test_a_prompt_becomes_an_asset(shim: ScenarioShim, tmp_path: Path) -> None:
 
 
 def test_an_uploaded_image_can_be_the_input(shim: ScenarioShim, platform: RunPodPlatform) -> None:
-    """An asset id in `image` sends its bytes to the endpoint."""
+    """With an asset id as `image`, the request to the endpoint is img2img with an image."""
     asset = shim.upload_asset(png(64, 3), "knight.png")
     job = shim.generate_img2img({"prompt": "as an oil painting", "image": asset["id"], "strength": 0.5})["job"]
 
@@ -56,11 +56,11 @@ def test_an_uploaded_image_can_be_the_input(shim: ScenarioShim, platform: RunPod
 
 
 def test_all_faults_are_reported_at_once(shim: ScenarioShim, platform: RunPodPlatform) -> None:
-    """An invalid call is rejected with every fault, and nothing is sent."""
-    with pytest.raises(ShimError, match=r"(?s)width.*numSamples") as refused:
+    """An invalid call is rejected with 400 and every fault, and nothing is sent."""
+    with pytest.raises(ShimError, match=r"(?s)width.*numSamples") as info:
         shim.generate_txt2img({"prompt": "x", "width": 7, "numSamples": 90})
 
-    assert refused.value.status == 400
+    assert info.value.status == 400
     assert not platform.submissions
 
 

@@ -1,4 +1,4 @@
-"""Connection limits, in one process with uvicorn."""
+"""Limits of connections: too many idle ones, and callers that do not read. uvicorn runs in this process."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ async def _serving(protocol: type[LimitedProtocol]) -> tuple[uvicorn.Server, asy
 
 
 def test_the_oldest_idle_connection_is_closed() -> None:
-    """Beyond the limit the oldest connection without a request is closed at once, and the newest is served."""
+    """Beyond the limit the oldest connection without a request is closed, and the newest one is served."""
 
     async def run_client() -> tuple[bytes, bytes]:
         server, task, port = await _serving(limited_protocol(0))
-        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MIN_CONNECTIONS + 1)]
-        first, last = open_ones[0], open_ones[-1]
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MIN_CONNECTIONS + 1)]
+        first, last = connections[0], connections[-1]
         closed = await asyncio.wait_for(first[0].read(), 5)
         last[1].write(_REQUEST)
         response = await asyncio.wait_for(last[0].readuntil(b"here"), _WAIT_S)
-        for _, writer in open_ones:
+        for _, writer in connections:
             writer.close()
         server.should_exit = True
         await task
@@ -61,7 +61,7 @@ def test_the_oldest_idle_connection_is_closed() -> None:
 
 
 def test_a_caller_that_reads_nothing_is_closed() -> None:
-    """A response that is not read is aborted after the timeout, and its connection is closed."""
+    """If a caller does not read a response, the connection is closed after `stall_timeout_s`."""
     protocol = type("Short", (limited_protocol(0),), {"stall_timeout_s": 0.2})
 
     async def run_client() -> None:

@@ -1,7 +1,4 @@
-"""One process per folder.
-
-A second process, a taken port and a damaged database end with one error and affect no job.
-"""
+"""One shim per folder: a second shim, a port in use and a damaged database are errors without effect on jobs."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ NOWHERE = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
 
 
 def start_jobs(shim: ShimProcess, count: int) -> list[str]:
-    """Start `count` jobs; return their ids when all of them are at the endpoint."""
+    """Start `count` jobs; return their ids when the endpoint has accepted all of them."""
 
     def start(seed: int) -> str:
         url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
@@ -49,7 +46,7 @@ def start_jobs(shim: ShimProcess, count: int) -> list[str]:
 
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
-    """Return a job's record."""
+    """Return a job's record from the shim."""
     return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30).json()["job"]
 
 
@@ -57,7 +54,10 @@ def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
 def test_a_second_shim_on_a_folder_exits(
     platform: RunPodPlatform, released: threading.Event, tmp_path: Path, *, same_port: bool
 ) -> None:
-    """The second shim exits with status 3 and the first one's process id. All jobs of the first one succeed, once."""
+    """The second shim exits with status 3, and its error has the first shim's process id.
+
+    All jobs of the first shim succeed, each sent once.
+    """
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         ids = start_jobs(shim, 12)
         flags = [f"--port={shim.url.rpartition(':')[2]}"] if same_port else []
@@ -75,7 +75,7 @@ def test_a_second_shim_on_a_folder_exits(
 
 
 def test_a_lock_ends_with_its_process(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """After a kill the next process gets the folder at once."""
+    """After a kill the next shim can use the folder."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         shim.kill()
         shim.start()
@@ -85,12 +85,12 @@ def test_a_lock_ends_with_its_process(platform: RunPodPlatform, tmp_path: Path) 
 def test_a_taken_port_is_an_error_and_affects_no_job(
     platform: RunPodPlatform, released: threading.Event, tmp_path: Path
 ) -> None:
-    """A start on a port in use exits with status 3 before any job of the folder is continued."""
-    with ShimProcess(platform.client_env(), tmp_path) as shim, socket.create_server(("127.0.0.1", 0)) as taken:
+    """With a port in use the shim exits with status 3 and changes no job; the next start continues the job."""
+    with ShimProcess(platform.client_env(), tmp_path) as shim, socket.create_server(("127.0.0.1", 0)) as listener:
         [job_id] = start_jobs(shim, 1)
         shim.kill()
         before = Store(tmp_path).job(job_id)
-        status, output = shim.run_refused(f"--port={taken.getsockname()[1]}")
+        status, output = shim.run_refused(f"--port={listener.getsockname()[1]}")
 
         assert status == 3
         assert "Use a free --port" in output
@@ -103,7 +103,10 @@ def test_a_taken_port_is_an_error_and_affects_no_job(
 
 
 def test_the_shim_without_http_uses_the_same_lock(tmp_path: Path) -> None:
-    """Two in one process, or one next to a server, are rejected; `close` releases the folder."""
+    """A second ScenarioShim of a folder, in this process or next to a shim process, is a ConfigError.
+
+    Closing the first one releases the folder.
+    """
     settings = ShimSettings(tmp_path)
     with ScenarioShim(client_from_env(NOWHERE), settings):
         client = client_from_env(NOWHERE)
@@ -123,7 +126,7 @@ def test_the_shim_without_http_uses_the_same_lock(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stopped_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A stopped shim that has stored some rows."""
+    """A stopped shim whose database has the rows of fifty jobs."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         for _ in range(50):
             requests.post(f"{shim.base_url}/generate/custom/flux.1-dev", json=SMALL, auth=AUTH, timeout=30)
@@ -139,7 +142,7 @@ def stopped_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProce
 def test_a_damaged_database_is_reported_with_the_remedies(
     stopped_shim: ShimProcess, tmp_path: Path, at: int | None, damage: bytes
 ) -> None:
-    """A damaged header, damaged pages, or half a file: status 3 with its name; no traceback."""
+    """If the header or pages are damaged, or half the file is missing, the shim exits with 3, and names the file."""
     file = tmp_path / "shim.sqlite3"
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2] if at is None else data[:at] + damage + data[at + len(damage) :])
@@ -153,7 +156,7 @@ def test_a_damaged_database_is_reported_with_the_remedies(
 
 
 def test_a_row_that_cannot_be_parsed_is_damage(stopped_shim: ShimProcess, tmp_path: Path) -> None:
-    """A job whose text is not JSON: the error names the file and the row."""
+    """If a job's row has invalid JSON, the shim exits with 3, and names the file and the row."""
     file = tmp_path / "shim.sqlite3"
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE jobs SET phase = 'sent', asked = '{\"half\": ' WHERE rowid = 3")

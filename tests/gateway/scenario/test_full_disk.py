@@ -31,23 +31,23 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def shim(platform: RunPodPlatform, disk: Path) -> Iterator[ShimProcess]:
-    """A shim whose folder is on that disk."""
+    """A shim whose folder is on the small disk."""
     with ShimProcess(platform.client_env(), disk / "shim") as shim:
         yield shim
 
 
 def call(shim: ShimProcess, path: str, body: object) -> requests.Response:
-    """Post a call."""
+    """Send a call and return the response."""
     return requests.post(shim.base_url + path, json=body, auth=AUTH, timeout=60)
 
 
 def generate(shim: ShimProcess, seed: int) -> requests.Response:
-    """Start a job."""
+    """Send a call that starts a job; return the response."""
     return call(shim, "/generate/custom/model_bfl-flux-1-dev", {**SMALL, "seed": seed})
 
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
-    """Return a job's record."""
+    """Return a job's record from the shim; the call must succeed."""
     response = requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30)
     assert response.status_code == 200, response.text
     return response.json()["job"]
@@ -69,13 +69,16 @@ def fill(disk: Path) -> Path:
 def test_running_jobs_survive_a_full_disk(
     shim: ShimProcess, platform: RunPodPlatform, disk: Path, released: threading.Event
 ) -> None:
-    """Jobs succeed once there is space, without a restart, each once; no call meanwhile is a bug or loses a job."""
+    """Running jobs succeed once there is space again, without a restart, and each was sent once.
+
+    While the disk is full, calls that need space get 507 with the remedy, and no job fails.
+    """
     ids = [generate(shim, seed).json()["job"]["jobId"] for seed in range(4)]
     assert until(lambda: platform.submissions == 4)
     upload = call(shim, "/uploads", {"fileName": "a.png", "parts": 1}).json()["upload"]
     filler = fill(disk)
     image = base64.b64encode(incompressible_png(500, 500)).decode()
-    refused = [
+    rejected = [
         generate(shim, 9),
         call(shim, "/generate/img2img", {**SMALL, "modelId": "flux.1-dev", "image": image}),
         call(shim, "/assets", {"name": "a.png", "image": image}),
@@ -84,15 +87,15 @@ def test_running_jobs_survive_a_full_disk(
     ]
     released.set()
     assert until(lambda: "could not be stored, will retry" in shim.log)
-    during = [job(shim, job_id) for job_id in ids]
+    jobs_during_full_disk = [job(shim, job_id) for job_id in ids]
     filler.unlink()
 
     assert until(lambda: all(job(shim, job_id)["status"] == "success" for job_id in ids), 60)
-    for response in refused:
+    for response in rejected:
         assert response.status_code == 507, response.text
         assert "free disk space" in response.json()["reason"]
         assert response.headers["x-should-retry"] == "false"
-    for each in during:
+    for each in jobs_during_full_disk:
         assert each["status"] != "failure"
     for job_id in ids:
         done = job(shim, job_id)
@@ -107,7 +110,7 @@ def test_running_jobs_survive_a_full_disk(
 def test_a_job_that_was_not_sent_is_sent_once_there_is_space(
     shim: ShimProcess, platform: RunPodPlatform, disk: Path, released: threading.Event
 ) -> None:
-    """A job acknowledged while the endpoint was unreachable, before the disk was full, is sent once and succeeds."""
+    """A job that was acknowledged before the disk was full is sent once when there is space, and succeeds."""
     released.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim, 1).json()["job"]["jobId"]

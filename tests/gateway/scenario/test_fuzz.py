@@ -1,4 +1,4 @@
-"""5,000 random generate calls, and schemathesis on the shim's OpenAPI document: never a 500."""
+"""5,000 random generate calls, and requests that schemathesis derives from the OpenAPI document: never a 500."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROU
 
 pytestmark = pytest.mark.slow
 CALLS = 5_000
-HANDS = 4
+THREADS = 4
 PATHS = (
     "/generate/custom/model_bfl-flux-1-dev",
     "/generate/txt2img",
@@ -37,34 +37,34 @@ _FIELDS = sorted({name for route in ROUTES.values() for name in route.fields} | 
 
 @pytest.fixture
 def shim(shared_shim: ShimProcess) -> ShimProcess:
-    """One shim for all tests of this module."""
+    """The shim that all tests of this module share."""
     return shared_shim
 
 
-def body_of(chance: random.Random) -> bytes:
-    """Return a body that is almost valid, or completely random."""
-    if chance.random() < 0.05:
-        return chance.choice((b"", b"{", b"[1]", b"null", b"NaN", b'{"prompt": NaN}', b"\xff\xfe", b"[" * 5000, b'"x"'))
-    body = {name: chance.choice(_ODD) for name in chance.sample(_FIELDS, chance.choice((0, 1, 1, 2, 4)))}
-    if chance.random() < 0.9:
+def body_of(rng: random.Random) -> bytes:
+    """Return a random body: fields with odd values, mostly with a valid prompt and model, or invalid JSON."""
+    if rng.random() < 0.05:
+        return rng.choice((b"", b"{", b"[1]", b"null", b"NaN", b'{"prompt": NaN}', b"\xff\xfe", b"[" * 5000, b'"x"'))
+    body = {name: rng.choice(_ODD) for name in rng.sample(_FIELDS, rng.choice((0, 1, 1, 2, 4)))}
+    if rng.random() < 0.9:
         body["prompt"] = "a knight"
-    if chance.random() < 0.7:
-        body["modelId"] = chance.choice(BASE_MODELS)
-    return json.dumps({"parameters": body} if chance.random() < 0.3 else body).encode()
+    if rng.random() < 0.7:
+        body["modelId"] = rng.choice(BASE_MODELS)
+    return json.dumps({"parameters": body} if rng.random() < 0.3 else body).encode()
 
 
-def test_five_thousand_calls(shim: ShimProcess) -> None:
-    """Each gets 2xx, or a 4xx whose JSON has a reason and a trace id."""
+def test_five_thousand_calls_get_no_server_error(shim: ShimProcess) -> None:
+    """Each call gets 2xx, or 4xx with a reason and a trace id; enough calls get 200, 269 and 400."""
 
     def send(seed: int) -> Counter[int]:
-        chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
         statuses: Counter[int] = Counter()
         with requests.Session() as session:
             session.auth = (KEY, SECRET)
-            for _ in range(CALLS // HANDS):
-                query = {"dryRun": "true"} if chance.random() < 0.7 else {}
-                data = body_of(chance)
-                response = session.post(shim.base_url + chance.choice(PATHS), data=data, params=query, timeout=30)
+            for _ in range(CALLS // THREADS):
+                query = {"dryRun": "true"} if rng.random() < 0.7 else {}
+                data = body_of(rng)
+                response = session.post(shim.base_url + rng.choice(PATHS), data=data, params=query, timeout=30)
                 statuses[response.status_code] += 1
                 error = response.json()
                 assert response.status_code // 100 == 2 or (
@@ -72,8 +72,8 @@ def test_five_thousand_calls(shim: ShimProcess) -> None:
                 ), (response.status_code, data[:300], error)
         return statuses
 
-    with ThreadPoolExecutor(HANDS) as pool:
-        statuses = sum(pool.map(send, range(HANDS)), Counter[int]())
+    with ThreadPoolExecutor(THREADS) as pool:
+        statuses = sum(pool.map(send, range(THREADS)), Counter[int]())
 
     assert statuses.total() == CALLS
     assert statuses[200] > 100
@@ -82,8 +82,8 @@ def test_five_thousand_calls(shim: ShimProcess) -> None:
 
 
 def test_schemathesis_finds_no_500(shim: ShimProcess, tmp_path: Path) -> None:
-    """Requests generated from /openapi.json, valid and invalid ones, never get a server error."""
-    done = subprocess.run(
+    """Requests generated from /openapi.json get no server error, and responses that match the document."""
+    completed = subprocess.run(
         [
             str(Path(sys.executable).with_name("schemathesis")),
             "run",
@@ -102,4 +102,4 @@ def test_schemathesis_finds_no_500(shim: ShimProcess, tmp_path: Path) -> None:
         check=False,
     )
 
-    assert done.returncode == 0, done.stdout[-6000:]
+    assert completed.returncode == 0, completed.stdout[-6000:]

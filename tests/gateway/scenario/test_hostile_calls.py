@@ -1,4 +1,4 @@
-"""Hostile calls, with and without a key: each is limited, and other callers are served."""
+"""Hostile calls and uploads: each is limited, and other callers are served meanwhile."""
 
 from __future__ import annotations
 
@@ -34,19 +34,24 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 def shim(shared_shim: ShimProcess) -> ShimProcess:
-    """One shim for all tests of this module."""
+    """The shim that all tests of this module share."""
     return shared_shim
 
 
 class OtherCaller:
-    """Another caller, which sends requests continuously; `worst_s` is its longest response time."""
+    """Another caller, which sends requests to /health continuously.
+
+    Attributes:
+        worst_s: the longest response time.
+        responses: the number of responses.
+    """
 
     def __init__(self, shim: ShimProcess) -> None:
         self.worst_s = 0.0
         self.responses = 0
         self._url = f"{shim.url}/health"
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
+        self._thread = threading.Thread(target=self._send_requests)
 
     def __enter__(self) -> OtherCaller:  # noqa: PYI034 - like the other fakes
         self._thread.start()
@@ -56,7 +61,7 @@ class OtherCaller:
         self._ended.set()
         self._thread.join()
 
-    def _ask(self) -> None:
+    def _send_requests(self) -> None:
         with requests.Session() as session:
             while not self._ended.wait(0.005):
                 begun_at = time.perf_counter()
@@ -66,7 +71,7 @@ class OtherCaller:
 
 
 def unknown_keys(count: int) -> bytes:
-    """Return a call with `count` unknown keys."""
+    """Return the body of a call with `count` unknown keys."""
     return json.dumps({"prompt": "a knight", **{f"key{number}": 1 for number in range(count)}}).encode()
 
 
@@ -83,21 +88,21 @@ def unknown_keys(count: int) -> bytes:
     ids=["900 keys", "1,100 keys", "20,000 keys", "500,000 keys", "3,000,000 objects"],
 )
 def test_a_body_of_many_values_blocks_no_other_caller(shim: ShimProcess, body: bytes, query: str) -> None:
-    """A body of many values gets a short response at once, and other callers are not delayed."""
-    with OtherCaller(shim) as others:
+    """A body of many values gets a short response within 2 s, and other callers wait less than 0.5 s."""
+    with OtherCaller(shim) as other_caller:
         begun_at = time.perf_counter()
         response = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=30)
-        seconds = time.perf_counter() - begun_at
+        took_s = time.perf_counter() - begun_at
 
     assert response.status_code in {200, 269, 400, 413}
     assert (response.status_code in {200, 269}) == (len(body) < 13_000)
     assert len(response.content) < 5_000
-    assert seconds < 2
-    assert others.worst_s < 0.5
+    assert took_s < 2
+    assert other_caller.worst_s < 0.5
 
 
 def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
-    """The names of the first unknown keys are recorded; a job's record has a few kilobytes."""
+    """Of 900 unknown keys 880 are only counted, and the job's record has less than 5 kB."""
     body = {"prompt": "a knight", **{f"key{number}": "x" * 100 for number in range(900)}}
     job = requests.post(shim.base_url + PATH, json=body, auth=AUTH, timeout=30).json()["job"]
 
@@ -106,41 +111,41 @@ def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
 
 
 def test_large_images_block_no_other_caller(shim: ShimProcess) -> None:
-    """Eight images of 6 MB as base64 at once: all are stored, and others get a response within half a second."""
+    """Eight large images as base64 at once are all stored, and other callers wait less than 0.5 s."""
     image = base64.b64encode(incompressible_png(1400, 1400)).decode()
 
     def upload(_: int) -> int:
         body = {"name": "noise.png", "image": image}
         return requests.post(f"{shim.base_url}/assets", json=body, auth=AUTH, timeout=120).status_code
 
-    with OtherCaller(shim) as others, ThreadPoolExecutor(8) as pool:
+    with OtherCaller(shim) as other_caller, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upload, range(8))) == [200] * 8
-    assert others.worst_s < 0.5
-    assert others.responses > 5
+    assert other_caller.worst_s < 0.5
+    assert other_caller.responses > 5
 
 
 def test_half_open_connections_are_closed(shim: ShimProcess) -> None:
-    """3,000 connections with no or half a request are closed after the timeout; other callers are served."""
+    """3,000 connections with no or half a request are closed, not before the timeout; other callers are served."""
     host, port = shim.url.removeprefix("http://").split(":")
     begun_at = time.monotonic()
-    with OtherCaller(shim) as others:
+    with OtherCaller(shim) as other_caller:
         connections = [socket.create_connection((host, int(port))) for _ in range(3_000)]
         for connection in connections[::2]:
             connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-        open_ones = {connection.fileno(): connection for connection in connections}
+        open_connections = {connection.fileno(): connection for connection in connections}
 
         def all_are_closed() -> bool:
             poll = select.poll()
-            for number in open_ones:
+            for number in open_connections:
                 poll.register(number, select.POLLIN | select.POLLHUP)
             for number, _ in poll.poll(100):
-                open_ones.pop(number).close()
-            return not open_ones
+                open_connections.pop(number).close()
+            return not open_connections
 
         assert until(all_are_closed, HEAD_TIMEOUT_S + 15)
     assert time.monotonic() - begun_at >= HEAD_TIMEOUT_S - 1
-    assert others.responses > 100
-    assert others.worst_s < 2
+    assert other_caller.responses > 100
+    assert other_caller.worst_s < 2
 
 
 def test_a_slow_body_times_out(shim: ShimProcess) -> None:
@@ -167,7 +172,7 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
 
 
 def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
-    """The address from a trusted proxy's header is counted and logged; valid keys are not delayed."""
+    """Guesses are counted and logged by the address in a trusted proxy's header; a valid key is still accepted."""
 
     def call(key: str, address: str) -> requests.Response:
         headers = {"X-Forwarded-For": address}
@@ -185,14 +190,14 @@ def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
 
 
 def test_only_a_trusted_proxy_s_headers_are_used(tmp_path: Path, shim: ShimProcess) -> None:
-    """Image URLs have the scheme from a trusted proxy's header, otherwise that of the connection."""
+    """An image's URL has the scheme in a trusted proxy's header; without trust it has the connection's scheme."""
     asset = {"name": "a.png", "image": base64.b64encode(png()).decode()}
     headers = {"X-Forwarded-Proto": "https"}
     environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
-    with ShimProcess(environment, tmp_path) as alone:
+    with ShimProcess(environment, tmp_path) as untrusting_shim:
         urls = [
             requests.post(f"{each.base_url}/assets", json=asset, auth=AUTH, headers=headers, timeout=10).json()
-            for each in (shim, alone)
+            for each in (shim, untrusting_shim)
         ]
 
     assert [url["asset"]["url"].partition(":")[0] for url in urls] == ["https", "http"]
@@ -201,76 +206,73 @@ def test_only_a_trusted_proxy_s_headers_are_used(tmp_path: Path, shim: ShimProce
 # --- multipart uploads
 
 
-def begin(shim: ShimProcess, parts: int, auth: tuple[str, str] = AUTH) -> Any:  # noqa: ANN401 - JSON
-    """Begin an upload; return the response."""
+def create_upload(shim: ShimProcess, parts: int, auth: tuple[str, str] = AUTH) -> Any:  # noqa: ANN401 - JSON
+    """Send a call that creates an upload; return the response."""
     body = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": parts}
     return requests.post(f"{shim.base_url}/uploads", json=body, auth=auth, timeout=10)
 
 
-def put(part: Any, size: int) -> requests.Response:  # noqa: ANN401 - JSON
-    """Put a part of `size` bytes."""
+def put_part(part: Any, size: int) -> requests.Response:  # noqa: ANN401 - JSON
+    """Put a part of `size` zero bytes; return the response."""
     return requests.put(part["url"], data=bytes(size), timeout=30)
 
 
 def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
-    """The part that exceeds the image limit is rejected when it is sent; a part may be replaced by a smaller one."""
-    first, second = begin(shim, 2).json()["upload"]["parts"]
+    """A part that makes the parts larger than the limit of an image is rejected, until another part is smaller."""
+    first, second = create_upload(shim, 2).json()["upload"]["parts"]
 
-    assert put(first, MAX_BYTES - 10).status_code == 200
-    refused = put(second, 11)
-    assert refused.status_code == 413
-    assert "The maximum for all parts of an image is" in refused.json()["reason"]
-    assert "in parts" not in refused.json()["reason"]
-    assert put(first, MAX_BYTES - 20).status_code == 200
-    assert put(second, 11).status_code == 200
+    assert put_part(first, MAX_BYTES - 10).status_code == 200
+    rejected = put_part(second, 11)
+    assert rejected.status_code == 413
+    assert "The maximum for all parts of an image is" in rejected.json()["reason"]
+    assert "in parts" not in rejected.json()["reason"]
+    assert put_part(first, MAX_BYTES - 20).status_code == 200
+    assert put_part(second, 11).status_code == 200
 
 
 def test_the_uploads_of_a_key_are_limited_together(tmp_path: Path) -> None:
-    """The number and the bytes of incomplete uploads are limited for each key."""
+    """For each key the number and the total bytes of incomplete uploads are limited; another key is not affected."""
     environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
     with ShimProcess(environment, tmp_path) as shim:
-        uploads = [begin(shim, 1).json()["upload"] for _ in range(MAX_PENDING)]
-        refused = begin(shim, 1)
-        sizes = [put(upload["parts"][0], MAX_BYTES).status_code for upload in uploads[:5]]
+        uploads = [create_upload(shim, 1).json()["upload"] for _ in range(MAX_PENDING)]
+        rejected = create_upload(shim, 1)
+        sizes = [put_part(upload["parts"][0], MAX_BYTES).status_code for upload in uploads[:5]]
 
-        assert refused.status_code == 429
-        assert refused.headers["retry-after"]
+        assert rejected.status_code == 429
+        assert rejected.headers["retry-after"]
         assert sizes == [200] * (MAX_PENDING_BYTES // MAX_BYTES) + [413]
-        assert begin(shim, 1, OTHER).status_code == 200
-        kept = sum(file.stat().st_size for file in (tmp_path / "uploads").rglob("*") if file.is_file())
-        assert kept == MAX_PENDING_BYTES
+        assert create_upload(shim, 1, OTHER).status_code == 200
+        stored_bytes = sum(file.stat().st_size for file in (tmp_path / "uploads").rglob("*") if file.is_file())
+        assert stored_bytes == MAX_PENDING_BYTES
 
 
-def test_a_failed_upload_leaves_nothing(shim: ShimProcess) -> None:
-    """A file that is not an image makes the upload `failed` with the reason.
-
-    Its parts are deleted, and it accepts no more.
-    """
-    upload = begin(shim, 1).json()["upload"]
-    put(upload["parts"][0], 1000)
+def test_a_failed_upload_accepts_no_parts(shim: ShimProcess) -> None:
+    """If the file of an upload is not an image, the upload is `failed` with the reason, and accepts no more parts."""
+    upload = create_upload(shim, 1).json()["upload"]
+    put_part(upload["parts"][0], 1000)
     url = f"{shim.base_url}/uploads/{upload['id']}"
     done = requests.post(f"{url}/action", json={"action": "complete"}, auth=AUTH, timeout=10).json()["upload"]
 
     assert done["status"] == "failed"
     assert "not an image" in done["errorMessage"]
-    assert put(upload["parts"][0], 1000).status_code == 400
+    assert put_part(upload["parts"][0], 1000).status_code == 400
 
 
 def test_parts_count_as_calls(tmp_path: Path) -> None:
-    """A key that has used up its calls can put no more parts."""
+    """A part counts as a call: when the calls of a key are used up, a part gets 429."""
     environment = {
         "RUNPOD_API_KEY": "x",
         "RUNPOD_COMFYUI_ENDPOINT_ID": "x",
         "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3",
     }
     with ShimProcess(environment, tmp_path) as shim:
-        part = begin(shim, 1).json()["upload"]["parts"][0]
+        part = create_upload(shim, 1).json()["upload"]["parts"][0]
 
-        assert [put(part, 10).status_code for _ in range(3)] == [200, 200, 429]
+        assert [put_part(part, 10).status_code for _ in range(3)] == [200, 200, 429]
 
 
 def test_forty_five_jobs_may_be_polled_every_three_seconds(tmp_path: Path) -> None:
-    """The default limits allow a minute of such polls of one key (900), and its submits."""
+    """The default limit of polls allows the 900 polls of 45 jobs in a minute."""
     with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, image_result, threads=4):
         limits = {"SCENARIO_SHIM_REQUESTS_PER_MINUTE": "600", "SCENARIO_SHIM_POLLS_PER_MINUTE": ""}
         with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:

@@ -1,4 +1,4 @@
-"""Unchanged callers of Scenario with four processes: shim, simulated platform, real worker, simulated ComfyUI."""
+"""Unchanged callers of Scenario, the official SDK and curl, with the shim as a process and the real worker."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ KNIGHT = (ROOT / "examples" / "knight.png").read_bytes()
 
 @dataclass(frozen=True)
 class ShimSetup:
-    """The shim and its platform."""
+    """The shim, and the worker with its platform."""
 
     shim: ShimProcess
     worker_setup: WorkerSetup
 
-    def sdk(self, *, strict: bool = False, key: str = KEY, secret: str = SECRET, max_retries: int = 2) -> Scenario:
-        """Return the official SDK's client with only its base URL changed."""
+    def sdk(self, *, is_strict: bool = False, key: str = KEY, secret: str = SECRET, max_retries: int = 2) -> Scenario:
+        """Return a client of the official SDK whose base URL is the shim's."""
         return Scenario(
             api_key=key,
             api_secret=secret,
             base_url=self.shim.base_url,
             max_retries=max_retries,
-            _strict_response_validation=strict,
+            _strict_response_validation=is_strict,
         )
 
 
 @pytest.fixture(scope="module")
 def setup() -> Iterator[ShimSetup]:
-    """The servers, shared by all tests of this file."""
+    """The shim and the worker, shared by all tests of this module."""
     with (
         tempfile.TemporaryDirectory() as folder,
         running_worker(step_s=0.02) as worker_setup,
@@ -66,8 +66,8 @@ def setup() -> Iterator[ShimSetup]:
 
 @pytest.fixture(params=[False, True], ids=["lax", "strict"])
 def sdk(request: pytest.FixtureRequest, setup: ShimSetup) -> Iterator[Scenario]:
-    """The SDK with its default validation of responses, and with its strict one."""
-    with setup.sdk(strict=request.param) as sdk:
+    """A client of the SDK, with its default validation of responses and with its strict one."""
+    with setup.sdk(is_strict=request.param) as sdk:
         yield sdk
 
 
@@ -83,15 +83,15 @@ def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - a type of th
     return seen[-1]
 
 
-def pixels(url: str) -> Image.Image:
-    """Return the image at a URL, requested without a key."""
+def download_image(url: str) -> Image.Image:
+    """Download the image at `url` without a key, and return it."""
     response = requests.get(url, timeout=10)
     assert response.status_code == 200
     return Image.open(io.BytesIO(response.content))
 
 
 def test_txt2img(setup: ShimSetup, sdk: Scenario) -> None:
-    """run_model, poll, retrieve the assets, download them; one job at the endpoint."""
+    """run_model starts one job at the endpoint, whose two assets have their seeds and can be downloaded."""
     before = setup.worker_setup.platform.submissions
     response = sdk.generate.run_model(MODEL, body={**SMALL, "numOutputs": 2, "seed": 7})
     job = await_end(sdk, response.job.job_id)
@@ -101,26 +101,26 @@ def test_txt2img(setup: ShimSetup, sdk: Scenario) -> None:
     assert response.creative_units_cost > 0
     assert job.status == "success", job
     assert job.progress == 1
-    assert [pixels(asset.url).size for asset in assets] == [(64, 64), (64, 64)]
+    assert [download_image(asset.url).size for asset in assets] == [(64, 64), (64, 64)]
     assert [asset.metadata.seed for asset in assets] == ["7", "8"]
     assert {entry.status for entry in job.status_history} >= {"queued", "success"}
     assert setup.worker_setup.platform.submissions == before + 1
 
 
 def test_img2img(sdk: Scenario) -> None:
-    """Upload an asset, use its id as the input, download the result."""
+    """An image is uploaded as an asset, whose id is the input of a job; the result can be downloaded."""
     asset = sdk.assets.upload(name="knight.png", image=base64.b64encode(KNIGHT).decode()).asset
     response = sdk.generate.run_model(MODEL, body={**SMALL, "image": asset.id, "strength": 0.5, "seed": 3})
     job = await_end(sdk, response.job.job_id)
 
     assert hashlib.sha256(requests.get(asset.url, timeout=10).content).digest() == hashlib.sha256(KNIGHT).digest()
     assert job.status == "success", job
-    assert pixels(sdk.assets.retrieve(job.metadata.asset_ids[0]).asset.url).size == (64, 64)
+    assert download_image(sdk.assets.retrieve(job.metadata.asset_ids[0]).asset.url).size == (64, 64)
     assert dict(job.metadata.input)["image"] == asset.id
 
 
 def test_a_multipart_upload(sdk: Scenario) -> None:
-    """Create it, put each part without a key, complete it; the asset is the image."""
+    """An upload is created, each part is put without a key, and it is completed: the asset is the image."""
     half = len(KNIGHT) // 2
     made = sdk.uploads.create(
         file_name="knight.png", content_type="image/png", kind="image", parts=2, file_size=len(KNIGHT)
@@ -137,8 +137,8 @@ def test_a_multipart_upload(sdk: Scenario) -> None:
 
 
 def test_assets_are_listed_fetched_and_deleted(setup: ShimSetup) -> None:
-    """The list has pages, get-bulk omits unknown ids, and a deleted asset does not exist."""
-    with setup.sdk(strict=True, key=OTHER_KEY, secret=OTHER_SECRET) as sdk:
+    """Assets are listed in pages, by tag and in bulk, which omits unknown ids; a deleted asset does not exist."""
+    with setup.sdk(is_strict=True, key=OTHER_KEY, secret=OTHER_SECRET) as sdk:
         image = base64.b64encode(KNIGHT).decode()
         ids = [sdk.assets.upload(name=f"{number}.png", image=image).asset.id for number in range(5)]
 
@@ -153,7 +153,7 @@ def test_assets_are_listed_fetched_and_deleted(setup: ShimSetup) -> None:
 
 
 def test_a_job_is_cancelled(setup: ShimSetup, sdk: Scenario) -> None:
-    """Cancelling also cancels the job at the endpoint, and its status is `canceled`."""
+    """A cancelled job has the status `canceled`, and ComfyUI no longer runs it."""
     response = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 100, "numOutputs": 4})
     job_id = response.job.job_id
     assert until(lambda: sdk.jobs.retrieve(job_id).job.status == "in-progress", 60)
@@ -166,7 +166,7 @@ def test_a_job_is_cancelled(setup: ShimSetup, sdk: Scenario) -> None:
 
 
 def test_a_dry_run_costs_nothing(setup: ShimSetup) -> None:
-    """`dryRun` returns status 269 with units and price, without a job."""
+    """`dryRun` returns status 269 with units and price; no job is created."""
     before = setup.worker_setup.platform.submissions
     with setup.sdk() as sdk:
         response = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 28}, dry_run="true")
@@ -181,14 +181,14 @@ def test_a_dry_run_costs_nothing(setup: ShimSetup) -> None:
 
 
 def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
-    """400 lists every fault, 401 is about the key, 404 about the id.
+    """The SDK raises its own error for 400, 401 and 404.
 
-    Each has a reason, and is not retried by the SDK.
+    The 400 lists every fault and must not be retried, the 401 has a reason, and the 404 names the models.
     """
     with setup.sdk() as sdk, setup.sdk(secret=OTHER_SECRET) as other_sdk:
         with pytest.raises(BadRequestError) as info:
             sdk.generate.run_model(MODEL, body={"prompt": "", "guidance": 99, "mask": "x"})
-        with pytest.raises(AuthenticationError) as unknown:
+        with pytest.raises(AuthenticationError) as unauthorized:
             other_sdk.jobs.list()
         with pytest.raises(NotFoundError):
             sdk.jobs.retrieve("job_none")
@@ -197,13 +197,13 @@ def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
 
     for part in ("prompt", "guidance", "mask"):
         assert part in str(info.value.body)
-    assert {"reason", "message", "trace_id"} <= set(unknown.value.body or ())  # type: ignore[call-overload] # a JSON object
+    assert {"reason", "message", "trace_id"} <= set(unauthorized.value.body or ())  # type: ignore[call-overload] # a JSON object
     assert info.value.response.headers["x-should-retry"] == "false"
     assert MODEL in str(no_model.value.body)
 
 
 def test_a_key_over_its_limit_gets_429(setup: ShimSetup, tmp_path: Path) -> None:
-    """The 429 has Retry-After and remainingSeconds; another key is not affected."""
+    """A key's fourth call of a minute gets 429 with Retry-After and remainingSeconds; another key is not affected."""
     limits = {**setup.worker_setup.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
     with ShimProcess(limits, tmp_path) as shim:
         limited = ShimSetup(shim, setup.worker_setup)
@@ -219,7 +219,7 @@ def test_a_key_over_its_limit_gets_429(setup: ShimSetup, tmp_path: Path) -> None
 
 
 def test_a_key_only_sees_its_own_objects(setup: ShimSetup) -> None:
-    """Jobs, assets and uploads of one key do not exist for another, in any call."""
+    """For another key the jobs, assets and uploads of this key do not exist, and cannot be deleted."""
     with setup.sdk() as sdk, setup.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
         job_id = sdk.generate.run_model(MODEL, body=SMALL).job.job_id
         asset_id = await_end(sdk, job_id).metadata.asset_ids[0]
@@ -242,7 +242,7 @@ def test_a_key_only_sees_its_own_objects(setup: ShimSetup) -> None:
 
 
 def test_the_classic_and_the_oldest_route(setup: ShimSetup) -> None:
-    """txt2img with `modelId` in the body, and inferences with `parameters`, create the same kind of job."""
+    """txt2img with `modelId` and inferences with `parameters` start jobs that succeed."""
     with setup.sdk() as sdk:
         classic: Any = sdk.post("/generate/txt2img", cast_to=object, body={**SMALL, "modelId": "flux.1-dev"})
         oldest: Any = sdk.post(
@@ -254,11 +254,11 @@ def test_the_classic_and_the_oldest_route(setup: ShimSetup) -> None:
         shown: Any = sdk.get(f"/models/flux.1-dev/inferences/{inference_id}", cast_to=object)
 
     assert shown["inference"]["status"] == "succeeded"
-    assert pixels(shown["inference"]["images"][0]["url"]).size == (64, 64)
+    assert download_image(shown["inference"]["images"][0]["url"]).size == (64, 64)
 
 
 def test_an_unsupported_route_has_the_remedy(setup: ShimSetup) -> None:
-    """501 names the call and its replacement; a wrong method is 405."""
+    """An unsupported route gets 501 with the remedy, with and without /v1; a wrong method gets 405."""
     auth = (KEY, SECRET)
     for prefix in ("", "/v1"):
         response = requests.post(f"{setup.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=5)
@@ -271,31 +271,33 @@ def test_an_unsupported_route_has_the_remedy(setup: ShimSetup) -> None:
 
 
 def test_models_are_listed_by_privacy(setup: ShimSetup, tmp_path: Path) -> None:
-    """Public ones are Flux.1-dev's ids, private ones the configured LoRAs.
+    """Public models are Flux.1-dev's ids, and private ones the configured LoRAs.
 
-    Pages and get-bulk work, also with the SDK.
+    They are listed with the SDK, in pages and in bulk, and with plain requests.
     """
     loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
     with ShimProcess({**setup.worker_setup.platform.client_env(), **loras}, tmp_path) as shim:
-        with ShimSetup(shim, setup.worker_setup).sdk(strict=True) as sdk:
+        with ShimSetup(shim, setup.worker_setup).sdk(is_strict=True) as sdk:
             public = [model.id for model in sdk.models.list(privacy="public")]
             private = [model.id for model in sdk.models.list(privacy="private")]
             paged = [model.id for model in sdk.models.list(page_size=1)]
             bulk = [model.id for model in sdk.models.get_bulk(model_ids=["model_knight", "model_none"]).models]
         listed = requests.get(f"{shim.base_url}/models/public", auth=(KEY, SECRET), timeout=5).json()["models"]
-        none = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=5).json()["models"]
+        training = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=5).json()[
+            "models"
+        ]
         rejected = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=5)
 
     assert public == ["model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev"]
     assert private == bulk == ["model_knight"]
     assert paged == public + private
     assert [model["id"] for model in listed] == public
-    assert none == []
+    assert training == []
     assert rejected.status_code == 400
 
 
 def test_a_model_s_jobs_are_listed_by_the_oldest_route(setup: ShimSetup) -> None:
-    """GET /models/{id}/inferences lists this key's jobs of that model only."""
+    """GET /models/{id}/inferences lists the newest job of that model, and none for another key."""
     with setup.sdk() as sdk:
         job_id = sdk.generate.run_model("flux.1-dev", body=SMALL).job.job_id
     auth, url = (KEY, SECRET), f"{setup.shim.base_url}/models"
@@ -311,7 +313,7 @@ def test_a_model_s_jobs_are_listed_by_the_oldest_route(setup: ShimSetup) -> None
     "path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"]
 )
 def test_an_id_of_scenario_is_404_with_the_remedy(setup: ShimSetup, path: str) -> None:
-    """The error says that the id is not the shim's, and how to send the image; get-bulk omits it."""
+    """An asset or job id of Scenario gets 404 with the remedy; get-bulk omits such an id."""
     auth = (KEY, SECRET)
     if path.endswith("get-bulk"):
         body = {"assetIds": ["asset_q9GpkRcHwTx7bLJ2mVz3nFd8"]}
@@ -326,7 +328,7 @@ def test_an_id_of_scenario_is_404_with_the_remedy(setup: ShimSetup, path: str) -
 
 
 def test_a_form_upload_is_400_with_the_remedy(setup: ShimSetup) -> None:
-    """An old page of Scenario documents multipart/form-data: the error has the JSON to send instead."""
+    """An upload as multipart/form-data gets 400, with the JSON to send instead."""
     files = {"file": ("knight.png", KNIGHT, "image/png")}
     response = requests.post(f"{setup.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
 
@@ -336,7 +338,7 @@ def test_a_form_upload_is_400_with_the_remedy(setup: ShimSetup) -> None:
 
 
 def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
-    """The calls that Scenario's docs show with curl: generate, poll, the asset, its bytes."""
+    """With curl, as in Scenario's docs, a job is started and polled, and its asset is read and downloaded."""
     programs("curl")
 
     def curl(*arguments: str) -> bytes:
@@ -360,7 +362,7 @@ def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
 
 
 def test_an_image_url_is_signed(setup: ShimSetup) -> None:
-    """The URL's path and expiry cannot be changed; the format can."""
+    """An image's URL without its signature or with another expiry gets 401. Another format can be requested."""
     with setup.sdk() as sdk:
         url = sdk.assets.upload(name="a.png", image=base64.b64encode(KNIGHT).decode()).asset.url
         webp = sdk.assets.download.request(sdk.assets.list(page_size=1).assets[0].id, target_format="webp")
@@ -372,7 +374,7 @@ def test_an_image_url_is_signed(setup: ShimSetup) -> None:
 
 
 def test_nothing_secret_is_logged(setup: ShimSetup) -> None:
-    """The log of the tests above contains neither a key nor a signature."""
+    """The shim's log of the tests above contains neither a key, nor a secret, nor a signature."""
     log = setup.shim.log
 
     assert "401" in log

@@ -1,4 +1,4 @@
-"""Mapping of Scenario's fields to a request: by examples, and for every field of every route."""
+"""Mapping of Scenario's calls to requests: examples, random bodies, and every field of every route."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MODEL = BASE_MODELS[0]
 NAMES = [*ROUTES, INFERENCES]
 
 
-def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> MappedCall:  # noqa: ANN401 - any JSON value
-    """Return the mapped call with a prompt and the test's fields."""
+def map_fields(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> MappedCall:  # noqa: ANN401 - any JSON value
+    """Map a call of the route `name` with a prompt and the fields of `body`; return the result."""
     return map_call(name, {"prompt": "a knight", **body}, model_id, LORAS)
 
 
@@ -34,14 +34,14 @@ def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> M
     ],
 )
 def test_missing_fields_have_scenario_s_defaults(name: str, expected: Mapping[str, object]) -> None:
-    """A call with only a prompt gets the defaults of its own route (docs/reference/scenario.md#route-b)."""
-    assert expected.items() <= mapped(name).input.items()
+    """A call with only a prompt gets its route's defaults (docs/reference/scenario.md#route-b)."""
+    assert expected.items() <= map_fields(name).input.items()
 
 
 @pytest.mark.parametrize(("name", "strength"), [("custom", 0.8), ("img2img", 0.75)])
-def test_an_image_keeps_its_own_size(name: str, strength: float) -> None:
-    """img2img without a size uses the image's size, and the route's own strength."""
-    call = mapped(name, image="asset_1")
+def test_a_call_with_an_image_has_no_default_size(name: str, strength: float) -> None:
+    """A call with an image and without a size is img2img without a size, with the route's default strength."""
+    call = map_fields(name, image="asset_1")
 
     assert call.task == "img2img"
     assert call.image == "asset_1"
@@ -77,8 +77,8 @@ def test_an_image_keeps_its_own_size(name: str, strength: float) -> None:
     ],
 )
 def test_both_families_of_names_are_accepted(body: dict[str, Any], expected: Mapping[str, object]) -> None:
-    """Each field is mapped; null counts as missing; a size is rounded to 16."""
-    assert expected.items() <= mapped(**body).input.items()
+    """Old and new names of fields are mapped. Numbers may be text, null counts as missing, and sizes are rounded."""
+    assert expected.items() <= map_fields(**body).input.items()
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_both_families_of_names_are_accepted(body: dict[str, Any], expected: Map
     ],
 )
 def test_an_ignored_field_is_recorded_or_rejected(body: dict[str, Any], word: str) -> None:
-    """A lax shim records it in the job; a strict one rejects the call and names the field."""
-    [note] = mapped(**body).notes
+    """An ignored or changed field is a note; with `is_strict` it is an error that names the field."""
+    [note] = map_fields(**body).notes
 
     assert word in note
     with pytest.raises(ShimError, match=next(iter(body))):
@@ -106,27 +106,27 @@ def test_an_ignored_field_is_recorded_or_rejected(body: dict[str, Any], word: st
 
 @pytest.mark.parametrize("seed", [-1, "-1", -1.0, None])
 def test_a_seed_of_minus_one_is_random(seed: object) -> None:
-    """The shim chooses it, as for a call without a seed."""
-    assert "seed" not in mapped(seed=seed).input
+    """A seed of -1 or null is not in the request, so a random one is used."""
+    assert "seed" not in map_fields(seed=seed).input
 
 
 def test_many_unknown_keys_are_counted() -> None:
-    """Twenty are named; long values are not in the job's record."""
-    call = mapped(**{f"key{number}": "x" * 100 for number in range(1000)})
+    """Of many unknown keys only twenty have a note, and none is in the call's record; a single one is."""
+    call = map_fields(**{f"key{number}": "x" * 100 for number in range(1000)})
 
     assert len(call.notes) == 21
     assert call.notes[-1] == "980 more keys are unknown and were ignored"
     assert not [key for key in call.original if key.startswith("key")]
-    assert mapped(other=1).original["other"] == 1
+    assert map_fields(other=1).original["other"] == 1
 
 
 @pytest.mark.parametrize("field", ["controlImage", "mask", "maskId", "ipAdapterImageIds"])
 def test_a_field_that_would_change_the_image_is_rejected(field: str) -> None:
-    """An image without the requested control, mask or reference is not generated; `false` requests nothing."""
-    with pytest.raises(ShimError, match=field) as refused:
-        mapped(**{field: "asset_1"})
+    """A control image, mask or reference would change the image, so it gets 400; `false` is accepted."""
+    with pytest.raises(ShimError, match=field) as info:
+        map_fields(**{field: "asset_1"})
 
-    assert refused.value.status == 400
+    assert info.value.status == 400
     assert map_call("custom", {"prompt": "a knight", field: False}, MODEL, LORAS).notes == ()
 
 
@@ -148,25 +148,25 @@ def test_a_field_that_would_change_the_image_is_rejected(field: str) -> None:
     ],
 )
 def test_all_faults_are_reported_at_once(body: dict[str, Any], words: tuple[str, ...]) -> None:
-    """The error of an invalid call lists every fault with the remedy."""
-    with pytest.raises(ShimError) as refused:
-        mapped(**body)
+    """The error of an invalid call is 400, and lists every fault."""
+    with pytest.raises(ShimError) as info:
+        map_fields(**body)
 
-    assert refused.value.status == 400
-    assert [word for word in words if word not in refused.value.reason] == []
+    assert info.value.status == 400
+    assert [word for word in words if word not in info.value.reason] == []
 
 
 @pytest.mark.parametrize(("model_id", "status"), [("model_sdxl", 404), (None, 400)])
 def test_an_unknown_model_is_reported(model_id: str | None, status: int) -> None:
-    """An unknown model is 404, a missing one 400, and both errors list the existing ones."""
-    with pytest.raises(ShimError, match=MODEL) as refused:
+    """The error for an unknown model is 404, for a missing one 400; both name an existing model."""
+    with pytest.raises(ShimError, match=MODEL) as info:
         map_call("txt2img", {"prompt": "x"}, model_id, LORAS)
 
-    assert refused.value.status == status
+    assert info.value.status == status
 
 
 def test_the_oldest_route_is_txt2img_or_img2img() -> None:
-    """`parameters` has the fields, and their `type` is the task."""
+    """In the oldest route `parameters` has the fields, and `parameters.type` selects the task."""
     call = map_call(
         INFERENCES, {"parameters": {"type": "img2img", "prompt": "x", "imageId": "asset_1"}}, "flux.1-dev", LORAS
     )
@@ -208,7 +208,7 @@ def test_every_body_is_a_request_or_rejected(
     is_strict: bool,
     model: str | None,
 ) -> None:
-    """Any body becomes a valid request or an error of the caller; no field is dropped silently."""
+    """Any body becomes a valid request, or an error 400 or 404; each ignored field has a note."""
     body = {"parameters": body} if name == INFERENCES else body
     try:
         call = map_call(name, body, model, LORAS, is_strict=is_strict)
@@ -227,7 +227,7 @@ def test_every_body_is_a_request_or_rejected(
 
 
 def test_every_field_is_honoured_or_has_a_reason() -> None:
-    """Each field of each table is honoured or has a reason why not, never both."""
+    """Each field of each route either becomes an input or has a reason why not; the schema lists all fields."""
     for route in ROUTES.values():
         for field in route.fields.values():
             assert bool(field.becomes) != bool(field.why_not)
@@ -264,7 +264,7 @@ _TWO_VALUES: Mapping[str, tuple[object, object]] = {
     [(route.name, name) for route in ROUTES.values() for name, field in route.fields.items() if field.becomes],
 )
 def test_every_supported_field_changes_the_request(name: str, field: str) -> None:
-    """Two values of a field result in two different requests. A row of the table without code in mapping.py fails."""
+    """Two values of a supported field result in two different calls, so no row of the table lacks its code."""
     others: dict[str, object] = {"negativePrompt": "snow", "negativePromptStrength": 3, "loras": ["model_ink"]}
     if ROUTES[name].fields["image"].becomes and not field.startswith("image"):
         others["image"] = "asset_0"

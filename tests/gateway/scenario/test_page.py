@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser: it generates images, shows them, and shows errors."""
+"""The shim's page in a real browser: keys, jobs, images and errors; and protection of a shim without keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAIT_MS = 20_000
 
 
 def respond(job: Body) -> Body:
-    """Return an image, or an error if the prompt requests it."""
+    """Return an image, or out_of_memory if the prompt contains `fails`."""
     if "fails" in job["input"]["prompt"]:
         return {
             "error": '{"code": "out_of_memory", "message": "The GPU was full. Request a smaller size.", "details": {}}'
@@ -31,33 +31,36 @@ def respond(job: Body) -> Body:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for all tests."""
+    """One browser for all tests of this module."""
     with browser() as chromium:
         yield chromium
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint."""
+    """An endpoint whose worker responds with `respond`."""
     with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, respond):
         yield platform
 
 
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -> Iterator[Page]:
-    """The page in a window of that width, with the key entered. An error of its scripts fails the test."""
+    """The page in a window of each width, with the key entered.
+
+    A script error, and content wider than the window, fail the test.
+    """
     problems: list[str] = []
-    window = signed_in(chromium, shim, request.param, problems)
+    window = open_page(chromium, shim, request.param, problems)
     yield window
     assert not overflows(window)
     assert problems == []
     window.close()
 
 
-def signed_in(chromium: Browser, shim: ShimProcess, width: int, problems: list[str] | None = None) -> Page:
-    """Return the page in a window of that width, with the key entered.
+def open_page(chromium: Browser, shim: ShimProcess, width: int, problems: list[str] | None = None) -> Page:
+    """Open the page in a window of `width` and enter the key; return the page.
 
-    Errors of its scripts are added to `problems`.
+    Errors of the page's scripts are added to `problems`.
     """
     found: list[str] = [] if problems is None else problems
     window = chromium.new_page(viewport={"width": width, "height": 900})
@@ -71,7 +74,7 @@ def signed_in(chromium: Browser, shim: ShimProcess, width: int, problems: list[s
 
 
 def generate(page: Page, prompt: str) -> None:
-    """Submit a prompt."""
+    """Fill in the prompt and a seed, and press Generate."""
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_label("Seed").fill("42")
     page.get_by_role("button", name="Generate").click()
@@ -85,7 +88,7 @@ def test_the_page_without_jobs(page: Page) -> None:
 
 
 def test_a_prompt_becomes_an_image(page: Page) -> None:
-    """The job appears, ends, and shows its image with prompt and seed; the image file is loaded."""
+    """The job's image is shown with its prompt and seed, and its file is loaded."""
     generate(page, "a pixel art knight")
     image = page.get_by_role("img", name="a pixel art knight")
 
@@ -95,14 +98,14 @@ def test_a_prompt_becomes_an_image(page: Page) -> None:
 
 
 def test_a_failed_job_shows_its_error(page: Page) -> None:
-    """The job shows the error and its remedy."""
+    """A failed job shows the remedy of its error."""
     generate(page, "this fails")
 
     expect(page.locator("[data-status=failure]")).to_contain_text("Request a smaller size", timeout=WAIT_MS)
 
 
 def test_a_rejected_call_shows_its_error(page: Page) -> None:
-    """The error is shown next to the form, which can be used again."""
+    """The error of a rejected call is shown as an alert, and the form can be used again."""
     page.get_by_label("Steps").evaluate("field => { field.max = 1000 }")
     page.get_by_label("Steps").fill("500")
     generate(page, "a knight")
@@ -112,14 +115,14 @@ def test_a_rejected_call_shows_its_error(page: Page) -> None:
 
 
 def test_a_prompt_is_shown_as_text(page: Page) -> None:
-    """HTML in a prompt is escaped."""
+    """HTML in a prompt is shown as text."""
     generate(page, "<img src=x onerror=alert(1)><b>bold</b>")
 
     expect(page.locator(".prompt")).to_have_text("<img src=x onerror=alert(1)><b>bold</b>", timeout=WAIT_MS)
 
 
 def test_a_wrong_key_can_be_corrected(chromium: Browser, shim: ShimProcess) -> None:
-    """A wrong key shows an error, and the right one opens the page."""
+    """With a wrong secret the page shows an error, and then the right secret opens the page."""
     window = chromium.new_page()
     window.goto(f"{shim.url}/")
     for secret in ("wrong", SECRET):
@@ -145,7 +148,7 @@ def test_a_token_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp
 
 
 def test_every_job_is_shown_and_updated(page: Page, shim: ShimProcess, platform: RunPodPlatform) -> None:
-    """45 jobs start at once: all are updated until they end, not only the newest 30."""
+    """Of 45 jobs all are shown and updated until they end, the newest first, and not only 30."""
     expect(page.get_by_text("No jobs yet")).to_be_visible(timeout=WAIT_MS)
     platform.faults.cold_start(3)
     url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
@@ -168,7 +171,7 @@ def test_older_jobs_are_listed_on_demand(chromium: Browser, shim: ShimProcess) -
         requests.post(
             url, json={"prompt": f"knight {number}", "width": 64, "height": 64}, auth=(KEY, SECRET), timeout=30
         )
-    window = signed_in(chromium, shim, 1400)
+    window = open_page(chromium, shim, 1400)
     expect(window.locator("#jobs > article")).to_have_count(30, timeout=WAIT_MS)
     window.get_by_role("button", name="Older jobs").click()
 
@@ -187,8 +190,8 @@ def open_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]
         yield shim
 
 
-def test_the_own_page_needs_no_key(chromium: Browser, open_shim: ShimProcess) -> None:
-    """With --insecure-local the page opens without a key and generates images."""
+def test_the_shim_s_page_needs_no_key(chromium: Browser, open_shim: ShimProcess) -> None:
+    """With --insecure-local the page opens without a key and generates an image."""
     window = chromium.new_page()
     window.goto(f"{open_shim.url}/")
     generate(window, "a pixel art knight")
@@ -197,7 +200,7 @@ def test_the_own_page_needs_no_key(chromium: Browser, open_shim: ShimProcess) ->
     window.close()
 
 
-_ATTACK = """async (url) => {
+_REQUESTS_OF_ANOTHER_PAGE = """async (url) => {
   const body = JSON.stringify({prompt: "a knight", numOutputs: 8});
   for (const type of ["text/plain", "application/x-www-form-urlencoded", "application/json"])
     for (const mode of ["no-cors", "cors"])
@@ -213,13 +216,13 @@ _ATTACK = """async (url) => {
 def test_a_page_of_another_origin_starts_no_job(
     chromium: Browser, open_shim: ShimProcess, platform: RunPodPlatform
 ) -> None:
-    """Fetch, beacon and form of such a page are rejected by a shim without keys, and no job starts."""
+    """A shim without keys rejects fetch, beacon and form of a page of another origin, and no job starts."""
     before = platform.submissions
     with other_origin() as url:
         window = chromium.new_page()
         window.goto(url)
         with window.expect_navigation(timeout=WAIT_MS):
-            window.evaluate(_ATTACK, f"{open_shim.base_url}/generate/custom/model_bfl-flux-1-dev")
+            window.evaluate(_REQUESTS_OF_ANOTHER_PAGE, f"{open_shim.base_url}/generate/custom/model_bfl-flux-1-dev")
         expect(window.locator("body")).to_contain_text("the shim rejects other sites")
         window.close()
 
@@ -230,7 +233,7 @@ def test_a_page_of_another_origin_starts_no_job(
 
 
 def test_a_rebound_name_is_rejected(open_shim: ShimProcess) -> None:
-    """After DNS rebinding a page has the shim's origin, but another Host header: every route rejects it."""
+    """A request with another Host header, as after DNS rebinding, gets 403 from each route."""
     for path in ("/", "/v1/jobs", "/openapi.json", "/health"):
         response = requests.get(open_shim.url + path, headers={"Host": "evil.example"}, timeout=30)
         assert response.status_code == 403
@@ -238,13 +241,13 @@ def test_a_rebound_name_is_rejected(open_shim: ShimProcess) -> None:
 
 
 def test_a_body_needs_the_content_type_of_json_without_keys(open_shim: ShimProcess) -> None:
-    """A request with another type gets an error with the remedy; one with JSON is served."""
+    """Without keys a body with another content type gets 400 with the remedy; one with JSON's type is accepted."""
     url = f"{open_shim.base_url}/generate/txt2img"
     body = '{"prompt": "a knight", "modelId": "flux.1-dev", "width": 64, "height": 64}'
-    refused = requests.post(url, data=body, headers={"Content-Type": "text/plain"}, timeout=30)
+    rejected = requests.post(url, data=body, headers={"Content-Type": "text/plain"}, timeout=30)
 
-    assert refused.status_code == 400
-    assert "Content-Type: application/json" in refused.json()["reason"]
+    assert rejected.status_code == 400
+    assert "Content-Type: application/json" in rejected.json()["reason"]
     assert requests.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=30).status_code == 200
 
 
@@ -261,7 +264,7 @@ def other_origin() -> Iterator[str]:
 
 
 def test_a_job_is_cancelled(page: Page, platform: RunPodPlatform) -> None:
-    """The button cancels a queued job."""
+    """The Cancel button cancels a queued job."""
     platform.faults.cold_start(60)
     generate(page, "a knight")
     page.get_by_role("button", name="Cancel").click(timeout=WAIT_MS)

@@ -1,4 +1,4 @@
-"""Multipart uploads that are never completed are removed while the shim runs."""
+"""`sweep` of multipart uploads: incomplete ones expire, and parts without an upload are removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from comfy_client.gateway.scenario.uploads import UPLOAD_LIFE_S, Uploads
 
 
 class UploadsWithClock:
-    """Uploads with a clock that the test sets."""
+    """Uploads whose clock is `now`, which the test sets."""
 
     def __init__(self, directory: Path) -> None:
         self.now = 1_000_000.0
@@ -27,38 +27,41 @@ class UploadsWithClock:
         self.uploads = Uploads(storage, assets, self.parts, lambda *_: ("", 0.0))
 
     def begin(self) -> str:
-        """Begin an upload of one part; return its id."""
+        """Create an upload of one part; return the upload's id."""
         return str(self.uploads.create("owner", {"fileName": "a.png"})["upload"]["id"])
 
 
 def test_an_incomplete_upload_expires(tmp_path: Path) -> None:
-    """An hour after its start it is `failed` with the reason, and its parts are deleted; a younger upload is kept."""
-    scene = UploadsWithClock(tmp_path)
-    old = scene.begin()
-    asyncio.run(scene.uploads.put_part(old, 1, b"x" * 100))
-    scene.now += UPLOAD_LIFE_S - 1
-    asyncio.run(scene.uploads.sweep())
-    young = scene.begin()
-    asyncio.run(scene.uploads.put_part(young, 1, b"x" * 100))
-    assert (scene.parts / old).is_dir()
-    scene.now += 2
-    asyncio.run(scene.uploads.sweep())
+    """An hour after its start an incomplete upload is `failed`, has no parts, and accepts none.
 
-    ended = scene.uploads.get("owner", old)["upload"]
-    assert ended["status"] == "failed"
-    assert "60 minutes" in ended["errorMessage"]
-    assert [folder.name for folder in scene.parts.iterdir()] == [young]
+    A younger upload keeps its part.
+    """
+    setup = UploadsWithClock(tmp_path)
+    old = setup.begin()
+    asyncio.run(setup.uploads.put_part(old, 1, b"x" * 100))
+    setup.now += UPLOAD_LIFE_S - 1
+    asyncio.run(setup.uploads.sweep())
+    young = setup.begin()
+    asyncio.run(setup.uploads.put_part(young, 1, b"x" * 100))
+    assert (setup.parts / old).is_dir()
+    setup.now += 2
+    asyncio.run(setup.uploads.sweep())
+
+    expired = setup.uploads.get("owner", old)["upload"]
+    assert expired["status"] == "failed"
+    assert "60 minutes" in expired["errorMessage"]
+    assert [folder.name for folder in setup.parts.iterdir()] == [young]
     with pytest.raises(ShimError, match="too late"):
-        asyncio.run(scene.uploads.put_part(old, 1, b"x"))
-    scene.store.close()
+        asyncio.run(setup.uploads.put_part(old, 1, b"x"))
+    setup.store.close()
 
 
 def test_parts_without_an_upload_are_removed(tmp_path: Path) -> None:
-    """A part that was written too late is deleted by the next sweep."""
-    scene = UploadsWithClock(tmp_path)
-    (scene.parts / "upload_none").mkdir(parents=True)
-    (scene.parts / "upload_none" / "1").write_bytes(b"x")
-    asyncio.run(scene.uploads.sweep())
+    """The folder of parts of an unknown upload is deleted."""
+    setup = UploadsWithClock(tmp_path)
+    (setup.parts / "upload_none").mkdir(parents=True)
+    (setup.parts / "upload_none" / "1").write_bytes(b"x")
+    asyncio.run(setup.uploads.sweep())
 
-    assert list(scene.parts.iterdir()) == []
-    scene.store.close()
+    assert list(setup.parts.iterdir()) == []
+    setup.store.close()

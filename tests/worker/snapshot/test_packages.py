@@ -73,7 +73,7 @@ def test_requirement_that_contradicts_the_lock(
     )
 
     assert status == 1
-    assert "- greedy: its requirements conflict with the lock, which has locked==1.0\n" in text
+    assert "- upgrading: its requirements conflict with the lock, which has locked==1.0\n" in text
     assert installed.version("locked") == "1.0"
     assert snapshot_setup.is_untouched
 
