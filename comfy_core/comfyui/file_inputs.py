@@ -26,7 +26,7 @@ class FileUse(Enum):
     """Writes a file."""
 
 
-RUN_FOLDER = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
+RUN_FOLDER_PATTERN = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
 """Matches the name of a job's own folder in ComfyUI's input and output folders."""
 _CORE_LOADERS = {
     "LoadImage": ("image",),

@@ -16,7 +16,7 @@ from itertools import islice
 from urllib.parse import unquote
 
 from comfy_core.comfyui.file_inputs import (
-    RUN_FOLDER,
+    RUN_FOLDER_PATTERN,
     SILENT_SAVERS,
     FileUse,
     declared_input,
@@ -184,7 +184,7 @@ class _Guard:
 
     def _folder_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
         """Return the problem with a name that leads to the folders of other jobs, or None."""
-        if any(found.lower() != self.run_folder for found in RUN_FOLDER.findall(name)):
+        if any(found.lower() != self.run_folder for found in RUN_FOLDER_PATTERN.findall(name)):
             return "names the folder of another job"
         if use in {FileUse.WRITES, FileUse.LOADS_MODEL}:
             return None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from comfy_core.comfyui.file_inputs import RUN_FOLDER, FileUse, declared_input, file_use
+from comfy_core.comfyui.file_inputs import RUN_FOLDER_PATTERN, FileUse, declared_input, file_use
 from comfy_core.comfyui.responses import foreign_text
 from comfy_core.contract import ErrorReport, JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
@@ -217,7 +217,7 @@ def _choices(config: object) -> tuple[str, ...]:
     """Return the choices in an input's declaration, without folders and files of jobs."""
     match config:
         case [[*names], *_] | ["COMBO", {"options": [*names]}, *_]:
-            return tuple(str(name) for name in names if not RUN_FOLDER.search(str(name)))
+            return tuple(str(name) for name in names if not RUN_FOLDER_PATTERN.search(str(name)))
     return ()
 
 

@@ -59,7 +59,7 @@ def children() -> list[psutil.Process]:
 
 def check_here(processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float) -> None:
     """Check `data` in a child of `processes`."""
-    processes.run("check_image", data, {"path": "image", "flatten": True}, check, **more)
+    processes.run("check_image", data, {"field_path": "image", "flatten": True}, check, **more)
 
 
 # Results
