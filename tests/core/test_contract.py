@@ -190,7 +190,7 @@ def test_the_code_and_the_registry_agree() -> None:
 
 
 def test_the_envelope_is_a_json_schema() -> None:
-    """The keys of every request are JSON Schemas with descriptions and valid defaults; no alias is a workflow's name."""
+    """Each request key is a JSON Schema with a description and a valid default; no alias is a workflow's name."""
     jsonschema.Draft202012Validator.check_schema({"properties": ENVELOPE})
     for rule in ENVELOPE.values():
         assert rule["description"].endswith(".")

@@ -81,7 +81,7 @@ def test_the_workflows_of_the_commands_ship(workflows: Mapping[str, Workflow]) -
 
 
 def test_a_graph_has_comfyui_s_export_format(shipped: Workflow) -> None:
-    """Each node has a number as its id, and inputs, class and title in the order and indentation of ComfyUI's export."""
+    """Each node's id is a number, and the file has the order and indentation of ComfyUI's export."""
     for node_id, node in shipped.graph.items():
         assert node_id.isdecimal()
         assert list(node) == ["inputs", "class_type", "_meta"]
@@ -107,7 +107,7 @@ def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
 
 
 def test_every_input_is_bound_to_the_graph(shipped: Workflow) -> None:
-    """Every input but num_images has targets, and no two share one. Every value of the sampler but denoise is a target."""
+    """Every input but num_images has its own targets; the sampler's values but denoise are targets."""
     targets = [target for name in shipped.inputs for target in shipped.targets(name)]
 
     assert [name for name in shipped.inputs if not shipped.targets(name)] == ["num_images"]
