@@ -94,9 +94,9 @@ class _AbandonableBody(io.BytesIO):
 
 
 class ObjectStore:
-    """The files of a bucket, under its prefix. The S3 client is created at the first call.
+    """The files in a bucket, below the bucket's `prefix`. The S3 client is created at the first call.
 
-    If a request fails, a method raises JobError (output_not_stored). The message has the bucket's error code and no
+    A method raises JobError (output_not_stored) if its request fails. The message has the bucket's error code and no
     URL.
     """
 

@@ -16,7 +16,14 @@ from typing import Protocol
 from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorReport, Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
-from comfy_core.graphs import Graph, graph_faults, has_nodes, normalise_links, remove_unneeded, replace_random_seeds
+from comfy_core.graphs import (
+    Graph,
+    graph_faults,
+    has_only_nodes,
+    normalise_links,
+    remove_unneeded,
+    replace_random_seeds,
+)
 from comfy_core.images.codec import MAX_BYTES, EncodedImage, check_image, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_url, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
@@ -134,7 +141,7 @@ def _read_graph(value: JsonObject, faults: Faults) -> Request:
     _check_schema(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}, faults)
     files: dict[str, FileSource] = {}
     overrides = _without_nulls(value.get("overrides"))
-    if graph and has_nodes(graph):
+    if graph and has_only_nodes(graph):
         written = override(graph, overrides, faults)
         normalise_links(graph)
         remove_unneeded(graph, faults)
