@@ -215,7 +215,7 @@ class JobPoller:
             task.close()
 
     def _timeout(self, timeout_s: float, problem: str = "") -> WaitTimeout:
-        """Return the error for an expired timeout, with what the endpoint is doing, if that can be requested."""
+        """Return the error for an expired timeout, with the job's progress or the endpoint's health, if available."""
         state = self.last.state.value if self.last else "unknown"
         health = None if problem else _health(self.provider)
         if self.last is not None and self.last.state is JobState.RUNNING:
