@@ -23,9 +23,9 @@ from comfy_client.deploy.apply import (
     apply,
     await_worker,
     client_variables,
+    count_stale_workers,
     destroy,
     plan_destroy,
-    count_stale_workers,
 )
 from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import cached_models

@@ -139,7 +139,7 @@ def _place_image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
 
 
 def merge_graphs(graphs: Sequence[Graph]) -> Graph:
-    """Return one graph that does the work of all graphs. Nodes that are equal in all graphs are shared, such as loaders.
+    """Return one graph that does the work of all graphs. Nodes that are the same in all, such as loaders, are shared.
 
     The graphs must have the same node ids and links, and differ only in values. A node `n` that is not shared gets the
     id `n-i` for each graph i > 0.
