@@ -219,7 +219,7 @@ class JobPoller:
             task.close()
 
     def _timeout(self, timeout_s: float, problem: str = "") -> WaitTimeout:
-        """Return the error for an expired timeout. It contains `problem`, or else the job's progress or the health."""
+        """Return the error for an expired timeout, with the job's progress, `problem`, or the endpoint's health."""
         state = self.last.state.value if self.last else "unknown"
         health = None if problem else _health(self.provider)
         if self.last is not None and self.last.state is JobState.RUNNING:

@@ -28,7 +28,7 @@ from comfy_core.urls import is_base_url
 T = TypeVar("T")
 Number = TypeVar("Number", bound=float)
 Parse: TypeAlias = Callable[[str], T]
-"""Returns the value for a variable's text. Its ValueError says what the text must be, and does not contain the text."""
+"""Returns the value for a variable's text. Raises ValueError with the required form, without repeating the text."""
 
 
 @dataclass(frozen=True)

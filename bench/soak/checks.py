@@ -62,7 +62,7 @@ def failed_checks(job: QueueJob, case: SoakCase, codes: frozenset[ErrorCode]) ->
 
 
 def leftovers(setup: WorkerSetup, allowed_files: int = 0) -> list[str]:
-    """Stop the worker; return what is left of jobs in ComfyUI, and of the worker after its exit, as problems."""
+    """Stop the worker. Report what its jobs left in ComfyUI and what still runs after its exit, as problems."""
     problems = []
     simulator = setup.simulator
     if simulator is not None and not until(lambda: not (simulator.queue_ids or simulator.history_ids), 5):

@@ -98,7 +98,7 @@ class Canaries:
         missing = [str((self._directory or self.folders[0]) / "input" / NEVER_THERE / "0.png")]
         return [*planted, *absent, *missing, *SYSTEM_FILES]
 
-    def is_one(self, path: Path) -> bool:
+    def is_forbidden(self, path: Path) -> bool:
         """Return whether `path` is a planted file, a path next to one, or a secret of the machine."""
         return str(path) in SYSTEM_FILES or any(map(path.is_relative_to, self._closed))
 

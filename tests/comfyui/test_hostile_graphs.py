@@ -118,7 +118,7 @@ def _traced(
 ) -> list[str]:
     """Return the accesses of ComfyUI's process outside the jobs' folders, each with the attack that ran at the time."""
     with trace.open(encoding="utf-8", errors="replace") as lines:
-        found = list(strays(lines, directory, canaries.is_one, started_at, [directory / "user"]))
+        found = list(strays(lines, directory, canaries.is_forbidden, started_at, [directory / "user"]))
     assert trace.stat().st_mtime >= started_at, "the trace has ended; start ComfyUI under strace"
     return [
         f"{max((each for each in log if each[0] <= stray.at), key=lambda each: each[0])[1]}: {stray}" for stray in found

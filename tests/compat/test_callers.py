@@ -17,7 +17,7 @@ from PIL import Image
 from bench.worker_setup import WorkerSetup, running_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from tests.needs import programs
+from tests.needs import require_programs
 from tools.recorded_graphs import Graph
 from tools.stock_worker.graphs import as_base64, checkpoint, custom_sampler, flux, png
 
@@ -47,7 +47,7 @@ def size_of(data: str) -> tuple[int, int]:
         return image.size
 
 
-def finished(setup: WorkerSetup, response: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+def poll_until_ended(setup: WorkerSetup, response: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """Return an ended job from /status. Like most callers, it polls only `status`."""
     seen = [response]
 
@@ -60,12 +60,12 @@ def finished(setup: WorkerSetup, response: dict[str, Any], headers: dict[str, st
     return seen[-1]
 
 
-def sent(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dict[str, Any]:
+def submit_and_wait(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dict[str, Any]:
     """Submit a request with this body; return the ended job."""
     headers = {"Authorization": f"Bearer {setup.platform.api_key}"}
     response = requests.post(f"{setup.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
     response.raise_for_status()
-    return finished(setup, response.json(), headers)
+    return poll_until_ended(setup, response.json(), headers)
 
 
 # --- SillyTavern
@@ -73,7 +73,7 @@ def sent(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dict[str, Any]
 
 def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
     """SillyTavern polls a job that reports progress, reads `output.images[0]`, and gets the image at the end."""
-    programs("node")
+    require_programs("node")
     arguments = [setup.platform.endpoint_url, setup.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
         ["node", str(FOLDER / "sillytavern.mjs"), *arguments],  # noqa: S607
@@ -94,7 +94,7 @@ def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
 
 def test_the_curl_of_the_stock_readme_gets_its_images(setup: WorkerSetup, tmp_path: Path) -> None:
     """The README's command works with its example: two save nodes, a preview, and an image that no node loads."""
-    programs("curl")
+    require_programs("curl")
     image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"input": {"images": [image], "workflow": checkpoint()}}))
@@ -153,7 +153,7 @@ def test_the_curl_of_the_stock_readme_gets_its_images(setup: WorkerSetup, tmp_pa
 )
 def test_a_form_s_body_gets_its_image(setup: WorkerSetup, fields: dict[str, Any]) -> None:
     """Null counts as missing, numbers and switches may be text, and -1 is a random seed."""
-    job = sent(setup, "/run", {"input": fields})
+    job = submit_and_wait(setup, "/run", {"input": fields})
 
     assert job["status"] == "COMPLETED", job
     [image] = job["output"]["images"]
@@ -163,7 +163,7 @@ def test_a_form_s_body_gets_its_image(setup: WorkerSetup, fields: dict[str, Any]
 
 def test_a_graph_with_nulls_beside_it_gets_its_image(setup: WorkerSetup) -> None:
     """An n8n expression without a value sends null for the optional fields of worker-comfyui."""
-    job = sent(setup, "/run", {"input": {"workflow": flux(), "images": None, "comfy_org_api_key": None}})
+    job = submit_and_wait(setup, "/run", {"input": {"workflow": flux(), "images": None, "comfy_org_api_key": None}})
 
     assert job["status"] == "COMPLETED", job
     assert len(job["output"]["images"]) == 1
@@ -179,7 +179,7 @@ def test_clover_serverless_gets_its_image(image_field_setup: WorkerSetup, name: 
     if name == "img2img":
         image_name = "input_1764345600000.png"
         request = {"workflow": flux(image=image_name), "images": [{"name": image_name, "image": as_base64(png(64))}]}
-    job = sent(image_field_setup, "/runsync", {"input": request})
+    job = submit_and_wait(image_field_setup, "/runsync", {"input": request})
 
     assert job["status"] == "COMPLETED", job
     [image] = job["output"]["images"]

@@ -1,4 +1,4 @@
-"""A server of git repositories: `git daemon` behind a socket of ours, so that tests can break connections."""
+"""A server of git repositories: `git daemon` behind a proxy, so that tests can break connections."""
 
 from __future__ import annotations
 

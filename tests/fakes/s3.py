@@ -114,7 +114,7 @@ class _Stalled(HttpHandler):
         """Accept a file once the server is resumed."""
         self.server.paths.append(self.path)
         self.server.resumed.wait()
-        self.server.is_whole.append(len(self.body()) == int(self.headers["Content-Length"]))
+        self.server.has_whole_body.append(len(self.body()) == int(self.headers["Content-Length"]))
         self.respond(200)
 
 
@@ -123,7 +123,7 @@ class StalledS3(HttpServer):
 
     Attributes:
         paths: paths of the requests so far.
-        is_whole: for each request, whether its whole body was received.
+        has_whole_body: for each request, whether its whole body was received.
         resumed: once set, the server reads the bodies and responds.
     """
 
@@ -132,7 +132,7 @@ class StalledS3(HttpServer):
     def __init__(self) -> None:
         super().__init__(_Stalled)
         self.paths: list[str] = []
-        self.is_whole: list[bool] = []
+        self.has_whole_body: list[bool] = []
         self.resumed = threading.Event()
 
     def __exit__(self, *_: object) -> None:

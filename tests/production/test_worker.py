@@ -59,7 +59,7 @@ def test_progress_has_small_previews_if_enabled() -> None:
 
 
 def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
-    """Each log line of ours is one JSON object with the job's id; none contains prompts or images."""
+    """Each log line of the worker is one JSON object with the job's id; none contains prompts or images."""
     with running_worker() as setup:
         job = setup.run(prompt="a very secret castle")
         lines = [json.loads(line) for line in setup.worker.log.splitlines() if '"logger"' in line]

@@ -141,7 +141,7 @@ def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform)
 
 
 def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Client) -> None:
-    """COMPLETED without output is an error of its own, through either route."""
+    """COMPLETED without output has its own error code, through /run and through /runsync."""
     platform.faults.lose_result(2)
     with ScriptedWorker(platform, image_result):
         for call in (client.txt2img, lambda prompt: client.submit(prompt=prompt).wait()):

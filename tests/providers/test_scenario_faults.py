@@ -41,7 +41,7 @@ STATUSES: dict[int, tuple[type[ComfyClientError], ErrorCode]] = {
 def test_a_submit_with_an_error_response_is_not_repeated(
     scenario: ScenarioSimulator, client_of_scenario: Client, status: int
 ) -> None:
-    """Every status results in one call and one error of ours, with Scenario's message and trace id."""
+    """Every error status results in one call and one error of this client, with Scenario's message and trace id."""
     scenario.faults.respond("generate", status)
     kind, code = STATUSES[status]
     with pytest.raises(kind, match=rf"{status} \(internal error; trace trace_") as info:

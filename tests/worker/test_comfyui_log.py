@@ -26,7 +26,7 @@ def test_an_error_shows_the_lines_since_its_job_began() -> None:
 
 
 def test_lines_of_overlapping_jobs_are_not_shown() -> None:
-    """If two jobs overlapped at all, neither sees lines that may belong to the other."""
+    """If two jobs overlapped, the error of neither has lines that may belong to the other."""
     log, leases = ComfyLog(), Leases()
     first = leases.begin(0, log.next_line)
     second = leases.begin(0, log.next_line)

@@ -14,9 +14,9 @@ NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -
 
 ACCEPTED_SPELLINGS = """\
 Null means absent, also inside `images` and `loras`. Numbers and booleans may be text (`"64"`, `"true"`), choices may
-be in upper or lower case (`"PNG"`, `"jpg"`), and LoRAs may be names (`"pixel.safetensors:0.8"`, or a list of
-them). Base64 may use the standard or the URL-safe alphabet, with or without padding, and may be in a data URI. An
-ambiguous value is rejected.
+be in upper or lower case (`"PNG"`), `"jpg"` means `"jpeg"`, and LoRAs may be names (`"pixel.safetensors:0.8"`, or a
+list of them). Base64 may use the standard or the URL-safe alphabet, with or without padding, and may be in a data URI.
+An ambiguous value is rejected.
 
 A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`, `embedding:a`, `//`) is sent unchanged,
 and `warnings` names it.

@@ -106,7 +106,7 @@ def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow]
 
 
 def test_comfy_org_s_api_key_is_passed_on_and_not_shown(workflows: Mapping[str, Workflow]) -> None:
-    """The API key is in ComfyUI's extra_data, next to the caller's entries, and in no text of ours."""
+    """The API key is in ComfyUI's extra_data, next to the caller's entries, and in no result or warning."""
     extra = {"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "x", "prompt_id": "y", "kept": 1}
     body = {"workflow": SAVED, "comfy_org_api_key": "comfyui-secret", "extra_data": extra}
 

@@ -103,7 +103,7 @@ def test_choices_in_other_spellings(
     ids=str,
 )
 def test_an_ambiguous_value_is_a_fault(workflows: Mapping[str, Workflow], sent: JsonObject, message: str) -> None:
-    """The fault describes what is wrong."""
+    """The fault has the path of the input and describes the problem."""
     [(path, fault)] = faults_of(workflows, **sent).items()
 
     assert path == next(iter(sent))

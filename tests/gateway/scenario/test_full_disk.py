@@ -54,7 +54,7 @@ def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def fill(disk: Path) -> Path:
-    """Fill the disk; return the file that does."""
+    """Fill the disk with one file, and return that file."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (65_536, 1):

@@ -108,7 +108,7 @@ class Caller:
         """Take the next job, as worker `w`."""
         return self.get("job-take/w?gpu=FAKE&job_in_progress=0").json
 
-    def done(self, job_id: str, body: object) -> HttpResponse:
+    def post_result(self, job_id: str, body: object) -> HttpResponse:
         """Post a result or progress, as worker `w`."""
         return self.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=false", body)
 
@@ -384,8 +384,8 @@ def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, w
     """Progress after the result makes the job IN_PROGRESS permanently, and its output is lost."""
     job_id = client.run("x")
     worker.take()
-    worker.done(job_id, {"output": "result"})
-    worker.done(job_id, {"status": "IN_PROGRESS", "output": "late"})
+    worker.post_result(job_id, {"output": "result"})
+    worker.post_result(job_id, {"status": "IN_PROGRESS", "output": "late"})
 
     body = client.get(f"status/{job_id}").json
     assert (body["status"], body["output"]) == ("IN_PROGRESS", "late")
@@ -397,7 +397,7 @@ def test_second_result_is_counted_and_ignored(platform: RunPodPlatform, client: 
     job_id = client.run("x")
     worker.take()
     for number in range(2):
-        assert worker.done(job_id, {"output": number}).status == 200
+        assert worker.post_result(job_id, {"output": number}).status == 200
 
     assert (platform.jobs[job_id].output, platform.jobs[job_id].final_posts) == (0, 2)
 
@@ -407,7 +407,7 @@ def test_result_that_is_not_json_is_rejected(client: Caller, worker: Caller) -> 
     job_id = client.run("x")
     worker.take()
 
-    assert worker.done(job_id, {"output": float("nan")}).status == 400
+    assert worker.post_result(job_id, {"output": float("nan")}).status == 400
     assert "output" not in client.get(f"status/{job_id}").json
 
 
@@ -436,7 +436,7 @@ def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller
     running = client.get(f"status/{job_id}").json
     assert set(running) == {"delayTime", "id", "status", "workerId"}
 
-    worker.done(job_id, {"output": {"images": []}})
+    worker.post_result(job_id, {"output": {"images": []}})
     completed = client.get(f"status/{job_id}").json
     assert set(completed) == {"delayTime", "executionTime", "id", "output", "status", "workerId"}
     assert (completed["status"], completed["output"], completed["workerId"]) == ("COMPLETED", {"images": []}, "w")
@@ -463,7 +463,7 @@ def test_health_counts(client: Caller, worker: Caller) -> None:
     job_ids = [client.run(number) for number in range(4)]
     for job_id, body in zip(job_ids, [{"output": 1}, {"error": "bad"}], strict=False):
         worker.take()
-        worker.done(job_id, body)
+        worker.post_result(job_id, body)
     worker.take()
     worker.get("ping/idle?gpu=FAKE")
     worker.get("ping/broken?gpu=FAKE&status=unhealthy&check=c&reason=r")

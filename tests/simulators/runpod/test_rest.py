@@ -1,4 +1,4 @@
-"""The simulator of RunPod's management API. A mistake in it could hide one of ours."""
+"""The simulator of RunPod's management API. A mistake in it could hide a mistake of the deployment."""
 
 from __future__ import annotations
 

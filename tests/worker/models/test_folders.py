@@ -60,8 +60,8 @@ def locations_in(base: Path, revision: str = "") -> ModelLocations:
     )
 
 
-def found(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
-    """Return where one model was found."""
+def locate_one_model(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
+    """Return the location of one model, or that it is missing."""
     return locate([model], SIZES, locations_in(base, revision))
 
 
@@ -80,7 +80,7 @@ def found(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
 def test_a_file_in_comfyui_s_folders_needs_no_link(tmp_path: Path, put: Put, path: str) -> None:
     """Every root with ComfyUI's folders is searched, including a folder's older name."""
     file = put(path)
-    located = found(tmp_path)
+    located = locate_one_model(tmp_path)
 
     assert located.files == {UNET: file}
     assert (located.links, located.missing, located.remarks) == ({}, (), ())
@@ -106,7 +106,7 @@ def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, pu
     assert link(located, where) == []
     assert (tmp_path / "data/models" / UNET).resolve() == file
     assert is_on_volume(located, where) == path.startswith("volume/")
-    again = found(tmp_path)
+    again = locate_one_model(tmp_path)
     assert again.links == {}
     assert again.files == {UNET: tmp_path / "data/models" / UNET}
 
@@ -116,7 +116,7 @@ def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, 
     put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
     put(f"volume/models/{UNET}")
     baked = put(f"baked/{UNET}")
-    located = found(tmp_path)
+    located = locate_one_model(tmp_path)
 
     assert located.files == {UNET: baked}
     assert not is_on_volume(located, locations_in(tmp_path))
@@ -126,7 +126,7 @@ def test_a_file_of_another_size_is_skipped(tmp_path: Path, put: Put) -> None:
     """A checkpoint may have the transformer's name: a link to the file of the listed size takes precedence."""
     put(f"volume/models/{UNET}", 172)
     right = put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
-    located = found(tmp_path)
+    located = locate_one_model(tmp_path)
 
     assert located.links == {UNET: right}
     assert located.wrong == ()
@@ -135,7 +135,7 @@ def test_a_file_of_another_size_is_skipped(tmp_path: Path, put: Put) -> None:
 def test_a_file_of_another_size_is_used_with_a_warning_if_it_is_the_only_one(tmp_path: Path, put: Put) -> None:
     """A different file may be intended, so it is used; the log has both sizes."""
     wrong = put(f"volume/models/{UNET}", 172)
-    located = found(tmp_path)
+    located = locate_one_model(tmp_path)
 
     assert located.files == {UNET: wrong}
     assert located.wrong == (UNET,)
@@ -158,7 +158,7 @@ def test_one_of_several_revisions_is_selected(tmp_path: Path, put: Put, revision
         os.utime(file.parent, (number, number))
     put(f"{HUB}/refs/main").write_text("of-main\n")
 
-    assert found(tmp_path, revision=revision).files[UNET].parent.name == chosen
+    assert locate_one_model(tmp_path, revision=revision).files[UNET].parent.name == chosen
 
 
 def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, put: Put) -> None:
@@ -167,7 +167,7 @@ def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, p
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
         os.utime(file.parent, (number % 2, number % 2))
 
-    assert found(tmp_path).files[UNET].parent.name == "c-new"
+    assert locate_one_model(tmp_path).files[UNET].parent.name == "c-new"
 
 
 @pytest.mark.parametrize("kind", ["part", "dangling", "circle", "folder", "nothing"])
@@ -180,7 +180,7 @@ def test_a_path_that_is_not_a_complete_file_is_missing(tmp_path: Path, put: Put,
         place.symlink_to(place)
     elif kind == "folder":
         place.mkdir()
-    located = found(tmp_path)
+    located = locate_one_model(tmp_path)
 
     assert located.missing == (UNET,)
     assert located.files == {}
@@ -202,7 +202,7 @@ def test_a_link_to_another_target_is_replaced(tmp_path: Path, put: Put) -> None:
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "gone")
     file = put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
-    link(found(tmp_path), locations_in(tmp_path))
+    link(locate_one_model(tmp_path), locations_in(tmp_path))
 
     assert place.resolve() == file
     assert [each.name for each in place.parent.iterdir()] == [place.name]
@@ -212,7 +212,7 @@ def test_a_file_at_a_link_s_path_is_kept_and_reported(tmp_path: Path, put: Put) 
     """An existing file is not replaced by a link."""
     mine = put(f"data/models/{UNET}", 5)
     put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
-    [problem] = link(found(tmp_path), locations_in(tmp_path))
+    [problem] = link(locate_one_model(tmp_path), locations_in(tmp_path))
 
     assert problem.startswith(f"{mine} blocks a link to")
     assert not mine.is_symlink()
@@ -268,7 +268,7 @@ if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 base = Path({base!r})
-located = found(base)
+located = locate_one_model(base)
 print(located.missing, *located.remarks)
 print(missing_message([UNET], locations_in(base)))
 """
