@@ -1,4 +1,4 @@
-"""Hostile images: small files that take Pillow seconds to minutes."""
+"""Hostile images: files that take Pillow seconds to minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The input types match the workflow schemas."""
+"""The input types and the docstrings of `Client` match the workflow schemas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def keys_of(kind: type) -> set[str]:
 
 
 def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """The types and the schemas have the same keys."""
+    """The types have the keys of the schemas, except for positional arguments, and the call options."""
     call = keys_of(CallOptions) | (ENVELOPE.keys() - {"workflow", "images"})
     txt2img, img2img = workflows["flux-dev-txt2img"].inputs, workflows["flux-dev-img2img"].inputs
 

@@ -17,7 +17,7 @@ from PIL import Image
 from bench.worker_setup import WorkerSetup, running_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from tests.needs import programs
+from tests.needs import require_programs
 from tools.recorded_graphs import Graph
 from tools.stock_worker.graphs import as_base64, checkpoint, custom_sampler, flux, png
 
@@ -73,7 +73,7 @@ def submit_and_wait(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dic
 
 def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
     """SillyTavern polls a job that reports progress, reads `output.images[0]`, and gets the image at the end."""
-    programs("node")
+    require_programs("node")
     arguments = [setup.platform.endpoint_url, setup.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
         ["node", str(FOLDER / "sillytavern.mjs"), *arguments],  # noqa: S607
@@ -94,7 +94,7 @@ def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
 
 def test_the_curl_of_the_stock_readme_gets_its_images(setup: WorkerSetup, tmp_path: Path) -> None:
     """The README's command works with its example: two save nodes, a preview, and an image that no node loads."""
-    programs("curl")
+    require_programs("curl")
     image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"input": {"images": [image], "workflow": checkpoint()}}))

@@ -73,6 +73,6 @@ def test_a_url_names_region_and_bucket(address: str) -> None:
 
 @pytest.mark.parametrize("address", [each for each in HOSTS if "amazonaws" in each and "example" not in each])
 def test_a_configured_region_takes_precedence(address: str) -> None:
-    """BUCKET_REGION takes precedence, and `auto` is not a region of AWS."""
+    """A region takes precedence over the URL's, except `auto`, which is not a region of AWS."""
     assert parse_endpoint_url(address, "sa-east-1").region == "sa-east-1"
     assert parse_endpoint_url(address, "auto").region != "auto"

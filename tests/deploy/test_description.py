@@ -1,4 +1,4 @@
-"""Parsing deploy.toml: valid content, and errors with all faults at once."""
+"""Parsing deploy.toml: valid content, defaults, secrets, and errors with all faults at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfy_client.deploy.variables import secrets_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.errors import ConfigError
 
-LEAST = 'name = "flux"\nimage = "ghcr.io/me/worker:1.0.0"\n[gpu]\npools = ["ADA_24"]\n'
+MINIMAL = 'name = "flux"\nimage = "ghcr.io/me/worker:1.0.0"\n[gpu]\npools = ["ADA_24"]\n'
 
 
 def read(folder: Path, text: str) -> object:
@@ -20,10 +20,10 @@ def read(folder: Path, text: str) -> object:
     return read_description(folder / "deploy.toml")
 
 
-def test_the_shipped_file_is_valid_but_for_the_owner(tmp_path: Path, shipped: str) -> None:
-    """The shipped file has every field of the checklist.
+def test_the_shipped_file_is_valid_except_for_the_owner(tmp_path: Path, shipped: str) -> None:
+    """The shipped file has these defaults.
 
-    Its owner must be set, which is reported before anything is sent.
+    `OWNER` in the image's name must be replaced: reject_placeholder reports it.
     """
     (tmp_path / "deploy.toml").write_text(shipped)
     description = read_description(tmp_path / "deploy.toml")
@@ -38,7 +38,7 @@ def test_the_shipped_file_is_valid_but_for_the_owner(tmp_path: Path, shipped: st
 
 
 def test_the_commented_lines_of_the_shipped_file_are_valid(tmp_path: Path, shipped: str) -> None:
-    """Each line can be uncommented."""
+    """Uncommenting all optional settings together gives a valid file."""
     keys = {"registry", "secrets", "excluded", "network_volume", "cached_model", "data_centers"}
     lines = [
         line[2:] if line.startswith("# ") and line[2:].split(" ")[0] in keys else line for line in shipped.splitlines()
@@ -53,11 +53,11 @@ def test_the_commented_lines_of_the_shipped_file_are_valid(tmp_path: Path, shipp
 
 
 def test_a_minimal_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
-    """Name, image and pools are enough; the defaults are the values in the shipped file."""
+    """Name, image and pools are enough. These defaults are the values in the shipped file; no model is cached."""
     (tmp_path / "deploy.toml").write_text(shipped)
-    whole = read_description(tmp_path / "deploy.toml")
-    (tmp_path / "deploy.toml").write_text(LEAST)
-    least = read_description(tmp_path / "deploy.toml")
+    shipped_description = read_description(tmp_path / "deploy.toml")
+    (tmp_path / "deploy.toml").write_text(MINIMAL)
+    minimal = read_description(tmp_path / "deploy.toml")
 
     for field in (
         "disk_gb",
@@ -68,12 +68,12 @@ def test_a_minimal_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
         "workers_flashboot",
         "gpu_order",
     ):
-        assert getattr(least, field) == getattr(whole, field)
-    assert least.storage_cached_model is None
+        assert getattr(minimal, field) == getattr(shipped_description, field)
+    assert minimal.storage_cached_model is None
 
 
 def test_all_faults_are_reported_at_once_with_their_paths(tmp_path: Path) -> None:
-    """One error lists each, with the remedy."""
+    """One error lists all twelve faults, each with its path. It does not contain the values that look like secrets."""
     text = """\
 name = "x"
 image = "ghcr.io/me/worker:latest"
@@ -92,12 +92,12 @@ HF_TOKEN = "hf_very_secret"
 BUCKET_SECRET_ACCESS_KEY = 8155321
 A_B = "c"
 """
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as info:
         read(tmp_path, text)
-    message = str(caught.value)
+    message = str(info.value)
 
     assert "12 faults" in message
-    for path in (
+    for fault in (
         "name:",
         "image: has the tag latest",
         "discs: is not known",
@@ -111,7 +111,7 @@ A_B = "c"
         "env.BUCKET_SECRET_ACCESS_KEY: looks like a secret",
         "env.A_B: is also in secrets",
     ):
-        assert path in message, message
+        assert fault in message, message
     assert "hf_very_secret" not in message
     assert "8155321" not in message
 
@@ -121,27 +121,27 @@ A_B = "c"
     [
         ('name = "a', "is not TOML"),
         ("", "image: is missing"),
-        (LEAST.replace(":1.0.0", ""), "does not. The worker's container image, with a"),
-        (LEAST + "[env]\nA = 1\n", "env.A: must be text"),
-        (LEAST + '[storage]\ncached_model = "org/name"\n', "storage.cached_model"),
+        (MINIMAL.replace(":1.0.0", ""), "does not. The worker's container image, with a"),
+        (MINIMAL + "[env]\nA = 1\n", "env.A: must be text"),
+        (MINIMAL + '[storage]\ncached_model = "org/name"\n', "storage.cached_model"),
     ],
 )
-def test_one_fault_is_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
-    """An error with one fault has the file, the path and the rule."""
-    with pytest.raises(ConfigError, match=r"deploy\.toml") as caught:
+def test_one_fault_is_reported_without_a_list(tmp_path: Path, text: str, problem: str) -> None:
+    """The error names the file, and the key if there is one, and says what is wrong."""
+    with pytest.raises(ConfigError, match=r"deploy\.toml") as info:
         read(tmp_path, text)
 
-    assert problem in str(caught.value)
+    assert problem in str(info.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The error has the path and the reason."""
+    """The error has the file's path and the reason."""
     with pytest.raises(ConfigError, match=r"nowhere.toml cannot be read: No such file"):
         read_description(tmp_path / "nowhere.toml")
 
 
 def test_a_reference_to_a_runpod_secret_may_be_in_env() -> None:
-    """A reference is not a secret."""
+    """A value that refers to a RunPod secret is not itself a secret."""
     value = {
         "name": "flux",
         "image": "a/b:1",
@@ -153,14 +153,14 @@ def test_a_reference_to_a_runpod_secret_may_be_in_env() -> None:
 
 
 def test_all_missing_secrets_are_named() -> None:
-    """Secrets that are set are returned with their values."""
+    """The error names each secret that is unset or empty. If none is, the secrets are returned with their values."""
     with pytest.raises(ConfigError, match="B, C"):
         secrets_of({"A": "1", "C": ""}, ("A", "B", "C"))
     assert secrets_of({"A": "1"}, ("A",)) == {"A": "1"}
 
 
 def test_every_key_has_a_description() -> None:
-    """The table in docs/deploy.md is generated from these descriptions."""
+    """docs/deploy.md's table of settings is generated from these descriptions."""
     tables = [SCHEMA, *(rule for rule in SCHEMA["properties"].values() if "properties" in rule)]
 
     for table in tables:

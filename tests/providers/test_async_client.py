@@ -1,4 +1,4 @@
-"""AsyncClient and AsyncJob have the same methods as Client and Job, with the same behaviour."""
+"""AsyncClient and AsyncJob have the methods of Client and Job; img2img, retry and events behave alike."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from comfy_core.errors import JobError
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 
-FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
+OUT_OF_MEMORY = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 WITHOUT_REQUEST = {"job"}
-"""Methods that send no request, and so are not awaited."""
+"""Methods that send no request and are therefore not awaited."""
 
 
-def methods_of(kind: type) -> dict[str, Callable[..., Any]]:
+def methods_of(a_class: type) -> dict[str, Callable[..., Any]]:
     """Return the public methods of a class."""
-    return {name: each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")}
+    return {name: each for name, each in vars(a_class).items() if inspect.isfunction(each) and not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("sync", "awaited"), [(Client, AsyncClient), (Job, AsyncJob)])
-def test_the_methods_are_the_same(sync: type, awaited: type) -> None:
-    """Both have the same names and parameters; async methods are awaited or iterated."""
-    sync_methods, async_methods = methods_of(sync), methods_of(awaited)
+@pytest.mark.parametrize(("sync_class", "async_class"), [(Client, AsyncClient), (Job, AsyncJob)])
+def test_the_methods_are_the_same(sync_class: type, async_class: type) -> None:
+    """The classes have methods with the same names and parameters (except `is_followed`).
+
+    All methods but those in `WITHOUT_REQUEST` are awaited or iterated.
+    """
+    sync_methods, async_methods = methods_of(sync_class), methods_of(async_class)
 
     assert sync_methods.keys() == async_methods.keys()
     for name, method in async_methods.items():
@@ -45,17 +48,17 @@ def test_the_methods_are_the_same(sync: type, awaited: type) -> None:
 
 
 def run_with_client(platform: RunPodPlatform, story: Callable[[AsyncClient], Awaitable[None]]) -> None:
-    """Run `story` with an async client of the platform."""
+    """Run the coroutine of `story` with an async client of the platform."""
 
-    async def open_client() -> None:
+    async def run_story() -> None:
         async with async_client_from_env(platform.client_env(), timeout_s=20.0) as client:
             await story(client)
 
-    asyncio.run(open_client())
+    asyncio.run(run_story())
 
 
 def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
-    """img2img of AsyncClient accepts bytes, as in Client."""
+    """AsyncClient.img2img accepts bytes, as Client.img2img does."""
 
     async def story(client: AsyncClient) -> None:
         with ScriptedWorker(platform, image_result):
@@ -67,8 +70,8 @@ def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
 
 
 def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
-    """Another client opens the job by its id: the job fails, is retried, and its events end with the result."""
-    responses = iter([{"error": FULL}])
+    """The same client opens the job by its id: the job fails, is retried, and its events end with the result."""
+    first_responses = iter([{"error": OUT_OF_MEMORY}])
 
     async def story(client: AsyncClient) -> None:
         started = await client.submit(prompt="x", seed=2)
@@ -84,7 +87,7 @@ def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
         assert job.progress is None
 
     def response(job: Body) -> Body:
-        return next(responses, None) or image_result(job)
+        return next(first_responses, None) or image_result(job)
 
     run_with_client(platform, story)
     assert platform.submissions == 1

@@ -1,4 +1,4 @@
-"""RunPod's routes as the client calls them: which calls are retried, and how long /runsync waits.
+"""RunPod's routes as the client calls them: retries after errors, retry and cancel of ended jobs, previews, /runsync.
 
 Source: docs/reference/runpod.md#submitting-a-job.
 """
@@ -23,33 +23,34 @@ from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, image_result
 
-RETRIED_BY_RUNPOD_S_OWN_CLIENT = (429, 500, 502, 503, 504, 520, 522, 524)
-FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
+STATUSES_RETRIED_BY_RUNPODS_CLIENT = (429, 500, 502, 503, 504, 520, 522, 524)
+OUT_OF_MEMORY_RESULT = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
 
 
-@pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT)
-def test_safe_calls_are_retried_after_an_error(platform: RunPodPlatform, client: Client, status: int) -> None:
-    """Status, cancel, health and purge are retried; the job of the test was submitted once."""
+@pytest.mark.parametrize("status", STATUSES_RETRIED_BY_RUNPODS_CLIENT)
+def test_repeatable_calls_are_retried_after_an_error(platform: RunPodPlatform, client: Client, status: int) -> None:
+    """Status, cancel, health and purge-queue are retried. The job was submitted only once."""
     job = client.submit(prompt="x")
     for route in ("status", "cancel", "health", "purge-queue"):
         platform.faults.respond(route, status)
 
     with ThreadPoolExecutor() as pool:
-        looked, purged = pool.submit(job.status), pool.submit(client.purge_queue)
-        healthy, cancelled = pool.submit(client.health), pool.submit(client.job(job.id).cancel)
-        assert looked.result(10).job_id == job.id
-        assert purged.result(10) in {0, 1}
-        assert healthy.result(10).why == "no_worker"
-        cancelled.result(10)
+        status_future, purge_future = pool.submit(job.status), pool.submit(client.purge_queue)
+        health_future = pool.submit(client.health)
+        cancel_future = pool.submit(client.job(job.id).cancel)
+        assert status_future.result(10).job_id == job.id
+        assert purge_future.result(10) in {0, 1}
+        assert health_future.result(10).why == "no_worker"
+        cancel_future.result(10)
 
     assert platform.jobs[job.id].state.value == "CANCELLED"
     assert platform.submissions == 1
 
 
-@pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT[1:])
+@pytest.mark.parametrize("status", STATUSES_RETRIED_BY_RUNPODS_CLIENT[1:])
 def test_a_retry_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, client: Client, status: int) -> None:
-    """A retry starts a job like a submit: repeating it might run the job twice."""
-    with ScriptedWorker(platform, lambda _: FULL):
+    """Like a submit, a retry starts a job: sending it again might run the job twice."""
+    with ScriptedWorker(platform, lambda _: OUT_OF_MEMORY_RESULT):
         job = client.submit(prompt="x")
         with pytest.raises(JobError):
             job.wait()
@@ -62,9 +63,9 @@ def test_a_retry_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, c
 
 
 def test_an_expired_job_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """After its retention, a retried job is reported as expired, and nothing starts."""
+    """A retry after RunPod deleted the job raises job_expired and starts nothing."""
     platform.retention_s = 0.0
-    with ScriptedWorker(platform, lambda _: FULL):
+    with ScriptedWorker(platform, lambda _: OUT_OF_MEMORY_RESULT):
         job = client.submit(prompt="x")
         platform.wait_for(job.id)
     with pytest.raises(JobError) as info:
@@ -75,7 +76,7 @@ def test_an_expired_job_cannot_be_retried(platform: RunPodPlatform, client: Clie
 
 
 def test_cancelling_an_ended_job_has_no_effect(platform: RunPodPlatform, client: Client) -> None:
-    """The result still exists."""
+    """The job stays succeeded, and its result still exists."""
     with ScriptedWorker(platform, image_result):
         job = client.submit(prompt="x")
         platform.wait_for(job.id)
@@ -85,8 +86,8 @@ def test_cancelling_an_ended_job_has_no_effect(platform: RunPodPlatform, client:
     assert job.result().images
 
 
-def test_a_preview_is_reported_once(platform: RunPodPlatform, client: Client) -> None:
-    """Steps and previews in the worker's progress become events, each one once."""
+def test_a_step_and_a_preview_are_reported_once(platform: RunPodPlatform, client: Client) -> None:
+    """A step and a preview that three polls repeat become one event each."""
     job = client.submit(prompt="x")
     output = {
         "stage": "sampling",
@@ -106,29 +107,32 @@ def test_a_preview_is_reported_once(platform: RunPodPlatform, client: Client) ->
 
 
 class SubmitRecorder(HttpHandler):
-    """Responds to each submit with a job, and records the query parameters."""
+    """Accepts every submit, and records the query parameters of its URL."""
 
     queries: list[dict[str, list[str]]]
 
     def do_POST(self) -> None:
-        """Accept a job."""
+        """Record the query parameters, and respond with a queued job."""
         self.body()
         self.queries.append(parse_qs(urlsplit(self.path).query))
         self.respond(200, json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode())
 
 
 @pytest.fixture
-def recorded_queries() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
-    """The URL of a server that accepts jobs, and the recorded query parameters."""
+def recording_server() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
+    """The URL of a server that accepts jobs, and the list of the query parameters that it receives."""
     queries: list[dict[str, list[str]]] = []
-    kept = type("Kept", (SubmitRecorder,), {"queries": queries})
-    with HttpServer(kept) as server:
+    recorder_class = type("Recorder", (SubmitRecorder,), {"queries": queries})
+    with HttpServer(recorder_class) as server:
         yield f"{server.url}/v2", queries
 
 
-def test_runsync_waits_1_to_90_s(recorded_queries: tuple[str, list[dict[str, list[str]]]]) -> None:
-    """RunPod allows 1 s to 300 s, but Cloudflare ends a call after about 100 s; a plain /run has no wait parameter."""
-    url, queries = recorded_queries
+def test_runsync_waits_1_to_90_s(recording_server: tuple[str, list[dict[str, list[str]]]]) -> None:
+    """`wait` is at least RunPod's minimum of 1 s, and at most 90 s: Cloudflare ends a request after about 100 s.
+
+    RunPod's own maximum is 300 s. A wait of 0 s has no `wait` parameter.
+    """
+    url, queries = recording_server
     endpoint = RunPodEndpoint("ep", "key", url)
     for wait_s in (0.1, 12.5, 1000.0, 0.0):
         assert endpoint.submit(GenerationRequest({"prompt": "x"}), wait_s).job_id == "sync-1"

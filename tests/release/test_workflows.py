@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped] # has no types
 from bench.worker_setup import ROOT
 from scripts.release.metadata import version_in
 from tests.fakes.commands import FakeCommands
-from tests.needs import programs
+from tests.needs import require_programs
 
 pytestmark = pytest.mark.slow
 FOLDER = ROOT / ".github" / "workflows"
@@ -136,7 +136,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
     """Each step's script succeeds as GitHub runs it (bash -e -o pipefail), and publishes only what CALLS lists."""
-    programs("jq")
+    require_programs("jq")
     responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
     fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
     for name in FAKED_SCRIPTS:

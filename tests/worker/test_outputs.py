@@ -1,4 +1,4 @@
-"""Outputs of a job: encoded, returned inline if they fit, otherwise stored in a bucket, and deleted from ComfyUI."""
+"""Outputs of a job: inline or in a bucket, the measured size of the result, files and texts beside the images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def s3() -> Iterator[S3Server]:
 
 
 def run(worker: Worker, s3_config: object = None, **changes: object) -> dict[str, Any]:
-    """Run a small job, changed by `changes`, and return its result."""
+    """Run a small job with the inputs of `changes`, and return its result."""
     job: dict[str, Any] = {"id": "job-1", "input": {**SMALL, **changes}}
     if s3_config is not None:
         job["s3Config"] = s3_config
@@ -61,7 +61,7 @@ def run(worker: Worker, s3_config: object = None, **changes: object) -> dict[str
 
 
 def report_of(worker: Worker, s3_config: object = None, **changes: object) -> ErrorReport:
-    """Return the report of a small job that fails."""
+    """Run a small job that must fail, and return its error report."""
     with pytest.raises(JobError) as info:
         run(worker, s3_config, **changes)
     return info.value.report
@@ -88,8 +88,8 @@ def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -
 
 def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) -> None:
     """If a result does not fit, all its images are stored; each URL returns the bytes that the result describes."""
-    small = configured(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
-    result = run(small, num_images=3)
+    limited = configured(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
+    result = run(limited, num_images=3)
 
     assert [image["type"] for image in result["images"]] == ["s3_url"] * 3
     assert s3.stored()[:1] == ["auto/job-1/flux-dev_00001_.png"]
@@ -101,7 +101,7 @@ def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) 
 
 
 def test_delivery_s3_stores_a_small_result(worker: Worker, s3: S3Server) -> None:
-    """`delivery: s3` stores a result that would fit inline, and the URL starts with the worker's public address."""
+    """`delivery: s3` stores a result that would fit inline, and the URL starts with the bucket's public URL."""
     bucket = s3.bucket(prefix="asked for", public_url="https://cdn.example")
     [image] = run(configured(worker, bucket=bucket), delivery="s3", output_format="webp")["images"]
 
@@ -109,8 +109,8 @@ def test_delivery_s3_stores_a_small_result(worker: Worker, s3: S3Server) -> None
     assert "asked for/job-1/flux-dev_00001_.webp" in s3.stored()
 
 
-def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Server) -> None:
-    """`delivery: base64` beyond the limit is an error with the size, the limit and the remedy; nothing is stored."""
+def test_base64_beyond_the_limit_fails_although_there_is_a_bucket(worker: Worker, s3: S3Server) -> None:
+    """`delivery: base64` beyond the limit fails with the size, the limit and the remedies; nothing is stored."""
     before = s3.stored()
     report = report_of(configured(worker, bucket=s3.bucket(), max_result_bytes=8000), delivery="base64")
 
@@ -123,13 +123,13 @@ def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Se
 
 
 def test_without_a_bucket_auto_is_too_large(worker: Worker, simulator: Simulator) -> None:
-    """Without a bucket the same error is returned, and nothing of the job is left in ComfyUI."""
+    """Without a bucket, a result beyond the limit fails with output_too_large, and ComfyUI's history is empty again."""
     assert report_of(configured(worker, max_result_bytes=8000)).code is ErrorCode.OUTPUT_TOO_LARGE
     assert simulator.history_ids == []
 
 
 def test_s3_without_a_bucket_is_rejected_before_a_prompt_is_queued(worker: Worker, simulator: Simulator) -> None:
-    """`delivery: s3` on a worker without a bucket is rejected before it uses GPU time."""
+    """`delivery: s3` on a worker without a bucket is a fault of the request; no prompt is queued."""
     report = report_of(worker, delivery="s3")
 
     assert report.code is ErrorCode.INVALID_INPUT
@@ -138,7 +138,7 @@ def test_s3_without_a_bucket_is_rejected_before_a_prompt_is_queued(worker: Worke
 
 
 def test_a_graph_is_rejected_if_graphs_are_not_allowed(worker: Worker, simulator: Simulator) -> None:
-    """With WORKER_ALLOW_GRAPHS=false the fault lists the templates; faults of the bucket are reported with it."""
+    """With WORKER_ALLOW_GRAPHS=false, a graph is a fault that lists the templates, beside the fault of s3Config."""
     graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
     job = {"id": "job-1", "input": {"workflow": graph}, "s3Config": "text"}
     with pytest.raises(JobError, match=r"flux-dev-img2img, flux-dev-txt2img") as info:
@@ -149,7 +149,7 @@ def test_a_graph_is_rejected_if_graphs_are_not_allowed(worker: Worker, simulator
 
 
 def test_a_job_s_own_bucket_is_used(worker: Worker, s3: S3Server) -> None:
-    """Images go to the bucket of RunPod's s3Config instead of the worker's."""
+    """Images are stored in the bucket of RunPod's s3Config instead of the worker's bucket."""
     with_bucket = configured(worker, bucket=s3.bucket(public_url="https://cdn.example"))
     [image] = run(with_bucket, own_bucket(s3), delivery="s3")["images"]
 
@@ -172,7 +172,7 @@ def test_an_incomplete_s3_config_is_rejected_before_a_prompt_is_queued(
 
 
 def test_an_http_endpoint_of_the_job_is_rejected(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
-    """An http endpoint is only accepted if it is the worker's own."""
+    """An http endpoint that is not the worker's is a fault without the URL; no prompt is queued."""
     report = report_of(worker, own_bucket(s3), delivery="s3")
 
     assert [fault["path"] for fault in report.details["faults"]] == ["s3Config.endpointUrl"]
@@ -181,7 +181,10 @@ def test_an_http_endpoint_of_the_job_is_rejected(worker: Worker, simulator: Simu
 
 
 def test_a_bucket_that_rejects_the_key_is_output_not_stored(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
-    """A wrong key in s3Config is output_not_stored, without the key; nothing of the job is left in ComfyUI."""
+    """A wrong key in s3Config fails with output_not_stored, and the report does not contain the key.
+
+    ComfyUI's history is empty again.
+    """
     with_bucket = configured(worker, bucket=s3.bucket())
     report = report_of(with_bucket, own_bucket(s3, accessSecret="wrong-secret"), delivery="s3")
 
@@ -191,7 +194,7 @@ def test_a_bucket_that_rejects_the_key_is_output_not_stored(worker: Worker, simu
 
 
 def test_a_bucket_that_stalls_ends_with_the_job_s_timeout(worker: Worker, s3: S3Server) -> None:
-    """The job's deadline includes storing; a job that is late still has `min_store_s` seconds for it."""
+    """The job's timeout includes storing, but storing gets at least `min_store_s` seconds."""
     with StalledS3() as stalled:
         slow = replace(configured(worker, bucket=stalled.instead_of(s3.bucket())), min_store_s=1.5)
         begun_at = time.monotonic()
@@ -203,25 +206,25 @@ def test_a_bucket_that_stalls_ends_with_the_job_s_timeout(worker: Worker, s3: S3
         assert report.details["after_s"] >= 1.5
 
 
-def test_a_job_can_be_cancelled_while_it_is_stored(worker: Worker, s3: S3Server) -> None:
-    """A cancellation ends a job that waits for its bucket. A crash of ComfyUI does not: the images exist already."""
+def test_a_job_can_be_cancelled_while_its_results_are_stored(worker: Worker, s3: S3Server) -> None:
+    """A cancellation ends a job that waits for the bucket. A crash of ComfyUI does not: the images exist already."""
     cancelled = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
     died = JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "ComfyUI died.")
-    recorded: list[JobError] = []
+    returned: list[JobError] = []
     with StalledS3() as stalled:
         slow = configured(worker, bucket=stalled.instead_of(s3.bucket()))
 
-        def stop() -> JobError | None:
+        def stop_error() -> JobError | None:
             if not stalled.paths:
                 return None
-            recorded.append(died if len(recorded) < 3 else cancelled)
-            return recorded[-1]
+            returned.append(died if len(returned) < 3 else cancelled)
+            return returned[-1]
 
         with pytest.raises(JobError) as info:
-            run_job(slow, {"id": "job-1", "input": {**SMALL, "delivery": "s3"}}, Control(stop))
+            run_job(slow, {"id": "job-1", "input": {**SMALL, "delivery": "s3"}}, Control(stop_error))
 
     assert info.value is cancelled
-    assert recorded == [died, died, died, cancelled]
+    assert returned == [died, died, died, cancelled]
 
 
 def test_a_bucket_that_is_not_needed_is_not_used(worker: Worker, s3: S3Server) -> None:
@@ -231,8 +234,8 @@ def test_a_bucket_that_is_not_needed_is_not_used(worker: Worker, s3: S3Server) -
     assert run(configured(worker, bucket=broken))["images"][0]["type"] == "base64"
 
 
-def test_a_url_is_never_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path) -> None:
-    """A URL is reachable by others; the result contains no folder of this machine."""
+def test_a_url_is_not_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path) -> None:
+    """`data` is an http URL; the image's entry contains no folder of this machine."""
     [image] = run(configured(worker, bucket=s3.bucket()), delivery="s3")["images"]
 
     assert image["data"].startswith("http")
@@ -242,7 +245,7 @@ def test_a_url_is_never_a_local_path(worker: Worker, s3: S3Server, tmp_path: Pat
 @pytest.mark.parametrize("fields", [("data",), ("image",), ("data", "image")], ids="+".join)
 @pytest.mark.parametrize("delivery", ["base64", "s3"])
 def test_the_keys_of_an_image_can_be_set(worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str) -> None:
-    """WORKER_IMAGE_FIELD sets the keys for base64 and for URLs; our client reads each of them."""
+    """WORKER_IMAGE_FIELD sets the keys of the base64 or the URL; our client reads the image from any of them."""
     output = run(configured(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
     [image] = output["images"]
     read = read_result(JobStatus("1", JobState.SUCCEEDED, output=output), "comfyui")
@@ -254,7 +257,7 @@ def test_the_keys_of_an_image_can_be_set(worker: Worker, s3: S3Server, fields: t
 
 
 def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
-    """The limit applies to the JSON that is sent."""
+    """The limit applies to the JSON that is sent: with two keys the image no longer fits, with one key it does."""
     twice = configured(worker, image_fields=("data", "image"))
     limit = len(json.dumps(run(twice, metadata=False))) - 1
 
@@ -265,8 +268,8 @@ def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
 # --- size
 
 
-def entries_of(outputs: list[JobOutput], other_keys: dict[str, Any]) -> dict[str, Any]:
-    """Return the complete result with `outputs` inline and the keys of `other_keys`, timings included."""
+def inline_result(outputs: list[JobOutput], other_keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the complete result with `outputs` inline, the keys of `other_keys`, and long timings."""
     images, files = ResultPacker("base64", 10**9, None).entries(outputs, [], other_keys)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
     return {"images": images, "files": files, **other_keys, "timings": timings}
@@ -284,24 +287,24 @@ def test_the_measured_size_is_that_of_the_result(sizes: list[int], name: str, te
     outputs = [JobOutput(f"{name}_{number}.png", bytes(size), "image/png", facts) for number, size in enumerate(sizes)]
     other_keys = {"inputs": {"prompt": text}, "texts": [text] * 3}
     measured = inline_size(outputs, other_keys)
-    real = len(json.dumps(entries_of(outputs, other_keys)))
+    real = len(json.dumps(inline_result(outputs, other_keys)))
 
     assert real <= measured <= real + 2048 * max(1, len(sizes))
 
 
-def test_the_size_of_a_real_result_is_measured(worker: Worker) -> None:
-    """The limit applies to the JSON that is sent: a limit of the measured size fits, one byte less does not."""
+def test_the_limit_of_a_real_result_is_its_measured_size(worker: Worker) -> None:
+    """With a limit of the measured size the result fits; with one byte less it does not."""
     prompt = "ein König mit 👑" * 200
-    recorded: dict[str, Any] = {"prompt": prompt, "num_images": 4}
-    measured = report_of(configured(worker, max_result_bytes=1), **recorded).details["bytes"]
-    result = run(configured(worker, max_result_bytes=measured), **recorded)
+    inputs: dict[str, Any] = {"prompt": prompt, "num_images": 4}
+    measured = report_of(configured(worker, max_result_bytes=1), **inputs).details["bytes"]
+    result = run(configured(worker, max_result_bytes=measured), **inputs)
 
     assert measured - 4 * 2048 <= len(json.dumps(result)) <= measured
-    assert report_of(configured(worker, max_result_bytes=measured - 1), **recorded).code is ErrorCode.OUTPUT_TOO_LARGE
+    assert report_of(configured(worker, max_result_bytes=measured - 1), **inputs).code is ErrorCode.OUTPUT_TOO_LARGE
 
 
 def test_texts_count_towards_the_limit_with_a_bucket(s3: S3Server) -> None:
-    """Texts stay in the result: if they exceed the limit, the result is too large although there is a bucket."""
+    """Texts are never stored in a bucket: if they exceed the limit, the job fails, and no image is stored."""
     stored: list[JobOutput] = []
 
     def store(output: JobOutput) -> str:
@@ -320,7 +323,7 @@ def test_texts_count_towards_the_limit_with_a_bucket(s3: S3Server) -> None:
 
 
 def test_an_image_that_the_graph_encoded_itself_is_not_changed(workflows: Mapping[str, Workflow]) -> None:
-    """A JPEG that the graph encoded itself is returned with its own type, whatever output_format is."""
+    """A JPEG that the graph encoded itself is returned as it is, although output_format is webp."""
     jpeg = encoded_image("JPEG")
     result = PromptResult("id", (SavedImage(jpeg, "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1, "output_format": "webp"}, workflows)
@@ -331,7 +334,7 @@ def test_an_image_that_the_graph_encoded_itself_is_not_changed(workflows: Mappin
 
 
 def test_an_unreadable_image_is_returned_with_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """The job has been paid for, so the caller gets the bytes that ComfyUI sent."""
+    """The caller gets the bytes that ComfyUI sent, and a warning, because the GPU time has been paid for."""
     result = PromptResult("id", (SavedImage(b"no picture", "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1}, workflows)
 
@@ -343,13 +346,13 @@ def test_an_unreadable_image_is_returned_with_a_warning(workflows: Mapping[str, 
 
 
 def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[JobOutput]:
-    """Return the `files` of a job that wrote these files."""
+    """Return the outputs of a job whose graph saved `files`."""
     request = read_request({"prompt": "x", "seed": 1}, workflows)
     return list(job_outputs(request, request.render(lambda: 0), [PromptResult("id", (), files, ())]).files)
 
 
 def test_an_output_that_is_not_an_image_is_a_file(workflows: Mapping[str, Workflow]) -> None:
-    """A file that is not an image has its name, type and hash, and no size in pixels."""
+    """A file that is not an image has the MIME type of its extension, and no size in pixels."""
     outputs = files_of(workflows, SavedFile(b"video", "a.mp4"), SavedFile(b"?", "b.unknown-kind"))
 
     assert [output.mime_type for output in outputs] == ["video/mp4", "application/octet-stream"]
@@ -358,7 +361,7 @@ def test_an_output_that_is_not_an_image_is_a_file(workflows: Mapping[str, Workfl
 
 
 def test_files_with_the_same_name_get_distinct_names(workflows: Mapping[str, Workflow]) -> None:
-    """If two nodes write the same name into two folders, neither file overwrites the other in a bucket."""
+    """Files of the same name get a number in front of it, so that none overwrites another in a bucket."""
     written = [SavedFile(data, name) for data in (b"1", b"2", b"3") for name in ("a.mp4", "b.mp4")]
 
     assert [(output.filename, output.data) for output in files_of(workflows, *written)] == [
@@ -371,11 +374,11 @@ def test_files_with_the_same_name_get_distinct_names(workflows: Mapping[str, Wor
     ]
 
 
-class VideoServer(ComfyServer):
-    """A ComfyUI with a custom node that saves a video and a text. The simulator has no such node."""
+class VideoComfyClient(ComfyServer):
+    """A client that reports a video and a text as if ComfyUI had a custom node that saves them."""
 
     def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
-        """Return the simulator's history with the outputs of that node added."""
+        """Return the simulator's history with the outputs of that node added, once the prompt has ended."""
         response: Any = super().history(prompt_id, timeout_s=timeout_s)
         video = {"filename": "knight.mp4", "subfolder": "", "type": "output"}
         if prompt_id in response:
@@ -383,15 +386,15 @@ class VideoServer(ComfyServer):
         return response
 
     def view(self, file: OutputFile) -> bytes:
-        """Return the video, or the simulator's file."""
+        """Return the video for its name, otherwise the simulator's file."""
         return b"a video" if file.filename == "knight.mp4" else super().view(file)
 
 
 def test_videos_and_texts_are_returned_with_the_images(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
-    """A graph's other outputs are in `files`, delivered as images are, and in `texts`."""
-    server = VideoServer(simulator.url)
-    talking = replace(configured(worker, bucket=s3.bucket(prefix="talk")), server=server)
-    inline, stored = run(talking), run(talking, delivery="s3")
+    """Videos are in `files`, inline or stored as images are; texts are in `texts`, always inline."""
+    server = VideoComfyClient(simulator.url)
+    with_video = replace(configured(worker, bucket=s3.bucket(prefix="talk")), server=server)
+    inline, stored = run(with_video), run(with_video, delivery="s3")
     server.close()
 
     [file] = inline["files"]
@@ -405,6 +408,6 @@ def test_videos_and_texts_are_returned_with_the_images(worker: Worker, simulator
     assert list(inline)[:2] == ["images", "files"]
 
 
-def test_missing_outputs_have_no_key(worker: Worker) -> None:
+def test_a_result_without_files_and_texts_lacks_their_keys(worker: Worker) -> None:
     """A result without other outputs has neither `files` nor `texts`."""
     assert not {"files", "texts"} & run(worker).keys()
