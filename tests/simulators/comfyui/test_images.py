@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from simulators.comfyui.images import (
     PREVIEW_SIDE,
-    UNSAMPLED,
+    UNSAMPLED_COLOR,
     Recipe,
     Sketch,
     decoded,
@@ -89,7 +89,7 @@ def test_a_long_prompt_is_made_to_fit() -> None:
 
 def test_a_latent_that_was_not_sampled_is_grey() -> None:
     """Decoding an empty latent shows nothing."""
-    assert decoded(Sketch(16, 16)).getcolors() == [(256, UNSAMPLED)]
+    assert decoded(Sketch(16, 16)).getcolors() == [(256, UNSAMPLED_COLOR)]
 
 
 def test_denoise_mixes_source_and_drawing() -> None:
