@@ -102,7 +102,7 @@ GRAPH_KEYS: JsonObject = {
         "type": "string",
     },
 }
-"""JSON Schema of the keys that are only allowed if `workflow` is a graph. Unknown keys next to a graph cause a warning."""
+"""JSON Schema of the keys that are allowed only if `workflow` is a graph. Unknown keys then cause a warning."""
 
 
 MAX_TEXT = 300
@@ -153,8 +153,8 @@ class ErrorReport:
     def to_json(self) -> str:
         """Return the report as JSON text of at most MAX_REPORT_BYTES.
 
-        Long texts, lists and objects are truncated if needed; the last item of a truncated list says how many items were
-        removed. Raises ValueError if a detail is not a JSON value.
+        Long texts, lists and objects are truncated if needed. The last item of a truncated list says how many items
+        were removed. Raises ValueError if a detail is not a JSON value.
         """
         text = self._json(self.message, self.details)
         for items in (100, 20, 5, 0):

@@ -78,7 +78,7 @@ class RequestError(ComfyClientError):
     def explained(
         self, message: str, code: ErrorCode | None = None, *, body: str | None = None, is_unsent: bool = False
     ) -> RequestError:
-        """Return a copy of this error with another message, code or body: an Unauthorized if the code is AUTH_FAILED."""
+        """Return a copy of this error with another message, code or body: an Unauthorized for AUTH_FAILED."""
         code = code or self.code
         kind = Unauthorized if code is ErrorCode.AUTH_FAILED else RequestError
         return kind(
