@@ -1,4 +1,7 @@
-"""Writes manifest.json, the images of a game with their inputs, and index.html, their gallery."""
+"""Builds, reads and writes manifest.json, which lists the images of a game with their inputs.
+
+Also writes index.html, the gallery of these images.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,12 @@ def manifest_of(
     usd_per_s: float,
     previous: Mapping[str, JsonObject],
 ) -> JsonObject:
-    """Return the manifest of a whole plan. This run may have generated only a part of it.
+    """Return the manifest of a whole plan. `made` has the outcomes of this run, which may be a part of the plan.
 
-    Images of earlier runs are listed from the journal's `entries`, or else from the manifest of the `previous` run.
-    Costs are execution time times `usd_per_s`, without cold starts and idle time. The cost of an image is None if its
-    execution time is unknown, or if it was generated without RunPod.
+    Images of earlier runs are listed from the journal's `entries`, or else from `previous`, the assets of the previous
+    manifest. Assets that are in none of these are omitted. Costs are execution time times `usd_per_s`, without cold
+    starts and idle time. The cost of an image is None if its execution time is unknown, or if a ComfyUI that was called
+    directly generated it.
     """
     by_path = {each.asset.path: each for each in made}
     assets: list[JsonObject] = []
@@ -81,9 +85,10 @@ def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObj
 
 
 def read_previous(folder: Path, game: str) -> Mapping[str, JsonObject]:
-    """Return the assets in the folder's manifest, by id.
+    """Return the assets in the folder's manifest by id, or an empty mapping if the folder has no manifest.
 
-    Raises ConfigError if the folder belongs to another game, or its manifest.json or index.html is a foreign file.
+    Raises ConfigError if the folder belongs to another game, or if its manifest.json or index.html was not written by
+    `comfy-client batch`.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ from comfy_core.workflows import Workflow
 JOURNAL_FILE = Path(".batch", "journal.jsonl")
 _DEFAULT_SIDE = 1024
 _PNG_BYTES_PER_PIXEL, _LOSSY_BYTES_PER_PIXEL = 1.5, 0.4
-"""Approximate size of an image file."""
+"""Approximate size of an image file, per pixel."""
 _SWITCH = {"action": "store_true"}
 FLAGS: Sequence[Flag] = (
     Flag(("file",), "The file that describes the assets (docs/assets.md).", "assets.toml", {"type": Path}),
@@ -73,12 +73,15 @@ FLAGS: Sequence[Flag] = (
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the command."""
+    """Return the command `batch`."""
     return (Command("batch", [*FLAGS, JSON], run),)
 
 
 def run(call: Call) -> int:
-    """Make the assets and return the exit status: 0 if all were made, else the status of the worst error."""
+    """Make the assets and return the exit status: 0 if all have an image, else the highest status of the errors.
+
+    With --dry-run, only show the plan. If the run is interrupted, return the status of the signal.
+    """
     options = call.options
     full_plan = read_plan(_toml(options.file), call.workflows)
     plan = full_plan.only(options.type)
@@ -138,16 +141,17 @@ def _check(
 ) -> None:
     """Raise ConfigError or JobError if the disk has too little space or the bucket does not work."""
     new = [asset.input for asset in plan.assets if entries.get(asset.digest, JournalEntry()).state != MADE]
-    needed = sum(
+    needed_bytes = sum(
         each.get("width", _DEFAULT_SIDE)
         * each.get("height", _DEFAULT_SIDE)
         * (_PNG_BYTES_PER_PIXEL if each.get("output_format", "png") == "png" else _LOSSY_BYTES_PER_PIXEL)
         for each in new
     )
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
         raise ConfigError(
-            f"{folder} has {free / 1e6:,.1f} MB free, and {len(new)} images need about {needed / 1e6:,.1f} MB. "
+            f"{folder} has {free_bytes / 1e6:,.1f} MB free, and {len(new)} images need about "
+            f"{needed_bytes / 1e6:,.1f} MB. "
             "Nothing was sent. Free some space, or use another folder with --out"
         )
     if destination is not None and new:
@@ -180,9 +184,9 @@ def _show_summary(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject
     lines.append(f"{summary}{cost}. Gallery: {folder / GALLERY}")
     value = {**manifest, "counts": dict(counts), "folder": str(folder)}
     if problems:
-        worst = next((each.error for each in problems if each.error), None)
-        if worst is not None:
-            value["error"] = json.loads(worst.report.to_json())
+        first_error = next((each.error for each in problems if each.error), None)
+        if first_error is not None:
+            value["error"] = json.loads(first_error.report.to_json())
     call.screen.show(value, *lines)
     statuses = [each.error.exit_status if isinstance(each.error, ComfyClientError) else 1 for each in problems]
     return max(statuses, default=0)
@@ -193,7 +197,7 @@ def _progress(call: Call, total: int) -> _BatchLog | _BatchBar:
 
 
 class _BatchLog(ProgressDisplay):
-    """Writes a line for each image; nothing with --json."""
+    """Writes a line for each finished asset, or nothing with --json."""
 
     def __init__(self, call: Call, total: int) -> None:
         super().__init__(call.screen.err)

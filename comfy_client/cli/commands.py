@@ -90,7 +90,7 @@ def _status(call: Call) -> int:
 
 
 def _wait(call: Call) -> int:
-    """Wait for a job and save its images. A signal only ends the wait, not the job: others may wait for it too."""
+    """Wait for a job and save its outputs. A signal ends the wait but not the job, since others may wait for it too."""
     output = check_output(call.options.output, call.screen, is_forced=call.options.force)
     with call.client() as client:
         _reject_direct(client, "wait")

@@ -44,7 +44,7 @@ class Flag:
 
     @property
     def field(self) -> str:
-        """The attribute of the parsed options that has its value."""
+        """The name of the attribute in which argparse stores the argument's value."""
         return str(self.settings.get("dest", self.names[-1].lstrip("-").replace("-", "_")))
 
     @property
@@ -56,10 +56,13 @@ class Flag:
         return f"{', '.join(self.names)} {self.metavar}".strip()
 
 
-def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ()) -> list[Flag]:
-    """Return a flag for each workflow input, then for each common request field, except those in `without`."""
+def input_flags(inputs: Mapping[str, JsonObject], excluded: tuple[str, ...] = ()) -> list[Flag]:
+    """Return a flag for each workflow input, then for each common request field.
+
+    There is no flag for the names in `excluded`, nor for `workflow`, `images` and `overrides`.
+    """
     rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
-    return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*without, "overrides"}]
+    return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*excluded, "overrides"}]
 
 
 def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa: PLR0911 - one return per input type
@@ -83,12 +86,12 @@ def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa:
 
 
 def _with_flags(text: str, rules: Collection[str]) -> str:
-    """Return a description with field names replaced by flag names."""
+    """Return a description with the names of request fields replaced by flag names."""
     return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in rules else found[0], text)
 
 
 def range_of(rule: JsonObject) -> str:
-    """Return an input's range and default in brackets, or an empty string."""
+    """Return an input's range and default in brackets, or an empty string if it has neither."""
     match rule:
         case {"minimum": low, "maximum": high} if high < 2**53:
             parts = [f"{low} to {high}"]
@@ -157,7 +160,10 @@ class OnOff(argparse.Action):
 
 
 def _item(rule: JsonObject) -> Callable[[str], object]:
-    """Return the parser of a list item: JSON, `name`, or `name:strength` if the schema has these keys."""
+    """Return the parser of a list item.
+
+    An item is JSON or text. If the schema has the keys `name` and `strength`, the text is `name` or `name:strength`.
+    """
     keys = list(rule.get("items", {}).get("properties", {}))
 
     def item(text: str) -> object:

@@ -1,4 +1,4 @@
-"""Formats errors for a terminal. Request fields are replaced by the flags that set them. Pure."""
+"""Formats errors for a terminal. Names of request fields are replaced by the flags that set them. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _OTHER_FLAGS = {
     "images": "--image",
     "workflow": "--graph",
 }
-"""Flags whose names differ from their field's name."""
+"""The flags of request fields whose names differ from the flag's name."""
 _REST_API_COMMANDS = frozenset({"deploy", "destroy"})
 """Commands that use RunPod's REST API, which `comfy-client doctor` does not check."""
 
 
 def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
-    """Map request fields to the flags of a command, such as `--width`. The key "" maps to `-i` if it has that flag."""
+    """Return the flag for each request field that a command can set, such as `--width` for `width`.
+
+    If the command has the flag `-i`, the key "" maps to it: other fields are set with `-i`.
+    """
     names = {name for flag in flags for name in flag.names}
     fields = {flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags}
     fields |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
@@ -46,19 +49,20 @@ def error_lines(error: ComfyClientError, fields: Mapping[str, str], command: str
     return [str(error)]
 
 
-def _fault(path: str, message: str, fields: Mapping[str, str]) -> str:
-    """Return a fault as a sentence that names its flag."""
+def _fault(field_path: str, message: str, fields: Mapping[str, str]) -> str:
+    """Return a fault as a sentence that names the flag of the faulty field."""
     message = re.sub(r"`(\w+)`", lambda found: fields.get(found[1], found[0]), message)
-    place = _place(path, fields)
+    place = _place(field_path, fields)
     is_sentence = re.match(r"[a-z]", message) is not None
     return f"{place}{' ' if is_sentence else ': '}{message}" if place else message
 
 
-def _place(path: str, fields: Mapping[str, str]) -> str:
-    root = path if path in fields else re.split(r"\W", path, maxsplit=1)[0]
-    rest = path[len(root) :]
+def _place(field_path: str, fields: Mapping[str, str]) -> str:
+    """Return the flag for a request field, with the path of the field if the flag alone does not identify it."""
+    root = field_path if field_path in fields else re.split(r"\W", field_path, maxsplit=1)[0]
+    rest = field_path[len(root) :]
     if root == "overrides" and rest and root in fields:
         node_input = rest.strip('."[]')
         return f"{fields[root]} {node_input}"
     flag = fields.get(root) or (f"{fields['']} {root}" if root and "" in fields else root)
-    return f"{flag} ({path})" if rest and flag != root else path if flag == root else flag
+    return f"{flag} ({field_path})" if rest and flag != root else field_path if flag == root else flag

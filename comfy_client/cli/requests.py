@@ -1,4 +1,4 @@
-"""Builds a request from command line arguments. Reads files, but sends nothing."""
+"""Builds a request from command line arguments. Reads graph and image files, but sends nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ def template_request(call: Call, name: str, inputs: JsonObject) -> GenerationReq
 
 
 def run_request(call: Call) -> GenerationRequest:
-    """Return the request of `run` or `submit`. Raises UsageError, or ConfigError if the graph cannot be read."""
+    """Return the request of `run` or `submit`.
+
+    Raises UsageError, ConfigError if the graph cannot be read, and JobError (invalid_image) if an image cannot be read.
+    """
     options = call.options
     if (options.graph is None) == (options.name is None):
         raise UsageError("give either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
@@ -103,7 +106,7 @@ def _without_duplicates(flag: str, pairs: Iterable[tuple[str, str]], *more: tupl
 
 
 def _find_known_workflow(call: Call, name: str) -> Workflow | None:
-    """Return a workflow, or None if only the worker may have it. Raises UsageError if the name is a file."""
+    """Return a workflow, or None if only the worker may have it. Raises UsageError if `name` is a file."""
     try:
         return find_workflow(name, call.workflows)
     except JobError:
