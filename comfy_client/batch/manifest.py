@@ -25,19 +25,19 @@ GALLERY = "index.html"
 
 def manifest_of(
     plan: AssetPlan,
-    made: Sequence[AssetOutcome],
+    outcomes: Sequence[AssetOutcome],
     entries: Mapping[str, JournalEntry],
     usd_per_s: float,
     previous: Mapping[str, JsonObject],
 ) -> JsonObject:
-    """Return the manifest of a whole plan. `made` has the outcomes of this run, which may be a part of the plan.
+    """Return the manifest of a whole plan. `outcomes` has the results of this run, which may be a part of the plan.
 
     Images of earlier runs are listed from the journal's `entries`, or else from `previous`, the assets of the previous
     manifest. Assets that are in none of these are omitted. Costs are execution time times `usd_per_s`, without cold
     starts and idle time. The cost of an image is None if its execution time is unknown, or if a ComfyUI that was called
     directly generated it.
     """
-    by_path = {each.asset.path: each for each in made}
+    by_path = {each.asset.path: each for each in outcomes}
     assets: list[JsonObject] = []
     for asset in plan.assets:
         entry = entries.get(asset.digest, JournalEntry())
@@ -60,15 +60,15 @@ def _earlier_outcome(asset: PlannedAsset, entry: JournalEntry) -> AssetOutcome |
     return AssetOutcome(asset, "reused", entry.made) if entry.state == MADE else None
 
 
-def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObject:
-    asset, facts = made.asset, made.facts
+def _asset(outcome: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObject:
+    asset, facts = outcome.asset, outcome.facts
     seconds = facts.get("execution_s")
     is_free = str(facts.get("job_id", "")).startswith(JOB_PREFIX)
     return {
         "id": asset.path,
         "group": asset.group,
         "type": asset.kind,
-        "state": "ready" if facts else made.outcome,
+        "state": "ready" if facts else outcome.outcome,
         "prompt": asset.prompt,
         "inputs": {name: value for name, value in asset.input.items() if name != "prompt"},
         "from": asset.source or None,
@@ -80,7 +80,7 @@ def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObj
         },
         "execution_s": seconds,
         "cost_usd": None if seconds is None or is_free else round(job_usd(seconds, usd_per_s), 5),
-        "error": json.loads(made.error.report.to_json()) if made.error else None,
+        "error": json.loads(outcome.error.report.to_json()) if outcome.error else None,
     }
 
 

@@ -112,13 +112,13 @@ class Batch:
         self, asset: PlannedAsset, source: Future[AssetOutcome] | None, report: Callable[[AssetOutcome], None]
     ) -> AssetOutcome:
         try:
-            made = self._process(asset, source.result() if source else None)
+            outcome = self._process(asset, source.result() if source else None)
         except _StoppedError:
-            made = AssetOutcome(asset, "stopped")
+            outcome = AssetOutcome(asset, "stopped")
         except ComfyClientError as error:
-            made = AssetOutcome(asset, "failed", error=error)
-        report(made)
-        return made
+            outcome = AssetOutcome(asset, "failed", error=error)
+        report(outcome)
+        return outcome
 
     def _process(self, asset: PlannedAsset, source: AssetOutcome | None) -> AssetOutcome:
         if source is not None and not source.facts:
@@ -136,7 +136,7 @@ class Batch:
         return AssetOutcome(asset, outcome, facts)
 
     def _reuse_image(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
-        """Return whether the folder has the undamaged image. If its file has an earlier name, copy it to the new name."""
+        """Return whether the folder has the undamaged image. A file with an earlier name is copied to the new name."""
         for name in (asset.filename, str(facts.get("file", ""))):
             try:
                 data = (self._folder / name).read_bytes()
@@ -287,6 +287,6 @@ def _unsure(asset: PlannedAsset) -> ComfyClientError:
     )
 
 
-def failures(made: list[AssetOutcome]) -> Iterator[AssetOutcome]:
+def failures(outcomes: list[AssetOutcome]) -> Iterator[AssetOutcome]:
     """Yield the outcomes without an image."""
-    yield from (each for each in made if each.outcome not in ("made", "reused"))
+    yield from (each for each in outcomes if each.outcome not in ("made", "reused"))

@@ -18,7 +18,7 @@ from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_pre
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import Flag, UsageError, count, price, seconds
+from comfy_client.cli.flags import Flag, UsageError, parse_count, parse_price, parse_seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
@@ -45,7 +45,7 @@ FLAGS: Sequence[Flag] = (
         "TYPE",
         {"action": "append", "default": []},
     ),
-    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": count, "default": 4}),
+    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": parse_count, "default": 4}),
     Flag(("--dry-run",), "Show the planned assets without making or writing anything.", settings=_SWITCH),
     Flag(
         ("--resend-unsure",),
@@ -61,13 +61,13 @@ FLAGS: Sequence[Flag] = (
         ("--upload-timeout",),
         f"Timeout for the upload of one file. [default {UPLOAD_TIMEOUT_S:g}]",
         "SECONDS",
-        {"type": seconds, "default": UPLOAD_TIMEOUT_S},
+        {"type": parse_seconds, "default": UPLOAD_TIMEOUT_S},
     ),
     Flag(
         ("--usd-per-s",),
         f"Price of one second of a worker. [default: the price of {DEFAULT_POOL}]",
         "X",
-        {"type": price},
+        {"type": parse_price},
     ),
 )
 
@@ -92,8 +92,8 @@ def run(call: Call) -> int:
     rate = POOLS[DEFAULT_POOL].flex_usd_per_s if options.usd_per_s is None else options.usd_per_s
     with call.client() as client, Journal(folder / JOURNAL_FILE) as journal:
 
-        def manifest(made: Sequence[AssetOutcome] = ()) -> JsonObject:
-            return manifest_of(full_plan, made, journal.entries, rate, previous)
+        def manifest(outcomes: Sequence[AssetOutcome] = ()) -> JsonObject:
+            return manifest_of(full_plan, outcomes, journal.entries, rate, previous)
 
         _check(plan, folder, destination, journal.entries)
         write_manifest(folder, manifest())
@@ -101,17 +101,17 @@ def run(call: Call) -> int:
         batch = Batch(client, journal, folder, settings, destination)
         try:
             with _progress(call, len(plan.assets)) as progress:
-                made = batch.run(plan, progress.count)
+                outcomes = batch.run(plan, progress.count)
         except KeyboardInterrupt as interrupt:
             write_manifest(folder, manifest())
             then = "were cancelled" if options.cancel else "continue; run the same command to collect them"
             call.screen.interrupted(f"Interrupted: finished images are kept; running jobs {then}.")
             return status_of(interrupt)
-        final_manifest = manifest(made)
+        final_manifest = manifest(outcomes)
         write_manifest(folder, final_manifest)
         if destination is not None:
             _publish(destination, folder)
-    return _show_summary(call, made, final_manifest, folder)
+    return _show_summary(call, outcomes, final_manifest, folder)
 
 
 def _toml(file: Path) -> JsonObject:
@@ -175,9 +175,9 @@ def _show_plan(call: Call, plan: AssetPlan, entries: Mapping[str, JournalEntry])
     return 0
 
 
-def _show_summary(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
-    counts = Counter(each.outcome for each in made)
-    problems = list(failures(list(made)))
+def _show_summary(call: Call, outcomes: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
+    counts = Counter(each.outcome for each in outcomes)
+    problems = list(failures(list(outcomes)))
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]
     summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     cost = "" if manifest["cost_usd"] is None else f"; ${manifest['cost_usd']:.4f} of GPU time in all"
@@ -206,12 +206,12 @@ class _BatchLog(ProgressDisplay):
         self._done = 0
         self._lock = threading.Lock()
 
-    def count(self, made: AssetOutcome) -> None:
+    def count(self, outcome: AssetOutcome) -> None:
         """Show the outcome of an asset. Thread-safe."""
         with self._lock:
             self._done += 1
             if self._is_shown:
-                self.say(f"{self._done} of {self._total}  {made.asset.path}: {made.outcome}")
+                self.say(f"{self._done} of {self._total}  {outcome.asset.path}: {outcome.outcome}")
 
 
 class _BatchBar(TickingDisplay):
@@ -233,7 +233,7 @@ class _BatchBar(TickingDisplay):
         """Redraw the bar to update its clock."""
         self._bar.refresh()
 
-    def count(self, made: AssetOutcome) -> None:
+    def count(self, outcome: AssetOutcome) -> None:
         """Advance the bar by one asset."""
-        self._bar.set_postfix_str(f"{made.asset.path}: {made.outcome}"[:60])
+        self._bar.set_postfix_str(f"{outcome.asset.path}: {outcome.outcome}"[:60])
         self._bar.update()

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.flags import Flag, OnOff, UsageError, number
+from comfy_client.cli.flags import Flag, OnOff, UsageError, parse_number
 from comfy_client.cli.output import OutputTarget, check_output, save_result
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
@@ -227,7 +227,7 @@ DEPLOY = (
         ("--wait-timeout",),
         "Timeout for the worker and the test image. [default 1200]",
         "SECONDS",
-        {"type": number, "default": 1200.0},
+        {"type": parse_number, "default": 1200.0},
     ),
     JSON,
 )

@@ -75,9 +75,9 @@ def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa:
         case {"enum": list(choices)}:
             return Flag(names, described, "|".join(map(str, choices)), {**settings, "choices": choices})
         case {"type": "integer"}:
-            return Flag(names, described, "N", {**settings, "type": whole_number})
+            return Flag(names, described, "N", {**settings, "type": parse_whole_number})
         case {"type": "number"}:
-            return Flag(names, described, "X", {**settings, "type": number})
+            return Flag(names, described, "X", {**settings, "type": parse_number})
         case {"type": "boolean"}:
             return Flag((*names, f"--no-{names[0][2:]}"), described, "", {**settings, "action": OnOff})
         case {"type": "array"}:
@@ -105,14 +105,14 @@ def range_of(rule: JsonObject) -> str:
     return f" [{'; '.join(parts)}]" if parts else ""
 
 
-def whole_number(text: str) -> int:
+def parse_whole_number(text: str) -> int:
     """Parse an integer. Raises argparse.ArgumentTypeError."""
-    return _number(text, int, "a whole number")
+    return _converted(text, int, "a whole number")
 
 
-def number(text: str) -> float:
+def parse_number(text: str) -> float:
     """Parse a number. Raises argparse.ArgumentTypeError."""
-    value = _number(text, float, "a number")
+    value = _converted(text, float, "a number")
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
     return value
@@ -121,7 +121,7 @@ def number(text: str) -> float:
 _Number = TypeVar("_Number", int, float)
 
 
-def _number(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
+def _converted(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
     try:
         return kind(text)
     except ValueError:
@@ -140,10 +140,10 @@ def _within(parse: Callable[[str], _Number], low: float, high: float, what: str)
     return parsed
 
 
-seconds = _within(number, 0, math.inf, "a number of seconds from 0")
-price = _within(number, 0, math.inf, "at least 0")
-count = _within(whole_number, 1, math.inf, "at least 1")
-port = _within(whole_number, 0, _LAST_PORT, f"from 0 to {_LAST_PORT}")
+parse_seconds = _within(parse_number, 0, math.inf, "a number of seconds from 0")
+parse_price = _within(parse_number, 0, math.inf, "at least 0")
+parse_count = _within(parse_whole_number, 1, math.inf, "at least 1")
+parse_port = _within(parse_whole_number, 0, _LAST_PORT, f"from 0 to {_LAST_PORT}")
 
 
 class OnOff(argparse.Action):
@@ -178,7 +178,7 @@ def _item(rule: JsonObject) -> Callable[[str], object]:
     return item
 
 
-def pair(text: str) -> tuple[str, str]:
+def parse_pair(text: str) -> tuple[str, str]:
     """Parse `key=value`. Raises argparse.ArgumentTypeError."""
     key, equals, value = text.partition("=")
     if not equals or not key:

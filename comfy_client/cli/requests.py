@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from comfy_client.cli.call import Call
-from comfy_client.cli.flags import Flag, UsageError, pair, seconds, value_of
+from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_seconds, value_of
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_client.tasks import make_request
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
@@ -19,13 +19,13 @@ OPTIONS = (
         ("--execution-timeout",),
         "Maximum run time on a worker; RunPod then stops the job.",
         "SECONDS",
-        {"type": seconds},
+        {"type": parse_seconds},
     ),
     Flag(
         ("--ttl",),
         "Seconds after submission at which RunPod deletes the job, finished or not.",
         "SECONDS",
-        {"type": seconds},
+        {"type": parse_seconds},
     ),
     Flag(
         ("--low-priority",),
@@ -38,7 +38,7 @@ SET = Flag(
     ("--set",),
     'Set a value of the graph, such as --set "KSampler.seed=5". Can be repeated.',
     "NODE.INPUT=VALUE",
-    {"action": "append", "default": [], "type": pair, "dest": "overrides"},
+    {"action": "append", "default": [], "type": parse_pair, "dest": "overrides"},
 )
 RUN = (
     Flag(("name",), "The workflow's name; `comfy-client workflows` lists them.", "NAME", {"nargs": "?"}),
@@ -46,7 +46,7 @@ RUN = (
         ("-i", "--input"),
         "An input of the workflow, such as -i prompt=knight. Can be repeated.",
         "KEY=VALUE",
-        {"action": "append", "default": [], "type": pair, "dest": "pairs"},
+        {"action": "append", "default": [], "type": parse_pair, "dest": "pairs"},
     ),
     Flag(("--graph",), "Run the graph in this file (ComfyUI's API format) instead of a workflow.", "FILE"),
     Flag(
@@ -76,7 +76,7 @@ def run_request(call: Call) -> GenerationRequest:
         raise UsageError("give either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
     pairs = _without_duplicates("-i", options.pairs)
     if options.graph is not None:
-        named = [pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
+        named = [parse_pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
         images = {"images": images} if (images := _without_duplicates("--image", named)) else {}
         known = {**ENVELOPE, **GRAPH_KEYS}
         if unknown := next((key for key in pairs if key not in known), ""):
