@@ -71,7 +71,10 @@ def _advance(task: Task[Any]) -> object:
 
 
 async def _advance_in_thread(task: Task[Any]) -> object:
-    """Return the task's next item. If this call is cancelled, wait for the thread, then close the task."""
+    """Return the task's next item. If the item is a Sleep, sleep before that.
+
+    If this call is cancelled, wait for the thread, then close the task.
+    """
     advancing = asyncio.ensure_future(asyncio.to_thread(_advance, task))
     try:
         item = await asyncio.shield(advancing)

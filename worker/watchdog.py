@@ -50,7 +50,7 @@ class Watchdog:
         self.is_connecting = True
 
     def await_hang(self, is_over: Callable[[], bool]) -> bool:
-        """Return True once ComfyUI has not responded for too long, or False once `is_over`."""
+        """Return True once ComfyUI has not responded for too long, or False once `is_over` returns true."""
         pause = threading.Event()
         while not is_over():
             if self.probe():

@@ -23,9 +23,9 @@ from comfy_client.deploy.apply import (
     apply,
     await_worker,
     client_variables,
+    count_stale_workers,
     destroy,
     plan_destroy,
-    stale_workers,
 )
 from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import cached_models
@@ -72,7 +72,7 @@ def _deploy(call: Call) -> int:
         endpoint = apply(rest, models, description, plan, report)
         variables = client_variables(endpoint, BASE_URL)
         wants_image = bool(plan.steps) if call.options.picture is None else call.options.picture
-        stale = partial(stale_workers, rest, str(endpoint["id"]))
+        stale = partial(count_stale_workers, rest, str(endpoint["id"]))
         image_path = _test_image(call, output, variables, stale) if wants_image else None
     value = {
         **_plan_object(plan),

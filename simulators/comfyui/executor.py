@@ -1,4 +1,4 @@
-"""Runs one prompt: which nodes run, which cached results are reused, and what /history keeps.
+"""Runs prompts: decides which nodes run and which cached results are reused, and returns the entry of /history.
 
 Facts about ComfyUI:
 
@@ -11,8 +11,9 @@ Facts about ComfyUI:
   longer exist) and `progress_state` 1 of 1.
 - The graph that SaveImage writes into a PNG contains the hash of LoadImage's file as `is_changed`; the one in /history
   does not.
-- History's outputs are the UI outputs of the prompt's nodes, from this run or a cached one, even if the run failed.
-- Interruption is checked before every node and at every step. It sends no error, but the status in /history is `error`.
+- The outputs in /history are the UI outputs of the prompt's nodes, new or cached, even if the run failed.
+- ComfyUI checks for an interruption before every node and at every step. An interrupted prompt sends no error, but its
+  status in /history is `error`.
 - An error message ends in a line break, and a tip may follow it.
 - A literal instead of a link is accepted by /prompt. The node fails when it uses the value.
 """
@@ -96,7 +97,7 @@ class Executor:
 
 
 def _extra_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
-    """Return what the result of a node depends on besides its inputs, or None. A file's hash is noted in the graph."""
+    """Return what a node's result depends on besides its inputs, or None. Write a file's hash into the graph too."""
     node_type = NODE_TYPES[graph[node_id]["class_type"]]
     if node_type.name in NEVER_CACHED:
         return uuid.uuid4().hex
@@ -159,7 +160,7 @@ class _PromptRun:
     async def _result(self, node_id: str, inputs: dict[str, Any]) -> Result:
         self.tools.sampling.check()
         class_type = self.graph[node_id]["class_type"]
-        fault = self.tools.faults.node_fault(class_type)
+        fault = self.tools.faults.take_node_fault(class_type)
         if fault is not None:
             raise NodeFailure(fault.type_name, fault.message, fault.tip)
         _check_links(NODE_TYPES[class_type], self.graph[node_id]["inputs"])

@@ -6,9 +6,10 @@ Facts about ComfyUI:
 - SaveImage writes PNG at compression level 4 with the text chunk `prompt`. PreviewImage writes level 1 into temp, with
   a random suffix. SaveImageWebsocket sends PNG at level 1.
 - VAESave writes a file below the output folder and does not report it.
-- "Image Save" (from the pack WAS) has a name as `filename_prefix`. A slash in it is a folder that is not created, and
-  the error is swallowed.
-- "Image Saver" (from the pack by alexopus) has `filename` and `path` instead of `filename_prefix`, and overwrites.
+- "Image Save" (from the pack WAS) uses `filename_prefix` as a file name. A slash in it names a folder, which the node
+  does not create; the error is suppressed.
+- "Image Saver" (from the pack by alexopus) has `filename` and `path` instead of `filename_prefix`, and overwrites
+  existing files.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Facts about ComfyUI:
 
 - A text frame is `{"type", "data"}`. A binary frame is its event in four bytes, big-endian (1 is an image), four bytes
   format (1 JPEG, 2 PNG), and the file.
-- On connecting, `status` with the `sid` comes first: the clientId of the query, or a generated one. If that client's
-  prompt runs, `executing` follows, without a prompt_id.
-- The server responds to `feature_flags` with its own. Clients that declare `supports_preview_metadata` would get images
-  as event 4, with metadata. That is not simulated: our clients declare nothing.
+- The first frame of a connection is `status` with the `sid`, which is the clientId of the query or a generated id. If
+  that client's prompt runs, `executing` follows, without a prompt_id.
+- The server responds to a `feature_flags` frame with its own flags. ComfyUI sends images as event 4, with metadata, to
+  clients that declare `supports_preview_metadata`. That is not simulated: our clients declare nothing.
 - A second socket with the same clientId takes over. When either of them ends, the clientId is removed: the other one
   stays open and gets no more frames, not even a response to `feature_flags`.
 - If a prompt has no client_id, its progress goes to all clients, and its other messages to none.
@@ -82,7 +82,7 @@ class Sockets:
 
     async def deliver(self) -> None:
         """Send queued frames until the task is cancelled."""
-        while True:  # ends with its task
+        while True:  # until `serve` cancels the task
             action = await self._outbox.get()
             await action()
 
@@ -100,12 +100,12 @@ class Sockets:
                 client.request.transport.abort()
 
     async def stall(self, sid: str | None) -> None:
-        """Stop sending frames to a client, or to all clients, with the sockets left open."""
+        """Stop sending frames to a client, or to all clients. The sockets stay open."""
         for client in self._clients_of(sid):
             client.is_stalled = True
 
     def release(self) -> None:
-        """Send frames to stalled sockets again; earlier ones are lost."""
+        """Send frames to stalled sockets again. The frames of the stall are lost."""
         for client in self._open:
             client.is_stalled = False
 

@@ -1,4 +1,4 @@
-"""The simulator as a context manager: a thread that runs one server, with its state for tests."""
+"""The simulated API as a context manager: a thread that runs one server, with its state for tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ScenarioSimulator:
         self.jobs: dict[str, ScenarioJob] = {}
         self.assets: dict[str, Asset] = {}
         self.calls: list[str] = []
-        """All received requests, as `POST /v1/assets`."""
+        """All received requests, such as `POST /v1/assets`."""
         self.submissions = 0
         """The number of accepted jobs. Scenario would bill each of them."""
         self._run_s = run_s
@@ -80,7 +80,7 @@ class ScenarioSimulator:
         return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
 
     def held_jobs(self) -> list[ScenarioJob]:
-        """Return the jobs that `hold_job` holds."""
+        """Return the unfinished jobs at the progress at which `hold_job` holds a job."""
         return [job for job in self.jobs.values() if job.progress == HELD_PROGRESS and not job.is_final]
 
     def unfinished_jobs(self) -> list[ScenarioJob]:
@@ -116,7 +116,7 @@ class ScenarioSimulator:
         self.calls.append(f"{request.method} {request.path}")
         if name != "image" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
-        fault = self.faults.of_call(name)
+        fault = self.faults.take_fault(name)
         if isinstance(fault, ScenarioResponse):
             return _response_of(fault)
         if isinstance(fault, ScenarioDrop) and not fault.after_handling:
@@ -151,7 +151,7 @@ class ScenarioSimulator:
             await asyncio.sleep(queue_s / 2)
         for step in range(JOB_STEPS):
             job.set_status("in-progress", step / JOB_STEPS)
-            if job.progress == HELD_PROGRESS and self.faults.holds_job():
+            if job.progress == HELD_PROGRESS and self.faults.take_hold():
                 await self._held(job)
             await asyncio.sleep(self._run_s / JOB_STEPS)
         job.set_status("finalizing", 1.0)
@@ -231,7 +231,7 @@ class ScenarioSimulator:
 
 
 def _input_error(body: Record) -> str:
-    """Return the fault of a body, or an empty string."""
+    """Return the first fault of a body, or an empty string."""
     if not body.get("prompt"):
         return "Input prompt is required"
     if unknown := body.keys() - KNOWN_INPUTS:

@@ -169,7 +169,7 @@ def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySe
     """If any call fails, with or without effect, the next run creates the rest, and `destroy` deletes everything."""
     deploy_setup.write(STORAGE_TABLE)
     for calls in CALLS:
-        deploy_setup.account.faults.end_after(calls, handles_last=last_counts)
+        deploy_setup.account.faults.refuse_after(calls, handles_first_refused=last_counts)
         assert deploy_setup.deploy().status == 3
         deploy_setup.account.faults.clear()
         ended = deploy_setup.deploy()
@@ -179,7 +179,7 @@ def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySe
         assert list(deploy_setup.account.cached_models.values()) == [[MODEL]]
         assert "Nothing to do" in deploy_setup.deploy().err
 
-        deploy_setup.account.faults.end_after(calls, handles_last=last_counts)
+        deploy_setup.account.faults.refuse_after(calls, handles_first_refused=last_counts)
         deploy_setup.destroy()
         deploy_setup.account.faults.clear()
         assert deploy_setup.destroy().status == 0

@@ -1,4 +1,4 @@
-"""Stages of the Dockerfile that contain only a few files of this repository: these files are enough."""
+"""Stages of the Dockerfile: the files that two stages copy are enough for their commands, and each model is a layer."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def copy_stage(stage: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "path", "command"),
+    ("stage", "python_path", "command"),
     [
         ("restorer", "", ("-S", "-m", "worker.snapshot")),  # -S: no installed packages
         ("downloader", "downloader", ("-m", "worker.models")),
     ],
 )
 def test_a_stage_has_all_modules_of_its_command(
-    tmp_path: Path, stage: str, path: str, command: tuple[str, ...]
+    tmp_path: Path, stage: str, python_path: str, command: tuple[str, ...]
 ) -> None:
-    """The command starts with the copied files only, in any working directory."""
+    """`--help` of the command works with the copied files only, in another working directory."""
     copy_stage(stage, tmp_path / stage)
     ended = subprocess.run(
         [sys.executable, *command, "--help"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / stage / path), "PYTHONSAFEPATH": "1"},
+        env={"PYTHONPATH": str(tmp_path / stage / python_path), "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -50,7 +50,7 @@ class GenerateRoute:
     defaults: JsonObject
 
     def schema(self) -> JsonObject:
-        """Return the JSON Schema (2020-12) of the request body for callers. Numbers may be strings (`"512"`)."""
+        """Return the JSON Schema (2020-12) of the body, for the OpenAPI document. Numbers may be strings (`"512"`)."""
         schema = self.rules()
         for rule in schema["properties"].values():
             if rule.get("type") in ("integer", "number"):
@@ -183,7 +183,7 @@ _IMAGE_FIELDS: Mapping[str, RequestField] = {
     "imageUrl": RequestField(_TEXT, "image: an https URL"),
     "strength": RequestField(_number(0.01, 1), "strength (denoise)"),
 }
-_REJECTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
+_UNSUPPORTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
     name: RequestField(_ANY, why_not="txt2img has no start image; use img2img", is_rejected=name != "strength")
     for name in _IMAGE_FIELDS
 }
@@ -215,7 +215,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/txt2img",
             "Generate images from a prompt",
             "inference",
-            {**_COMMON_FIELDS, **_REJECTED_IMAGE_FIELDS},
+            {**_COMMON_FIELDS, **_UNSUPPORTED_IMAGE_FIELDS},
             _CLASSIC_DEFAULTS,
         ),
         GenerateRoute(
@@ -228,4 +228,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
         ),
     )
 }
-"""Every generate route. `/models/{modelId}/inferences`, the oldest one, wraps the fields of txt2img or img2img."""
+"""The generate routes by name.
+
+The oldest route, `/models/{modelId}/inferences`, is not among them: it wraps the fields of txt2img or img2img.
+"""

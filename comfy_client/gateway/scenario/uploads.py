@@ -75,7 +75,7 @@ class Uploads:
         return self._response(upload)
 
     def owner_of_part(self, upload_id: str, number: int) -> str:
-        """Return the owner of a part's upload. Raises ShimError: 404, or 400 if the upload is already completed."""
+        """Return the owner of a part's upload. Raises ShimError: 404, or 400 if the upload is not pending."""
         return self._pending(upload_id, number).owner
 
     def max_part_bytes(self, upload_id: str, number: int) -> int:
@@ -110,7 +110,8 @@ class Uploads:
     async def act(self, owner: str, upload_id: str, body: object) -> JsonObject:
         """Complete an upload: join its parts, validate the image, and create an asset.
 
-        If the image is invalid, the upload becomes `failed` with the reason. A missing part raises ShimError (400).
+        If the image is invalid, the upload becomes `failed` with the reason. An upload that is not pending does not
+        change. A missing part raises ShimError (400).
         """
         upload = self._find(owner, upload_id)
         if not isinstance(body, dict) or body.get("action") != "complete":
@@ -132,11 +133,11 @@ class Uploads:
         return self._response(upload)
 
     def get(self, owner: str, upload_id: str) -> JsonObject:
-        """Return an upload (`GET /uploads/{id}`)."""
+        """Return an upload (`GET /uploads/{id}`). Raises ShimError (404)."""
         return self._response(self._find(owner, upload_id))
 
     def resume(self) -> None:
-        """Reset uploads whose completion was interrupted by a crash, and remove parts without an upload."""
+        """Reset uploads whose completion was interrupted by a crash, and remove parts that no pending upload needs."""
         for folder in self._directory.iterdir() if self._directory.is_dir() else ():
             upload = self._store.upload(folder.name)
             if upload is not None and upload.state == "validating":

@@ -34,7 +34,7 @@ class ClientRoutes:
         return job if isinstance(job, web.Response) else _brief(job)
 
     async def runsync(self, request: web.Request, body: object) -> web.Response:
-        """Queue a job, and wait for its end, up to `wait` ms."""
+        """Queue a job, and wait until it ends, for `wait` ms at most."""
         job = await self._submitted(request, body, self._config.sync_request_limit_bytes, is_sync=True)
         if isinstance(job, web.Response):
             return job
@@ -54,7 +54,7 @@ class ClientRoutes:
         return _unknown() if job is None else _brief(self._store.cancel(job.id))
 
     async def retry(self, request: web.Request, _: object) -> web.Response:
-        """Queue a failed job again."""
+        """Queue a failed or timed out job again."""
         job = self._found(request)
         if job is None:
             return _unknown()
