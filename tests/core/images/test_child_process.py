@@ -61,7 +61,7 @@ def check_in_child(
     processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float
 ) -> None:
     """Check `data` in a child of `processes`."""
-    processes.run("check_image", data, {"path": "image", "flatten": True}, check, **more)
+    processes.run("check_image", data, {"field_path": "image", "flatten": True}, check, **more)
 
 
 # Results

@@ -310,7 +310,7 @@ def test_an_image_in_the_graph_is_uploaded(workflows: Mapping[str, Workflow], va
     name = result.graphs[0]["1"]["inputs"]["image"]
     assert name.startswith("upload-1")
     assert result.inputs == ({"overrides": {"1.image": name}} if overridden else {})
-    assert [source.path for source in request.files.values()] == [
+    assert [source.field_path for source in request.files.values()] == [
         'overrides["1.image"]' if overridden else "workflow.1.inputs.image"
     ]
 
