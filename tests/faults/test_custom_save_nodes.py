@@ -196,7 +196,7 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
 
 @pytest.mark.parametrize("missing", [b"", None])
 def test_an_empty_file_is_generated_again(missing: bytes | None) -> None:
-    """An empty or missing file was named by ComfyUI's cache and deleted by an earlier job, so its node runs again."""
+    """If a reported file is empty or missing, its node runs again: ComfyUI's cache named a file that was deleted."""
     outcome, graphs = scripted_run(missing, png(16, 16))
     assert isinstance(outcome, RunResult)
     [image] = outcome.prompts[0].images

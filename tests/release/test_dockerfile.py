@@ -1,4 +1,4 @@
-"""Stages of the Dockerfile: the files that two stages copy are enough for their commands, and each model is a layer."""
+"""Stages of the Dockerfile: two stages copy all files that their commands need, and each model has a layer."""
 
 from __future__ import annotations
 
