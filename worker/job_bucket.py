@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from comfy_core.contract import Fault
-from comfy_core.object_store import Bucket, is_public_address, is_valid_url
+from comfy_core.object_store import Bucket, is_public_url, is_valid_url
 from comfy_core.s3_hosts import parse_endpoint_url
 from comfy_core.safe_fetch import Resolve, resolve_host
 
@@ -48,7 +48,7 @@ def job_bucket(
         faults.append(Fault("s3Config.bucketName", f"must be {server.bucket!r}, which s3Config.endpointUrl names"))
     elif not is_own_endpoint and not is_valid_url(str(endpoint), "https"):
         faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
-    elif not is_own_endpoint and not is_public_address(str(endpoint), resolve):
+    elif not is_own_endpoint and not is_public_url(str(endpoint), resolve):
         faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
     if faults:
         return None, faults

@@ -31,7 +31,7 @@ from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
-from comfy_core.comfyui.outputs import metadata_text
+from comfy_core.comfyui.outputs import text_chunks
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
@@ -181,13 +181,13 @@ def _encoded(image: GeneratedImage, submitted: SubmittedRequest) -> tuple[Genera
     An image that is animated or not recognized is returned unchanged.
     """
     found = _SEED.search(image.filename)
-    text = {}
+    chunks: dict[str, str] = {}
     if submitted.request.metadata:
-        text = metadata_text(submitted.rendered, submitted.rendered.graphs[_number(image)], image.seed)
+        chunks = text_chunks(submitted.rendered, submitted.rendered.graphs[_number(image)], image.seed)
     sent = identify(image.bytes)
     if sent is None or sent.is_animated:
         return image, ""
-    converted = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
+    converted = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, chunks)
     stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
     encoded = replace(
         image,

@@ -12,7 +12,7 @@ from comfy_core.contract import MAX_FAULTS
 from comfy_core.graphs import (
     Graph,
     graph_faults,
-    has_nodes,
+    has_only_nodes,
     is_link,
     normalise_links,
     remove_unneeded,
@@ -73,10 +73,10 @@ def test_an_invalid_graph_is_reported(graph: object, path: str, problem: str) ->
 
 
 def test_nodes_with_broken_links_can_be_read() -> None:
-    """`has_nodes` accepts a graph with broken links, but no graph with an incomplete node."""
-    assert has_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
-    assert not has_nodes({"a": {"class_type": "A"}})
-    assert not has_nodes("a")
+    """`has_only_nodes` accepts a graph with broken links, but no graph with an incomplete node."""
+    assert has_only_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
+    assert not has_only_nodes({"a": {"class_type": "A"}})
+    assert not has_only_nodes("a")
 
 
 @pytest.mark.parametrize("value", [["3", 0], ["a", 5]])

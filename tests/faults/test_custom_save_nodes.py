@@ -76,7 +76,7 @@ def test_the_same_graph_twice_returns_a_complete_image_twice(
         [prompt] = run_graph(each_server, graph_of(saver)).prompts
         [image] = prompt.images
         assert len(image.data) > 50
-        assert image.prefix == name
+        assert image.stem == name
         assert remaining(simulator) == []
 
 
@@ -84,7 +84,7 @@ def test_placeholders_in_a_file_name_are_replaced(server: ComfyServer) -> None:
     """`%width%` and `%height%` are replaced by the image's size, and characters that Windows forbids are replaced."""
     saver = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a/fox_%width%x%height%:"}}
     [image] = run_graph(server, graph_of(saver)).prompts[0].images
-    assert image.prefix == "fox_32x16_"
+    assert image.stem == "fox_32x16_"
 
 
 @pytest.mark.parametrize("end", ["succeeds", "fails", "is cancelled"])

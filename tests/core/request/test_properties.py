@@ -231,7 +231,7 @@ def equivalent_request(draw: Draw, body: JsonObject) -> JsonObject:
                 others = {"jpeg": ["jpg", ".JPG", "image/jpeg"], "png": [".png", "image/png"]}.get(value, [])
                 sent[key] = draw(st.sampled_from([value, value.upper(), *others]))
             case str() if key == "image":
-                sent[key] = draw(st.sampled_from(SPELLINGS))(value)
+                sent[key] = draw(st.sampled_from(BASE64_SPELLINGS))(value)
             case [*loras] if key == "loras":
                 sent[key] = [draw(equivalent_lora(lora)) for lora in loras]
             case _:
@@ -248,7 +248,7 @@ def equivalent_lora(draw: Draw, lora: JsonObject) -> object:
     return {**lora, "strength": None} if "strength" not in lora and draw(st.booleans()) else lora
 
 
-SPELLINGS: tuple[Callable[[str], str], ...] = (
+BASE64_SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
     lambda text: text.rstrip("="),
     lambda text: text + "==",
@@ -345,7 +345,7 @@ def test_a_valid_request_is_rendered_exactly(workflows: Mapping[str, Workflow], 
 IDS = st.text("0123456789abcXYZ_-", min_size=1, max_size=5)
 NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
 IMAGE_NAMES = ("a.png", "größe.jpg", "sub/b.webp", "b")
-ANNOTATED: tuple[Callable[[str], str], ...] = (
+FILE_SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     lambda name: f"{name} [input]",
     lambda name: f"{name}[input]",
@@ -368,7 +368,7 @@ def caller_graphs(draw: Draw) -> Graph:
         {"class_type": st.text(ENCODABLE, max_size=20), "inputs": st.dictionaries(NAMES, values | links, max_size=4)},
         optional={"_meta": titles},
     )
-    name = st.builds(lambda name, spell: spell(name), st.sampled_from(IMAGE_NAMES), st.sampled_from(ANNOTATED))
+    name = st.builds(lambda name, spell: spell(name), st.sampled_from(IMAGE_NAMES), st.sampled_from(FILE_SPELLINGS))
     loader = st.fixed_dictionaries(
         {
             "class_type": st.sampled_from(["LoadImage", "LoadImageMask"]),
@@ -413,7 +413,7 @@ def test_a_valid_graph_is_only_changed_by_its_overrides(workflows: Mapping[str, 
     if changes:
         body["overrides"] = {f"{node_id}.{name}": value for (node_id, name), value in changes.items()}
     if names:
-        spell = data.draw(st.sampled_from(SPELLINGS))
+        spell = data.draw(st.sampled_from(BASE64_SPELLINGS))
         body["images"] = [{"name": name, "image": spell(data.draw(st.sampled_from(list(IMAGES))))} for name in names]
     before = json_text(body)
 
@@ -452,15 +452,15 @@ class PlantedFault:
 
 
 MISSING = object()
-LONG = "lorem ipsum " * 500
-INVALID_TEXT = st.sampled_from(["a\ud800", "\udfff", "a\0b", "\0", LONG + "\0"])
+LONG_TEXT = "lorem ipsum " * 500
+INVALID_TEXT = st.sampled_from(["a\ud800", "\udfff", "a\0b", "\0", LONG_TEXT + "\0"])
 HUGE = st.sampled_from([309, 4000, -400, -6000]).map(lambda digits: 10**digits if digits > 0 else -(10**-digits))
 INVALID_NUMBER = st.sampled_from([math.nan, math.inf, -math.inf]) | HUGE
 EMPTY_CONTAINERS: st.SearchStrategy[Any] = st.builds(list) | st.builds(dict)
 NOT_TEXT = st.booleans() | st.integers() | FINITE | EMPTY_CONTAINERS | INVALID_NUMBER | INVALID_TEXT
 NOT_A_NUMBER = (
     st.booleans()
-    | st.sampled_from(["20 px", "1,000", "0x20", "", "NaN", LONG])
+    | st.sampled_from(["20 px", "1,000", "0x20", "", "NaN", LONG_TEXT])
     | EMPTY_CONTAINERS
     | INVALID_NUMBER
     | INVALID_TEXT
@@ -529,7 +529,7 @@ OVERRIDE_FAULTS = st.one_of(
         "overrides", (INVALID_NUMBER | INVALID_TEXT).map(lambda value: {"8.seed": value}), 'overrides["8.seed"]'
     ),
     planted_at("overrides", INVALID_NUMBER.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
-    planted_at("overrides", st.just({LONG: 1}), path_of(["overrides", LONG])),
+    planted_at("overrides", st.just({LONG_TEXT: 1}), path_of(["overrides", LONG_TEXT])),
 )
 GRAPH_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
     planted_at("overrides", INVALID_TEXT.map(lambda value: {"8.seed": [1, {"a": value}]}), 'overrides["8.seed"][1].a'),
@@ -549,29 +549,31 @@ TEMPLATE_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
     beyond_limits("8.cfg", NOT_A_NUMBER | st.sampled_from([0.99, 11.01, 100])),
     beyond_limits("8.denoise", NOT_A_NUMBER | st.sampled_from([-0.01, 1.01])),
     beyond_limits("FluxGuidance.guidance", NOT_A_NUMBER | st.just(30.1)),
-    beyond_limits("Prompt.text", NOT_TEXT | st.sampled_from(["", " ", LONG])),
+    beyond_limits("Prompt.text", NOT_TEXT | st.sampled_from(["", " ", LONG_TEXT])),
     beyond_limits("8.model", NOT_NULL | st.sampled_from([["99", 0], ["1"], ["1", -1]])),
-    beyond_limits("3.vae_name", NOT_TEXT | st.just(LONG)),
+    beyond_limits("3.vae_name", NOT_TEXT | st.just(LONG_TEXT)),
     beyond_limits("10.path", NOT_NULL),
 )
 ENVELOPE_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
-    "output_format": planted_at("output_format", NOT_TEXT | st.sampled_from(["gif", "pngs", "image/gif", "", LONG])),
+    "output_format": planted_at(
+        "output_format", NOT_TEXT | st.sampled_from(["gif", "pngs", "image/gif", "", LONG_TEXT])
+    ),
     "output_quality": planted_at("output_quality", NOT_WHOLE | beyond(1, 100)),
     "metadata": planted_at("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool))),
-    "delivery": planted_at("delivery", NOT_TEXT | st.sampled_from(["ftp", "inline", LONG])),
+    "delivery": planted_at("delivery", NOT_TEXT | st.sampled_from(["ftp", "inline", LONG_TEXT])),
     "timeout_s": planted_at("timeout_s", NOT_A_NUMBER | beyond(1, 3600) | st.just(0.999)),
 }
 FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     **ENVELOPE_FAULTS,
-    "prompt": planted_at("prompt", NOT_TEXT | st.sampled_from(["", " ", "\n\t ", "x" * 4097, LONG, MISSING])),
-    "negative_prompt": planted_at("negative_prompt", NOT_TEXT | st.sampled_from(["x" * 4097, LONG])),
+    "prompt": planted_at("prompt", NOT_TEXT | st.sampled_from(["", " ", "\n\t ", "x" * 4097, LONG_TEXT, MISSING])),
+    "negative_prompt": planted_at("negative_prompt", NOT_TEXT | st.sampled_from(["x" * 4097, LONG_TEXT])),
     "negative_strength": planted_at("negative_strength", NOT_A_NUMBER | beyond(0, 10) | st.just(10.001)),
     "steps": planted_at("steps", NOT_WHOLE | beyond(1, 100)),
     "guidance": planted_at("guidance", NOT_A_NUMBER | beyond(0, 30) | st.just(30.001)),
     "seed": planted_at("seed", NOT_WHOLE | beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
     "num_images": planted_at("num_images", NOT_WHOLE | beyond(1, 8)),
-    "sampler": planted_at("sampler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
-    "scheduler": planted_at("scheduler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
+    "sampler": planted_at("sampler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG_TEXT])),
+    "scheduler": planted_at("scheduler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG_TEXT])),
     "width": planted_at("width", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
     "height": planted_at("height", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
     "loras": LORA_FAULTS,
@@ -582,7 +584,7 @@ FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
         lambda name: planted_at(name, VALUES.filter(lambda value: value is not None))
     ),
     "unknown": planted_at("qqqqqqqq", NOT_NULL)
-    | planted_at(LONG, NOT_NULL, path_of([LONG]))
+    | planted_at(LONG_TEXT, NOT_NULL, path_of([LONG_TEXT]))
     | planted_at("", NOT_NULL, '[""]'),
 }
 NOT_AN_IMAGE = st.sampled_from(
@@ -597,7 +599,7 @@ NOT_AN_IMAGE = st.sampled_from(
         "data:image/png,abc",
         "data:image/png;base64",
         "data:image/png;base64,???",
-        LONG * 10 + "!",
+        LONG_TEXT * 10 + "!",
     ]
 )
 IMG2IMG_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
@@ -627,7 +629,7 @@ def assert_has_faults(report: ErrorReport, faults: list[PlantedFault]) -> None:
         assert 0 < len(found[fault.path]) < 350
         if fault.key in MISSPELLED:
             assert f'did you mean "{MISSPELLED[fault.key]}"?' in found[fault.path]
-    assert LONG[:80] not in report.message
+    assert LONG_TEXT[:80] not in report.message
     assert ErrorReport.from_json(report.to_json()) == report
     report.to_json().encode("utf-8")
 
@@ -747,7 +749,7 @@ def test_an_invalid_graph_is_rejected_with_its_faults(workflows: Mapping[str, Wo
 
 
 ANY_TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(
-    ["txt2img", "{", "{}", "\0", "https://", "data:,", LONG]
+    ["txt2img", "{", "{}", "\0", "https://", "data:,", LONG_TEXT]
 )
 ANY_NUMBER = st.integers() | st.floats() | st.sampled_from([2**63, 1e308, -0.0, 5e-324]) | HUGE
 ANY_JSON = st.recursive(
