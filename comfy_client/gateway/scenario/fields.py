@@ -25,8 +25,8 @@ class RequestField:
 
     Attributes:
         rule: JSON Schema of the values that Scenario accepts.
-        becomes: the field of docs/api.md to which it is converted, or a description of the conversion. Empty if the
-            field is not supported.
+        becomes: the field of docs/api.md that gets the value, or a description of the conversion. Empty if the field is
+            not supported.
         why_not: why the field is not supported.
         is_rejected: whether a request with the unsupported field is rejected, because ignoring it would change the
             image. Otherwise the field is ignored and the job's notes list it.

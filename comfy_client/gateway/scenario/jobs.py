@@ -1,7 +1,7 @@
 """Runs jobs: submits each one once, polls it until it ends, and stores its images. One asyncio task per job.
 
 A job is acknowledged to the caller when it is stored, and submitted after that. Phase `sending` is stored before the
-submit, and the endpoint's job id after it. So after a crash the next process can distinguish three cases:
+submit, and the endpoint's job id after the submit. So after a crash the next process can distinguish three cases:
 
 - Not submitted: the job is submitted.
 - Submitted: the job is polled.

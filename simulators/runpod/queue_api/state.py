@@ -62,7 +62,7 @@ class JobStore:
         return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._config.ttl_s) else job
 
     def cancel(self, job_id: str) -> QueueJob:
-        """Cancel an unfinished job, and signal its worker to stop it."""
+        """Cancel an unfinished job, send its worker a stop signal, and return the job."""
         with self._changes.lock:
             job = self.jobs[job_id]
             return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED)
