@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from bench.worker_setup import running_worker
-from comfy_client.cli.call import raise_on_sigterm
+from comfy_client.cli.call import raise_on_signals
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 from tests.processes import killed_at_end
@@ -146,7 +146,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """SIGHUP stays ignored in a command that `nohup` has started."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
