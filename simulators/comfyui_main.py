@@ -57,7 +57,7 @@ sys.exit(comfyui.main(sys.argv[1:], comfyui.{flags}))
 
 
 def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
-    """Return a parser of these flags. Its help texts mention a flag that does not exist, as ComfyUI's do."""
+    """Return a parser of these flags. The help texts mention a flag that does not exist, which no caller may use."""
     options = argparse.ArgumentParser(prog="main.py", allow_abbrev=False)
     for flag, values in flags.items():
         help_text = f"Overrides --no-such-flag, unlike {flag[2:]}."

@@ -25,7 +25,7 @@ class ModelRequest:
     path: str
     host: str
     offset: int
-    """The start of its Range, or 0."""
+    """The start of the requested range, or 0."""
     token: str
     """The bearer token, or an empty string."""
     headers: Mapping[str, str] = field(repr=False)
@@ -34,7 +34,7 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """A response instead of the file. The whole body is sent, also for a range request.
+    """A response instead of the file. The whole body is sent, even for a range request.
 
     `has_length` is whether the response has a Content-Length.
     """
@@ -107,7 +107,7 @@ class ModelServer(HttpServer):
         self.responses.setdefault(path, []).extend(responses)
 
     def ignore_ranges(self, path: str) -> None:
-        """Send the whole file, also for a range request."""
+        """Send the whole file, even for a range request."""
         self.paths_without_ranges.add(path)
 
     def hold(self, path: str, after: int) -> HeldResponse:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, seconds
+from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, parse_seconds
 from comfy_client.cli.following import cancel_interrupted, make, save, submit_in_thread, wait_with_progress
 from comfy_client.cli.output import FORCE, OUTPUT, check_output
 from comfy_client.cli.requests import OPTIONS, RUN, SET, one_image, run_request, template_request
@@ -16,7 +16,10 @@ from comfy_client.providers.direct import DirectProvider
 from comfy_core.workflows import Workflow, find_workflow
 
 WAIT = Flag(
-    ("--wait-timeout",), "Stop waiting after this time. The job continues. [default 600]", "SECONDS", {"type": seconds}
+    ("--wait-timeout",),
+    "Stop waiting after this time. The job continues. [default 600]",
+    "SECONDS",
+    {"type": parse_seconds},
 )
 JOB = Flag(("job_id",), "The job id that `submit` printed.")
 IMAGE = Flag(
@@ -90,7 +93,7 @@ def _status(call: Call) -> int:
 
 
 def _wait(call: Call) -> int:
-    """Wait for a job and save its images. A signal only ends the wait, not the job: others may wait for it too."""
+    """Wait for a job and save its outputs. A signal ends the wait but not the job, since others may wait for it too."""
     output = check_output(call.options.output, call.screen, is_forced=call.options.force)
     with call.client() as client:
         _reject_direct(client, "wait")

@@ -1,4 +1,4 @@
-"""Runs a job from submission to saved images. Ctrl-C and SIGTERM cancel the job and print its id."""
+"""Runs a job from submission to saved files. Until the job ends, Ctrl-C and SIGTERM cancel it and print its id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comfy_core.errors import ComfyClientError
 
 
 def make(call: Call, request: GenerationRequest) -> int:
-    """Run a job, save its outputs and return the exit status. The output path is checked before the submit."""
+    """Run a job, save its outputs and return the exit status. The path of `-o` is checked before the submit."""
     output = check_output(call.options.output, call.screen, is_forced=call.options.force)
     request = with_output_format(output, request)
     with call.client() as client:
@@ -80,7 +80,11 @@ def cancel_interrupted(call: Call, sending: Future[Job], interrupt: KeyboardInte
 
 
 def save(call: Call, output: OutputTarget, result: GenerationResult) -> int:
-    """Save a result and show it. Return 1 if it could not be saved at the requested path, else 0."""
+    """Save a result, show it, and return the exit status.
+
+    The status is 0, 1 if the result could not be saved at the requested path, or the status of an interrupt. Raises
+    NotSaved.
+    """
     try:
         saved = save_result(output, result, call.screen)
     except KeyboardInterrupt as interrupt:

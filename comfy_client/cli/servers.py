@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client.cli.call import JSON, Call, Command, print_url
-from comfy_client.cli.flags import Flag, UsageError, port
+from comfy_client.cli.flags import Flag, UsageError, parse_port
 from comfy_core.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SCENARIO: Sequence[Flag] = (
         {"choices": ["serve"]},
     ),
     Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
-    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": port, "default": 8189}),
+    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": parse_port, "default": 8189}),
     Flag(
         ("--data",), "The folder for jobs, assets and images. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
     ),

@@ -27,8 +27,8 @@ NOT_FOUND = 404
 class RestApi:
     """RunPod's REST API v2, called with one API key.
 
-    The key and the secrets in `hidden` are removed from error messages.
-    The methods that call RunPod raise RequestError, and its subclass Unauthorized if RunPod rejects the key.
+    The key and the secrets in `hidden` are removed from error messages. The methods that call RunPod raise
+    RequestError, or its subclass Unauthorized if RunPod rejects the key.
     """
 
     def __init__(self, api_key: str, base_url: str = REST_BASE_URL.default, hidden: tuple[str, ...] = ()) -> None:

@@ -35,7 +35,7 @@ DELETION_ORDER: tuple[Kind, ...] = ("endpoint", "template")
 """In this order, because a template that an endpoint uses cannot be deleted."""
 
 
-class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
+class NotReady(ComfyClientError):  # noqa: N818 - an outcome, like WaitTimeout
     """No worker was ready in time. The endpoint exists, and a worker may still become ready."""
 
     exit_status = 5
@@ -65,7 +65,7 @@ def apply(
         report(f"{kind} {name} ({existing[kind]['id']}) {step.verb}d")
     endpoint = existing["endpoint"]
     if description.storage_cached_model is not None:
-        # Read again: REST v2 has no field for cached models, and its PATCH may reset them.
+        # The models are read again: REST v2 has no field for them, and a PATCH of REST v2 may reset them.
         wanted = wanted_models(description)
         if cached_models(str(endpoint["id"]), wanted) != wanted:
             report(f"cached model set: {', '.join(wanted) or 'none'}")

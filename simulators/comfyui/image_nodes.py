@@ -71,7 +71,7 @@ def _png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None
     return file.getvalue()
 
 
-def _saved(context: NodeContext, images: ImageBatch, prefix: str, folder: str, level: int) -> Result:
+def _save_images(context: NodeContext, images: ImageBatch, prefix: str, folder: str, level: int) -> Result:
     metadata = PngImagePlugin.PngInfo()
     for key, value in {"prompt": context.graph, **(context.extra_pnginfo or {})}.items():
         metadata.add_text(key, json.dumps(value))
@@ -88,12 +88,12 @@ def _saved(context: NodeContext, images: ImageBatch, prefix: str, folder: str, l
 
 
 def _save(context: NodeContext, inputs: Inputs) -> Result:
-    return _saved(context, inputs["images"], inputs["filename_prefix"], "output", SAVED_COMPRESSION)
+    return _save_images(context, inputs["images"], inputs["filename_prefix"], "output", SAVED_COMPRESSION)
 
 
 def _preview(context: NodeContext, inputs: Inputs) -> Result:
     suffix = "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311  a name, not a secret
-    return _saved(context, inputs["images"], f"ComfyUI_temp_{suffix}", "temp", SENT_COMPRESSION)
+    return _save_images(context, inputs["images"], f"ComfyUI_temp_{suffix}", "temp", SENT_COMPRESSION)
 
 
 async def _send(context: NodeContext, inputs: Inputs) -> Result:
@@ -115,7 +115,7 @@ def _save_under_name(context: NodeContext, inputs: Inputs) -> Result:
         path = context.folders.output / inputs["output_path"] / f"{inputs['filename_prefix']}_{number:04}.png"
         with contextlib.suppress(OSError):
             path.write_bytes(_png(image, SAVED_COMPRESSION))
-            ui_output.append(_reported(context, path))
+            ui_output.append(_output_entry(context, path))
     return Result(ui_output={"images": ui_output})
 
 
@@ -123,10 +123,10 @@ def _save_at_path(context: NodeContext, inputs: Inputs) -> Result:
     path = context.folders.output / inputs["path"] / f"{inputs['filename']}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_png(inputs["images"].frames[0], SAVED_COMPRESSION))
-    return Result(ui_output={"images": [_reported(context, path)]})
+    return Result(ui_output={"images": [_output_entry(context, path)]})
 
 
-def _reported(context: NodeContext, path: Path) -> dict[str, str]:
+def _output_entry(context: NodeContext, path: Path) -> dict[str, str]:
     subfolder = path.parent.relative_to(context.folders.output)
     return {"filename": path.name, "subfolder": "" if subfolder == Path() else str(subfolder), "type": "output"}
 

@@ -30,7 +30,7 @@ class ProgressFrames:
         self._nodes: dict[str, dict[str, Any]] = {}
         self.messages: list[list[Any]] = []
 
-    def message(self, event: str, data: dict[str, Any]) -> None:
+    def send_message(self, event: str, data: dict[str, Any]) -> None:
         """Send a message about the whole prompt, and keep it for /history."""
         data = {**data, "prompt_id": self._prompt_id, "timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])

@@ -182,13 +182,13 @@ class Simulator:
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._served())
+            asyncio.run(self._run_server())
         except (OSError, OverflowError) as failure:
             self._failure = failure
         finally:
             self._started.set()
 
-    async def _served(self) -> None:
+    async def _run_server(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             await self._core.serve(self._ready)

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from bench.worker_setup import running_worker
-from comfy_client.cli.call import raise_on_sigterm
+from comfy_client.cli.call import raise_on_signals
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 from tests.processes import killed_at_end
@@ -30,7 +30,7 @@ SMALL_FLAGS = ["--width", "64", "--height", "64", "--steps", "8"]
 
 
 class Terminal:
-    """A process whose stdin and stderr are a terminal, and its output."""
+    """A process of `comfy-client` whose stdin and stderr are a terminal, and the terminal's content."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
 def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: signal.Signals, status: int) -> None:
-    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled, and its id is printed before and after."""
+    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled; its id is printed before and after that."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
@@ -146,7 +146,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """SIGHUP stays ignored in a command that `nohup` has started."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

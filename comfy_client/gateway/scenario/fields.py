@@ -25,8 +25,8 @@ class RequestField:
 
     Attributes:
         rule: JSON Schema of the values that Scenario accepts.
-        becomes: the field of docs/api.md to which it is converted, or a description of the conversion. Empty if the
-            field is not supported.
+        becomes: the field of docs/api.md that gets the value, or a description of the conversion. Empty if the field is
+            not supported.
         why_not: why the field is not supported.
         is_rejected: whether a request with the unsupported field is rejected, because ignoring it would change the
             image. Otherwise the field is ignored and the job's notes list it.
@@ -188,8 +188,8 @@ _UNSUPPORTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
     for name in _IMAGE_FIELDS
 }
 
-# numSamples: Scenario's specification says 4, its documentation says 1 (docs/reference/scenario.md#route-b). 1 is the
-# cheaper default, and nearly all callers send 1.
+# numSamples: the default is 4 in Scenario's specification, and 1 in its documentation
+# (docs/reference/scenario.md#route-b). 1 is the cheaper default, and nearly all callers send 1.
 _CLASSIC_DEFAULTS: JsonObject = {"width": 512, "height": 512, "numInferenceSteps": 30, "numSamples": 1, "guidance": 3.5}
 
 ROUTES: Mapping[str, GenerateRoute] = {

@@ -125,7 +125,7 @@ def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | Non
 
 
 def fetch_page(store: Store, kind: type[Record], page: PageQuery) -> tuple[list[Record], JsonObject]:
-    """Return the records of a page, and a dict with `nextPaginationToken`, which is empty for the last page."""
+    """Return the records of a page, and a dict that has `nextPaginationToken` unless it is the last page."""
     rows = store.page(kind, page.wanted, order=page.order, is_descending=page.is_descending, size=page.size + 1)
     if len(rows) <= page.size:
         return rows, {}

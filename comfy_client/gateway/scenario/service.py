@@ -60,7 +60,7 @@ class _StartImage:
 
     Attributes:
         reference: the SHA-256 of a stored image, or an https URL. Empty without an image.
-        metadata: the fields that represent it in `metadata.input` of the job.
+        metadata: the fields that represent the image in `metadata.input` of the job.
         uploaded: the image itself, if it was sent in the request.
     """
 
@@ -145,7 +145,7 @@ class ShimService:
         async with self._call_locks.setdefault(retry.key or digest, asyncio.Lock()):
             job = self._existing_job(owner, digest, retry)
             if job is None:
-                job = await self._stored_job(owner, route, mapped, digest, retry)
+                job = await self._store_job(owner, route, mapped, digest, retry)
                 self._runner.start(job.id)
         response = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
         if route == INFERENCES:
@@ -168,6 +168,7 @@ class ShimService:
         return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
 
     def _existing_job(self, owner: str, digest: str, retry: RetryHint) -> ShimJob | None:
+        """Return the job of which this request is a retry, with its retry count updated, or None for a new request."""
         if retry.key:
             job = self._store.job_of_key(owner, retry.key)
             if job is not None and job.fingerprint != digest:
@@ -176,7 +177,7 @@ class ShimService:
         job = find_retried_job(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
         return None if job is None else self._store.change(job, repeats=retry.count)
 
-    async def _stored_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
+    async def _store_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
         """Store a new job, and the image sent with the request if there is one. Return the job."""
         source = await self._start_image(owner, mapped)
         if source.uploaded is None:
@@ -277,7 +278,7 @@ class ShimService:
 
     async def overview(self, owner: str) -> JsonObject:
         """Return the endpoint's health and the cost so far, for the web page at `/`."""
-        count, seconds = self._store.spent(owner)
+        count, seconds = self._store.runs_and_seconds(owner)
         usd = job_usd(seconds, self._settings.costs.usd_per_s)
         try:
             health = await asyncio.to_thread(self._client.health)

@@ -39,7 +39,7 @@ _INDEXES = (
 _COLUMNS = {"scenario_request": "asked", "worker_request": "input", "metadata": "about"}
 """Columns that are not named like their field, by the name of the field."""
 _FIELDS = {column: name for name, column in _COLUMNS.items()}
-_JSON = (dict, list, tuple)
+_JSON_TYPES = (dict, list, tuple)
 _BUSY_TIMEOUT_S = 5.0
 
 
@@ -220,7 +220,7 @@ class Store:
         )
         return bool(found[0])
 
-    def spent(self, owner: str) -> tuple[int, float]:
+    def runs_and_seconds(self, owner: str) -> tuple[int, float]:
         """Return the number of an owner's jobs that ran, and their total seconds."""
         [found] = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(execution_s), 0) FROM jobs WHERE owner = ? AND execution_s IS NOT NULL",
@@ -249,7 +249,7 @@ def _is_corruption(error: Exception) -> bool:
 
 
 def _to_column_value(value: object) -> object:
-    if isinstance(value, _JSON):
+    if isinstance(value, _JSON_TYPES):
         return json.dumps(value, ensure_ascii=False)
     return value.value if isinstance(value, Phase | Status) else value
 

@@ -163,7 +163,7 @@ class QueueFaults:
         return None
 
     def take_lost_result(self) -> bool:
-        """Remove the next `lose_result` fault; return whether there was one, so that the posted result is lost."""
+        """Return whether a `lose_result` fault applies to the posted result, and remove that fault."""
         with self._changes.lock:
             if is_lost := LostResult() in self._armed:
                 self._armed.remove(LostResult())

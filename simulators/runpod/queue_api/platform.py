@@ -145,11 +145,11 @@ class RunPodPlatform(PlatformConfig):
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._served())
+            asyncio.run(self._run_server())
         finally:
             self._started.set()
 
-    async def _served(self) -> None:
+    async def _run_server(self) -> None:
         # Without handler_cancellation a disconnected worker would still get a job.
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await runner.setup()

@@ -33,12 +33,12 @@ class WorkerRoutes:
 
     async def take(self, request: web.Request, _: object) -> web.Response:
         """Hand out one job."""
-        jobs = await self._taken(request, 1)
+        jobs = await self._take_jobs(request, 1)
         return web.json_response(jobs[0]) if jobs else web.Response(status=204)
 
     async def take_batch(self, request: web.Request, _: object) -> web.Response:
         """Hand out the waiting jobs, up to the size of the batch."""
-        jobs = await self._taken(request, int(request.query.get("batch_size", "1")))
+        jobs = await self._take_jobs(request, int(request.query.get("batch_size", "1")))
         return web.json_response(jobs) if jobs else web.Response(status=204)
 
     async def jobs_to_stop(self, request: web.Request, _: object) -> web.Response:
@@ -113,7 +113,7 @@ class WorkerRoutes:
         batch_size = int(request.query.get("batch_size", "1"))
         self.takes.append(Take(request.match_info["worker"], time.monotonic(), batch_size))
 
-    async def _taken(self, request: web.Request, at_most: int) -> list[JsonObject]:
+    async def _take_jobs(self, request: web.Request, at_most: int) -> list[JsonObject]:
         worker_id = request.match_info["worker"]
         self.record_take(request)
         self._unhealthy.discard(worker_id)

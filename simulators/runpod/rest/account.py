@@ -32,7 +32,7 @@ class RequestRefused(Exception):  # noqa: N818 - a response
 
 
 class Account:
-    """The templates and endpoints by id, and what else the account has. Tests may set the attributes."""
+    """The objects of one account. Tests may set the attributes."""
 
     def __init__(self, new_id: Callable[[], str] | None = None, queue_url: str = "https://api.runpod.ai/v2") -> None:
         self._numbers = itertools.count(1)

@@ -58,7 +58,7 @@ class RestFaults:
         self._arm(prefix, RestResponse(status, body, headers or {}, after_handling), times)
 
     def rate_limit(self, prefix: str, retry_after_s: int = 1, times: int = 1) -> None:
-        """Refuse the next requests that start with `prefix` with 429."""
+        """Refuse with 429 the next requests that start with `prefix`."""
         problem = {"title": "Too Many Requests", "status": 429, "detail": "rate limit exceeded for the minute window"}
         self.respond(prefix, 429, times, problem, {"Retry-After": str(retry_after_s)})
 
@@ -76,7 +76,10 @@ class RestFaults:
             self._requests_left, self._handles_first_refused = requests, handles_first_refused
 
     def clear(self) -> None:
-        """Remove the faults that have not happened yet, and end `refuse_after`. The two flags stay as they are."""
+        """Remove the faults that have not happened yet, and end `refuse_after`.
+
+        `forgets_models` and `forbids_writing` do not change.
+        """
         with self._lock:
             self._armed, self._requests_left = [], None
 

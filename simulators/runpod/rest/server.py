@@ -134,7 +134,7 @@ class _RestHandler(HttpHandler):
             fault = self.account.faults.take_fault(f"{self.command} {path}")
             status, content = 0, None
             if fault is None or fault.after_handling:
-                status, content = self._handled(parts.path, dict(parse_qsl(parts.query)), body)
+                status, content = self._call_account(parts.path, dict(parse_qsl(parts.query)), body)
             headers = {"RateLimit": '"minute";r=99;t=60'} if status != HTTPStatus.UNAUTHORIZED else {}
             if isinstance(fault, RestResponse):
                 status, content, headers = fault.status, fault.body, {**headers, **fault.headers}
@@ -146,7 +146,7 @@ class _RestHandler(HttpHandler):
         else:
             self._send(status, content, headers)
 
-    def _handled(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
+    def _call_account(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
         try:
             self._check_key()
             return self.account.handle(self.command, path, query, body)
