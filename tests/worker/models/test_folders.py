@@ -262,7 +262,7 @@ UNREADABLE = """\
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.worker.models.test_folders import UNET, found, missing_message, locations_in
+from tests.worker.models.test_folders import UNET, locate_one_model, locations_in, missing_message
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
