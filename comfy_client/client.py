@@ -101,7 +101,7 @@ class Client:
             prompt: what the image shows.
             **inputs: all are optional; None is the same as omitting the input.
 
-                - negative_prompt: what the image must not show; ignored unless `negative_strength` is above 0.
+                - negative_prompt: what the image must not show; requires a `negative_strength` above 0.
                 - negative_strength: weight of the negative prompt, 0 to 10 (default 0); above 0 doubles the time.
                 - width: pixels, a multiple of 16, 64 to 2048 (default 1024).
                 - height: pixels, a multiple of 16, 64 to 2048 (default 1024).

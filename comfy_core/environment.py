@@ -75,7 +75,7 @@ def variables_of(*groups: type[Any]) -> list[Variable[Any]]:
 
 
 def read(group: type[T], environment: Mapping[str, str], **others: object) -> T:
-    """Return an instance of the dataclass `group`, with `others` as its fields that are not variables."""
+    """Return an instance of the dataclass `group`. `others` are the values of the fields that are not variables."""
     declared = {each.name: each.metadata.get("variable") for each in dataclasses.fields(cast("Any", group))}
     return group(**{name: each.read(environment) for name, each in declared.items() if each}, **others)
 

@@ -7,7 +7,7 @@ Facts of the protocol (ComfyUI's execution.py and server.py; tests/recordings):
   `executing`, `progress` while sampling, and `executed` if it has UI output; `execution_success`; last, `executing`
   with node null.
 - `executing` with node null means that the prompt has ended, successfully or not. It also follows `execution_error` and
-  `execution_interrupted`, so an error frame is not the last frame. /history has the prompt's result only after it.
+  `execution_interrupted`, so an error frame is not the last frame. /history has no result before this last frame.
 - After a reconnect with the same clientId, ComfyUI sends `executing` with a node and without prompt_id if a prompt of
   this client is running. It sends nothing for a prompt that ended in the meantime.
 - A binary frame is a big-endian event number (4 bytes) and its payload. Event 1 is an image: its format (4 bytes: 1
@@ -137,7 +137,7 @@ class Attribution:
         self._node: str | None = None
 
     def attribute(self, event: Event) -> AttributedEvent:
-        """Return `event` with its prompt and node. Later events without a prompt or node get the same ones."""
+        """Return `event` with its prompt and node. Later events get the same ones until other frames name others."""
         match event:
             case Started(prompt_id) | Cached(prompt_id):
                 self._prompt_id, self._node = prompt_id, None

@@ -146,7 +146,7 @@ def file_use(class_type: str, input_name: str, declared: object = None) -> FileU
     return FileUse.LOADS if _is_upload(declared) else _custom_use(class_type, input_name)
 
 
-def is_encoded(class_type: str, input_name: str) -> bool:
+def may_be_encoded(class_type: str, input_name: str) -> bool:
     """Return whether the input's text may be base64 content or a URL instead of a file name."""
     return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))
 

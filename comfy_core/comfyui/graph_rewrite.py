@@ -61,7 +61,7 @@ def rewrite_graph(
     node_types: Mapping[str, object] | None = None,
     rerun: Collection[str] = (),
 ) -> Graph:
-    """Return a copy of `graph` that saves files only of this run, and without preview nodes.
+    """Return a copy of `graph` whose nodes save only under names of this run. Unneeded preview nodes are removed.
 
     Core nodes save into `folder`, a path below the output folder. Custom nodes save under names that contain the name
     of the folder. With `over_websocket`, SaveImage nodes send their images instead of saving them. Without it,
@@ -184,7 +184,7 @@ def websocket_savers(graph: Graph) -> tuple[str, ...]:
 
 
 def prefix_of(graph: Graph, node_id: str) -> str | None:
-    """Return a node's filename prefix without folders. None for a node without one, except ComfyUI's image savers."""
+    """Return a node's filename prefix without folders, or None. SaveImage and SaveImageWebsocket have a default."""
     match graph.get(node_id):
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
             prefix = _literal_text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))

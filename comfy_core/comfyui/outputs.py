@@ -154,7 +154,7 @@ def job_outputs(
     """
     images: list[JobOutput] = []
     warnings: list[str] = []
-    names: set[str] = set()
+    used_names: set[str] = set()
     numbers: Counter[str] = Counter()
     deadline = time.monotonic() + ENCODE_TIMEOUT_S
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
@@ -163,7 +163,7 @@ def job_outputs(
             if image.filename:
                 found = identify(image.data, raise_if_stopped)
                 size = _size(found) if found else {}
-                images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
+                images.append(_as_saved(image.filename, image.data, used_names, {**size, "seed": seed}))
                 continue
             timeout_s = min(IMAGE_TIMEOUT_S, deadline - time.monotonic())
             encoded = encode_image(
@@ -171,17 +171,17 @@ def job_outputs(
             )
             extension = mimetypes.guess_extension(encoded.mime_type) or ""
             numbers[image.stem] += 1
-            filename = _unique_name(f"{image.stem}_{numbers[image.stem]:05}_{extension}", names)
+            filename = _unique_name(f"{image.stem}_{numbers[image.stem]:05}_{extension}", used_names)
             images.append(JobOutput(filename, encoded.data, encoded.mime_type, {**_size(encoded), "seed": seed}))
             if encoded.warning:
                 warnings.append(f"{filename} {encoded.warning}")
-    files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
+    files = [_as_saved(file.filename, file.data, used_names, {}) for result in results for file in result.files]
     return JobOutputs(tuple(images), tuple(files), tuple(warnings))
 
 
-def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> JobOutput:
+def _as_saved(filename: str, data: bytes, used_names: set[str], facts: JsonObject) -> JobOutput:
     """Return the output for a file that stays as a node saved it."""
-    name = _unique_name(filename, names)
+    name = _unique_name(filename, used_names)
     return JobOutput(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
@@ -189,11 +189,11 @@ def _size(image: EncodedImage) -> JsonObject:
     return {"width": image.width, "height": image.height} if image.width else {}
 
 
-def _unique_name(filename: str, names: set[str]) -> str:
+def _unique_name(filename: str, used_names: set[str]) -> str:
     """Return `filename`, prefixed with a number if the name is already in use."""
     numbered = (f"{number}_{filename}" for number in itertools.count(2))
-    name = next(each for each in itertools.chain([filename], numbered) if each not in names)
-    names.add(name)
+    name = next(each for each in itertools.chain([filename], numbered) if each not in used_names)
+    used_names.add(name)
     return name
 
 
@@ -224,7 +224,7 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def parameters_text(rendered: Rendered, seed: int) -> str:
-    """Return the inputs of one image as text: the prompt, and the other inputs with the image's seed below it."""
+    """Return the inputs of one image as text: the prompt, and below it the other inputs and the image's seed."""
     inputs = {**rendered.inputs, "seed": seed}
     inputs.pop("num_images", None)
     prompt = inputs.pop("prompt", "")

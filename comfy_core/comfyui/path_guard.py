@@ -23,9 +23,9 @@ from comfy_core.comfyui.file_inputs import (
     file_use,
     is_comfyui_link,
     is_core_loader,
-    is_encoded,
     is_loader,
     linked_literal,
+    may_be_encoded,
 )
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.graphs import Graph, title_of
@@ -133,7 +133,7 @@ class _Guard:
             for name, value in node["inputs"].items()
             if not isinstance(value, int | float) and file_use(node["class_type"], name)
             for part in _texts_and_links(value)
-            if isinstance(part, str) and not is_encoded(node["class_type"], name)
+            if isinstance(part, str) and not may_be_encoded(node["class_type"], name)
         )
 
     def problem(self, class_type: str, name: str, value: object) -> str | None:
@@ -143,7 +143,7 @@ class _Guard:
         if use is None:
             return None
         for part in _texts_and_links(value):
-            if is_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
+            if may_be_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
                 continue
             if is_comfyui_link(part):
                 problem = self._link_problem(use, class_type, name, part)

@@ -47,6 +47,7 @@ class WaitLimits:
 
 
 Observe: TypeAlias = Callable[[Progress], None]
+"""Called with the progress when a prompt starts, and for each step and preview."""
 
 
 @dataclass

@@ -53,8 +53,10 @@ class RunResult:
 class Hooks:
     """Optional hooks of a run's caller.
 
-    `observe` is called with progress. `turn` is a context manager that is entered while prompts are queued, so that
-    concurrent runs queue their prompts in a fixed order; it may be entered more than once.
+    Attributes:
+        observe: called with the progress.
+        turn: a context manager that is entered while prompts are queued, so that concurrent runs queue their prompts in
+            a fixed order. A run that repeats a prompt enters it again.
     """
 
     observe: Observe = lambda _: None

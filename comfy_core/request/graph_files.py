@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from comfy_core.comfyui.file_inputs import FileUse, file_use, is_encoded, linked_literal
+from comfy_core.comfyui.file_inputs import FileUse, file_use, linked_literal, may_be_encoded
 from comfy_core.contract import ENVELOPE
 from comfy_core.graphs import Graph
 from comfy_core.images.codec import identify
@@ -113,7 +113,7 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
             value = linked_literal(graph, linked)
             if not isinstance(value, str) or not value or value.lstrip()[:1] in {"{", "["}:
                 continue
-            if "upload" in name.lower() or is_encoded(class_type, name):
+            if "upload" in name.lower() or may_be_encoded(class_type, name):
                 continue
             if file_use(class_type, name) is FileUse.LOADS:
                 node["inputs"][name] = value

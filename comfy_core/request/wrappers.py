@@ -76,7 +76,7 @@ def _with_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
 
 
 def _find_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
-    """Return a request without `workflow`, with a graph in another key, or the request itself, moved to `workflow`."""
+    """Return the request with its graph, found under another key or at the top level, as `workflow`."""
     for key in [*_GRAPH_KEYS[:2], *sorted(value.keys() - _KEYS_BESIDE_GRAPH)]:
         if _holds_graph(value.get(key)):
             warnings.append(f"{key}: is a graph, and was read as `workflow`")

@@ -35,7 +35,7 @@ DIRECT_ENDPOINT = {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
 
 
 def respond_with_timings(job: Body) -> Body:
-    """Respond like our worker, with timings and versions; every seed that ends with 7 fails."""
+    """Return a result like our worker's, with timings and versions; for a seed that ends with 7, return an error."""
     if job["input"]["seed"] % 10 == 7:
         return {"error": json.dumps({"code": "out_of_memory", "message": "no room", "retryable": True, "details": {}})}
     body = image_result(job)

@@ -102,7 +102,7 @@ def succeeded_job(seed: int, begun_s: float, ended_s: float, execution_s: float 
 
 
 def test_a_level_counts_every_job_once() -> None:
-    """Failed, cancelled and unsent jobs are counted, but their times are not part of the figures."""
+    """Failed, cancelled and unsent jobs are counted, but their times are in neither `total` nor `stages`."""
     samples = [
         succeeded_job(1, 0.0, 2.0),
         succeeded_job(2, 0.0, 4.0),

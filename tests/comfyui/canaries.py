@@ -23,7 +23,7 @@ _MAX_COLOUR_DEVIATION = 2
 MARKER = "canary-4d1f0b"
 """Text in every planted file that is not an image."""
 UNNAMED = "unnamed-9c27e3"
-"""Part of the names of planted files that no request names: if it is returned, a folder was listed."""
+"""Part of the names of those planted files that no request names. If a result contains it, a folder was listed."""
 OTHER_JOB = f"run-{'c' * 32}"
 """The run folder of another job, with planted files."""
 ABSENT_JOB = f"run-{'e' * 32}"

@@ -22,7 +22,7 @@ from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-PATIENT = WaitLimits(timeout_s=110, queue_timeout_s=110)
+PATIENT_LIMITS = WaitLimits(timeout_s=110, queue_timeout_s=110)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def get_json(comfyui_url: str) -> Callable[[str], Any]:
 
 @pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a function that runs a job. A template gets few steps, and a small size, unless the input sets them."""
+    """Return a function that runs a job. For a template the defaults are two steps and, without an image, 64 x 64."""
     worker = Worker(server, workflows, Settings(job_timeout_s=110))
 
     def run_input(job_input: dict[str, Any]) -> dict[str, Any]:

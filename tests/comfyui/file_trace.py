@@ -62,10 +62,10 @@ def strays(
 ) -> Iterator[Access]:
     """Yield the accesses after `since` that a job must not cause.
 
-    These are writes outside its own folders, opened files of other jobs or outputs, and any forbidden path. A folder
-    of a run counts as the job's own unless `is_forbidden`. Reads in the input folder are allowed, except in the folders
-    of other runs: ComfyUI lists the folder and reads its files for `/object_info`, and a graph may load the files that
-    belong to no run. ComfyUI itself may write to `writable_folders`.
+    These are writes outside the job's own folders, opened files of other jobs or outputs, and any forbidden path. Each
+    folder of a run counts as the job's own unless `is_forbidden`. Reads in the input folder are allowed, except in the
+    folders of other runs: ComfyUI lists the folder and reads files there for `/object_info`, and a graph may load the
+    files that belong to no run. ComfyUI itself may write to `writable_folders`.
     """
     allowed = (Path("/dev/null"), Path("/dev/shm"), *writable_folders)  # noqa: S108 - semaphores of libraries
     for access in accesses(log):

@@ -49,7 +49,16 @@ Graph = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Attack:
-    """One request, and the file that it tries to reach."""
+    """One request, and the file that it tries to reach.
+
+    Attributes:
+        number: the position of the attack, from 0.
+        target: the path of the file.
+        value: the path in the spelling that the request contains.
+        file_input: the attacked input, such as `LoadImage.image`, or `template`.
+        means: the way in which the value gets into the input.
+        job_input: the input of the job.
+    """
 
     number: int
     target: str
@@ -185,7 +194,10 @@ LITERAL_FORMS: tuple[Callable[[str], object], ...] = (
 
 
 def _text_links(value: str, node_types: NodeTypes) -> list[tuple[str, Graph]]:
-    """Return graphs whose node `t` outputs `value` as text, each with its node class, if ComfyUI has all its nodes."""
+    """Return pairs of a node class and a graph. The node `t` of the graph has this class and outputs `value` as text.
+
+    Graphs with nodes that ComfyUI does not have are left out.
+    """
     half = len(value) // 2
     made: dict[str, Graph] = {
         "PrimitiveString": {"t": _node("PrimitiveString", value=value)},
@@ -315,7 +327,7 @@ class Generator:
         return base64.b64encode(self._random.choice(lists).encode()).decode()
 
     def _override(self, file_input: FileInput, given: object, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Set the attacked input to a harmless value in `inputs`; return overrides that replace it by `given`."""
+        """Put a harmless value into the attacked input in `inputs`; return overrides that replace it by `given`."""
         inputs[file_input.input] = "harmless.png"
         node = self._random.choice(("x", "The Node"))
         if self._random.random() < 0.2:

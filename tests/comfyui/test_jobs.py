@@ -21,7 +21,7 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import Graph
 from comfy_core.workflows import Workflow, render
 from simulators.waiting import until
-from tests.comfyui.conftest import PATIENT, no_reason_to_stop, png
+from tests.comfyui.conftest import PATIENT_LIMITS, no_reason_to_stop, png
 
 RunJob = Callable[[dict[str, Any]], dict[str, Any]]
 GetJson = Callable[[str], Any]
@@ -225,7 +225,7 @@ def test_extra_data_is_sent_with_each_prompt(
 
     sampler = graph_with(workflows)["8"]
     slow = graph_with(workflows, n8={**sampler, "inputs": {**sampler["inputs"], "steps": 20, "seed": len(given)}})
-    run_graphs(server, [slow], [], PATIENT, record_running, extra_data=given)
+    run_graphs(server, [slow], [], PATIENT_LIMITS, record_running, extra_data=given)
 
     assert seen
     assert all(extra["extra_pnginfo"] == given.get("extra_pnginfo", {}) for extra in seen)
@@ -361,7 +361,7 @@ def test_a_node_that_fails_is_named(run: RunJob, workflows: Mapping[str, Workflo
 def test_a_deadline_interrupts_the_prompt(
     server: ComfyServer, get_json: GetJson, workflows: Mapping[str, Workflow]
 ) -> None:
-    """A run that takes too long ends at its deadline, and ComfyUI is free for the next."""
+    """A run that takes too long ends at its deadline, and the next run succeeds."""
     graph = graph_with(workflows)
     graph["8"]["inputs"]["steps"] = 1000
     earlier_ids = get_json("/history").keys()
@@ -371,7 +371,7 @@ def test_a_deadline_interrupts_the_prompt(
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
     assert info.value.report.details["after_s"] >= 1
     assert becomes_idle(get_json)
-    assert len(run_graphs(server, [graph_with(workflows)], [], PATIENT, no_reason_to_stop).prompts) == 1
+    assert len(run_graphs(server, [graph_with(workflows)], [], PATIENT_LIMITS, no_reason_to_stop).prompts) == 1
     assert get_json("/history").keys() <= earlier_ids
 
 
@@ -390,7 +390,7 @@ def test_a_cancellation_removes_the_running_and_the_waiting_prompt(
         return JobError.because(ErrorCode.CANCELLED, "Cancelled.") if cancel_requested.is_set() else None
 
     with pytest.raises(JobError) as info:
-        run_graphs(server, [graph, graph], [], PATIENT, reason_to_stop)
+        run_graphs(server, [graph, graph], [], PATIENT_LIMITS, reason_to_stop)
 
     assert info.value.code is ErrorCode.CANCELLED
     assert becomes_idle(get_json)
@@ -403,7 +403,7 @@ def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mappi
     results: dict[int, bytes] = {}
 
     def run(number: int) -> None:
-        [prompt] = run_graphs(server, [graphs[number]], [], PATIENT, no_reason_to_stop).prompts
+        [prompt] = run_graphs(server, [graphs[number]], [], PATIENT_LIMITS, no_reason_to_stop).prompts
         results[number] = prompt.images[0].data
 
     threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
@@ -412,7 +412,7 @@ def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mappi
     for thread in threads:
         thread.join(100)
 
-    alone = run_graphs(server, [graphs[1]], [], PATIENT, no_reason_to_stop).prompts[0].images[0].data
+    alone = run_graphs(server, [graphs[1]], [], PATIENT_LIMITS, no_reason_to_stop).prompts[0].images[0].data
     assert results[1] == alone
     assert results[0] != results[1]
 

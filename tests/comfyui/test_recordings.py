@@ -89,7 +89,7 @@ def frame_of(entry: dict[str, Any]) -> str | bytes | None:
 
 
 def history_of(name: str) -> tuple[str, Outcome]:
-    """Return the prompt's id, and its outcome according to the last history entry of a recording."""
+    """Return the id and the outcome of the prompt in the last history entry of a recording."""
     bodies = [entry["body"] for entry in recording(name) if "/history/" in json.dumps(entry)[:200] and entry["body"]]
     [(prompt_id, _)] = bodies[-1].items()
     outcome = read_history(bodies[-1], prompt_id)
@@ -169,14 +169,14 @@ def test_previews_are_jpeg_and_of_the_sampler() -> None:
 
 
 def test_steps_are_counted() -> None:
-    """The sampler's progress counts its steps."""
+    """The progress frames count the sampler's steps."""
     steps = [each.event for each in events_of("img2img") if isinstance(each.event, StepProgress)]
 
     assert [(step.value, step.maximum) for step in steps] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_a_corrupt_image_names_node_and_exception_without_paths() -> None:
-    """A node's exception has its id, type and message, and no folder of the container."""
+    """The outcome has the node's id and class, and the exception's type and message without a folder."""
     _, outcome = history_of("err_corrupt_image")
 
     assert outcome == Failed("img", "LoadImage", "PIL.UnidentifiedImageError", "cannot identify image file 'bad.png'")
@@ -207,7 +207,10 @@ def test_an_interruption_is_not_a_failure() -> None:
 
 
 def test_after_a_reconnect_the_end_is_not_reported() -> None:
-    """After a reconnect the node frame has no prompt id; the progress frame has it; the end is not reported."""
+    """After a reconnect the frame with the running node has no prompt id, but the next progress frame has it.
+
+    No frame reports the end; the history has the success.
+    """
     events = events_of("reconnect")
     prompt_id, outcome = history_of("reconnect")
 

@@ -21,22 +21,25 @@ from simulators.http_server import HttpHandler, HttpServer
 from tests.comfyui.conftest import png
 from tests.faults.test_faults_during_a_job import error_of, remaining
 
-IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
-VAE = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}
-TEXT = {"class_type": "PrimitiveString", "inputs": {"value": "lk"}}
-BY_NAME = {"class_type": "Image Save", "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": "fox"}}
-BY_LINKED_NAME = {
+IMAGE_NODE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
+VAE_NODE = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}
+TEXT_NODE = {"class_type": "PrimitiveString", "inputs": {"value": "lk"}}
+SAVE_BY_NAME = {"class_type": "Image Save", "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": "fox"}}
+SAVE_BY_LINKED_NAME = {
     "class_type": "Image Save",
     "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": ["3", 0]},
 }
-AT_PATH = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": "fox", "path": "a"}}
-AT_LINKED_PATH = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": ["3", 0], "path": "a"}}
-LINKED = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": ["3", 0]}}
+SAVE_AT_PATH = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": "fox", "path": "a"}}
+SAVE_AT_PATH_BY_LINKED_NAME = {
+    "class_type": "Image Saver",
+    "inputs": {"images": ["1", 0], "filename": ["3", 0], "path": "a"},
+}
+SAVE_BY_LINKED_PREFIX = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": ["3", 0]}}
 
 
 def graph_of(saver: dict[str, Any], **others: dict[str, Any]) -> Graph:
     """Return a graph of an image, a text, a VAE and `saver`."""
-    graph = {"1": IMAGE, "3": TEXT, "4": VAE, "9": saver, **others}
+    graph = {"1": IMAGE_NODE, "3": TEXT_NODE, "4": VAE_NODE, "9": saver, **others}
     return {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in graph.items()}
 
 
@@ -58,11 +61,11 @@ def run_graph(server: ComfyServer, graph: Graph) -> RunResult:
 @pytest.mark.parametrize(
     ("saver", "name"),
     [
-        (BY_NAME, "fox"),
-        (BY_LINKED_NAME, "lk"),
-        (AT_PATH, "fox"),
-        (AT_LINKED_PATH, "lk"),
-        (LINKED, "lk"),
+        (SAVE_BY_NAME, "fox"),
+        (SAVE_BY_LINKED_NAME, "lk"),
+        (SAVE_AT_PATH, "fox"),
+        (SAVE_AT_PATH_BY_LINKED_NAME, "lk"),
+        (SAVE_BY_LINKED_PREFIX, "lk"),
     ],
 )
 def test_the_same_graph_twice_returns_a_complete_image_twice(
@@ -128,7 +131,7 @@ def test_a_computed_prefix_is_rejected_for_a_saver_that_reports_no_file(server: 
 def test_files_of_a_failed_job_are_deleted(simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:
     """Files that a node saved before another node failed are deleted. The history lists them."""
     [graph] = render(workflows["flux-dev-txt2img"], {"prompt": "x", "seed": 1, "steps": 2, "width": 64, "height": 64})
-    graph["20"] = dict(IMAGE)
+    graph["20"] = dict(IMAGE_NODE)
     graph["21"] = {"class_type": "Image Saver", "inputs": {"images": ["20", 0], "filename": "fox", "path": "mine"}}
     simulator.faults.fail_node("KSampler", "RuntimeError", "no")
     server = ComfyServer(simulator.url, directory=simulator.output_dir.parent)
@@ -193,7 +196,7 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
 
 @pytest.mark.parametrize("missing", [b"", None])
 def test_an_empty_file_is_generated_again(missing: bytes | None) -> None:
-    """An empty or missing file was named by ComfyUI's cache and deleted by an earlier job, so its node runs again."""
+    """If a reported file is empty or missing, its node runs again: ComfyUI's cache named a file that was deleted."""
     outcome, graphs = scripted_run(missing, png(16, 16))
     assert isinstance(outcome, RunResult)
     [image] = outcome.prompts[0].images

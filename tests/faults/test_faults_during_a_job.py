@@ -215,7 +215,7 @@ def test_a_restarted_comfyui_fails_the_job_soon(simulator: Simulator, run: RunJo
 
 
 def test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job(simulator: Simulator, run: RunJob) -> None:
-    """The job ends even if ComfyUI ignores the interrupt; its history entry is deleted by a later job."""
+    """The job ends even if ComfyUI ignores the interrupt. A later job deletes the history entry of its prompt."""
     simulator.faults.hang_sampling(ignores_interrupt=True)
     begun = time.monotonic()
     error = error_of(lambda: run(job_timeout_s=0.2))

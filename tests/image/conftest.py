@@ -23,7 +23,7 @@ TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
 WORKER = "comfy-client/worker:test"
 WITH_WEIGHTS = "comfy-client/worker:test-flux1-dev-fp8"
 FAILED_BUILD = "comfy-client/failed-build"
-"""The tag that builds which must fail would get. It never exists."""
+"""The tag of the builds that tests expect to fail, so no image has this tag."""
 SIMULATOR = "comfy-client/worker:test-simulator"
 
 
@@ -55,7 +55,7 @@ BUILD_TIMEOUT_S = 1200
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Raise the timeout of this folder's tests to that of the builds."""
+    """Set the timeout of this folder's tests to BUILD_TIMEOUT_S."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))

@@ -29,16 +29,16 @@ COMFYUI_REQUIREMENTS = ("aiohttp", "pillow")
 """Requirements of the substitute for ComfyUI; a real ComfyUI requires torch instead."""
 
 
-Saved: TypeAlias = Callable[[str], Path]
+ArchiveOf: TypeAlias = Callable[[str], Path]
 """Maps the name of an image to its archive, as `docker save` writes it."""
 
 
 @pytest.fixture(scope="module")
-def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def archive_of(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> ArchiveOf:
     """Return a function that saves an image as an archive, once for all tests."""
-    folder = tmp_path_factory.mktemp("saved")
+    folder = tmp_path_factory.mktemp("archives")
 
-    def archive_of(name: str) -> Path:
+    def saved_archive(name: str) -> Path:
         image = engine.images.get(name)
         archive = folder / f"{str(image.id).partition(':')[2]}.tar"
         if not archive.exists():
@@ -46,7 +46,7 @@ def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
                 file.writelines(image.save())
         return archive
 
-    return archive_of
+    return saved_archive
 
 
 def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
@@ -59,10 +59,10 @@ def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
                 yield layer
 
 
-def weights_layers(engine: docker.DockerClient, saved: Saved, image: str) -> list[str]:
+def weights_layers(engine: docker.DockerClient, archive_of: ArchiveOf, image: str) -> list[str]:
     """Return the hashes of the layers that contain a model."""
     hashes = engine.images.get(image).attrs["RootFS"]["Layers"]
-    names = [layer.getnames() for layer in layers_of(saved(image))]
+    names = [layer.getnames() for layer in layers_of(archive_of(image))]
     return [
         each for each, files in zip(hashes, names, strict=True) if any(name.endswith(".safetensors") for name in files)
     ]
@@ -92,11 +92,11 @@ def test_health_check_and_stop_signal(engine: docker.DockerClient, image: str) -
 
 
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS, SIMULATOR])
-def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
+def test_no_file_is_world_writable(archive_of: ArchiveOf, image: str) -> None:
     """No file or folder of a layer is world-writable except sticky folders such as /tmp."""
     found = [
         member.name
-        for layer in layers_of(saved(image))
+        for layer in layers_of(archive_of(image))
         for member in layer
         if (member.isfile() or member.isdir()) and member.mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
     ]
@@ -105,12 +105,12 @@ def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
 
 
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
-def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
+def test_no_repository_or_cache_is_left(archive_of: ArchiveOf, image: str) -> None:
     """No layer contains .git, a cache of root, apt or pytest, or a partial download."""
     forbidden = (".git/", "/root/.cache", "var/lib/apt/lists/", "/.pytest_cache", ".part")
     found = [
         member.name
-        for layer in layers_of(saved(image))
+        for layer in layers_of(archive_of(image))
         for member in layer
         if member.size and any(word in f"/{member.name}" for word in forbidden)
     ]
@@ -118,13 +118,16 @@ def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
     assert found == []
 
 
-def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+def test_the_token_is_not_in_the_image(engine: docker.DockerClient, archive_of: ArchiveOf, images: BuiltImages) -> None:
     """The token that gave access to the models is in no layer, history, configuration or log."""
     assert {request.token for request in images.server.received} == {TOKEN}
 
-    with saved(WITH_WEIGHTS).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+    with (
+        archive_of(WITH_WEIGHTS).open("rb") as archive,
+        mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+    ):
         assert whole.find(TOKEN.encode()) == -1
-    for layer in layers_of(saved(WITH_WEIGHTS)):
+    for layer in layers_of(archive_of(WITH_WEIGHTS)):
         for member in layer:
             file = layer.extractfile(member) if member.isfile() else None
             assert file is None or TOKEN.encode() not in file.read(), member.name
@@ -133,12 +136,15 @@ def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved
 
 
 def test_models_have_their_own_layers_and_notices(
-    engine: docker.DockerClient, saved: Saved, images: BuiltImages
+    engine: docker.DockerClient, archive_of: ArchiveOf, images: BuiltImages
 ) -> None:
-    """Each file of models.txt is in a layer without other models. The image has the licence, and its label names it."""
+    """Each file of models.txt is in a layer without other models.
+
+    The licence is a file in the image, and the image's description names it.
+    """
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
-        for layer in layers_of(saved(WITH_WEIGHTS))
+        for layer in layers_of(archive_of(WITH_WEIGHTS))
     ]
     names = [line.split()[2] for line in (images.models / "models.txt").read_text().splitlines()]
 
@@ -150,12 +156,14 @@ def test_models_have_their_own_layers_and_notices(
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
-def test_rebuilt_weights_have_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+def test_rebuilt_weights_have_the_same_layers(
+    engine: docker.DockerClient, archive_of: ArchiveOf, images: BuiltImages
+) -> None:
     """If the models are downloaded again, their layers have the same hashes and need no new push or pull."""
     tag = WITH_WEIGHTS + "-again"
     images.worker_with_weights.run(tag, "--no-cache-filter=weights")
 
-    layers = [weights_layers(engine, saved, each) for each in (WITH_WEIGHTS, tag)]
+    layers = [weights_layers(engine, archive_of, each) for each in (WITH_WEIGHTS, tag)]
     engine.images.remove(tag, force=True)
     assert len(layers[0]) == len((images.models / "models.txt").read_text().splitlines())
     assert layers[0] == layers[1]

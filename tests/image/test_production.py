@@ -281,7 +281,7 @@ def test_models_are_downloaded_at_the_first_boot(
 def test_an_unreadable_volume_is_reported(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """The error for a volume that only another user can read reports that it cannot be read, not that it is empty."""
+    """If only another user can read the volume, the log says that it cannot be read."""
     fill(tmp_path / "models", images.models, images.server)
     tmp_path.chmod(0o700)
 

@@ -1,4 +1,4 @@
-"""The smoke test that image.yml runs before it pushes: scripts/release/smoke_image, on images built here."""
+"""scripts/release/smoke_image, which image.yml runs before it pushes an image, on the images of these tests."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def shared_setup() -> Iterator[WorkerSetup]:
 
 @contextlib.contextmanager
 def worker_for(row: FaultRow, request: pytest.FixtureRequest) -> Iterator[WorkerSetup]:
-    """Yield the shared worker if the row needs no special settings and leaves it alive; otherwise a new one."""
+    """Yield the shared worker, or a new one if the row needs special settings or makes its worker unusable."""
     if row.needs_own_worker:
         with running_worker(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as setup:
             yield setup

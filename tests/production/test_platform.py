@@ -117,12 +117,12 @@ def test_repeated_errors_are_polled_with_backoff_and_logged_once() -> None:
     with running_worker(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as setup:
         setup.platform.faults.respond("job-take-batch", 500, times=100_000)
         setup.platform.faults.respond("job-stop", 500, times=100_000)
-        log, takes = len(setup.worker.log), len(setup.platform.takes)
+        log_length, takes = len(setup.worker.log), len(setup.platform.takes)
         assert not until(lambda: setup.worker.exit_code is not None, 10)
 
         assert 2 <= len(setup.platform.takes) - takes <= 6
-        assert setup.worker.log[log:].count("job-take failed") == 1
-        assert len(setup.worker.log) - log < 3000
+        assert setup.worker.log[log_length:].count("job-take failed") == 1
+        assert len(setup.worker.log) - log_length < 3000
         assert LOG_EVERY_S >= 60
         setup.platform.faults.clear()
         job = setup.platform.wait_for(setup.submit(), MAX_WAIT_S + 20)

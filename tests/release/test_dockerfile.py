@@ -1,4 +1,4 @@
-"""Stages of the Dockerfile: the files that two stages copy are enough for their commands, and each model is a layer."""
+"""Stages of the Dockerfile: two stages copy all files that their commands need, and each model has a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def copy_stage(stage: str, folder: Path) -> None:
-    """Copy into `folder` what the COPY lines of a stage copy into its image."""
+    """Copy the sources of a stage's COPY lines into `folder`, which takes the place of the image's root."""
     dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     [body] = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM |\Z)", dockerfile, re.MULTILINE | re.DOTALL)
     for words in (line.split() for line in re.findall(r"^COPY (.+)$", body, re.MULTILINE)):

@@ -1,4 +1,4 @@
-"""scripts/release/lint_workflows: what each of its linters finds, and what it prints if one cannot run."""
+"""scripts/release/lint_workflows: what each linter finds, and what the script prints if actionlint cannot run."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ FP8 = "worker-flux1-dev-fp8"
 ATTESTED = "--push --sbom=true --provenance=mode=max"
 
 
-def pushed(target: str, suffix: str, *repositories: str) -> str:
+def push_command(target: str, suffix: str, *repositories: str) -> str:
     """Return the command that pushes a target under its names."""
     names = [f"{repository}:{name}{suffix}" for repository in repositories for name in (VERSION, SHORT)]
     sets = " ".join(f"--set {target}.tags={name}" for name in names)
@@ -49,20 +49,26 @@ def pushed(target: str, suffix: str, *repositories: str) -> str:
     return f"{BAKE} {target} {ATTESTED} {sets}{to}"
 
 
-def candidate(target: str, cache: str) -> str:
-    """Return the options that build a target into the engine."""
+def candidate_options(target: str, cache: str) -> str:
+    """Return the options that name a target's image `candidate`, and read the build cache at GHCR."""
     return f"--set {target}.tags=candidate:{target} --set {target}.cache-from=type=registry,ref={GHCR}:cache-{cache}"
 
 
 CALLS: dict[str, list[str]] = {
     "image/image: Build": [
-        f"{BAKE} worker simulator --load {candidate('worker', 'worker')} {candidate('simulator', 'simulator')}",
+        (
+            f"{BAKE} worker simulator --load {candidate_options('worker', 'worker')} "
+            f"{candidate_options('simulator', 'simulator')}"
+        ),
     ],
     "image/weights: Build": [
-        f"{BAKE} {FP8} simulator --load {candidate(FP8, 'worker')} {candidate('simulator', 'simulator')}",
+        (
+            f"{BAKE} {FP8} simulator --load {candidate_options(FP8, 'worker')} "
+            f"{candidate_options('simulator', 'simulator')}"
+        ),
     ],
-    "image/image: Push": [pushed("worker", "", GHCR, HUB), pushed("simulator", "-simulator", GHCR, HUB)],
-    "image/weights: Push": [pushed(FP8, "-flux1-dev-fp8", HUB)],
+    "image/image: Push": [push_command("worker", "", GHCR, HUB), push_command("simulator", "-simulator", GHCR, HUB)],
+    "image/weights: Push": [push_command(FP8, "-flux1-dev-fp8", HUB)],
     "image/weights: Copy to GHCR, if it accepts the layers": [
         f"docker buildx imagetools create --tag {GHCR}:{name}-flux1-dev-fp8 {HUB}:{name}-flux1-dev-fp8"
         for name in (VERSION, SHORT)

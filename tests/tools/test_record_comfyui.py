@@ -1,4 +1,4 @@
-"""tools/record_comfyui.py, on the simulator: it records the files of tests/recordings."""
+"""tools/record_comfyui.py, run on the simulator, records the files of tests/recordings."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_connections_are_refused_for_a_while(sim: Simulator, driver: Driver) -> 
 
 
 def test_a_second_refusal_replaces_the_first(sim: Simulator) -> None:
-    """The duration of the second refusal counts from its own start."""
+    """The port opens after the duration of the second refusal, although the first refusal is longer."""
     sim.faults.refuse_connections(60)
     sim.faults.refuse_connections(0.05)
 
@@ -126,7 +126,7 @@ def test_a_second_refusal_replaces_the_first(sim: Simulator) -> None:
 
 
 def test_out_of_memory_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
-    """The sampler fails the given number of times before its first step, and /free is recorded."""
+    """The sampler fails the given number of times before the first step, and requests to /free are recorded."""
     sim.faults.run_out_of_memory(times=2)
     for _ in range(2):
         event, data = driver.run(TXT2IMG)["status"]["messages"][-1]
@@ -183,7 +183,7 @@ def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
 
 @pytest.mark.parametrize("path", ["/history", "GET /history", "/history/some-id"])
 def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> None:
-    """A path includes the paths below it, with a method or without; other paths respond normally."""
+    """A fault of a path, with or without a method, also applies to the paths below it, but to no other path."""
     sim.faults.respond_500(path, times=2)
 
     statuses = [driver.get(route).status_code for route in ("/queue", "/history/some-id", "/history/some-id")]
@@ -265,7 +265,7 @@ def test_a_hanging_step_ends_when_interrupted(sim: Simulator, driver: Driver) ->
 
 
 def test_a_hanging_step_may_ignore_an_interrupt(sim: Simulator, driver: Driver) -> None:
-    """Only release ends it; the interruption then takes effect."""
+    """Only `release` ends the step. The interruption then takes effect."""
     sim.faults.hang_sampling(at_step=2, ignores_interrupt=True)
     driver.queue(TXT2IMG, prompt_id="hangs")
     wait_until(lambda: sim.hanging_step == 2)

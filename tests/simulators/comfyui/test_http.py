@@ -1,4 +1,4 @@
-"""The simulator's routes respond like a real ComfyUI, including its peculiarities."""
+"""The simulator's routes respond like those of a real ComfyUI, also where these are peculiar."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_waiting_prompts_can_be_deleted(sim: Simulator, driver: Driver) -> None:
 
 
 def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, driver: Driver) -> None:
-    """/interrupt with an id stops only that prompt; without a body it stops the running one."""
+    """/interrupt with the id of another prompt changes nothing; without a body it stops the running prompt."""
     sim.faults.hang_sampling()
     driver.queue(TXT2IMG, prompt_id="a")
     wait_until(lambda: sim.hanging_step)
@@ -254,7 +254,7 @@ BAD_GRAPHS: dict[str, tuple[Graph, str]] = {
 
 @pytest.mark.parametrize("name", list(BAD_GRAPHS))
 def test_an_invalid_graph_gets_its_error_type(driver: Driver, name: str) -> None:
-    """Every kind of fault has its own type, as observed on a running ComfyUI."""
+    """Each kind of invalid graph gets the error type that was observed on a real ComfyUI."""
     graph, kind = BAD_GRAPHS[name]
     response = driver.queue(graph)
 

@@ -66,7 +66,7 @@ def test_the_same_request_results_in_the_same_bytes(sim: Simulator) -> None:
 
 
 def test_the_same_graph_names_the_earlier_file(sim: Simulator, driver: Driver) -> None:
-    """The same graph again samples nothing and names the earlier file, which is a 404 if it was deleted in between."""
+    """The same graph again samples nothing and names the earlier file, even if the file was deleted in between."""
     driver.saved_files(TXT2IMG)
     (sim.output_dir / "rec_00001_.png").unlink()
 

@@ -80,7 +80,7 @@ class HttpResponse:
 
 @dataclass(frozen=True)
 class Caller:
-    """A client or worker that only sends requests with a key."""
+    """Sends requests with a key to a platform, in place of a client or a worker."""
 
     platform: RunPodPlatform
     session: requests.Session
@@ -205,7 +205,7 @@ def test_job_runs_on_real_worker(sdk_platform: RunPodPlatform) -> None:
 
 
 def test_error_string_fails_job(sdk_platform: RunPodPlatform, sdk_client: Caller) -> None:
-    """A result with an error is FAILED, and its other keys are its output."""
+    """A job whose result has an error text is FAILED, and the other keys of the result are the job's output."""
     job = sdk_platform.wait_for(sdk_platform.submit({"return": {"error": "bad", "extra": 1}}))
 
     body = sdk_client.get(f"status/{job.id}").json
@@ -231,7 +231,7 @@ def test_exception_fails_job_with_traceback(sdk_platform: RunPodPlatform) -> Non
 
 
 def test_progress_is_seen_while_job_runs(sdk_platform: RunPodPlatform, sdk_client: Caller, gate: HandlerGate) -> None:
-    """The latest progress is the output of a running job, pings name the job, and the result replaces it."""
+    """The latest progress is the output of a running job until the result replaces it, and pings name the job."""
     job_id = sdk_platform.submit({"progress": {"step": 3}, "gate": gate.port})
     sdk_platform.wait_until(lambda: sdk_platform.jobs[job_id].progress)
 
@@ -272,7 +272,7 @@ def test_two_jobs_in_one_batch(sdk_platform: RunPodPlatform, gate: HandlerGate) 
 
 
 def test_result_arrives_at_third_attempt(sdk_platform: RunPodPlatform) -> None:
-    """The SDK posts a result again after 5xx, and the job waits for it."""
+    """The SDK posts a result again after a 500, and the third post completes the job."""
     sdk_platform.faults.respond("final", 500, times=2)
 
     job = sdk_platform.wait_for(sdk_platform.submit({"return": "late"}))
@@ -282,7 +282,7 @@ def test_result_arrives_at_third_attempt(sdk_platform: RunPodPlatform) -> None:
 
 
 def test_rejected_result_is_lost(sdk_platform: RunPodPlatform) -> None:
-    """The SDK does not post a rejected result again, and its job is COMPLETED without output."""
+    """The SDK does not post a rejected result again, and the job is COMPLETED without output."""
     sdk_platform.faults.respond("job-done", 400)
 
     job = sdk_platform.wait_for(sdk_platform.submit({"return": "lost"}))
@@ -385,7 +385,7 @@ def test_disconnected_worker_gets_no_job(platform: RunPodPlatform, worker: Calle
 
 
 def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """Progress after the result makes the job IN_PROGRESS permanently, and its output is lost."""
+    """Progress after the result makes the job IN_PROGRESS again, with the progress as its output."""
     job_id = client.run("x")
     worker.take()
     worker.post_result(job_id, {"output": "result"})
