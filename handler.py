@@ -1,9 +1,9 @@
-"""Entry point of the RunPod worker: settings, wiring, and `handler(job)`, which only raises when it is cancelled.
+"""Entry point of the RunPod worker: settings, wiring, and `handler(job)`.
 
 python handler.py                                    runs test_input.json; images are written to debug-output/
 python handler.py --test_input '{"input": {...}}'    runs that job in the same way
 python handler.py --rp_serve_api                     serves RunPod's local API on port 8000
-SERVE_API_LOCALLY=true                               the same on all interfaces, as in the container
+SERVE_API_LOCALLY=true                               serves that API on all interfaces, on port WORKER_API_PORT
 on RunPod                                            takes jobs until SIGTERM
 """
 
@@ -30,7 +30,7 @@ from worker import local_results, logs
 from worker.boot import Boot
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
-from worker.disk import full_disk
+from worker.disk import full_disk_problem
 from worker.job_execution import JobExecution, Service, make_threads
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle, end_process
@@ -43,9 +43,9 @@ Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
 MAX_OTHER_JOB_S = 600.0
-"""Maximum seconds of a job's thread in addition to WORKER_JOB_TIMEOUT_S for its wait and again for its run."""
+"""Seconds that a job's thread may take in addition to WORKER_JOB_TIMEOUT_S for the wait and again for the run."""
 CANCEL_TIMEOUT_S = 60.0
-"""Maximum seconds until the thread of a cancelled job has ended."""
+"""Seconds to wait for the thread of a cancelled job to end. If it does not end, the worker retires."""
 _POLL_S = 0.5
 
 _default_handler_lock = threading.Lock()
@@ -65,9 +65,9 @@ def make_worker(settings: Settings) -> Worker:
 def make_handler(service: Service, post_progress: PostProgress | None = None) -> Handler:
     """Return `handler(job)`, which returns a result (docs/api.md), or `{"error": <JSON text of an ErrorReport>}`.
 
-    The job runs in a thread, so that the SDK's event loop can receive stop signals. The SDK then cancels the task: the
-    job's prompts are interrupted, and CancelledError is re-raised once the job has ended. `post_progress` receives a
-    job and its progress.
+    The job runs in a thread, so that the SDK's event loop can receive stop signals. On a stop signal the SDK cancels
+    the task: the job's prompts are interrupted, and CancelledError is raised again once the job has ended, or after
+    CANCEL_TIMEOUT_S. `post_progress` receives a job and its progress.
     """
 
     async def run(job: JsonObject) -> JsonObject:
@@ -87,36 +87,36 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
 
 
 async def _outcome(service: Service, execution: JobExecution) -> JsonObject:
-    """Run a job in a thread; return its result or error, even if no thread is free or its thread does not end."""
+    """Run a job in a thread and return the result or error, or an error if the thread cannot be waited for."""
     if error := service.comfyui.rejection_error():
-        execution.end()
-        return execution.failed(error)
-    future = service.threads.submit(execution.outcome)
+        execution.release_ticket()
+        return execution.error_outcome(error)
+    future = service.threads.submit(execution.run)
     running = asyncio.wrap_future(future)
     try:
         while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
             if error := execution.abandon_error():
-                response = execution.failed(error)
-                execution.cancelled.set()
+                response = execution.error_outcome(error)
+                execution.cancel_requested.set()
                 if future.cancel():
-                    execution.end()
+                    execution.release_ticket()
                 return response
             if execution.duration_s > service.max_job_s:
-                execution.cancelled.set()
+                execution.cancel_requested.set()
                 service.lifecycle.retire("a job's thread does not end")
-                return execution.bug_report()
+                return execution.bug_outcome()
         return running.result()
     except asyncio.CancelledError:
-        execution.cancelled.set()
+        execution.cancel_requested.set()
         if future.cancel():
-            execution.end()
+            execution.release_ticket()
         elif not (await asyncio.wait({running}, timeout=CANCEL_TIMEOUT_S))[0]:
             service.lifecycle.retire("the thread of a cancelled job does not end")
         raise
 
 
 def with_written_files(inner: Handler, folder: Path) -> Handler:
-    """Wrap a handler for local use: its results contain paths of files in `folder` instead of base64."""
+    """Return a handler for local use. Its results contain paths of files in `folder` instead of base64."""
 
     async def run_and_write(job: JsonObject) -> JsonObject:
         return await asyncio.to_thread(local_results.write_files, await inner(job), folder)
@@ -125,9 +125,9 @@ def with_written_files(inner: Handler, folder: Path) -> Handler:
 
 
 def report_unhealthy(platform: RunPodVariables, reason: str) -> None:
-    """Report to the platform why this worker retires, as the SDK's failed fitness checks do.
+    """Report to the platform why this worker retires, as the SDK does after a failed fitness check.
 
-    Source: docs/reference/runpod.md#fitness-checks.
+    Do nothing if RunPod's ping URL or API key is not set. Source: docs/reference/runpod.md#fitness-checks.
     """
     url = platform.ping_url.replace("$RUNPOD_POD_ID", platform.worker_id)
     if not url or not platform.api_key:
@@ -168,18 +168,19 @@ def _make_boot(
 def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot) -> Service:
     """Return the objects that all jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
-    disk = partial(full_disk, [data, settings.temporary_directory] if data else [])
+    disk_problem = partial(full_disk_problem, [data, settings.temporary_directory] if data else [])
     max_job_s = 2 * settings.job_timeout_s + MAX_OTHER_JOB_S
     return Service(
-        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), max_job_s=max_job_s
+        worker, lifecycle, boot.comfyui, disk_problem, threads=make_threads(settings.concurrency), max_job_s=max_job_s
     )
 
 
 async def handler(job: JsonObject) -> JsonObject:
     """Run one job, for code that imports `handler` from a RunPod worker; see `make_handler` for what it returns.
 
-    The first call reads the environment, boots ComfyUI and waits until it is ready; later calls reuse it. Raises
-    ConfigError, JobError or ModelsMissing if the boot fails; the next call tries again. ComfyUI is stopped at exit.
+    The first call reads the environment, boots ComfyUI and waits until it is ready; later calls use the same
+    ComfyUI, which is stopped at exit. Raises ConfigError, JobError or ModelsMissing if the boot fails; the next call
+    tries again.
     """
     run_job = await asyncio.to_thread(_default_handler)
     return await run_job(job)
@@ -226,8 +227,11 @@ def main() -> None:
 
 
 def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -> None:
-    """Start the SDK. On RunPod the boot is a fitness check: until it ends, no job is taken and none is billed."""
-    # At DEBUG, its default, the SDK logs the first 4096 characters of every result
+    """Finish the boot and serve jobs with the SDK.
+
+    On RunPod the SDK waits for the end of the boot as a fitness check. Until then no job is taken and none is billed.
+    """
+    # The default is DEBUG, at which the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
     os.environ["RUNPOD_LOG_LEVEL"] = settings.runpod.log_level
     import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so not at import but while ComfyUI boots
@@ -270,18 +274,18 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
 
 def _local_api_arguments(port: int) -> list[str]:
-    """Return the SDK's arguments for SERVE_API_LOCALLY. All interfaces: the container's port is published."""
+    """Return the SDK's arguments for SERVE_API_LOCALLY: all interfaces, because the container's port is published."""
     return ["--rp_serve_api", "--rp_api_host", "0.0.0.0", "--rp_api_port", str(port)]  # noqa: S104 - intended, see above
 
 
 def _is_on_platform(settings: Settings) -> bool:
-    """Return whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments take precedence)."""
+    """Return whether the SDK will take jobs from RunPod. Its arguments for local use take precedence (runpod 1.12)."""
     local = {"--rp_serve_api", "--test_input"} & _options()
     return bool(settings.runpod.take_url) and not local and not settings.serve_api_locally
 
 
 def _options() -> set[str]:
-    """Return the option names of this process's arguments."""
+    """Return the names of the options in this process's command line, without their values."""
     return {argument.partition("=")[0] for argument in sys.argv[1:]}
 
 

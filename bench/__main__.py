@@ -1,4 +1,4 @@
-"""Benchmarks of this project's code. Each prints medians. Compare only figures that one machine measured."""
+"""Benchmarks of this project's code. Compare only figures that one machine measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GAP_STEPS = 20
 
 
 def overhead(_: argparse.Namespace) -> None:
-    """Print how long a job with one 1024 x 1024 PNG takes, by part, and without ComfyUI's own execution."""
+    """Print the time of a job with one 1024 x 1024 PNG: by part, in all, and in all without ComfyUI's own execution."""
     workflows = load_workflows(default_directory())
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
@@ -70,7 +70,7 @@ def overhead(_: argparse.Namespace) -> None:
 
 
 def _comfyui_only_s(server: ComfyServer, graph: Graph) -> float:
-    """Return the seconds from the first to the last frame of a prompt, measured without `run_graphs`."""
+    """Return the seconds from the start to the end of a prompt, by the frames, measured without `run_graphs`."""
     prompt_id = str(uuid.uuid4())
     prompt = rewrite_graph(graph, "bench", over_websocket=True)
     with server.listen([prompt_id]) as notices:

@@ -1,4 +1,4 @@
-"""Kills `comfy-client batch` repeatedly, and counts the images that exist at the end and those generated twice."""
+"""Kills `comfy-client batch` repeatedly, and counts the images at the end and the jobs that were sent twice."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _boot_once(engine: docker.DockerClient, network: Network, options: argparse.
 
 
 def _boot_steps(worker: WorkerContainer) -> dict[str, float]:
-    """Return the boot times that the worker logged: the end of each step, in seconds since the process started."""
+    """Return the boot times that the worker logged: the end of each step, in seconds since the worker started."""
     for line in worker.log().splitlines():
         if '"booted"' in line:
             steps: dict[str, float] = json.loads(line)["boot_s"]

@@ -22,7 +22,7 @@ STRICT_OPTIONS: dict[str, Any] = {
     "mem_limit": "8g",
     "tmpfs": {"/tmp": "exec,mode=1777"},  # noqa: S108 - the container's
 }
-"""Options of the container: only /tmp is writable, no capabilities, at most 8 GB of memory."""
+"""Options of the container: only /tmp is writable, no capabilities, no new privileges, at most 8 GB of memory."""
 SIGNAL_COMFYUI = """\
 import os, sys
 for entry in os.listdir('/proc'):
@@ -47,7 +47,7 @@ class WorkerContainer:
         return self.platform.submit({**SMALL_JOB, **inputs})
 
     def run(self, **inputs: object) -> QueueJob:
-        """Submit a small job, changed by `inputs`, and return it once it has ended."""
+        """Submit a small job, changed by `inputs`, and return the job once it has ended."""
         return self.platform.wait_for(self.submit(**inputs), 60)
 
     def await_sampling(self, job_id: str) -> None:
@@ -81,7 +81,7 @@ class WorkerContainer:
         return text
 
     def await_end(self, timeout_s: float = 60) -> int:
-        """Wait until the container ends and return its exit status."""
+        """Wait until the container ends, and return its exit status."""
         status: int = self.container.wait(timeout=timeout_s)["StatusCode"]
         return status
 
@@ -104,7 +104,10 @@ def worker_container(
     boot_timeout_s: float = 60,
     **options: Any,  # noqa: ANN401 - the SDK's own
 ) -> Iterator[WorkerContainer]:
-    """Yield a worker in production mode, ready for jobs if `waits_until_ready`; remove the container afterwards."""
+    """Yield a worker in production mode, and remove its container afterwards.
+
+    If `waits_until_ready`, the worker is ready for jobs. `options` are options of the SDK's `containers.run`.
+    """
     with RunPodPlatform(long_poll_s=1.0, host=gateway_address(network)) as platform:
         variables = {
             **platform.worker_env(),

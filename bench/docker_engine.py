@@ -37,7 +37,7 @@ def connect() -> docker.DockerClient | None:
 
 
 def ensure_base_image(client: docker.DockerClient) -> None:
-    """Build the base image if it does not exist. It is built from Debian's packages, so no registry is needed."""
+    """Build the base image with scripts/release/base_image if it does not exist."""
     try:
         client.images.get(BASE_IMAGE)
     except ImageNotFound:
@@ -48,13 +48,13 @@ def ensure_base_image(client: docker.DockerClient) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """How an image is built: a target of docker-bake.hcl, and the replacements for external resources.
+    """How an image is built: a target of docker-bake.hcl, and replacements for parts of the target.
 
     Attributes:
         target: the target in docker-bake.hcl.
         args: build arguments that override those of the bake file.
         contexts: folders that replace stages of the Dockerfile, by the stage's name.
-        environment: variables from which the build's secrets are read, in addition to those of this process.
+        environment: variables for the build, in addition to those of this process. Secrets are read from variables.
     """
 
     target: str
@@ -86,7 +86,10 @@ class Build:
         return build.stderr
 
     def _bake_target(self) -> dict[str, Any]:
-        """Return the target's definition in docker-bake.hcl. `bake` itself cannot build with the host's network."""
+        """Return the target's definition in docker-bake.hcl.
+
+        `run` passes the definition to `buildx build`, because `buildx bake` cannot build with the host's network.
+        """
         printed = subprocess.run(
             [str(ROOT / "scripts" / "build"), "--print", self.target], check=True, capture_output=True, text=True
         )
@@ -95,4 +98,4 @@ class Build:
 
 
 class BuildFailedError(Exception):
-    """A build failed. The message is the log of the build."""
+    """A build failed. The message is the build's log."""

@@ -24,7 +24,7 @@ _SPARE_BYTES = 1024**3
 
 
 def models(_: argparse.Namespace) -> None:
-    """Print how long it takes to download and verify 2 GB from a server on this machine."""
+    """Print how long it takes to download and verify 2 GiB from a server on this machine."""
     with tempfile.TemporaryDirectory(prefix="bench-models-") as name:
         folder = Path(name)
         free = shutil.disk_usage(folder).free

@@ -1,4 +1,4 @@
-"""Load test of the Scenario shim: 100 concurrent callers, 500 jobs. Counts lost and repeated jobs, and times polls."""
+"""Load test of the Scenario shim with concurrent callers. Counts lost and repeated jobs, and measures HTTP calls."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def shim(options: argparse.Namespace) -> None:
 
 
 def _run_endpoint(pipe: Connection) -> None:
-    """Run an endpoint whose workers respond at once. On a message of the parent, send the number of jobs and end."""
+    """Run an endpoint whose workers respond at once. On a message of the parent process, send the job count and end."""
     with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, image_result, threads=SHIM_WORKERS):
         pipe.send(platform.client_env())
         pipe.recv()
@@ -58,7 +58,7 @@ def _run_endpoint(pipe: Connection) -> None:
 
 
 async def _run_callers(base_url: str, callers: int, jobs: int, times: dict[str, list[float]]) -> list[tuple[str, str]]:
-    """Run all jobs, add the duration of each HTTP call to `times`, and return the status and seed of each job."""
+    """Run all jobs, add the duration of each HTTP call to `times`, and return each job's status and seed."""
     connector = aiohttp.TCPConnector(limit=callers)
     auth = aiohttp.BasicAuth(KEY, SECRET)
     async with aiohttp.ClientSession(auth=auth, connector=connector) as session:

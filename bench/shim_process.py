@@ -22,7 +22,10 @@ OTHER_KEY, OTHER_SECRET = "another-key", "another-secret"
 
 
 class ShimProcess:
-    """A shim process. `environment` configures its provider. Its data stay in `directory` when it ends."""
+    """A shim process. `environment` configures its provider.
+
+    The shim's data stay in `directory` after the process ends.
+    """
 
     def __init__(self, environment: Mapping[str, str], directory: Path, *flags: str) -> None:
         self._environment = {
@@ -51,7 +54,7 @@ class ShimProcess:
 
     @property
     def base_url(self) -> str:
-        """The value of SCENARIO_BASE_URL."""
+        """What a client of this shim sets as SCENARIO_BASE_URL."""
         return f"{self.url}/v1"
 
     @property
@@ -61,7 +64,7 @@ class ShimProcess:
         return self._log.read()
 
     def start(self) -> None:
-        """Start the process, and wait until it listens."""
+        """Start the process, and wait until it listens. Raises AssertionError if it does not."""
         log_start = len(self.log)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags],
@@ -80,8 +83,11 @@ class ShimProcess:
             raise AssertionError(f"the shim did not start: {self.log[log_start:]}")
         self.url = address()
 
-    def run_refused(self, *flags: str) -> tuple[int, str]:
-        """Run a shim with further flags that must refuse to start; return its exit status and output."""
+    def run_to_exit(self, *flags: str) -> tuple[int, str]:
+        """Run a second shim that is expected to refuse to start, with `flags` added.
+
+        Return its exit status and output.
+        """
         completed = subprocess.run(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
             env=self._environment,
@@ -95,7 +101,7 @@ class ShimProcess:
 
     @property
     def process_id(self) -> int:
-        """The process's id."""
+        """The id of the last started process."""
         if self._process is None:
             raise AssertionError("the shim was never started")
         return self._process.pid
@@ -106,13 +112,13 @@ class ShimProcess:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """Send SIGKILL to the process."""
+        """Send SIGKILL to the process, and wait until it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> int:
-        """Send SIGTERM, as an orchestrator does, and return the exit status."""
+        """Send SIGTERM, as an orchestrator does, wait for the process to end, and return its exit status."""
         if self._process is None:
             raise AssertionError("the shim was never started")
         self._process.send_signal(signal.SIGTERM)

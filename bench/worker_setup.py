@@ -1,6 +1,7 @@
 """Starts a worker in production mode: handler.py as a process, with the RunPod simulator and a simulated ComfyUI.
 
-The ComfyUI runs in this process, so that faults can be injected, or as the worker's child process, as in the container.
+The simulated ComfyUI runs in this process, so that faults can be injected, or as a child process of the worker, as in
+the container.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ MODELS = read_models(default_list())
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """A running worker. If its ComfyUI is a child process in `comfyui_directory`, `simulator` is None."""
+    """A worker and what it is connected to.
+
+    Attributes:
+        platform: the simulator of RunPod.
+        worker: the process of handler.py.
+        simulator: the simulator of ComfyUI; None if the worker starts ComfyUI itself.
+        comfyui_directory: the folder of ComfyUI and its files.
+    """
 
     platform: RunPodPlatform
     worker: WorkerProcess
@@ -54,14 +62,14 @@ class WorkerSetup:
         return self.platform.wait_for(self.submit(**inputs), 60)
 
     def run_large(self) -> QueueJob:
-        """Run a graph with thirteen 2048 x 2048 images of together at least 12 MB; return the finished job."""
+        """Run a graph with thirteen 2048 x 2048 images, together at least 12 MB; return the finished job."""
         values = {"prompt": "a knight", "seed": 1, "steps": 1, "width": 2048, "height": 2048}
         [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], values)
         TargetFinder(graph).target("EmptySD3LatentImage.batch_size").set(graph, 13)
         return self.platform.wait_for(self.platform.submit({"workflow": graph}), 60)
 
     def await_ready(self) -> None:
-        """Wait until the worker polls for jobs."""
+        """Wait until the worker polls for jobs or has exited."""
         assert until(lambda: self.platform.takes or self.worker.exit_code is not None, 60)
 
     def await_sampling(self, job_id: str) -> None:
@@ -91,7 +99,7 @@ class WorkerSetup:
             process.suspend()
 
     def files_left(self) -> list[Path]:
-        """Return the files in ComfyUI's input and output folders, except empty ones."""
+        """Return the files in ComfyUI's input and output folders, except empty files."""
         base = self.simulator.input_dir.parent if self.simulator else data_directory(self.comfyui_directory)
         files = [path for kind in ("input", "output") for path in (base / kind).rglob("*")]
         return [path for path in files if path.is_file() and path.stat().st_size]
@@ -110,8 +118,8 @@ def running_worker(
 ) -> Iterator[WorkerSetup]:
     """Yield a worker in production mode that is ready for jobs or has exited; stop it and remove its files afterwards.
 
-    `models` are the simulator's model files, by folder. With `shares_files` the worker can delete files in the
-    simulator's folders, as it does for its own ComfyUI.
+    With `own_comfyui` the worker starts ComfyUI itself, from `main` as main.py. Otherwise ComfyUI is the simulator:
+    `models` are its model files, by folder, and with `shares_files` the worker can delete files in its folders.
     """
     environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
@@ -134,7 +142,7 @@ def running_worker(
 
 
 def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
-    """Create a ComfyUI folder. Return the environment of a worker that starts this ComfyUI, with all files in it."""
+    """Create a ComfyUI folder with `main` as main.py; return the environment of a worker that starts this ComfyUI."""
     (directory / "main.py").write_text(main.format(directory=str(directory), flags="PINNED_FLAGS"))
     return {
         "COMFYUI_DIR": str(directory),
@@ -148,12 +156,12 @@ def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
 
 
 def data_directory(directory: Path) -> Path:
-    """Return the folder of ComfyUI's data in a folder of `make_comfyui`."""
+    """Return the data folder inside `directory`, a folder that `make_comfyui` has created."""
     return directory / "data"
 
 
 def put_models(root: Path, *paths: str, size: int | None = None) -> None:
-    """Write sparse files with the names and sizes of models.txt below `root`: those in `paths`, or all."""
+    """Write sparse files below `root` for the models of models.txt, or only for `paths`, with their sizes or `size`."""
     for model in MODELS:
         if not paths or model.path in paths:
             file = root / model.path
@@ -163,7 +171,7 @@ def put_models(root: Path, *paths: str, size: int | None = None) -> None:
 
 
 def code_of(job: QueueJob) -> str | None:
-    """Return the error code of a job that has ended, or None if it has a result."""
+    """Return the error code of a job that has ended, or None if the job has a result."""
     if job.state == QueueJobState.COMPLETED:
         assert isinstance(job.output, dict), "completed without output"
         assert job.output["images"] or job.output["files"]

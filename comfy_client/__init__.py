@@ -1,4 +1,4 @@
-"""Client for generating images on a ComfyUI worker. Importing it reads no file and no environment variable.
+"""Client for generating images with any provider. Importing the package reads no environment variable.
 
 The public names are imported lazily, on first access.
 """

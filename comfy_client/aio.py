@@ -1,6 +1,7 @@
-"""The asyncio client: runs the tasks of tasks.py and job.py from asyncio. It has no logic of its own.
+"""The asyncio client: runs the tasks of tasks.py and job.py from asyncio.
 
-Blocking code runs in a thread (`asyncio.to_thread`). A cancelled call cancels its job, as Ctrl-C does in `Client`.
+Blocking code runs in a thread (`asyncio.to_thread`). If `run`, `txt2img`, `img2img` or `map` is cancelled, its jobs are
+cancelled too, as Ctrl-C does in `Client`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class AsyncClient:
         observer: Observer | None = None,
         **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
     ) -> GenerationResult:
-        """See Client.run. `observer` is called in a thread."""
+        """See Client.run. `observer` is called in a thread other than the event loop's."""
         request = await asyncio.to_thread(make_request, workflow, options=options, **inputs)
         return await coroutines.arun(run_task(self._client, request, wait_timeout_s, observer, may_hold=False))
 
@@ -84,7 +85,7 @@ class AsyncClient:
         return await self.submit_request(await asyncio.to_thread(make_request, workflow, options=options, **inputs))
 
     async def submit_request(self, request: GenerationRequest) -> AsyncJob:
-        """See Client.submit_request."""
+        """See Client.submit_request. Always submits with `is_followed` False."""
         status = await asyncio.to_thread(self._client.provider.submit, request)
         return AsyncJob(self._client, JobPoller(self._client.provider, status.job_id, status))
 

@@ -46,7 +46,7 @@ class Client:
     """Generates images. Thread-safe. Call `close` when done, or use it in a `with` statement.
 
     `Client(api_key=…, endpoint_id=…)` calls this project's worker on RunPod. `Client(comfyui_url=…)` calls a ComfyUI
-    directly. Neither reads environment variables. `client_from_env` reads all its settings from them.
+    directly. Neither reads environment variables. `client_from_env` configures the provider from environment variables.
 
     Args:
         provider: the provider that runs the jobs, instead of the three arguments below.
@@ -91,7 +91,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Jobs on a ComfyUI that is called directly are cancelled; other jobs continue."""
         self.provider.close()
 
     def txt2img(self, prompt: str, **inputs: Unpack[Txt2ImgInputs]) -> GenerationResult:
@@ -101,7 +101,7 @@ class Client:
             prompt: what the image shows.
             **inputs: all are optional; None is the same as omitting the input.
 
-                - negative_prompt: what the image must not show; ignored unless `negative_strength` is above 0.
+                - negative_prompt: what the image must not show; requires a `negative_strength` above 0.
                 - negative_strength: weight of the negative prompt, 0 to 10 (default 0); above 0 doubles the time.
                 - width: pixels, a multiple of 16, 64 to 2048 (default 1024).
                 - height: pixels, a multiple of 16, 64 to 2048 (default 1024).
@@ -128,7 +128,7 @@ class Client:
         """Generate images from an image and a prompt.
 
         Args:
-            image: a path, bytes, a PIL image, a data URI, base64 or an https URL.
+            image: a path, bytes, a PIL image, a data URI, base64, an https URL, or an asset id with Scenario.
             prompt: what the image shows.
             **inputs: the inputs of `txt2img`, and
 
@@ -182,8 +182,8 @@ class Client:
     def submit_request(self, request: GenerationRequest, *, is_followed: bool = False) -> Job:
         """Start a job for a request from `make_request`.
 
-        Set `is_followed` if the caller polls the job at once. The request may then have up to 20 MB on RunPod, which
-        keeps such a result for one minute only.
+        Set `is_followed` if the caller polls the job at once. RunPod then accepts a request of up to 20 MB instead of
+        10 MiB, but keeps the result of such a large request for one minute only.
         """
         status = self.provider.submit(request, 0.0 if is_followed else None)
         return Job(self, JobPoller(self.provider, status.job_id, status))
@@ -201,9 +201,9 @@ class Client:
     ) -> Iterator[Outcome]:
         """Yield the outcome of each request, in order, with up to `concurrency` jobs at once.
 
-        A request is a GenerationRequest, or a mapping of the arguments of `run` (`workflow` and its inputs). Requests
-        are read lazily, at most twice `concurrency` ahead of the caller. If the caller stops early, no more requests
-        are sent, and running jobs are cancelled.
+        A request is a GenerationRequest, or a mapping of the arguments of `make_request` (`workflow`, `options` and the
+        workflow's inputs). Requests are read lazily, at most twice `concurrency` ahead of the caller. If the caller
+        stops early, no more requests are sent, and running jobs are cancelled.
         """
         waiting: deque[Future[Outcome]] = deque()
         stopped = threading.Event()
@@ -224,12 +224,19 @@ class Client:
         return self.provider.health()
 
     def purge_queue(self) -> int:
-        """Remove all queued jobs from the endpoint, including those of other clients. Return how many were removed."""
+        """Remove all queued jobs and return how many were removed. On RunPod, jobs of other clients are included.
+
+        Raises RequestError if the provider is Scenario, which has no such call.
+        """
         return self.provider.purge_queue()
 
 
 class Job:
-    """A started job. Its methods raise JobError if the job failed, RequestError if the provider is not reachable."""
+    """A started job.
+
+    Methods that make requests raise RequestError if the provider is not reachable, and JobError (job_expired) if the
+    provider does not know the job. `wait`, `result` and `events` raise JobError if the job failed.
+    """
 
     def __init__(self, client: Client, poller: JobPoller) -> None:
         self._client = client
@@ -250,7 +257,7 @@ class Job:
 
     @property
     def progress(self) -> Progress | None:
-        """The progress at the last poll."""
+        """The progress at the last poll, or None if there is none."""
         return self._poller.progress
 
     def status(self) -> JobStatus:
@@ -266,7 +273,10 @@ class Job:
         return self.wait(0)
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
-        """Yield the job's events: Queued, Waiting, Running, Sampling, Preview, ProviderUnavailable; Done last."""
+        """Yield the job's events: Queued, Waiting, Running, Sampling, Preview, ProviderUnavailable; Done last.
+
+        Raises WaitTimeout after `timeout_s`; the job continues.
+        """
         return coroutines.iterate(self._poller.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def cancel(self, patience_s: float = PATIENCE_S) -> None:
@@ -274,7 +284,10 @@ class Job:
         coroutines.run(self._poller.cancel(patience_s))
 
     def retry(self) -> JobStatus:
-        """Start the job again under its own id. Raises RequestError unless it failed or timed out."""
+        """Start the job again under the same id.
+
+        Raises RequestError unless the job failed or timed out, or if the provider has no retry.
+        """
         return coroutines.run(self._poller.retry())
 
 

@@ -4,8 +4,8 @@ A task is a generator. It yields a `Sleep` when it has to wait, yields events fo
 `run` and `iterate` drive a task in the current thread. `arun` and `aiterate` drive it from asyncio: the code between
 two sleeps runs in a thread, and no thread is held during a sleep.
 
-When a task is abandoned (Ctrl-C, a cancelled asyncio task), its generator is closed. A generator that has cleanup to do
-does it on GeneratorExit.
+When a task is abandoned (Ctrl-C, a cancelled asyncio task), its generator is closed. The generator cleans up when it
+receives GeneratorExit.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def _advance(task: Task[Any]) -> object:
 
 
 async def _advance_in_thread(task: Task[Any]) -> object:
-    """Return the task's next item. If this call is cancelled, wait for the thread, then close the task."""
+    """Return the task's next item. If the item is a Sleep, sleep before that.
+
+    If this call is cancelled, wait for the thread, then close the task.
+    """
     advancing = asyncio.ensure_future(asyncio.to_thread(_advance, task))
     try:
         item = await asyncio.shield(advancing)

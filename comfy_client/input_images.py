@@ -1,6 +1,6 @@
 """Converts a caller's images to the text that a request carries.
 
-An image may be given as a path, bytes, a PIL image, a data URI, base64 or an https URL.
+An image may be given as a path, bytes, a PIL image, a data URI, base64, an https URL or the id of a Scenario asset.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MIN_BASE64 = 64
 """Minimum length of an image as base64, in characters. Shorter text is taken as a file name."""
 
 
-def image_text(source: object, path: str) -> str:
-    """Return the image as text for a request: an https URL or an asset id unchanged, anything else as base64.
+def image_text(source: object, field: str) -> str:
+    """Return the image as text for a request. A URL, a data URI, base64 and an asset id are returned unchanged.
 
-    `path` is the name of the input, for error messages. Raises JobError (invalid_image) if the file cannot be read or
-    is not an image.
+    Anything else is read and returned as base64. `field` is the path of the input, for error messages. Raises JobError
+    (invalid_image) if a file cannot be read or is not an image.
     """
     match source:
         case str() if is_data_uri(source) or is_url(source) or _is_base64(source):
@@ -40,23 +40,23 @@ def image_text(source: object, path: str) -> str:
         case str() if is_asset_id(source) and not _is_file(source):
             return source
         case str() | os.PathLike():
-            return _encoded(_read(Path(source), path), path)
+            return _encoded(_read(Path(source), field), field)
         case bytes() | bytearray() | memoryview():
-            return _encoded(bytes(source), path)
+            return _encoded(bytes(source), field)
         case Image.Image():
-            return _encoded(_png(source), path)
+            return _encoded(_png(source), field)
     kinds = "a path, bytes, a PIL image, a data URI, an https URL or an asset id"
-    raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}", path=path)
+    raise JobError.because(ErrorCode.INVALID_IMAGE, f"{field} must be {kinds}, not {type(source).__name__}", path=field)
 
 
-def _file_text(source: object, path: str) -> str:
-    """Return a file for a graph as text. Unlike `image_text` it accepts any file: some nodes load other types."""
+def _file_text(source: object, field: str) -> str:
+    """Return a file for a graph as text. A file that is not an image is accepted too: some nodes load other types."""
     match source:
         case bytes() | bytearray() | memoryview() if len(source) <= MAX_BYTES and identify(bytes(source)) is None:
             return base64.b64encode(source).decode("ascii")
         case (str() | os.PathLike()) as name if not isinstance(name, str) or _is_file(name):
-            return _file_text(_read(Path(name), path), path)
-    return image_text(source, path)
+            return _file_text(_read(Path(name), field), field)
+    return image_text(source, field)
 
 
 def _is_base64(text: str) -> bool:
@@ -64,7 +64,10 @@ def _is_base64(text: str) -> bool:
 
 
 def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
-    """Return a request's input with `image` and `images` as text. `images` may be a mapping or a list."""
+    """Return a request's input with the images in `image` and `images` as text, and without inputs that are None.
+
+    `images` may be a mapping or a list.
+    """
     texts = dict(inputs)
     if texts.get("image") is not None:
         texts["image"] = image_text(texts["image"], "image")
@@ -85,17 +88,17 @@ def _entry(entry: Any, number: int) -> object:  # noqa: ANN401 - any value from 
     return entry
 
 
-def _read(file: Path, path: str) -> bytes:
+def _read(file: Path, field: str) -> bytes:
     try:
         if file.stat().st_size > MAX_BYTES:
-            problem = f"{path}: {file} is larger than {MAX_BYTES:,} bytes"
-            raise JobError.because(ErrorCode.INVALID_IMAGE, problem, path=path)
+            problem = f"{field}: {file} is larger than {MAX_BYTES:,} bytes"
+            raise JobError.because(ErrorCode.INVALID_IMAGE, problem, path=field)
         return file.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
         name = str(file) if len(str(file)) <= 200 else f"{str(file)[:200]}..."  # noqa: PLR2004 - fits an error's sentence
         raise JobError.because(
-            ErrorCode.INVALID_IMAGE, f"{path}: {name} cannot be read ({reason}).", path=path
+            ErrorCode.INVALID_IMAGE, f"{field}: {name} cannot be read ({reason}).", path=field
         ) from error
 
 
@@ -112,5 +115,5 @@ def _png(image: Image.Image) -> bytes:
     return encoded.getvalue()
 
 
-def _encoded(data: bytes, path: str) -> str:
-    return base64.b64encode(check_image(data, path, flatten=False).data).decode("ascii")
+def _encoded(data: bytes, field: str) -> str:
+    return base64.b64encode(check_image(data, field, flatten=False).data).decode("ascii")

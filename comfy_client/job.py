@@ -1,7 +1,8 @@
-"""Polls one job: its status, its events, its result, and its cancellation. All are tasks for coroutines.py.
+"""Polls, cancels and retries one job. The generators of JobPoller are tasks for coroutines.py.
 
-Every wait ends in one of three ways: the job ends, the caller's timeout passes (WaitTimeout, which reports what the
-endpoint is doing), or the provider's calls have failed for PATIENCE_S (RequestError).
+A wait ends when the job ends, when the caller's timeout passes (WaitTimeout, which reports the endpoint's health), when
+a call of the provider fails with an error that is not transient or has failed for PATIENCE_S (RequestError), or when
+the provider does not know the job (JobError, job_expired).
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ Observer: TypeAlias = Callable[[Event], None]
 class JobPoller:
     """Polls one job.
 
-    `last` is the job's last known status: at first the response to its submission, or None if this process did not
-    submit the job.
+    `last` is the job's last known status. At first, this is the response to the job's submission, or None if this
+    process did not submit the job.
     """
 
     def __init__(self, provider: Provider, job_id: str, last: JobStatus | None = None) -> None:
@@ -100,7 +101,7 @@ class JobPoller:
 
     @property
     def progress(self) -> Progress | None:
-        """The progress at the last poll."""
+        """The progress at the last poll, or None if there is none."""
         return self.last.progress if self.last else None
 
     def status(self) -> Generator[Sleep, None, JobStatus]:
@@ -113,7 +114,7 @@ class JobPoller:
         yield from self._drop_events(cancelling)
 
     def retry(self) -> Generator[Sleep, None, JobStatus]:
-        """Start the failed job again under its own id. Raises RequestError if the job did not fail."""
+        """Start the job again under the same id. Raises RequestError unless the job failed or timed out."""
         retrying = self._retrying(lambda: self.provider.retry(self.id), time.monotonic())
         self.last = yield from self._drop_events(retrying)
         return self.last
@@ -124,7 +125,7 @@ class JobPoller:
         return (yield from self._drop_events(self._result()))
 
     def events(self, timeout_s: float) -> Generator[Sleep | Event, None, None]:
-        """Yield the job's events until it ends. Raises as `wait` does."""
+        """Yield the job's events until the job ends. Raises the same errors as `wait`."""
         before: JobStatus | None = None
         reasons = _WaitReasons(self.provider)
         if self.last is not None and self.last.state is JobState.QUEUED:
@@ -181,7 +182,10 @@ class JobPoller:
         return self.last
 
     def _retrying(self, call: Callable[[], _T], deadline: float) -> Generator[Sleep | ProviderUnavailable, None, _T]:
-        """Return what `call` returns, and retry it after transient errors. Only calls that are safe to repeat."""
+        """Return what `call` returns. After a transient error, repeat `call` until `deadline`.
+
+        `call` must be safe to repeat, unless `deadline` has already passed.
+        """
         begun_at = time.monotonic()
         attempt = 0
         while True:
@@ -202,7 +206,7 @@ class JobPoller:
         return self._begun_at + PROPAGATION_S if self._is_new else begun_at + UNKNOWN_JOB_S
 
     def _drop_events(self, task: Generator[object, None, _T]) -> Generator[Sleep, None, _T]:
-        """Run a task without its events."""
+        """Yield only the Sleeps of a task, and return its result."""
         try:
             while True:
                 item = next(task)
@@ -215,7 +219,7 @@ class JobPoller:
             task.close()
 
     def _timeout(self, timeout_s: float, problem: str = "") -> WaitTimeout:
-        """Return the error for an expired timeout, with the job's progress or the endpoint's health, if available."""
+        """Return the error for an expired timeout, with the job's progress, `problem`, or the endpoint's health."""
         state = self.last.state.value if self.last else "unknown"
         health = None if problem else _health(self.provider)
         if self.last is not None and self.last.state is JobState.RUNNING:

@@ -41,7 +41,7 @@ POOLS: Mapping[str, PoolPrice] = {
         PoolPrice("BLACKWELL_180", ("B200",), 180, 0.00240, 0.00190),
     )
 }
-"""RunPod's pools by id, cheapest first. The price of the RTX 5090 is unknown.
+"""RunPod's pools by id, cheapest first. The pool of the RTX 5090 is missing, because its price is unknown.
 
 Source: docs/reference/runpod.md#gpu-pools-and-prices.
 """
@@ -51,7 +51,7 @@ DEFAULT_POOL = "ADA_24"
 
 
 def job_usd(execution_s: float, usd_per_s: float) -> float:
-    """Return the cost of `execution_s` seconds of a worker. RunPod bills whole seconds, rounded up.
+    """Return the cost in USD of `execution_s` seconds of a worker. RunPod bills whole seconds, rounded up.
 
     Source: docs/reference/runpod.md#gpu-pools-and-prices.
 

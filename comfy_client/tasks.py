@@ -60,10 +60,10 @@ def run_task(
     *,
     may_hold: bool = True,
 ) -> coroutines.Task[GenerationResult]:
-    """Submit a job and return its result. Closing the task cancels the job.
+    """Submit a job and return its result. Ctrl-C, or closing the task, cancels a job that already has an id.
 
-    With an observer, or if `may_hold` is False, the submit does not wait for the result: while it waits, the job has
-    no id, and a thread is blocked.
+    The submit may wait for the result, unless there is an observer or `may_hold` is False. A submit that waits blocks a
+    thread, and the job has no id until the submit returns.
     """
     timeout_s = client.timeout_s if timeout_s is None else timeout_s
     begun_at = time.monotonic()
@@ -95,7 +95,7 @@ def _observed(poller: JobPoller, timeout_s: float, observer: Observer) -> corout
 def outcome_task(
     client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
 ) -> coroutines.Task[Outcome]:
-    """Run one request of `map` and return its outcome. Errors become part of the outcome."""
+    """Run one request of `map` and return its outcome. A ComfyClientError becomes part of the outcome."""
     try:
         prepared = request if isinstance(request, GenerationRequest) else make_request(**request)
         return Outcome(request, result=(yield from run_task(client, prepared, wait_timeout_s, may_hold=False)))

@@ -14,7 +14,7 @@ def backoff_s(
 
 
 def parse_retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which has seconds or a date. None if it is absent or invalid."""
+    """Return the delay in a Retry-After header, which contains seconds or a date. None if it is absent or invalid."""
     try:
         return Retry().parse_retry_after(header or "")
     except (InvalidHeader, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Shared by all commands: an ArgumentParser that raises ConfigError, and a temporary log handler."""
+"""Shared by commands: an ArgumentParser that raises ConfigError, and a context manager for a log handler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ConfigErrorParser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def logging_to(name: str, handler: logging.Handler, level: int) -> Iterator[None]:
-    """Attach `handler` to the logger `name`, at `level`, while the context lasts."""
+    """Attach `handler` to the logger `name`, and set that logger to `level`, while the context lasts."""
     log = logging.getLogger(name)
     log.addHandler(handler)
     log.setLevel(level)

@@ -1,4 +1,4 @@
-"""The contract between callers and the worker, as pure data: request schema and error report.
+"""The contract between callers and the worker, as pure data: request schema, limits, workflow aliases and error report.
 
 No validation, rendering or I/O. `workflows.py` builds the schema of a whole request from `ENVELOPE` and a workflow's
 own inputs. docs/api.md is generated from this module.
@@ -102,7 +102,7 @@ GRAPH_KEYS: JsonObject = {
         "type": "string",
     },
 }
-"""JSON Schema of the keys that are only allowed when `workflow` is a graph. Any other key causes a warning."""
+"""JSON Schema of the keys that are allowed only if `workflow` is a graph. Unknown keys then cause a warning."""
 
 
 MAX_TEXT = 300
@@ -153,8 +153,8 @@ class ErrorReport:
     def to_json(self) -> str:
         """Return the report as JSON text of at most MAX_REPORT_BYTES.
 
-        Long texts and lists are truncated if needed; the last item of a truncated list says how many were removed.
-        Raises ValueError if a detail is not a JSON value.
+        Long texts, lists and objects are truncated if needed. The last item of a truncated list says how many items
+        were removed. Raises ValueError if a detail is not a JSON value.
         """
         text = self._json(self.message, self.details)
         for items in (100, 20, 5, 0):
@@ -188,7 +188,7 @@ class ErrorReport:
 
 
 def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a JSON value with texts truncated to MAX_TEXT characters, and lists and objects to `items` entries."""
+    """Return a JSON value with shortened texts, lists of `items` entries, and objects of at least 10 entries."""
     match value:
         case str():
             return shortened(value)

@@ -1,4 +1,6 @@
-"""Declares and reads environment variables. Imports only the standard library and our errors: the health check uses it.
+"""Declares and reads environment variables.
+
+Imports only the standard library and small modules of this package, because the health check uses it.
 
 A group of variables is a frozen dataclass with one field for each variable, and `read` returns an instance of it:
 
@@ -44,8 +46,8 @@ class Variable(Generic[T]):
     def read(self, environment: Mapping[str, str]) -> T:
         """Return the variable's value.
 
-        Raises ConfigError with the variable's name, text and help. A text that is secret, or may be a URL with a
-        password, is left out.
+        Raises ConfigError with the variable's name, text, help and default. A text that is secret, or may be a URL with
+        a password, is left out.
         """
         text = environment.get(self.name, "").strip() or self.default
         try:
@@ -57,7 +59,7 @@ class Variable(Generic[T]):
 
 
 def variable(name: str, parse: Parse[T], help: str, default: str = "", *, secret: bool = False) -> T:  # noqa: A002 - argparse has the same name for it
-    """Return the dataclass field of a variable. The repr of the dataclass does not contain secrets."""
+    """Return the dataclass field for a variable. The repr of the dataclass does not contain secrets."""
     declared = Variable(name, parse, help, default, secret)
     field: Any = dataclasses.field(
         default_factory=lambda: parse(default), repr=not secret, metadata={"variable": declared}
@@ -67,13 +69,13 @@ def variable(name: str, parse: Parse[T], help: str, default: str = "", *, secret
 
 
 def variables_of(*groups: type[Any]) -> list[Variable[Any]]:
-    """Return the variables of dataclasses, in the order of their fields."""
+    """Return the variables that the dataclasses `groups` declare, in the order of their fields."""
     fields = [each for group in groups for each in dataclasses.fields(group)]
     return [each.metadata["variable"] for each in fields if "variable" in each.metadata]
 
 
 def read(group: type[T], environment: Mapping[str, str], **others: object) -> T:
-    """Return an instance of the dataclass `group`, with `others` as its fields that are not variables."""
+    """Return an instance of the dataclass `group`. `others` are the values of the fields that are not variables."""
     declared = {each.name: each.metadata.get("variable") for each in dataclasses.fields(cast("Any", group))}
     return group(**{name: each.read(environment) for name, each in declared.items() if each}, **others)
 
@@ -109,7 +111,7 @@ def positive(below: float) -> Parse[float]:
 
 
 def choice(values: Mapping[str, T]) -> Parse[T]:
-    """Return a parser of the keys of `values`, in any case."""
+    """Return a parser that turns a key of `values`, in any case, into its value."""
     by_name = {name.lower(): value for name, value in values.items()}
 
     def parse(text: str) -> T:
@@ -123,7 +125,7 @@ def choice(values: Mapping[str, T]) -> Parse[T]:
 switch = choice(
     {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 )
-"""Parses true or false."""
+"""Parses a boolean: true, 1, yes or on; false, 0, no or off."""
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ def base_url(text: str) -> str:
 
 
 def table(text: str) -> dict[str, str]:
-    """Return a JSON object whose values are texts."""
+    """Return a JSON object whose values are non-empty strings. An empty text gives an empty object."""
     try:
         value = json.loads(text or "{}")
     except ValueError:

@@ -48,7 +48,7 @@ class RequestError(ComfyClientError):
 
     Attributes:
         status: the HTTP status, or None if there was no response.
-        body: the start of the response body.
+        body: the response body, or only its start.
         is_transient: whether a retry of the same request may soon succeed.
         is_unsent: whether the request certainly did not reach the server, so that it had no effect.
         retry_after_s: the delay in seconds from the server's Retry-After header, if any.
@@ -78,7 +78,7 @@ class RequestError(ComfyClientError):
     def explained(
         self, message: str, code: ErrorCode | None = None, *, body: str | None = None, is_unsent: bool = False
     ) -> RequestError:
-        """Return a copy of this error with another message, code or body. With AUTH_FAILED, it is an Unauthorized."""
+        """Return a copy of this error with another message, code or body: an Unauthorized for AUTH_FAILED."""
         code = code or self.code
         kind = Unauthorized if code is ErrorCode.AUTH_FAILED else RequestError
         return kind(

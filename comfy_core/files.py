@@ -10,7 +10,7 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write `data` to a temporary file in the folder of `path`, sync it to disk, and rename it to `path`.
 
-    So `path` has its old content or all of `data`, also after a crash. Missing folders are created. A symbolic link at
+    So `path` has its old content or all of `data`, even after a crash. Missing folders are created. A symbolic link at
     `path` is replaced, not followed. The umask applies to `mode`. Raises OSError; the temporary file is then deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

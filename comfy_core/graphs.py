@@ -1,4 +1,4 @@
-"""Graphs in ComfyUI's API format: validates them, normalises links, and removes nodes that cannot run. Pure."""
+"""Validates graphs in ComfyUI's API format, normalises links and seeds, and removes nodes that cannot run. Pure."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def is_node(node: object) -> bool:
     return False
 
 
-def has_nodes(graph: object) -> bool:
-    """Return whether all entries of `graph` are nodes, so that their inputs can be accessed. Links may be broken."""
+def has_only_nodes(graph: object) -> bool:
+    """Return whether `graph` is an object whose entries are all nodes, so that their inputs can be accessed."""
     return isinstance(graph, dict) and all(is_node(node) for node in graph.values())
 
 
@@ -86,7 +86,7 @@ def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # n
     path = ["workflow", node_id]
     match node:
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
-            if message := _editor_only(class_type):
+            if message := _editor_only_problem(class_type):
                 yield Fault(path_of(path), message)
             for name, value in inputs.items():
                 if is_link(value) and value[0] not in graph:
@@ -103,7 +103,7 @@ def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # n
             yield Fault(path_of(path), "must be a node: an object with class_type and inputs")
 
 
-def _editor_only(class_type: str) -> str:
+def _editor_only_problem(class_type: str) -> str:
     """Return why a node of this class cannot be run, or an empty string."""
     if class_type in EDITOR_NODES or _GROUP_NODE.match(class_type):
         return (
@@ -137,7 +137,7 @@ def _integer_text(value: str | float) -> str:
 
 
 def replace_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]:
-    """Replace each seed of -1 in a core node, which would reject it, by a random seed; return a warning for each."""
+    """Replace each seed of -1 in a core node, which would reject it, with a random seed. Return a warning for each."""
     warnings = []
     for node_id, node in graph.items():
         name = _SEED_INPUTS.get(node["class_type"], "")
@@ -150,7 +150,9 @@ def replace_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[s
 
 
 def remove_unneeded(graph: Graph, faults: Faults) -> None:
-    """Remove from `graph` the nodes that cannot be run and that no output needs, with a warning for each.
+    """Remove from `graph` the nodes that cannot be run, with a warning for each fault.
+
+    If an output needs a node that cannot be run, nothing is removed, and the node's faults are added to `faults`.
 
     ComfyUI runs output nodes and their dependencies. Here, without /object_info, output nodes are those whose class
     name suggests it or that have a `filename_prefix`, and all other valid nodes that no node links to.
@@ -183,8 +185,8 @@ def remove_unneeded(graph: Graph, faults: Faults) -> None:
 
 def _is_output(node: JsonObject) -> bool:
     class_type = node["class_type"]
-    sounds_like_one = "filename_prefix" in node["inputs"] or _OUTPUT_NODE.match(class_type)
-    return bool(sounds_like_one) and not _editor_only(class_type)
+    looks_like_output = "filename_prefix" in node["inputs"] or _OUTPUT_NODE.match(class_type)
+    return bool(looks_like_output) and not _editor_only_problem(class_type)
 
 
 def _closure(start: Iterable[str], edges: dict[str, set[str]]) -> set[str]:

@@ -21,7 +21,7 @@ from comfy_core.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530})
-"""Statuses after which a retry may succeed. RunPod's own client retries most of them. Cloudflare, its proxy, sends
+"""Statuses after which a retry may succeed. RunPod's own client retries most of them. Cloudflare, RunPod's proxy, sends
 52x and 530."""
 MAX_RETRY_AFTER_S = 30.0
 _KEPT_CONNECTIONS = 8
@@ -111,8 +111,9 @@ class HttpApi:
     ) -> requests.Response:
         """Return the whole response, if its status is below 400.
 
-        `timeout_s` limits the connect and each wait for data. Raises RequestError. Its `.status` is None if there was
-        no response, else a status of 400 or above, with the start of the body in `.body`.
+        `timeout_s` limits each wait for data, and the connect, which takes at most CONNECT_TIMEOUT_S. Raises
+        RequestError. Its `.status` is None if there was no response, else 400 or above. Its `.body` is the start of the
+        response body, or the whole body if the status is 400.
         """
         request_line = f"{method} {path.partition('?')[0]}"  # without the query, which may contain a signature
         try:
@@ -172,7 +173,7 @@ class HttpApi:
 def error_message(body: object) -> str:
     """Return the message in the body of an HTTP error, shortened; empty for an HTML page.
 
-    It includes the `errors` of RFC 9457, one for each invalid field, and Scenario's `trace_id`.
+    The result includes the `errors` of RFC 9457, one for each invalid field, and Scenario's `trace_id`.
     """
     if isinstance(body, str):
         try:
@@ -209,7 +210,7 @@ def _is_unsent(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return a short description of the error, without addresses or object names."""
+    """Return a short description of the error, without addresses and the names of objects."""
     if isinstance(error, requests.ConnectTimeout):
         return "connect timed out"
     if isinstance(error, requests.Timeout):

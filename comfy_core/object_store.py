@@ -27,7 +27,7 @@ _READ_TIMEOUT_S = 60
 _HTTPS_PORT = 443
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
 _CHECK_INTERVAL_S = 0.1
-"""Interval between calls of `check` during an upload."""
+"""Interval between calls of `raise_if_stopped` during an upload."""
 
 
 def is_valid_url(text: str, *schemes: str) -> bool:
@@ -94,9 +94,9 @@ class _AbandonableBody(io.BytesIO):
 
 
 class ObjectStore:
-    """The files of a bucket, under its prefix. The S3 client is created at the first call.
+    """The files in a bucket, below the bucket's `prefix`. The S3 client is created at the first call.
 
-    If a request fails, a method raises JobError (output_not_stored). The message has the bucket's error code and no
+    A method raises JobError (output_not_stored) if its request fails. The message has the bucket's error code and no
     URL.
     """
 
@@ -109,17 +109,17 @@ class ObjectStore:
         name: str,
         data: bytes,
         mime_type: str,
-        check: Callable[[], None] = lambda: None,
+        raise_if_stopped: Callable[[], None] = lambda: None,
         *,
         cache_control: str = "",
     ) -> str:
         """Upload a file and return its URL.
 
-        boto3 retries the upload twice, which is safe because content and name are the same. `check` is called before
-        the upload and ten times a second during it. A JobError that `check` raises ends the upload.
+        boto3 retries the upload twice, which is safe because content and name are the same. `raise_if_stopped` is
+        called before the upload and ten times a second during it. An exception that it raises ends the upload.
         """
         body = _AbandonableBody(data)
-        check()
+        raise_if_stopped()
         client = self._client
         thread = ThreadPoolExecutor(1, "store")
         upload = thread.submit(
@@ -134,7 +134,7 @@ class ObjectStore:
         thread.shutdown(wait=False)
         try:
             while not wait([upload], _CHECK_INTERVAL_S).done:
-                check()
+                raise_if_stopped()
             with self._errors():
                 upload.result()
         finally:
@@ -222,7 +222,7 @@ class ObjectStore:
         return client
 
     def _check_public(self, url: str) -> None:
-        if not is_public_address(url, self._resolve):
+        if not is_public_url(url, self._resolve):
             raise _not_stored_error(self.bucket, "is not on the public internet")
 
 
@@ -240,7 +240,7 @@ def _not_stored_error(bucket: Bucket, problem: str) -> JobError:
     return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
-def is_public_address(url: str, resolve: Resolve) -> bool:
+def is_public_url(url: str, resolve: Resolve) -> bool:
     """Return whether the host of `url` is on the public internet."""
     try:
         parts = urlsplit(url)

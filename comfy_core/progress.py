@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 class Sampling:
     """Sampling has reached step `step` of `steps` of image `picture` of `pictures`; `percent` is of the whole job.
 
-    The fields have the names that the worker's progress report has.
+    The field names are those of the worker's progress report.
     """
 
     picture: int = 1
@@ -28,7 +28,7 @@ class Progress(Sampling):
 
     @staticmethod
     def at(image: int, images: int, step: int = 0, steps: int = 0) -> Progress:
-        """Return the progress at a step of image number `image`; the percentage counts the steps of all images."""
+        """Return the progress at a step of image number `image` (from 1). `percent` counts the steps of all images."""
         done = image - 1 + (step / steps if steps else 0)
         return Progress(image, images, step, steps, int(100 * done / images))
 

@@ -10,9 +10,9 @@ _REJECTED = tuple(
     ip_network(network)
     for network in (
         "168.63.129.16/32",  # Azure's WireServer: a public address that is served by the machine's own host
-        "192.0.0.0/24",  # protocol assignments, which Python before 3.12.4 knows only in part; Oracle's metadata
+        "192.0.0.0/24",  # protocol assignments and Oracle's metadata; Python before 3.12.4 knows only a part
         "192.88.99.0/24",  # 6to4 relays
-        "2001::/23",  # protocol assignments, with Teredo
+        "2001::/23",  # protocol assignments, including Teredo
         "2002::/16",  # 6to4
         "3fff::/20",  # documentation, which Python before 3.14 does not know
     )
@@ -21,7 +21,7 @@ _REJECTED = tuple(
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether `address` is a unicast address on the public internet; embedded IPv4 addresses are unwrapped."""
+    """Return whether `address`, or the IPv4 address embedded in it, is a unicast address on the public internet."""
     inner = unwrapped(address)
     if inner.is_multicast or any(inner in network for network in _REJECTED):
         return False

@@ -76,7 +76,7 @@ def resolve_host(host: str, port: int) -> Sequence[str]:
 
 def fetch_image(
     url: str,
-    path: str,
+    field_path: str,
     rules: FetchRules,
     *,
     resolve: Resolve = resolve_host,
@@ -87,7 +87,7 @@ def fetch_image(
 
     Setting `given_up` has the effect of a timeout within about a second, even if the server sends slowly.
 
-    Raises JobError (invalid_image) with `path`, the URL's place in the request, and the host that failed.
+    Raises JobError (invalid_image) with `field_path`, the URL's path in the request, and the host that failed.
     """
     deadline = _Deadline(clock() + rules.timeout_s, clock, given_up or threading.Event())
     host = ""
@@ -110,7 +110,7 @@ def fetch_image(
         # Only the error's class: the text of http.client's errors quotes the response, which may quote the URL.
         problem = f"the connection failed ({type(error).__name__})"
     source = f" from {host}" if host else ""
-    raise invalid_image(path, f"was not fetched{source}: {problem}")
+    raise invalid_image(field_path, f"was not fetched{source}: {problem}")
 
 
 def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, timeout_s: float = 5.0) -> bool:
@@ -127,7 +127,7 @@ def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, tim
 
 
 class _FetchError(Exception):
-    """A failed download. The message gives the problem and the remedy, without the path and the host."""
+    """A failed download. The message gives the problem and the remedy, but neither the URL nor the host."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _INPUTS_PREFIX = "inputs."
 _NODE_KEYS = re.compile(r"(class_type|inputs|_meta)(\.|$)")
 """Matches the keys of a node in ComfyUI's JSON, which are not inputs."""
 _MAX_DOTS = 16
-"""Maximum number of dots tried as the end of the node's name, from the last to the first."""
+"""Maximum number of dots that are tried as the end of the node's id or title, from the last to the first."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Target:
 
 
 class TargetFinder:
-    """Finds inputs of one graph by name. Its nodes and titles must not change while the finder is in use."""
+    """Finds inputs of one graph by name. The graph's nodes and titles must not change while the finder is in use."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -51,7 +51,7 @@ class TargetFinder:
         self._suggestions = Suggestions()
 
     def target(self, place: str) -> Target:
-        """Return the input that `place` names.
+        """Return the input that `place` names, such as `KSampler.seed`.
 
         The node is the longest prefix before a dot that is a node id or title. The rest is the input's name, which may
         contain dots, optionally followed by `.N` for an item of a list.
@@ -67,7 +67,7 @@ class TargetFinder:
         return target
 
     def target_or_new(self, place: str) -> Target:
-        """Return the input that `place` names, like `target`, even if the node does not have that input yet."""
+        """Return the input that `place` names, like `target`, but even if the node does not have that input."""
         node_id, name = self._split(place)
         inputs = self._graph[node_id]["inputs"]
         if name not in inputs and name.startswith(_INPUTS_PREFIX):  # as in ComfyUI's JSON: `12.inputs.width`
@@ -111,7 +111,7 @@ class TargetFinder:
 
 
 def override(graph: Graph, overrides: Mapping[str, Any], faults: Faults) -> dict[str, Target]:
-    """Apply `overrides` (`{"KSampler.seed": 5}`) to a caller's graph. Return the inputs that were set, by place.
+    """Apply `overrides` (`{"KSampler.seed": 5}`) to a caller's graph. Return the inputs that were set, by key.
 
     Inputs that a node does not have are added, because newer versions of ComfyUI require inputs that older exports
     lack. An added input that resembles an existing one gets a warning.

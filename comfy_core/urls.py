@@ -1,4 +1,4 @@
-"""Checks URLs that are configured, and shows them in errors. Pure functions."""
+"""Checks configured URLs and hosts, and formats URLs for error messages. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 def is_base_url(text: str) -> bool:
     """Return whether `text` is an http or https URL to which the path of a request can be appended.
 
-    A user name, a password or a query is rejected: it would not be sent, and URLs are logged.
+    A URL with a user name, a password, a query or a fragment is rejected: these would not be sent, and URLs are logged.
     """
     try:
         parts = urlsplit(text)
@@ -22,12 +22,12 @@ def is_base_url(text: str) -> bool:
 
 
 def quoted_url(text: str) -> str:
-    """Return a URL for an error message. A URL that may contain a password is not shown."""
+    """Return a URL for an error message, or `the given URL` if the URL may contain a password."""
     return repr(text) if not re.search("[@?#]", text) else "the given URL"
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or an IP address is this machine's loopback address."""
+    """Return whether `host` is `localhost` or a loopback IP address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -1,8 +1,8 @@
 """Validates a JSON value against a JSON Schema and returns all faults, each with its path and the remedy.
 
 Validation is done by jsonschema. This module adds messages that never contain long values, a suggestion for each
-unknown name, and checks for values that JSON Schema accepts but other software does not: NaN and infinity, numbers too
-large for a double, text that cannot be encoded, deep nesting.
+unknown name, defaults, and checks for values that JSON Schema accepts but other software does not: NaN and infinity,
+numbers too large for a double, text that cannot be encoded, deep nesting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_CANDIDATES = 200
 """Maximum number of known names that an unknown name is compared with; a graph can have thousands of nodes."""
 
 _INVALID_TEXT = re.compile("[\\0\\ud800-\\udfff]")
-"""NUL, and halves of surrogate pairs."""
+"""Matches NUL, and halves of surrogate pairs."""
 
 _TYPE_NAMES = {
     "string": "text",
@@ -93,7 +93,7 @@ def path_of(parts: Iterable[str | int]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return `value` as JSON of at most 60 characters, for use in an error message."""
+    """Return `value` for an error message: as JSON of at most 60 characters, or as `an object` or `a list`."""
     match value:
         case dict():
             return "an object"
@@ -109,7 +109,7 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "steps"?` for the known name closest to `name`, or an empty string.
+    """Return `; did you mean "steps"?` with the known name closest to `name`, or an empty string if none is close.
 
     The comparison ignores case. Only the first _MAX_CANDIDATES known names are compared.
     """
@@ -125,7 +125,7 @@ class Suggestions:
         self._searches_left = max_searches
 
     def nearest(self, name: str, known: Iterable[str]) -> str:
-        """Return the result of `nearest`, or an empty string after the maximum number of searches."""
+        """Return the result of the function `nearest`, or an empty string after the maximum number of searches."""
         if self._searches_left == 0:
             return ""
         self._searches_left -= 1
@@ -136,7 +136,8 @@ def plain(value: object, faults: Faults) -> Any:  # noqa: ANN401 - any JSON valu
     """Return a copy of `value` that every JSON encoder accepts. Add a fault for each value replaced by None.
 
     Replaced are NaN and infinity, integers too large for a double (other decoders read them as infinity), text that is
-    not valid Unicode or contains NUL, and values nested deeper than MAX_DEPTH.
+    not valid Unicode or contains NUL, and values nested deeper than MAX_DEPTH. A key that is not valid text is
+    changed, which is also a fault.
     """
     return _plain(value, [], faults)
 

@@ -8,10 +8,10 @@ JSON Schema's keywords, inputs have these:
 - `x-add`: a number that is added to the value (`negative_strength` 0 is CFG 1).
 - `x-insert`: the value is a list, and each item becomes a new node, chained in front of the target: `class_type`, the
   `link` input that takes over the target's link, and `inputs`, which maps the item's keys to the node's inputs.
-- `contentMediaType: image/*`: the value is an image; the node receives its file name after the upload.
+- `contentMediaType: image/*`: the value is an image; the node receives the image's file name after the upload.
 - `x-task`, `x-models` (top level only): the task, and the model files that the graph loads, as `folder/file`.
 
-`seed` and `num_images` apply to the job: image i of n is a separate prompt with the seed plus i.
+`seed` and `num_images` apply to the job: image i (from 0) is a separate prompt with the seed plus i.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _unbound_reason(rule: JsonObject) -> str:
 
 
 def _check_rule(name: str, rule: JsonObject) -> None:
-    """Raise LookupError, with a message for the user, for an input that can never be rendered."""
+    """Raise LookupError, with a message for the user, if the schema of an input is not usable for a template."""
     if name in ENVELOPE:
         raise LookupError(f"input {shown(name)} has the same name as a key of every request; rename it")
     if name in {"seed", "num_images"} and rule.get("type") != "integer":
@@ -199,9 +199,9 @@ def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
 
 
 def render(workflow: Workflow, values: Mapping[str, Any]) -> list[Graph]:
-    """Return the graphs of a job, one for each image. Image i has the seed plus i; seeds wrap to 0 after MAX_SEED.
+    """Return the graphs of a job, one for each image. Image i (from 0) has the seed plus i, and 0 follows MAX_SEED.
 
-    `values` are the template's validated inputs with defaults, including `seed`. Images are given by file name.
+    `values` are the template's validated inputs with defaults, including `seed`. An image, if given, is a file name.
     """
     graphs = []
     for number in range(values.get("num_images", 1)):

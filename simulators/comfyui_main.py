@@ -1,6 +1,7 @@
-"""Simulates ComfyUI's main.py: lists its launch flags, refuses others, and runs the simulator in their folders.
+"""Simulates ComfyUI's main.py: `--help` lists the launch flags, other flags are errors, and the simulator runs.
 
-Its models are the files in the folders of --extra-model-paths-config, which it reads as ComfyUI does.
+Input, output and temp are in --temp-directory. The models are the .safetensors files in the folders of
+--extra-model-paths-config, which must be JSON.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ import sys
 from simulators import comfyui_main as comfyui
 sys.exit(comfyui.main(sys.argv[1:], comfyui.{flags}))
 """
-"""A main.py that calls `main` with OLD or NEW as {flags}."""
+"""A main.py that calls `main`. {flags} is PINNED_FLAGS or FLAGS_0_45."""
 
 
 def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
-    """Return a parser of these flags. Its help texts mention a flag that does not exist, as ComfyUI's do."""
+    """Return a parser of these flags. The help texts mention a flag that does not exist, which no caller may use."""
     options = argparse.ArgumentParser(prog="main.py", allow_abbrev=False)
     for flag, values in flags.items():
         help_text = f"Overrides --no-such-flag, unlike {flag[2:]}."
@@ -69,7 +70,7 @@ def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class ModelFileNames:
-    """The file names of one kind of model. Each iteration lists the folders again."""
+    """The .safetensors files of one kind of model. Each iteration lists the folders again."""
 
     folders: tuple[Path, ...]
 
@@ -91,7 +92,10 @@ def model_file_names(config: str) -> dict[str, ModelFileNames]:
 
 
 def main(arguments: Sequence[str], flags: Mapping[str, str | int | None]) -> int:
-    """Print the help, or serve until a signal. Return 2 for a flag that is not in `flags`."""
+    """Serve until a signal; return the exit status. `flags`, --step-s and --fault are the known flags.
+
+    Raises SystemExit: 0 after --help, 2 for an unknown flag.
+    """
     options = parser({**flags, "--step-s": 1, "--fault": 1}).parse_args(arguments)
     if not Path(options.user_directory).is_dir():
         parser(flags).error("--user-directory must name a folder")

@@ -35,7 +35,7 @@ class InThread(socketserver.BaseServer):
 
 
 class HttpServer(InThread, ThreadingHTTPServer):
-    """An HTTP server on a free port of this machine."""
+    """An HTTP server on a free port of `host`."""
 
     daemon_threads = True
 

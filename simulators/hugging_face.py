@@ -1,7 +1,7 @@
 """Simulates Hugging Face: a server of model files on a real socket, with faults to inject.
 
-It listens on 127.0.0.1 by default and is also reached as `localhost`, which is another host for code that compares host
-names. It supports range requests, as Hugging Face does.
+It listens on 127.0.0.1 by default. The URL with `localhost` reaches the same server, and is another host for code that
+compares host names. It supports range requests, as Hugging Face does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ModelRequest:
     path: str
     host: str
     offset: int
-    """The start of its Range, or 0."""
+    """The start of the requested range, or 0."""
     token: str
     """The bearer token, or an empty string."""
     headers: Mapping[str, str] = field(repr=False)
@@ -34,7 +34,7 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """A response instead of the file. The whole body is sent, also for a range request.
+    """A response instead of the file. The whole body is sent, even for a range request.
 
     `has_length` is whether the response has a Content-Length.
     """
@@ -51,7 +51,7 @@ class HeldResponse:
     def __init__(self, after: int) -> None:
         self.after = after
         self.reached = threading.Event()
-        """Set when these bytes were sent."""
+        """Set when `after` bytes were sent."""
         self._released = threading.Event()
 
     def release(self) -> None:
@@ -59,13 +59,13 @@ class HeldResponse:
         self._released.set()
 
     def wait(self) -> None:
-        """Wait for `release`, in the server's thread."""
+        """Set `reached`, and wait for `release`, but not longer than 60 s. The server's thread calls it."""
         self.reached.set()
         self._released.wait(60)
 
 
 class ModelServer(HttpServer):
-    """Serves files inside its `with` block."""
+    """Serves files inside its `with` block. `cut` and `hold` only affect content that `put` got as bytes."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         super().__init__(_ModelHandler, host)
@@ -76,7 +76,7 @@ class ModelServer(HttpServer):
         self.responses: dict[str, list[ModelResponse]] = {}
         self.cuts: dict[str, list[int]] = {}
         self.holds: dict[str, HeldResponse] = {}
-        self.rangeless: set[str] = set()
+        self.paths_without_ranges: set[str] = set()
         self.lock = threading.Lock()
 
     def __exit__(self, *_: object) -> None:
@@ -99,7 +99,7 @@ class ModelServer(HttpServer):
         self.files[path] = content
 
     def cut(self, path: str, *after: int) -> None:
-        """Close the connections of the next responses, each after `after` bytes of its body."""
+        """Close the connections of the next responses, each after that many bytes of the body."""
         self.cuts.setdefault(path, []).extend(after)
 
     def respond(self, path: str, *responses: ModelResponse) -> None:
@@ -107,11 +107,11 @@ class ModelServer(HttpServer):
         self.responses.setdefault(path, []).extend(responses)
 
     def ignore_ranges(self, path: str) -> None:
-        """Send the whole file, also for a range request."""
-        self.rangeless.add(path)
+        """Send the whole file, even for a range request."""
+        self.paths_without_ranges.add(path)
 
     def hold(self, path: str, after: int) -> HeldResponse:
-        """Pause every response for `path` after `after` bytes of its body; the returned object releases them."""
+        """Pause every response for `path` after `after` bytes of the body. The returned object releases them."""
         hold = self.holds[path] = HeldResponse(after)
         return hold
 
@@ -149,7 +149,7 @@ class _ModelHandler(HttpHandler):
         elif content is None:
             self._respond(ModelResponse(404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"))
         else:
-            self._send_file(path, content, 0 if path in self.server.rangeless else request.offset)
+            self._send_file(path, content, 0 if path in self.server.paths_without_ranges else request.offset)
 
     def _respond(self, response: ModelResponse) -> None:
         length = {"Content-Length": str(len(response.body))} if response.has_length else {}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def until(reached: Callable[[], object], timeout_s: float = 30.0) -> bool:
-    """Return whether `reached` became true in time. It is called every few milliseconds."""
+    """Call `reached` every few milliseconds until it is true; return whether it became true in time."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()
     while not reached():

@@ -1,4 +1,4 @@
-"""Runs the machine's Chromium with Playwright. Without one its tests are skipped with a notice; in CI they fail."""
+"""Runs the installed Chromium with Playwright. Without Chromium a test is skipped with a notice; in CI it fails."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.needs import skip_visibly
 
 WIDTHS = (400, 1400)
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-"""Names of the program on Debian and on GitHub's runners."""
+"""Widths of a narrow and of a wide window, in pixels."""
+PROGRAM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Names of Chromium's program on Debian and on GitHub's runners."""
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -27,11 +28,11 @@ _FLAGS = (
 @contextmanager
 def browser() -> Iterator[Browser]:
     """Yield a headless Chromium."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    program = next(filter(None, map(shutil.which, PROGRAM_NAMES)), None)
+    if program is None:
         skip_visibly("THE PAGES WERE NOT TESTED: chromium is not installed; ./scripts/browser installs it on Debian")
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=found, args=list(_FLAGS))
+        yield playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
 
 
 def overflows(page: Page) -> bool:

@@ -1,6 +1,6 @@
 """Fixtures and hooks for all tests: an environment without our variables, the shipped workflows, the marker `slow`.
 
-`./scripts/test fast` runs the tests that are not marked `slow`. A test that starts a process must be marked.
+`./scripts/test fast` runs the tests that are not marked `slow`. A test that starts a Python process must have it.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ VARIABLE_PREFIXES = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENAR
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
 """The URL of a real ComfyUI for tests/comfyui. It is read before the environment is scrubbed."""
 SLOW_MODULE = re.compile(r"^pytestmark = \[?pytest\.mark\.slow", re.MULTILINE)
-"""The line of a module whose tests are all marked `slow`: they start processes, or take seconds each."""
+"""Finds the line that marks all tests of a module `slow`: they start processes, or take seconds each."""
 PROCESS_EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "os.exec", "pty.spawn")
 """Python's audit events that report a new process."""
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell ignores SIGINT in its background jobs, and the processes of the tests would inherit that.
+    # A shell ignores SIGINT in its background jobs, and the processes that tests start would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same for `nohup`
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores SIGHUP
 
 
-IMAGE = "tests/image/"
-"""Tests that share session fixtures and take longest. With `-n`, one process runs all of them, and first."""
+IMAGE_TESTS = "tests/image/"
+"""The folder of the tests that share session fixtures and take longest. With `-n`, one process starts with them."""
 
 
 class ByFile(LoadFileScheduling):  # type: ignore[misc] # pytest-xdist ships no types
-    """Runs all tests of a file, and all tests of the image, in one process, because they share fixtures."""
+    """Runs all tests of a file in one process, and all files of tests/image/ in one process: they share fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return IMAGE if nodeid.startswith(IMAGE) else str(super()._split_scope(nodeid))
+        return IMAGE_TESTS if nodeid.startswith(IMAGE_TESTS) else str(super()._split_scope(nodeid))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let property tests draw few examples in the fast run."""
+    """Let property tests draw 20 examples in the fast run, and 500 in the whole run."""
     settings.register_profile("whole", derandomize=True, deadline=None, max_examples=500)
     settings.register_profile("fast", settings.get_profile("whole"), max_examples=20)
     settings.load_profile("fast" if _is_fast(config) else "whole")
@@ -63,11 +63,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the image to the front, then the slow modules, so that no process is left with a long file at the end."""
+    """Sort tests/image/ to the front, then the slow modules, so that no process starts a long file at the end."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
         is_slow = item.parent is not None and item.parent.get_closest_marker("slow") is not None
-        return not item.nodeid.startswith(IMAGE), not is_slow
+        return not item.nodeid.startswith(IMAGE_TESTS), not is_slow
 
     items.sort(key=order)
 
@@ -87,7 +87,7 @@ def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _started: list[str] = []
-"""Processes started since the last test ended, those of its module's fixtures included."""
+"""Python processes that tests and fixtures have started since the last test ended."""
 
 
 def _record_process(
@@ -115,7 +115,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_process_in_a_fast_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that is not marked `slow` and starts a process."""
+    """Fail a test that starts a Python process and is not marked `slow`."""
     yield
     started, _started[:] = _started[:], []
     if started and not request.node.get_closest_marker("slow"):
@@ -124,5 +124,5 @@ def _no_process_in_a_fast_test(request: pytest.FixtureRequest) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def workflows() -> Mapping[str, Workflow]:
-    """The workflows that ship."""
+    """The shipped workflows, by name."""
     return load_workflows(default_directory())

@@ -1,4 +1,4 @@
-"""Requirements of tests besides Python. If one is missing the test is skipped with a notice; in CI it fails."""
+"""Requirements of tests besides Python. If one is missing, its test is skipped with a notice; in CI the test fails."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def skip_visibly(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-def programs(*names: str) -> None:
-    """Continue only if all of these programs are installed."""
+def require_programs(*names: str) -> None:
+    """Skip the test, or fail it in CI, unless all of these programs are installed."""
     if missing := [name for name in names if shutil.which(name) is None]:
         skip_visibly(f"NOT TESTED: {', '.join(missing)} is not installed; .ci/run installs it on Debian")
 
 
-def programs_of(script: str) -> None:
-    """Continue only if the programs that a shell script of the documentation calls are installed."""
-    programs(*(name for name in ("curl", "jq", "node") if f"{name} " in script))
+def require_programs_of(script: str) -> None:
+    """Skip the test, or fail it in CI, unless those of curl, jq and node that `script` calls are installed."""
+    require_programs(*(name for name in ("curl", "jq", "node") if f"{name} " in script))
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a disk of that size at `folder`."""
+    """Mount a disk of `size` at a new `folder`, and yield the folder."""
     folder.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if mount is None or umount is None or _fails([mount, "-t", "tmpfs", "-o", f"size={size}", "small", str(folder)]):

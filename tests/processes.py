@@ -10,7 +10,7 @@ from typing import AnyStr
 
 @contextmanager
 def killed_at_end(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
-    """Yield `process`, and kill it at the end. `with process` waits forever if an assertion fails inside."""
+    """Yield `process`, and kill it at the end. `with process` alone would wait forever after a failed assertion."""
     with process:
         try:
             yield process

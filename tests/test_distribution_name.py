@@ -1,4 +1,4 @@
-"""The distribution's name: no text tells a reader to install another project from PyPI."""
+"""The distribution's name, extras and version bounds. No text tells a reader to install another project from PyPI."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = ("comfy_core", "comfy_client", "simulators", "worker")
 FOLDERS = (".ci", ".github", ".runpod", "docs", "examples", "scripts", *PACKAGES)
 INSTALL = re.compile(r"\bpip[\"']? install\b(?P<arguments>[^`\n#;&|)]*)")
-VALUED = {"-r", "--requirement", "--target", "-t", "-c", "--constraint", "--index-url"}
+OPTIONS_WITH_VALUE = {"-r", "--requirement", "--target", "-t", "-c", "--constraint", "--index-url"}
 
 
-def pages() -> Iterator[Path]:
+def text_files() -> Iterator[Path]:
     """Yield every text file that a user reads or that installs something."""
     files = [*ROOT.iterdir(), *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*"))]
     for file in files:
@@ -39,7 +39,7 @@ def installed_names(text: str) -> list[str]:
     for found in INSTALL.finditer(text):
         words = [word.strip("'\"") for word in found["arguments"].split()]
         for before, word in zip(["", *words], words, strict=False):
-            if before not in VALUED and re.match(r"[A-Za-z]", word):
+            if before not in OPTIONS_WITH_VALUE and re.match(r"[A-Za-z]", word):
                 names.append(word)
     return names
 
@@ -51,9 +51,9 @@ def test_names_are_found() -> None:
     assert installed_names("pip install -qq -r requirements/dev.txt `pip install '.[batch]'` pip install .") == []
 
 
-@pytest.mark.parametrize("page", [*pages()], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*text_files()], ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_text_installs_another_project(page: Path) -> None:
-    """No text has `pip install NAME`: this project is installed from a clone; PyPI's comfy-client is another."""
+    """No text has `pip install NAME`: this project is installed from a clone; PyPI's comfy-client is something else."""
     text = page.read_text()
 
     assert installed_names(text) == []
@@ -61,14 +61,14 @@ def test_no_text_installs_another_project(page: Path) -> None:
 
 
 def test_the_distribution_has_its_own_name() -> None:
-    """The distribution is not named comfy-client; the command and the import package keep that name."""
+    """The distribution is flux-comfyui-client; its command is comfy-client, and comfy_client has its version."""
     assert PROJECT["name"] == "flux-comfyui-client"
     assert PROJECT["scripts"] == {"comfy-client": "comfy_client.cli.main:main"}
     assert importlib.import_module("comfy_client").__version__ == PROJECT["version"]
 
 
 def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
-    """Each message names an extra of pyproject.toml, and how to install it from a clone."""
+    """Each message names an extra of pyproject.toml, and the command that installs the extra from a clone."""
     extras = PROJECT["optional-dependencies"]
     sources = [file.read_text() for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
@@ -80,7 +80,7 @@ def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
 
 
 def test_upper_bounds_have_a_reason() -> None:
-    """An upper bound of a library prevents its users from updating; the comment above it gives the reason."""
+    """Only two extras have an upper bound, which prevents users from updating; the comment above gives the reason."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     capped = [(above, line) for above, line in itertools.pairwise(lines) if re.search(r'"[^"]*,<\d', line)]
 

@@ -1,4 +1,4 @@
-"""Every command on a page for users is run by a test, or is marked with what it needs.
+"""Every command on a page for users is run by a test, or is marked with what it needs. Linked files exist.
 
 A block of commands (```sh) has one of these lines right above it:
 
@@ -29,7 +29,7 @@ from bench.worker_setup import ROOT
 from comfy_client.cli.main import all_commands
 from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator
-from tests.needs import programs_of
+from tests.needs import require_programs_of
 
 pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,13 +69,13 @@ class Block:
 
     @property
     def run_by(self) -> str:
-        """The test file that runs the block according to its mark, or an empty text."""
+        """The test file that runs the block according to the mark, or an empty string."""
         found = RUN.fullmatch(self.above)
         return found[1] if found else ""
 
 
 def blocks() -> Iterator[Block]:
-    """Yield every block of every page."""
+    """Yield every block of commands of PAGES."""
     for page in PAGES:
         for found in BLOCK.finditer(page.read_text()):
             yield Block(page.name, found["above"], found["text"])
@@ -91,7 +91,7 @@ def test_no_block_is_overlooked() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_is_marked_or_listed(block: Block) -> None:
-    """Each code block has a test, a requirement, or an entry in LISTED for each command."""
+    """Each block names a test or a requirement, or LISTED has an entry for each of its commands."""
     if block.run_by or NEEDS.fullmatch(block.above):
         return
     missing = [command for command in block.commands if command not in LISTED]
@@ -120,18 +120,18 @@ def program_of(command: str) -> str:
     return words[1] if words[0] == "comfy-client" else Path(words[0]).name
 
 
-@pytest.mark.parametrize(("command", "who"), LISTED.items(), ids=list(LISTED))
-def test_a_listed_command_exists(command: str, who: str) -> None:
-    """The command is on a page, and the test that runs it exists."""
+@pytest.mark.parametrize(("command", "runner"), LISTED.items(), ids=list(LISTED))
+def test_a_listed_command_exists(command: str, runner: str) -> None:
+    """The command is on a page, and the file that runs it contains the word after `::`."""
     assert command in {each for block in BLOCKS for each in block.commands}, f"{command!r} is not on any page"
-    if not who.startswith("needs "):
-        path, _, word = who.partition("::")
+    if not runner.startswith("needs "):
+        path, _, word = runner.partition("::")
         assert word in (ROOT / path).read_text(), f"{path} has no {word!r}"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_scripts_and_commands_of_a_block_exist(block: Block) -> None:
-    """Scripts, tests and commands of comfy-client exist, also in a block that cannot be run here."""
+    """Scripts and commands of comfy-client exist, also in a block that cannot be run here."""
     ours = {command.name for command in all_commands(load_workflows(default_directory()))}
     for script in re.findall(r"(?<![\w/-])(?:\./)?scripts/([\w]+)", block.text):
         assert os.access(ROOT / "scripts" / script, os.X_OK), f"{block.page}: scripts/{script} does not exist"
@@ -141,13 +141,13 @@ def test_scripts_and_commands_of_a_block_exist(block: Block) -> None:
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    """A ComfyUI for commands that need one."""
+    """A simulated ComfyUI for the commands that need one."""
     with Simulator(step_s=0.002) as simulator:
         yield simulator
 
 
 @pytest.fixture(scope="module")
-def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def log_folder(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the worker.log of a worker with one successful and one failed job."""
     folder = tmp_path_factory.mktemp("log")
     jobs = (
@@ -167,13 +167,13 @@ def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == THIS_FILE], ids=str)
-def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -> None:
-    """A block exits with 0 in the repository, or next to worker.log with a ComfyUI; each command prints something."""
-    programs_of(block.text)
-    place = ROOT if "scripts/" in block.text else log
+def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log_folder: Path) -> None:
+    """A block exits with 0 and prints something. If it calls none of our scripts, it runs next to worker.log."""
+    require_programs_of(block.text)
+    folder = ROOT if "scripts/" in block.text else log_folder
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],  # noqa: S607
-        cwd=place,
+        cwd=folder,
         env={**os.environ, "COMFYUI_ENDPOINT": simulator.url},
         capture_output=True,
         text=True,
@@ -185,16 +185,16 @@ def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -
     assert ended.stdout + ended.stderr
 
 
-def test_the_log_commands_of_operate_md(log: Path) -> None:
-    """The page's commands find the job's log lines, the failure's code and the boots."""
+def test_the_log_commands_of_operate_md(log_folder: Path) -> None:
+    """The page's commands find the job's log lines, the failure's code and the boots, and no other error."""
     [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == THIS_FILE]
-    programs_of("\n".join(block.commands))
-    story, codes, boots, errors = (
-        subprocess.run(["bash", "-c", command], cwd=log, capture_output=True, text=True, check=True).stdout  # noqa: S607
+    require_programs_of("\n".join(block.commands))
+    job_lines, codes, boots, errors = (
+        subprocess.run(["bash", "-c", command], cwd=log_folder, capture_output=True, text=True, check=True).stdout  # noqa: S607
         for command in block.commands
     )
 
-    begun, ended = (json.loads(line)[1] for line in story.splitlines())
+    begun, ended = (json.loads(line)[1] for line in job_lines.splitlines())
     assert (begun, ended[:4]) == ("flux-dev-txt2img, 1 prompts, 0 input images", "done")
     assert codes.split() == ["1", "invalid_input"]
     assert all(float(line) > 0 for line in boots.splitlines())
@@ -212,7 +212,7 @@ def test_the_demo_of_the_readme_runs() -> None:
 
 @pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "nothing responds"])
 def test_the_demo_reports_within_5_s_that_no_comfyui_responds(listens: bool) -> None:
-    """The error has the URL and the remedy, and nothing is started."""
+    """The demo exits with 3 within 5 s. The error has the URL and the remedy."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:

@@ -39,7 +39,7 @@ WORKFLOWS = load_workflows(default_directory())
 # Pillow's warnings about damaged files
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 JOB_TIMEOUT_S = 20
-OF_THIS_MACHINE = (
+MACHINE_DETAILS = (
     socket.gethostname(),
     str(ROOT),
     sys.prefix,
@@ -60,7 +60,7 @@ class FuzzedHandler:
     loop: asyncio.AbstractEventLoop
     simulator: Simulator
     codes: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Number of responses by code, and of results under `result`."""
+    """Number of error reports by code; the key `result` has the number of results."""
 
     def respond(self, job: dict[str, Any]) -> dict[str, Any]:
         """Return the handler's response to a job, within the time limit."""
@@ -86,7 +86,7 @@ def fuzzed() -> Iterator[FuzzedHandler]:
         assert [path for path in left if path.is_file()] == []
 
 
-AT_LEAST: dict[str, dict[str, int]] = {
+MINIMUM_COUNTS: dict[str, dict[str, int]] = {
     "test_any_json_gets_a_response": {"invalid_input": 1000},
     "test_an_almost_valid_request_gets_a_response": {"result": 500, "invalid_input": 300, "model_missing": 20},
     "test_an_almost_valid_graph_gets_a_response": {"result": 150, "invalid_input": 200, "workflow_rejected": 150},
@@ -100,7 +100,9 @@ def _minimum_of_codes(fuzzed: FuzzedHandler, request: pytest.FixtureRequest) -> 
     before = fuzzed.codes.copy()
     yield
     codes = fuzzed.codes - before
-    assert {code for code, least in AT_LEAST.get(request.node.name, {}).items() if codes[code] < least} == set()
+    assert {
+        code for code, minimum in MINIMUM_COUNTS.get(request.node.name, {}).items() if codes[code] < minimum
+    } == set()
 
 
 def _never(*_: object) -> None:
@@ -108,7 +110,7 @@ def _never(*_: object) -> None:
 
 
 def check(fuzzed: FuzzedHandler, job: dict[str, Any]) -> None:
-    """Run `job`, and check the properties of every response."""
+    """Run `job`, and check what holds for the response to any job."""
     result = fuzzed.respond(job)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert json.dumps(result, ensure_ascii=False).encode()  # as the SDK posts it
@@ -126,11 +128,11 @@ def check(fuzzed: FuzzedHandler, job: dict[str, Any]) -> None:
             assert Image.open(io.BytesIO(base64.b64decode(image["data"]))).size == (image["width"], image["height"])
         result = {**result, "images": [{**image, "data": ""} for image in result["images"]]}
     response, request = json.dumps(result), json.dumps(job)  # an error may repeat the request
-    assert not [word for word in ("Traceback", *OF_THIS_MACHINE) if word in response and word not in request]
+    assert not [word for word in ("Traceback", *MACHINE_DETAILS) if word in response and word not in request]
 
 
-def bodies(max_examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the settings of a test with this number of examples, the same ones in each run."""
+def body_settings(max_examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return settings for a test with this number of bodies, which are the same in each run."""
     return settings(
         max_examples=max_examples,
         derandomize=True,
@@ -172,7 +174,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=20) | st.sampled_
 ODD_NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 63, 64, 65, -(2**31), 2**31, 2**53, 2**63 - 1, 2**64, 10**400]) | (
     st.sampled_from([0.5, 1.0, -0.0, 64.0, 1e-300, 1e308, float("inf"), float("-inf"), float("nan")])
 )
-"""Numbers of all kinds, but no valid size above 65: such images would be generated."""
+"""Numbers of all kinds, but no valid size above 65: the worker would generate such large images."""
 SCALARS = st.none() | st.booleans() | ODD_NUMBERS | TEXTS
 KEYS = st.sampled_from(
     [*WORKFLOWS["flux-dev-img2img"].inputs, "workflow", "images", "overrides", "class_type", "inputs"]
@@ -185,7 +187,7 @@ ANYTHING = st.recursive(
 
 
 def mostly(usual: object, rare: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Generate `usual` three times out of four."""
+    """Generate `usual` three times out of four, and otherwise a value of `rare`."""
     return st.integers(0, 3).flatmap(lambda number: rare if number == 2 else st.just(usual))
 
 
@@ -212,7 +214,7 @@ S3_CONFIGS = st.dictionaries(
 )
 
 
-@bodies(1200)
+@body_settings(1200)
 @given(
     whole=ANYTHING | DEEP | ANYTHING.map(json.dumps),
     extra=st.dictionaries(st.sampled_from(["s3Config", "webhook", "policy", "batchId"]), ANYTHING, max_size=2),
@@ -276,7 +278,7 @@ CHANGES = st.dictionaries(st.sampled_from(sorted(VALID)) | TEXTS, ANYTHING, max_
 
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
-    """Generate a request that is valid or has one invalid key."""
+    """Generate a request from VALID, with at most one key replaced or added."""
     optional = sorted(VALID.keys() - {*ALWAYS, "workflow", "image"})
     names = [*ALWAYS, *draw(st.lists(st.sampled_from(optional), max_size=4, unique=True))]
     request = {name: draw(VALID[name]) for name in names}
@@ -286,7 +288,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     return {**request, **draw(mostly({}, CHANGES))}
 
 
-@bodies(1500)
+@body_settings(1500)
 @given(request=requests(), s3_config=mostly(None, S3_CONFIGS))
 def test_an_almost_valid_request_gets_a_response(
     fuzzed: FuzzedHandler, request: dict[str, Any], s3_config: dict[str, Any] | None
@@ -297,10 +299,10 @@ def test_an_almost_valid_request_gets_a_response(
 
 # --- almost valid graphs
 
-SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
+SMALL_INPUT: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 GRAPHS = [
-    render(WORKFLOWS["flux-dev-txt2img"], SMALL)[0],
-    render(WORKFLOWS["flux-dev-img2img"], {**SMALL, "image": "in.png"})[0],
+    render(WORKFLOWS["flux-dev-txt2img"], SMALL_INPUT)[0],
+    render(WORKFLOWS["flux-dev-img2img"], {**SMALL_INPUT, "image": "in.png"})[0],
     {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 255}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -327,7 +329,7 @@ NODES = st.fixed_dictionaries(
 
 @st.composite
 def graphs(draw: st.DrawFn) -> dict[str, Any]:
-    """Generate a valid graph with a few changes: inputs, classes and nodes replaced, added or removed."""
+    """Generate a valid graph with up to two changes to inputs, classes and nodes; nodes may be added or removed."""
     graph: dict[str, Any] = json.loads(json.dumps(draw(st.sampled_from(GRAPHS))))
     for _ in range(draw(st.integers(0, 2))):
         node_id = draw(st.sampled_from(sorted(graph)))
@@ -346,13 +348,14 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
     return graph
 
 
-NAMED = st.sampled_from(["in.png", "../in.png", "/etc/passwd", "in.png [output]", "", "x" * 300, "a/b.png"])
+IMAGE_NAMES = st.sampled_from(["in.png", "../in.png", "/etc/passwd", "in.png [output]", "", "x" * 300, "a/b.png"])
 IMAGE_LISTS = st.lists(
-    st.fixed_dictionaries({"name": NAMED, "image": BASE64}) | st.dictionaries(TEXTS, SCALARS, max_size=2), max_size=2
+    st.fixed_dictionaries({"name": IMAGE_NAMES, "image": BASE64}) | st.dictionaries(TEXTS, SCALARS, max_size=2),
+    max_size=2,
 )
 
 
-@bodies(1200)
+@body_settings(1200)
 @given(
     graph=graphs(),
     images=mostly([{"name": "in.png", "image": base64.b64encode(IMAGES[0]).decode()}], IMAGE_LISTS),
@@ -371,7 +374,7 @@ def test_an_almost_valid_graph_gets_a_response(
     changes: dict[str, Any],
     as_text: bool,
 ) -> None:
-    """A randomly changed graph is run, or rejected with an error that names the node."""
+    """A randomly changed graph is run or rejected."""
     workflow = json.dumps(graph) if as_text else graph
     check(fuzzed, {"id": "job-1", "input": {"workflow": workflow, "images": images, **changes}})
 
@@ -381,7 +384,7 @@ def test_an_almost_valid_graph_gets_a_response(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """Generate an image file with some bytes changed, removed or inserted, or random bytes."""
+    """Generate an image file with some bytes changed, and perhaps cut or extended; or generate random bytes."""
     data = bytearray(draw(st.sampled_from(IMAGES)))
     for _ in range(draw(st.integers(0, 4))):
         # Half of the changes are in the header, where they have more effect.
@@ -396,7 +399,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@bodies(1100)
+@body_settings(1100)
 @given(
     data=damaged(),
     head=mostly("", st.sampled_from(["data:image/png;base64,", "data:text/html;base64,", "data:,"])),
@@ -406,12 +409,12 @@ def damaged(draw: st.DrawFn) -> bytes:
 def test_an_almost_valid_image_gets_a_response(
     fuzzed: FuzzedHandler, data: bytes, head: str, junk: str, for_a_graph: bool
 ) -> None:
-    """A damaged image is accepted, or is invalid_image or invalid_input; ComfyUI accepts every image that we accept."""
+    """A damaged image is used or rejected."""
     image = f"{head}{base64.b64encode(data).decode()}{junk}"
     if for_a_graph:
         body: dict[str, Any] = {"workflow": GRAPHS[3], "images": [{"name": "in.png", "image": image}]}
     else:
-        body = {**SMALL, "image": image, "strength": 0.5}
+        body = {**SMALL_INPUT, "image": image, "strength": 0.5}
     check(fuzzed, {"id": "job-1", "input": body})
 
 
@@ -419,8 +422,8 @@ def test_an_almost_valid_image_gets_a_response(
 
 
 def test_concurrent_jobs_get_their_own_responses(fuzzed: FuzzedHandler) -> None:
-    """Valid and invalid requests run at once."""
-    inputs = [{**SMALL, "seed": seed, **({"steps": 0} if seed % 3 == 0 else {})} for seed in range(30)]
+    """Of 30 concurrent requests, each valid one gets the result for its seed, and each invalid one an error."""
+    inputs = [{**SMALL_INPUT, "seed": seed, **({"steps": 0} if seed % 3 == 0 else {})} for seed in range(30)]
 
     async def all_at_once() -> list[dict[str, Any]]:
         jobs: list[Coroutine[Any, Any, dict[str, Any]]] = [

@@ -36,12 +36,12 @@ from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2}
+SMALL_INPUT = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2}
 
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A new simulator."""
+    """A simulated ComfyUI."""
     with Simulator(step_s=0.01) as simulator:
         yield simulator
 
@@ -59,21 +59,21 @@ def make_service(simulator: Simulator) -> Service:
 
 @pytest.fixture
 def handler(simulator: Simulator) -> Iterator[Handler]:
-    """The handler on that simulator."""
+    """A handler whose jobs run on `simulator`."""
     service = make_service(simulator)
     yield make_handler(service)
     service.worker.server.close()
 
 
 def report_of(result: dict[str, Any]) -> ErrorReport:
-    """Return the report of a failed result, which has no other key."""
+    """Return the report of a failed result, after a check that the result has no other key."""
     assert list(result) == ["error"]
     assert isinstance(result["error"], str)
     return ErrorReport.from_json(result["error"])
 
 
 def test_the_module_has_a_handler_that_boots_on_the_first_call(simulator: Simulator) -> None:
-    """`from handler import handler`, as in RunPod's examples: importing does nothing, each call returns a result."""
+    """`from handler import handler`, as in RunPod's examples: the import loads no runpod; a call returns an image."""
     code = """
 import asyncio, json, sys
 from handler import handler
@@ -83,7 +83,7 @@ results = [asyncio.run(handler(job)) for _ in range(2)]
 print(json.dumps([len(result["images"]) for result in results]))
 """
     environment = {**os.environ, "COMFYUI_URL": simulator.url, "WORKER_WARMUP": "false", "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-c", code, json.dumps({"id": "1", "input": SMALL})]
+    arguments = [sys.executable, "-c", code, json.dumps({"id": "1", "input": SMALL_INPUT})]
 
     done = subprocess.run(
         arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -94,7 +94,7 @@ print(json.dumps([len(result["images"]) for result in results]))
 
 def test_a_result_has_no_forbidden_keys(handler: Handler) -> None:
     """The SDK removes `error` and `refresh_worker` from a result and nests `output`, so a result has none of them."""
-    result = asyncio.run(handler({"id": "1", "input": SMALL}))
+    result = asyncio.run(handler({"id": "1", "input": SMALL_INPUT}))
 
     assert result["images"]
     assert not {"error", "refresh_worker", "output"} & result.keys()
@@ -102,7 +102,7 @@ def test_a_result_has_no_forbidden_keys(handler: Handler) -> None:
 
 @pytest.mark.parametrize("job", [{}, {"input": None}, {"input": []}, {"input": "text"}, {"input": {}}, {"input": 5}])
 def test_a_job_without_an_input_is_an_invalid_input(handler: Handler, job: dict[str, Any]) -> None:
-    """Anything in place of the input results in one report."""
+    """A job whose input is missing or is not a valid request gets an invalid_input report."""
     assert report_of(asyncio.run(handler(job))).code is ErrorCode.INVALID_INPUT
 
 
@@ -111,7 +111,7 @@ def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: p
     service = make_service(simulator)
     broken = configured(service.worker, job_timeout_s=None)  # the bug
     handler = make_handler(replace(service, worker=broken))
-    report = report_of(asyncio.run(handler({"id": "job-7", "input": SMALL})))
+    report = report_of(asyncio.run(handler({"id": "job-7", "input": SMALL_INPUT})))
     service.worker.server.close()
 
     assert report.code is ErrorCode.INTERNAL
@@ -125,7 +125,7 @@ def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simul
     simulator.faults.hang_sampling(at_step=2)
 
     async def cancelled_while_sampling() -> None:
-        task = asyncio.ensure_future(handler({"id": "1", "input": {**SMALL, "num_images": 2}}))
+        task = asyncio.ensure_future(handler({"id": "1", "input": {**SMALL_INPUT, "num_images": 2}}))
         assert await asyncio.to_thread(until, lambda: simulator.sampled_steps)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -133,14 +133,14 @@ def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simul
 
     asyncio.run(cancelled_while_sampling())
     assert list(simulator.queue_ids) == []
-    assert asyncio.run(handler({"id": "2", "input": SMALL}))["images"]
+    assert asyncio.run(handler({"id": "2", "input": SMALL_INPUT}))["images"]
 
 
-def test_two_active_jobs_do_not_wait_for_each_other(simulator: Simulator, handler: Handler) -> None:
-    """Two active jobs are in ComfyUI's queue at once, and both succeed."""
+def test_two_concurrent_jobs_succeed(simulator: Simulator, handler: Handler) -> None:
+    """Two concurrent jobs get their own results."""
 
     async def both() -> list[dict[str, Any]]:
-        jobs = [handler({"id": str(seed), "input": {**SMALL, "seed": seed}}) for seed in (1, 2)]
+        jobs = [handler({"id": str(seed), "input": {**SMALL_INPUT, "seed": seed}}) for seed in (1, 2)]
         return list(await asyncio.gather(*jobs))
 
     assert [result["seed"] for result in asyncio.run(both())] == [1, 2]
@@ -148,18 +148,18 @@ def test_two_active_jobs_do_not_wait_for_each_other(simulator: Simulator, handle
 
 
 def test_jobs_have_their_own_threads(simulator: Simulator) -> None:
-    """Other users of the event loop's threads do not delay a job."""
+    """A job runs while another call occupies the only thread of the event loop."""
     service = make_service(simulator)
-    freed = threading.Event()
+    released = threading.Event()
 
     async def beside_others() -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(1))
-        other = loop.run_in_executor(None, freed.wait, 60)
+        other = loop.run_in_executor(None, released.wait, 60)
         try:
-            return await asyncio.wait_for(make_handler(service)({"id": "1", "input": SMALL}), 30)
+            return await asyncio.wait_for(make_handler(service)({"id": "1", "input": SMALL_INPUT}), 30)
         finally:
-            freed.set()
+            released.set()
             await other
 
     assert asyncio.run(beside_others())["images"]
@@ -168,12 +168,14 @@ def test_jobs_have_their_own_threads(simulator: Simulator) -> None:
 
 
 def test_more_jobs_than_threads_all_end(simulator: Simulator) -> None:
-    """The local API may get any number of jobs at once."""
+    """Four concurrent jobs succeed with one thread: the local API accepts any number of jobs."""
     service = replace(make_service(simulator), threads=make_threads(1))
     handler = make_handler(service)
 
     async def all_of_them() -> list[dict[str, Any]]:
-        return list(await asyncio.gather(*(handler({"id": str(n), "input": {**SMALL, "seed": n}}) for n in range(4))))
+        return list(
+            await asyncio.gather(*(handler({"id": str(n), "input": {**SMALL_INPUT, "seed": n}}) for n in range(4)))
+        )
 
     assert [result["seed"] for result in asyncio.run(all_of_them())] == [0, 1, 2, 3]
     service.worker.server.close()
@@ -181,7 +183,7 @@ def test_more_jobs_than_threads_all_end(simulator: Simulator) -> None:
 
 
 def test_an_invalid_setting_is_a_config_error() -> None:
-    """An invalid setting raises ConfigError before any job is served. The error names the variable."""
+    """An invalid setting raises ConfigError when the worker is created, before any job is served."""
     with pytest.raises(ConfigError, match="not a valid ComfyUI URL"):
         make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
 
@@ -216,9 +218,9 @@ def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
 
 
 def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None:
-    """Inline files are written under unused names; stored ones are not.
+    """Inline files are written under unused names, and files in a bucket are not written.
 
-    If the folder is read-only, the result is kept.
+    If the folder cannot be created, the result says so. A failed result is not changed.
     """
     inline = {"filename": "sub/a.png", "type": "base64", "data": base64.b64encode(b"png").decode(), "seed": 7}
     stored = {"filename": "b.png", "type": "s3_url", "data": "https://s3/b.png"}
@@ -238,8 +240,8 @@ def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:
     """`--test_input` runs the given job; a failed job prints its report."""
-    succeeded = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
-    failed = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
+    succeeded = run_handler(simulator, "--test_input", json.dumps({"input": SMALL_INPUT}))
+    failed = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL_INPUT, "steps": 0}}))
 
     assert succeeded.returncode == 0, succeeded.stderr
     assert failed.returncode == 1
@@ -247,7 +249,7 @@ def test_a_test_input_can_be_given(simulator: Simulator) -> None:
 
 
 def test_an_invalid_variable_ends_the_process(simulator: Simulator) -> None:
-    """The output names the variable, without a traceback."""
+    """The process exits with 1 and names the variable, without a traceback."""
     ended = run_handler(simulator, WORKER_JOB_TIMEOUT_S="soon")
 
     assert ended.returncode == 1
@@ -257,7 +259,7 @@ def test_an_invalid_variable_ends_the_process(simulator: Simulator) -> None:
 
 @pytest.fixture(params=["arguments", "variables"])
 def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of `handler.py --rp_serve_api`, and of the local API that a variable enables."""
+    """The URL of the local API, enabled once by arguments and once by variables."""
     port = str(free_port())
     arguments = [sys.executable, "handler.py"]
     environment = {**os.environ, "COMFYUI_URL": simulator.url}
@@ -269,15 +271,15 @@ def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[
         subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     ) as process:
         assert process.stderr is not None
-        started = threading.Timer(30, process.kill)
-        started.start()
+        start_limit = threading.Timer(30, process.kill)
+        start_limit.start()
         for line in process.stderr:
             if "Uvicorn running" in line:
                 break
-        started.cancel()
+        start_limit.cancel()
         drain = threading.Thread(target=process.stderr.read, daemon=True)
         drain.start()
-        host = "127.0.0.1" if request.param == "arguments" else "127.0.0.2"  # that, or every address
+        host = "127.0.0.1" if request.param == "arguments" else "127.0.0.2"  # variables: all addresses
         yield f"http://{host}:{port}"
         process.terminate()
         assert process.wait(20) == 0
@@ -286,15 +288,15 @@ def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[
 
 def test_the_local_api_serves_jobs(local_api: str) -> None:
     """/runsync returns the result, or the report of a failed job. SIGTERM ends the process with status 0."""
-    succeeded = requests.post(f"{local_api}/runsync", json={"input": SMALL}, timeout=30).json()
+    succeeded = requests.post(f"{local_api}/runsync", json={"input": SMALL_INPUT}, timeout=30).json()
     failed = requests.post(f"{local_api}/runsync", json={"input": {"prompt": ""}}, timeout=30).json()
 
     assert succeeded["output"]["images"][0]["width"] == 64
     assert ErrorReport.from_json(failed["error"]).code is ErrorCode.INVALID_INPUT
 
 
-class _Webhook(HttpHandler):
-    """Records that it was called."""
+class _WebhookHandler(HttpHandler):
+    """Records the path of each call."""
 
     server: WebhookServer
 
@@ -308,12 +310,12 @@ class WebhookServer(HttpServer):
     """A server in the worker's network."""
 
     def __init__(self) -> None:
-        super().__init__(_Webhook)
+        super().__init__(_WebhookHandler)
         self.calls: list[str] = []
 
 
 def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
-    """Callers of the local API cannot make the worker post into its network; the log reports this at start."""
+    """Callers of the local API cannot make the worker post into its network: webhooks are ignored, as the log says."""
     port = free_port()
     environment = {**os.environ, "COMFYUI_URL": simulator.url, "SERVE_API_LOCALLY": "true"}
     environment |= {"WORKER_WARMUP": "false", "WORKER_API_PORT": str(port)}
@@ -328,7 +330,7 @@ def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
         reader.start()
         assert until(lambda: b"Uvicorn running" in b"".join(log))
         assert b"the local API has no login" in b"".join(log)
-        body = {"input": SMALL, "webhook": f"{inside.url}/inside"}
+        body = {"input": SMALL_INPUT, "webhook": f"{inside.url}/inside"}
         result = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
         assert result["output"]["images"]
         assert until(lambda: b"ignored a job's webhook" in b"".join(log))

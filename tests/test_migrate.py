@@ -1,6 +1,6 @@
 """The examples of docs/migrate.md and docs/rollout.md, taken from the pages and run unchanged.
 
-Four processes: the shim, started with the page's command, the simulated platform, the real worker, and the simulated
+They use the shim, started with the page's command, the simulated platform, the real worker, and the simulated
 ComfyUI. The examples of rollout.md also use the simulated Scenario.
 """
 
@@ -28,20 +28,20 @@ from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
-from tests.needs import programs_of
+from tests.needs import require_programs_of
 
 pytestmark = pytest.mark.slow
 FENCE = re.compile(r"^```(python|ts|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)
-SERVE = "comfy-client scenario serve"
-START_DEADLINE_S = 30.0
-RUN_DEADLINE_S = 110
+SERVE_COMMAND = "comfy-client scenario serve"
+START_TIMEOUT_S = 30.0
+RUN_TIMEOUT_S = 110
 KEY, SECRET = "api_caller", "sec_caller_0123456789"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One code block of a page, with its heading."""
+    """One code block of a page, with the heading above it."""
 
     page: str
     heading: str
@@ -53,7 +53,7 @@ class Example:
 
     def command(self, folder: Path) -> list[str]:
         """Return the command that runs the example; a file that it needs is written to `folder`."""
-        programs_of("node " if self.language == "ts" else self.text)
+        require_programs_of("node " if self.language == "ts" else self.text)
         match self.language:
             case "python":
                 return [sys.executable, "-c", self.text]
@@ -65,7 +65,7 @@ class Example:
 
 
 def examples(page: str) -> list[Example]:
-    """Return the runnable blocks of a page, in order."""
+    """Return the Python, TypeScript and shell blocks of a page, in order."""
     text = (ROOT / "docs" / page).read_text()
     headings = [(found.start(), found[1]) for found in HEADING.finditer(text)]
     return [
@@ -74,9 +74,9 @@ def examples(page: str) -> list[Example]:
     ]
 
 
-MIGRATE = [example for example in examples("migrate.md") if SERVE not in example.text]
-ROLLOUT = examples("rollout.md")
-[SERVING] = [example for example in examples("migrate.md") if SERVE in example.text]
+MIGRATE_EXAMPLES = [example for example in examples("migrate.md") if SERVE_COMMAND not in example.text]
+ROLLOUT_EXAMPLES = examples("rollout.md")
+[SERVE_EXAMPLE] = [example for example in examples("migrate.md") if SERVE_COMMAND in example.text]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class MigrationSetup:
     tools: Path
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that the page names. The commands of this checkout are on PATH."""
+        """Return the variables that the pages name. The comfy-client of this checkout is on PATH."""
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         return {
             **kept,
@@ -115,11 +115,11 @@ def setup() -> Iterator[MigrationSetup]:
         command = tools / "comfy-client"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m comfy_client.cli.main "$@"\n')
         command.chmod(0o755)
-        before = MigrationSetup(worker_setup, scenario, "", tools)
+        without_shim = MigrationSetup(worker_setup, scenario, "", tools)
         with Path(name, "shim.log").open("w+") as log:
             shim = subprocess.Popen(
-                SERVING.command(Path(name)),
-                env={**before.environment(), "PORT": "0"},
+                SERVE_EXAMPLE.command(Path(name)),
+                env={**without_shim.environment(), "PORT": "0"},
                 cwd=name,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -129,17 +129,17 @@ def setup() -> Iterator[MigrationSetup]:
                 yield MigrationSetup(worker_setup, scenario, url_of(shim, Path(log.name)), tools)
             finally:
                 shim.terminate()
-                shim.wait(START_DEADLINE_S)
+                shim.wait(START_TIMEOUT_S)
 
 
 def url_of(shim: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the shim's URL, once its log has it."""
+    """Wait until the shim has logged its URL, and return the URL."""
 
     def logged_url() -> str:
         found = re.search(r"listens on (http://\S+)", log.read_text())
         return found[1] if found else ""
 
-    assert until(lambda: logged_url() or shim.poll() is not None, START_DEADLINE_S)
+    assert until(lambda: logged_url() or shim.poll() is not None, START_TIMEOUT_S)
     assert logged_url(), log.read_text()
     return logged_url()
 
@@ -153,14 +153,14 @@ def run(example: Example, environment: dict[str, str], folder: Path) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=RUN_DEADLINE_S,
+        timeout=RUN_TIMEOUT_S,
         check=False,
     )
     assert ended.returncode == 0, f"{example}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
 
-@pytest.mark.parametrize("example", MIGRATE, ids=str)
+@pytest.mark.parametrize("example", MIGRATE_EXAMPLES, ids=str)
 def test_an_example_of_the_migration_runs_unchanged(example: Example, setup: MigrationSetup, tmp_path: Path) -> None:
     """The example exits with 0, and each image that it names exists and can be decoded."""
     run(example, setup.environment(), tmp_path)
@@ -172,16 +172,16 @@ def test_an_example_of_the_migration_runs_unchanged(example: Example, setup: Mig
 
 def test_every_kind_of_caller_has_an_example() -> None:
     """The SDK, plain HTTP in Python, TypeScript and curl; the last two also upload."""
-    all_examples = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE)
+    all_examples = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE_EXAMPLES)
 
     for part in ("from scenario_sdk", "import requests", "# ts\n", "await fetch(", "curl -sS"):
         assert part in all_examples
-    assert {example.language for example in MIGRATE if "/assets" in example.text} >= {"ts", "sh"}
+    assert {example.language for example in MIGRATE_EXAMPLES if "/assets" in example.text} >= {"ts", "sh"}
 
 
-@pytest.mark.parametrize("example", ROLLOUT, ids=str)
+@pytest.mark.parametrize("example", ROLLOUT_EXAMPLES, ids=str)
 def test_an_example_of_the_rollout_runs_unchanged(example: Example, setup: MigrationSetup, tmp_path: Path) -> None:
-    """The example exits with 0. Calls to Scenario go to the simulator."""
+    """The example exits with 0, with the simulated Scenario. The page has the output of the Python example."""
     printed = run(example, {**setup.environment(), **setup.scenario.client_env()}, tmp_path)
 
     if example.language == "python":
@@ -189,7 +189,7 @@ def test_an_example_of_the_rollout_runs_unchanged(example: Example, setup: Migra
 
 
 def test_the_provider_scenario_works_with_the_shim(setup: MigrationSetup) -> None:
-    """The provider and the shim were written independently. `doctor` accepts the shim as Scenario."""
+    """The provider `scenario` generates an image with the shim; `health` reports that the shim is not Scenario."""
     with client_from_env({**setup.environment(), "IMAGE_GENERATION_PROVIDER": "scenario"}, timeout_s=60.0) as client:
         knight = ROOT / "examples" / "knight.png"
         result = client.img2img(knight, "as an oil painting", width=128, height=128, steps=2, seed=7)
@@ -199,8 +199,8 @@ def test_the_provider_scenario_works_with_the_shim(setup: MigrationSetup) -> Non
         assert "is not Scenario's own URL" in client.health().sentence
 
 
-def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:
-    """Return p50 and p95 of a simulated queue with that many workers and 50,000 randomly arriving jobs."""
+def simulated_percentiles_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:
+    """Return p50 and p95 of the seconds that 50,000 randomly arriving jobs take in a simulated queue."""
     chance = random.Random(1)  # noqa: S311 - not secret
     free_at, now, took = [0.0] * workers, 0.0, []
     for _ in range(50_000):
@@ -214,11 +214,11 @@ def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float
 
 def test_the_formula_of_the_rollout_is_close_to_a_simulated_queue() -> None:
     """The formula's p50 and p95 differ by at most a sixth from the simulated queue's, for each row of the table."""
-    [formula] = [example for example in ROLLOUT if example.language == "python"]
+    [formula] = [example for example in ROLLOUT_EXAMPLES if example.language == "python"]
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(formula.text, names)  # noqa: S102 - our own page
 
     for jobs, workers in ((20, 1), (100, 1), (200, 2), (400, 3), (800, 4), (1600, 8)):
         expected = [names["warm_s"](share, jobs, workers) for share in (0.5, 0.95)]
-        assert expected == pytest.approx(simulated_s(jobs, workers, names["run_s"]), rel=1 / 6)
+        assert expected == pytest.approx(simulated_percentiles_s(jobs, workers, names["run_s"]), rel=1 / 6)

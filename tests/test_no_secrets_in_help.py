@@ -1,4 +1,4 @@
-"""help(), signatures and pydoc of the package do not contain values of the environment."""
+"""help(), signatures, pydoc and reprs of the package do not contain values of the environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.docs.__main__ import VARIABLE_TABLES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-MARK = "rpa_this_is_a_secret"
+PLANTED_VALUE = "rpa_this_is_a_secret"
 DESCRIBE = """
 import importlib, inspect, pkgutil, pydoc, comfy_client
 names = ["comfy_client", *(each.name for each in pkgutil.walk_packages(comfy_client.__path__, "comfy_client."))]
@@ -39,11 +39,11 @@ print("described", len(names))
 
 
 def test_no_help_shows_a_variable() -> None:
-    """For every module, with a secret in every known variable and in an unknown one."""
+    """No module's help, signatures or values show a secret that is in every known variable and in an unknown one."""
     names = {variable.name for table in VARIABLE_TABLES.values() for variable in table} | {"SOMEBODY_S_TOKEN"}
     ended = subprocess.run(
         [sys.executable, "-c", DESCRIBE],
-        env={**os.environ, **dict.fromkeys(names, MARK), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **dict.fromkeys(names, PLANTED_VALUE), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -51,13 +51,13 @@ def test_no_help_shows_a_variable() -> None:
 
     assert ended.returncode == 0, ended.stderr
     assert "described" in ended.stdout
-    assert MARK not in ended.stdout + ended.stderr
+    assert PLANTED_VALUE not in ended.stdout + ended.stderr
 
 
 def test_a_repr_does_not_show_the_environment() -> None:
-    """Error reporters print the values of variables near an error."""
-    environment = {"RUNPOD_API_KEY": MARK, "RUNPOD_ENDPOINT_ID": "ep"}
+    """No repr shows the API key: error reporters print the values of variables near an error."""
+    environment = {"RUNPOD_API_KEY": PLANTED_VALUE, "RUNPOD_ENDPOINT_ID": "ep"}
     call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
-    with client_from_env(environment) as client, Client(api_key=MARK, endpoint_id="ep") as other:
-        held = (call, client, client.provider, other.provider, client.job("x"))
-        assert MARK not in repr(held) + str([str(each) for each in held])
+    with client_from_env(environment) as client, Client(api_key=PLANTED_VALUE, endpoint_id="ep") as other:
+        objects = (call, client, client.provider, other.provider, client.job("x"))
+        assert PLANTED_VALUE not in repr(objects) + str([str(each) for each in objects])

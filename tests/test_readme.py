@@ -1,4 +1,4 @@
-"""The examples of the README and the scripts for applications, run unchanged."""
+"""The examples of the README, and the scripts `test_comfyui_api` and `validate_endpoint`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.http_server import free_port
 
 pytestmark = pytest.mark.slow
-BY_HAND = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```sh\n(.*?)```", re.DOTALL)
-EXAMPLE = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```python\n(.*?)```", re.DOTALL)
-SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
+TERMINAL_BLOCK = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```sh\n(.*?)```", re.DOTALL)
+PYTHON_BLOCK = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```python\n(.*?)```", re.DOTALL)
+SMALL_FLAGS = ["--width", "64", "--height", "64", "--steps", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def run(command: list[str], setup: WorkerSetup, folder: Path) -> subprocess.Comp
 
 
 def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> None:
-    """The README's example generates knight.png with nothing but environment variables."""
-    [example] = EXAMPLE.findall((ROOT / "README.md").read_text())
+    """The README's example has four lines, and generates knight.png; environment variables select the endpoint."""
+    [example] = PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
     ended = run([sys.executable, "-c", example], setup, tmp_path)
 
     assert ended.returncode == 0, ended.stderr
@@ -48,7 +48,7 @@ def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> N
 
 def test_the_readme_s_block_for_a_terminal_runs() -> None:
     """The block runs on a free port, writes two images to debug-output/ and prints their paths without base64."""
-    [block] = BY_HAND.findall((ROOT / "README.md").read_text())
+    [block] = TERMINAL_BLOCK.findall((ROOT / "README.md").read_text())
     port = free_port()
     here = block.replace("simulator &", f"simulator --port {port} &").replace(":8188", f":{port}")
     ended = subprocess.run(
@@ -71,22 +71,24 @@ def test_the_readme_s_block_for_a_terminal_runs() -> None:
 
 
 def test_one_script_generates_an_image(setup: WorkerSetup, tmp_path: Path) -> None:
-    """`test_comfyui_api` writes a PNG from a prompt and one from an image, and exits with 0."""
+    """`test_comfyui_api` writes a PNG from a prompt and one from an image. Without a workflow it exits with 2."""
     script = str(ROOT / "scripts" / "test_comfyui_api")
-    made = run([script, "A pixel art knight", "txt2img", *SMALL, "-o", "a.png"], setup, tmp_path)
-    again = run([script, "Refine", "img2img", "a.png", *SMALL, "-o", "b.png"], setup, tmp_path)
-    wrong = run([script, "Refine"], setup, tmp_path)
+    from_prompt = run([script, "A pixel art knight", "txt2img", *SMALL_FLAGS, "-o", "a.png"], setup, tmp_path)
+    from_image = run([script, "Refine", "img2img", "a.png", *SMALL_FLAGS, "-o", "b.png"], setup, tmp_path)
+    without_workflow = run([script, "Refine"], setup, tmp_path)
 
-    assert (made.returncode, again.returncode, wrong.returncode) == (0, 0, 2), made.stderr + again.stderr
+    assert (from_prompt.returncode, from_image.returncode, without_workflow.returncode) == (0, 0, 2), (
+        from_prompt.stderr + from_image.stderr
+    )
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as image:
             assert image.format == "PNG"
 
 
 def test_validate_endpoint_writes_its_evidence(setup: WorkerSetup, tmp_path: Path) -> None:
-    """The script exits with 0, and writes images, requests, results and a page that shows them."""
+    """The script exits with 0, and writes images, requests, results and a page that shows the images and no API key."""
     script = str(ROOT / "scripts" / "validate_endpoint")
-    ended = run([script, *SMALL, "--output", str(tmp_path)], setup, ROOT)
+    ended = run([script, *SMALL_FLAGS, "--output", str(tmp_path)], setup, ROOT)
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
     page = (folder / "index.html").read_text()
 
@@ -102,11 +104,11 @@ def test_validate_endpoint_writes_its_evidence(setup: WorkerSetup, tmp_path: Pat
 
 
 def test_validate_endpoint_fails_for_a_failing_endpoint(setup: WorkerSetup, tmp_path: Path) -> None:
-    """The script exits with 1, and names the failed case."""
+    """The script exits with 1, and names the failed case and its error."""
     assert setup.simulator is not None
     setup.simulator.faults.fail_node("KSampler", "RuntimeError", "boom", times=1)
     script = str(ROOT / "scripts" / "validate_endpoint")
-    ended = run([script, *SMALL, "--output", str(tmp_path)], setup, ROOT)
+    ended = run([script, *SMALL_FLAGS, "--output", str(tmp_path)], setup, ROOT)
 
     assert ended.returncode == 1, ended.stdout
     assert "!!  txt2img" in ended.stdout

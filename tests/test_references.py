@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
 CITATION = re.compile(r"(?P<folder>[\w/]*)reference/(?P<page>\w+)\.md(?:#(?P<heading>[\w-]+))?")
-HISTORY = ("CHANGELOG.md", "mkdocs.yml")
-"""Files that describe the past, and the table of contents of the site, which has paths below docs/."""
+SKIPPED = ("CHANGELOG.md", "mkdocs.yml")
+"""The changelog, which describes the past, and the site's table of contents, whose paths start below docs/."""
 
 
 def slug(heading: str) -> str:
@@ -21,15 +21,15 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def headings(page: Path) -> set[str]:
-    """Return the anchors of a page."""
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
     return {slug(line.lstrip("# ")) for line in page.read_text().splitlines() if line.startswith("#")}
 
 
 def citations() -> list[tuple[str, str]]:
-    """Return each citation in a tracked file, with its position."""
+    """Return the position (`file:line`) and the text of each citation in the repository."""
     listed = subprocess.run(
-        ["git", "grep", "--untracked", "-nIE", r"reference/\w+\.md", "--", ".", *(f":!{name}" for name in HISTORY)],  # noqa: S607
+        ["git", "grep", "--untracked", "-nIE", r"reference/\w+\.md", "--", ".", *(f":!{name}" for name in SKIPPED)],  # noqa: S607
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -53,9 +53,9 @@ def test_a_citation_leads_to_a_heading(place: str, citation: str) -> None:
     assert relative or match["folder"] == "docs/", f"{place}: {citation}"
     assert page.is_file(), f"{place} cites {citation}, which does not exist"
     if match["heading"]:
-        assert match["heading"] in headings(page), f"{place} cites {citation}; {page.name} has no such heading"
+        assert match["heading"] in anchors(page), f"{place} cites {citation}; {page.name} has no such heading"
 
 
 def test_there_are_citations() -> None:
-    """The search above finds the citations; an empty list would pass everything."""
+    """`citations` finds the citations: without any, the test above would check nothing."""
     assert len(citations()) > 40

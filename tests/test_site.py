@@ -20,25 +20,25 @@ PAGES = (
 PATH = re.compile(
     r"(?<![\w/.-])((?:comfy_\w+|bench|worker|simulators|scripts|tools|tests|workflows|docs|requirements)/[\w./-]*)"
 )
-EXAMPLES = {"workflows/NAME.json", "workflows/NAME.inputs.json", "comfy_client/providers/NAME.py"}
+PLACEHOLDERS = {"workflows/NAME.json", "workflows/NAME.inputs.json", "comfy_client/providers/NAME.py"}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_for_contributors_names_files_that_exist(page: str) -> None:
-    """Every path below a package of this repository exists."""
+    """Every path of the repository that the page names exists, except the PLACEHOLDERS."""
     named = {path.rstrip(".") for path in PATH.findall((ROOT / page).read_text())}
-    missing = sorted(path for path in named - EXAMPLES if not (ROOT / path).exists())
+    missing = sorted(path for path in named - PLACEHOLDERS if not (ROOT / path).exists())
 
     assert missing == [], f"{page} names files that do not exist: correct the page"
 
 
 def test_every_page_is_on_the_site(tmp_path: Path) -> None:
-    """The nav of mkdocs.yml lists every page, and no other."""
+    """The nav of mkdocs.yml lists every page of the site, and nothing else."""
     assert site.write_sources(tmp_path) == []
 
 
 def test_links_and_boxes_become_those_of_the_site() -> None:
-    """Pages link to pages, other files of the repository to GitHub; a box becomes an admonition."""
+    """A link to a page leads to the site, a link to another file to GitHub. A box becomes an admonition."""
     names = {"README.md": "index.md", "docs/a.md": "a.md", "docs/guide/b.md": "guide/b.md"}
     text = "[r](../README.md) [b](guide/b.md#x) [f](../Dockerfile) [w](https://w) [s](#s)\n\n> [!NOTE]\n> A box.\n"
 

@@ -1,4 +1,4 @@
-"""The wheel: it contains the workflows, and is imported quickly without the worker."""
+"""The wheel: it contains the workflows and not the worker, and works in a new environment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def wheel_and_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The wheel that scripts/release/wheel builds in a separate checkout, and the script's output."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in BUILD_FILES:
@@ -56,9 +56,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return wheel, ended.stdout
 
 
-def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, str]) -> None:
+def test_the_wheel_works_in_an_empty_environment(wheel_and_output: tuple[Path, str]) -> None:
     """`scripts/release/wheel` installs the wheel into a new environment, which generates an image on the simulator."""
-    wheel, printed = built
+    wheel, printed = wheel_and_output
     version, image, path = printed.splitlines()
 
     assert wheel.name.startswith(f"flux_comfyui_client-{version}-")
@@ -66,9 +66,9 @@ def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, str]) -> Non
     assert path == str(wheel)
 
 
-def test_the_wheel_has_the_workflows_and_not_the_worker(built: tuple[Path, str], tmp_path: Path) -> None:
-    """The wheel, unpacked into a folder and imported, finds the templates inside itself."""
-    with zipfile.ZipFile(built[0]) as archive:
+def test_the_wheel_has_the_workflows_and_not_the_worker(wheel_and_output: tuple[Path, str], tmp_path: Path) -> None:
+    """The unpacked wheel is imported without large libraries and finds its workflows; it has no tests and no worker."""
+    with zipfile.ZipFile(wheel_and_output[0]) as archive:
         names = archive.namelist()
         [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
         assert b"comfy-client = comfy_client.cli.main:main" in archive.read(entry_points)

@@ -53,15 +53,15 @@ SKIPPED_PATHS = (
     "tests/recordings/",
     "tests/test_check_language.py",
 )
-"""History, the texts of others, and the list above with its test."""
+"""The changelog, files by others, recordings, and this module with its test."""
 
 CHECKED_SUFFIXES = {"", ".html", ".js", ".json", ".md", ".mjs", ".py", ".sh", ".toml", ".yaml", ".yml"}
 
 
 def phrase_pattern(phrase: str) -> re.Pattern[str]:
-    """Return a regular expression that matches a phrase, also across a line break of a comment.
+    """Return a regular expression that matches a phrase, also across a line break in a comment.
 
-    `is None` is Python, and "there is none" is plain English: both are allowed.
+    `is None` and "there is none" are not matched: the first is Python, the second is plain English.
     """
     words = r"[\s#]+".join(re.escape(word) for word in phrase.split())
     return re.compile(rf"(?<!\bthere\s)\b[{words[0].upper()}{words[0]}]{words[1:]}\b")
@@ -71,7 +71,7 @@ PATTERNS = {phrase: phrase_pattern(phrase) for phrase in REPLACEMENTS}
 
 
 def comments_and_strings(source: str) -> str:
-    """Return the comments and string literals of a Python module, each in its line."""
+    """Return the comments and string literals of a Python module, each in the line where it is in `source`."""
     lines = [""] * (source.count("\n") + 2)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}:
@@ -88,7 +88,7 @@ def banned_phrases(text: str) -> Iterator[tuple[int, str]]:
 
 
 def checked_files() -> list[str]:
-    """Return the tracked and new files that people read or write."""
+    """Return the names of the files to check: tracked or new, with CHECKED_SUFFIXES, and not in SKIPPED_PATHS."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
     return [

@@ -64,7 +64,7 @@ def random_weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any
 
 
 def make_models(comfyui: Path) -> None:
-    """Write the four files into ComfyUI's models folder."""
+    """Write the four model files into ComfyUI's models folder, and set `num_layers` in ComfyUI's T5 config to 1."""
     import comfy.options
 
     comfy.options.enable_args_parsing()  # before the other modules, which read the arguments

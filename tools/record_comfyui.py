@@ -28,7 +28,7 @@ from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, img2img, to_
 RECORDING_TIMEOUT_S = 300.0
 DROP_ATTEMPTS = 5
 SILENCE_S = 3.0
-"""How long a websocket is read when no more frames are expected."""
+"""Seconds for which a websocket is read when no more frames are expected."""
 UPLOAD_CONTENT = b"x" * 77
 """Content of the uploads with unusual names."""
 RECORDINGS = Path(__file__).resolve().parent.parent / "tests" / "recordings"
@@ -48,7 +48,7 @@ RUNS: dict[str, Graph] = {
     "interrupted": changed(TXT2IMG, ks={"seed": 11, "steps": 30}),
     "err_runtime_shape": changed(TXT2IMG, clip={"type": "sdxl"}, ks={"seed": 12}),
 }
-"""Graphs in the order in which they run. Each uses the cache of the one before it."""
+"""Graphs by the name of their recording, in the order in which they run. ComfyUI caches parts of earlier graphs."""
 
 Entry = dict[str, Any]
 """One element of a recording: a frame, a request with its response, or a note."""
@@ -107,7 +107,7 @@ def read_frame(connection: websocket.WebSocket) -> Entry:
 
 
 def read_until(connection: websocket.WebSocket, is_last: Callable[[Entry], bool], posted_at: float) -> Iterator[Entry]:
-    """Yield frames with their seconds since `posted_at`, up to the one for which `is_last` is true."""
+    """Yield frames with their seconds since `posted_at`, up to and including the one for which `is_last` is true."""
     while True:
         frame = read_frame(connection)
         yield {"t": round(time.monotonic() - posted_at, 4), **frame}
@@ -129,7 +129,7 @@ def is_end(frame: Entry) -> bool:
 
 
 def without_texts_for_people(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return JSON without UNRECORDED_KEYS, tracebacks and the paths of the host's folders."""
+    """Return JSON without UNRECORDED_KEYS, tracebacks and the host's paths of input files."""
     match value:
         case dict():
             kept = {key: inner for key, inner in value.items() if key not in UNRECORDED_KEYS}
@@ -151,7 +151,8 @@ def prompt_response(response: requests.Response) -> Entry:
 def run(comfyui: ComfyUI, graph: Graph, interrupt_at_step: int = 0) -> list[Entry]:
     """Run a graph; return the response to POST /prompt, the frames, and the response of /history.
 
-    The last frame of a failed or interrupted run is the one that reports the failure or the interrupt.
+    The last frame of a failed or interrupted run is the one that reports the failure or the interrupt. If
+    `interrupt_at_step` is not 0, the run is interrupted after that step.
     """
     client_id = str(uuid.uuid4())
     with comfyui.websocket(client_id) as connection:
@@ -173,7 +174,7 @@ def refused_prompt(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
 
 
 def record_reconnect(comfyui: ComfyUI) -> list[Entry]:
-    """Return a run whose websocket missed exactly step 2. Other runs are discarded, up to DROP_ATTEMPTS of them."""
+    """Run a graph until its websocket misses exactly step 2, at most DROP_ATTEMPTS times; return that run."""
     for seed in range(204, 204 + DROP_ATTEMPTS):
         entries = run_with_disconnects(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
         if any(is_message("progress", value=3)(entry) for entry in entries):
@@ -182,7 +183,7 @@ def record_reconnect(comfyui: ComfyUI) -> list[Entry]:
 
 
 def run_with_disconnects(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
-    """Return a run whose websocket is closed after step 1 for about one step, and later until the run has ended."""
+    """Return a run whose websocket is closed after step 1 for about one step, and then until the run has ended."""
     client_id = str(uuid.uuid4())
     note = (
         "websocket closed after the first step and opened again with the same clientId while the prompt still runs; "

@@ -42,9 +42,9 @@ TXT2IMG: Graph = {
 
 
 def changed(graph: Graph, **changes: dict[str, Any] | None) -> Graph:
-    """Return a copy of a graph. Each keyword is a node id with the inputs to set in that node.
+    """Return a copy of a graph with `changes`: for each node id, the inputs to set in that node.
 
-    An input of None is removed; a node with None instead of inputs is removed.
+    None as the value of an input removes the input. None instead of the inputs of a node removes the node.
     """
     result = copy.deepcopy(graph)
     for node_id, inputs in changes.items():

@@ -64,7 +64,7 @@ def normalized(path: PurePosixPath) -> str:
 
 
 def nav_pages(config: object) -> set[str]:
-    """Return the pages that the `nav` of mkdocs.yml names."""
+    """Return the pages that `config` names: the `nav` of mkdocs.yml, or a part of it."""
     if isinstance(config, str):
         return {config}
     entries = config.values() if isinstance(config, dict) else config if isinstance(config, list) else []

@@ -27,7 +27,7 @@ MISSING_LORA = "this-lora-is-nowhere.safetensors"
 
 @dataclass
 class EndpointCase:
-    """One job: its request, its outcome, and a description of the problem if the outcome is wrong."""
+    """One job: the request, the expected and the actual outcome, and the problem if the outcome is wrong."""
 
     name: str
     expected: str
@@ -108,7 +108,7 @@ class Runner:
 
 
 def cases(inputs: Mapping[str, Any]) -> list[EndpointCase]:
-    """Return the five cases; `inputs` are the width, height, steps and seed of their images."""
+    """Return the five cases; `inputs` are the default width, height, steps and seed of the images."""
     template = load_workflows(default_directory())["flux-dev-txt2img"]
     values = {name: rule["default"] for name, rule in template.inputs.items() if "default" in rule}
     [graph] = render(template, {**values, **inputs, "prompt": "a pixel art castle", "num_images": 1})
@@ -169,7 +169,7 @@ pre{{max-width:420px;max-height:320px;overflow:auto;font-size:11px}}.good{{color
 
 
 def main() -> int:
-    """Run all cases; return 0 only if all are correct."""
+    """Run all cases and write the report; return the exit status, 0 only if all outcomes are correct."""
     parser = argparse.ArgumentParser(prog="scripts/validate_endpoint", description=__doc__)
     for name, default in (("width", 1024), ("height", 1024), ("steps", 20), ("seed", 42)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"the images' {name} ({default})")

@@ -1,4 +1,7 @@
-"""Worker boot: starts ComfyUI, finds its models and loads them. If the boot fails, the worker takes no jobs."""
+"""The worker's boot: starts ComfyUI, and finds, downloads and loads its models.
+
+If the boot fails, the worker takes no jobs.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ DATA_FOLDERS = ("input", "output", "temp", "user")
 FRONT_END_FOLDER = "worker/web"
 """Folder for ComfyUI's web pages, inside the data folder. It stays empty."""
 PATHS_CONFIG_FILE = "worker/extra_model_paths.yaml"
-"""The list of model folders for ComfyUI, inside the data folder. A file of that name next to main.py is the user's."""
+"""The list of model folders for ComfyUI, inside the data folder. A user may have another one next to main.py."""
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +104,9 @@ class Boot:
     def begin(self) -> None:
         """Start ComfyUI and, if enabled, the download of missing models. Does not wait for either.
 
-        If a model is missing, ComfyUI is not started and `finish` raises the error, because only then it can be
-        reported to the platform. Raises ConfigError after stopping what was started.
+        Does nothing for a ComfyUI at COMFYUI_URL. If a model is missing and is not downloaded, ComfyUI is not started
+        and `finish` raises the error: the platform gets errors only from `finish`. Raises ConfigError after stopping
+        what was started.
         """
         settings = self._settings
         if not settings.comfyui_is_ours:
@@ -175,7 +179,7 @@ class Boot:
         self._times.log(self._server.version())
 
     def stop(self) -> None:
-        """Stop a running download, the connections to ComfyUI, and the worker's own ComfyUI."""
+        """Stop a running download and the worker's own ComfyUI, and close the connections to ComfyUI."""
         if self._model_manager is not None:
             self._model_manager.stop()
         self._remote.stop()

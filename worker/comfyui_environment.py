@@ -67,14 +67,14 @@ ALLOWED_PREFIXES = (
 )
 PROXY_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
-"""Names that may hold a secret, even with an allowed prefix, such as NVIDIA_API_KEY."""
+"""Matches variable names that suggest a secret. They are excluded even with an allowed prefix: NVIDIA_API_KEY."""
 _CREDENTIALS = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?).*@", re.IGNORECASE | re.DOTALL)
 
 
 def comfyui_environment(environment: Mapping[str, str], extra_names: Collection[str] = ()) -> dict[str, str]:
-    """Return the environment for ComfyUI and its nodes: allowed variables, plus those named in `extra_names`.
+    """Return the environment for ComfyUI and its nodes: variables that are allowed or named in `extra_names`.
 
-    User name and password are removed from proxy addresses.
+    Proxy addresses are included. User names and passwords are removed from them, unless `extra_names` has the variable.
     """
     kept = {name: value for name, value in environment.items() if name in extra_names or _is_harmless(name)}
     proxies = {

@@ -1,7 +1,8 @@
 """Keeps the last lines of ComfyUI's output, and selects the lines that an error may contain.
 
-An error is returned to the job's caller. It therefore contains only lines written since the job began. It contains none
-if another job used ComfyUI at the same time, because they could contain that job's file names, prompts and paths.
+An error is returned to the job's caller, so it contains only lines that were written since the job began. If another
+job used ComfyUI at the same time, the error contains no lines, because lines could contain the other job's file names,
+prompts and paths.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger("comfyui")
 
 
 class ComfyLog:
-    """The output of successive ComfyUI processes. `read` collects lines, which are numbered from 0."""
+    """The last KEPT_LINES lines of successive ComfyUI processes. Lines are numbered from 0, in the order of `read`."""
 
     def __init__(self) -> None:
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
@@ -40,7 +41,7 @@ class ComfyLog:
             return self._count
 
     def read(self, output: IO[str]) -> None:
-        """Collect lines of `output` until it ends."""
+        """Collect the lines of `output`, except empty ones, until it ends."""
         with output:
             for line in output:
                 if text := line.rstrip():
@@ -50,7 +51,7 @@ class ComfyLog:
                     log.debug(text)
 
     def lines(self, since: int = 0) -> list[str]:
-        """Return the collected lines from number `since`, sanitized for the worker's log."""
+        """Return the kept lines from number `since`, cleaned for the worker's log."""
         with self._lock:
             kept = list(self._lines)
             first = self._count - len(kept)
@@ -64,5 +65,5 @@ class ComfyLog:
 
 
 def cleaned(line: str) -> str:
-    """Return a line without escape sequences, local folders and names of uploaded files."""
+    """Return a line without escape sequences, local folders, and names of files in a run's folder."""
     return _RUN_FOLDER.sub("run-…", without_paths(_ESCAPES.sub("", line)))

@@ -1,9 +1,9 @@
 """Starts, monitors, restarts and stops the worker's own ComfyUI, a child process.
 
-It runs in its own process group, so that its children are killed with it, and with a restricted environment
-(`comfyui_environment`). One thread reads its output, one waits for its exit, and one checks that it responds
-(`watchdog`) and kills it if it hangs. It is ready when /system_stats responds and the models of the workflows are
-listed.
+ComfyUI runs in a separate process group, so that its children are killed with it. Its environment is restricted
+(`comfyui_environment`). One thread reads ComfyUI's output, one waits for its exit, and one checks that it responds
+(`watchdog`) and kills it if it hangs. ComfyUI is ready when it responds to /system_stats and lists the models of the
+workflows.
 
 An unexpected exit is an error for the job whose prompt was running; other jobs are retried. ComfyUI is restarted once.
 If the restart fails, or ComfyUI dies again before a job has succeeded, ComfyUI is lost: `is_lost` becomes true, and
@@ -38,7 +38,7 @@ _LOG_WAIT_AFTER_S = 5.0
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
 _OUTPUT_DRAIN_S = 1.0
-"""Maximum seconds for reading the output of a dead ComfyUI, so that an error has its last lines."""
+"""Maximum seconds for reading the rest of a dead ComfyUI's output, so that an error contains the last lines."""
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class KillTimeouts:
     """When an unresponsive ComfyUI is killed.
 
     Attributes:
-        stuck_s: seconds after an interrupt that a prompt may keep running. Model loading cannot be interrupted.
-        hung_s: seconds without any response.
+        stuck_s: seconds that a prompt may keep running after an interrupt. Model loading cannot be interrupted.
+        hung_s: seconds without any response after which ComfyUI counts as hung.
     """
 
     stuck_s: float = 30.0
@@ -68,12 +68,12 @@ def missing_models(server: ComfyServer, models: Sequence[str], left_s: Callable[
 
 
 def await_ready(
-    server: ComfyServer, models: Sequence[str], timeout_s: float, failed: Callable[[], JobError | None]
+    server: ComfyServer, models: Sequence[str], timeout_s: float, find_error: Callable[[], JobError | None]
 ) -> None:
     """Return once ComfyUI responds and lists `models`.
 
-    Raises JobError (comfyui_unavailable) after `timeout_s`, the error that `failed` returns, or ModelsMissing
-    immediately.
+    Raises JobError (comfyui_unavailable) after `timeout_s`, the error that `find_error` returns, or ModelsMissing as
+    soon as ComfyUI responds but does not list a model.
     """
     deadline = time.monotonic() + timeout_s
     log_at = time.monotonic() + _LOG_WAIT_AFTER_S
@@ -82,7 +82,7 @@ def await_ready(
         return min(CALL_TIMEOUT_S, max(_POLL_S, deadline - time.monotonic()))
 
     while True:
-        error = failed()
+        error = find_error()
         if error is not None:
             raise error
         with contextlib.suppress(RequestError):
@@ -145,6 +145,7 @@ class ComfyProcess(ComfyUISupervisor):
         self._was_restarted = False
         self._ready = threading.Event()
         self.is_lost = False
+        """Whether ComfyUI died and was not restarted."""
 
     def start(self) -> None:
         """Start ComfyUI and return immediately."""
@@ -153,7 +154,7 @@ class ComfyProcess(ComfyUISupervisor):
     def await_start(self) -> None:
         """Wait until ComfyUI is ready, then start to monitor it.
 
-        Raises JobError (comfyui_unavailable) or ModelsMissing after stopping it.
+        Raises JobError (comfyui_unavailable) or ModelsMissing, after stopping ComfyUI.
         """
         child = self._child
         assert child is not None  # noqa: S101 - it was started
@@ -167,25 +168,25 @@ class ComfyProcess(ComfyUISupervisor):
 
     def start_error(self) -> JobError | None:
         """Return the error if ComfyUI exited before it was ready."""
-        return self._death_of(self._child) if self._child is not None else None
+        return self._exit_error(self._child) if self._child is not None else None
 
     def rejection_error(self) -> JobError | None:
         """Return the error for every job once ComfyUI is lost."""
         return _error("ComfyUI died and could not be restarted") if self.is_lost else None
 
-    def await_available(self, stop: Callable[[], JobError | None]) -> None:
-        """Wait while ComfyUI restarts. Raises JobError if ComfyUI is lost, or the error that `stop` returns."""
+    def await_available(self, stop_error: Callable[[], JobError | None]) -> None:
+        """Wait while ComfyUI restarts. Raises JobError if ComfyUI is lost, or the error that `stop_error` returns."""
         while not self._ready.wait(_POLL_S):
-            error = stop() or self.rejection_error()
+            error = stop_error() or self.rejection_error()
             if error is not None:
                 raise error
 
     def was_ended(self, lease: Lease) -> bool:
-        """Return whether the process of this lease has ended, and its queue with it."""
+        """Return whether ComfyUI has ended since the lease began. ComfyUI's queue is then lost."""
         return self.deaths != lease.deaths
 
     def abandon_error(self, _lease: Lease | None) -> None:
-        """Return None. The job's thread can always be waited for: a hung ComfyUI is killed, which ends its calls."""
+        """Return None. The job's thread can always be waited for: its calls end when a hung ComfyUI is killed."""
 
     def note_success(self) -> None:
         """Allow one more restart, because a job has succeeded."""
@@ -259,7 +260,7 @@ class ComfyProcess(ComfyUISupervisor):
             self._kill(child, Death(Cause.HUNG, self._leases.running()))
 
     def _watch(self, child: subprocess.Popen[str]) -> None:
-        """Wait for the exit of `child`, restart it once, and repeat, until it is lost or stopped."""
+        """Wait for ComfyUI's exit and restart it, until it is stopped or lost. `child` is the first process."""
         while True:
             status = child.wait()
             self._ready.clear()
@@ -278,7 +279,7 @@ class ComfyProcess(ComfyUISupervisor):
             self._was_restarted = True
             try:
                 child = self._spawn()
-                self._await_ready(lambda child=child: self._death_of(child))  # type: ignore[misc] # bound at once
+                self._await_ready(lambda child=child: self._exit_error(child))  # type: ignore[misc] # bound at once
             except (JobError, ModelsMissing, OSError) as error:
                 if self._stopping.is_set():
                     return
@@ -293,7 +294,7 @@ class ComfyProcess(ComfyUISupervisor):
         self.is_lost = True
         self._on_lost()
 
-    def _death_of(self, child: subprocess.Popen[str]) -> JobError | None:
+    def _exit_error(self, child: subprocess.Popen[str]) -> JobError | None:
         status = child.poll()
         if status is None:
             return None

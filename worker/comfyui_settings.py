@@ -1,4 +1,7 @@
-"""The environment variables that locate ComfyUI. The health check imports this module and must start fast."""
+"""The environment variables that locate ComfyUI, its files and the local API.
+
+The health check imports this module and must start fast.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,10 @@ class ComfyUISettings:
 
     @property
     def comfyui_directory(self) -> Path | None:
-        """ComfyUI's folder; None if this process cannot access it."""
+        """ComfyUI's folder; None if COMFYUI_URL is set and COMFYUI_DIR is not."""
         return self.given_directory or (Path("/comfyui") if self.comfyui_is_ours else None)
 
     @property
     def comfyui_data_directory(self) -> Path | None:
-        """The folder of ComfyUI's files; None if this process cannot access them."""
+        """The folder of ComfyUI's files; None if COMFYUI_URL is set without COMFYUI_DATA_DIR and COMFYUI_DIR."""
         return self.given_data_directory or self.comfyui_directory

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MIN_FREE_BYTES = 16 * 1024 * 1024
-"""A disk with fewer free bytes counts as full. An input image can have 25 MB, and ComfyUI writes it twice."""
+"""A disk with fewer free bytes counts as full."""
 _JOB_FILES = ("input/run-*", "output/run-*", "temp/*")
 
 
-def full_disk(folders: Iterable[Path], min_free_bytes: int = MIN_FREE_BYTES) -> str:
-    """Return a sentence that names the first folder whose disk is full; empty if no disk is full."""
+def full_disk_problem(folders: Iterable[Path], min_free_bytes: int = MIN_FREE_BYTES) -> str:
+    """Return a sentence that names the first folder whose disk is full, or an empty string. Skips missing folders."""
     for folder in folders:
         try:
             disk = os.statvfs(folder)

@@ -1,8 +1,8 @@
 """Container health check: python -m worker.health.
 
-Exit status 0 if ComfyUI responds, its disk has space, and the local API (if SERVE_API_LOCALLY is on) accepts
-connections; otherwise 1. It runs every 30 seconds during the GPU work, so it imports only the standard library and
-modules that do the same.
+Exit status 0 if ComfyUI responds, the disk of the worker's own ComfyUI has space, and the local API (if
+SERVE_API_LOCALLY is on) accepts connections; otherwise 1. The check runs every 30 seconds, also while the GPU works, so
+it imports only the standard library and modules that import nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from comfy_core.environment import read
 from comfy_core.errors import ConfigError
 from worker.comfyui_settings import ComfyUISettings
-from worker.disk import MIN_FREE_BYTES, full_disk
+from worker.disk import MIN_FREE_BYTES, full_disk_problem
 from worker.process_memory import protect_process_memory
 
 HEALTH_TIMEOUT_S = 5.0
@@ -36,7 +36,7 @@ def main(
         return 1
     problem = (
         comfyui_problem(settings.comfyui_url, timeout_s)
-        or full_disk(_folders(settings), min_free_bytes)
+        or full_disk_problem(_folders(settings), min_free_bytes)
         or _local_api_problem(settings, timeout_s)
     )
     out.write(f"{problem or 'ComfyUI responds.'}\n")
@@ -71,8 +71,8 @@ def comfyui_problem(url: str, timeout_s: float) -> str:
     if not host:
         return "COMFYUI_URL is not a valid URL. Set one like http://127.0.0.1:8188."
     address = f"{host}:{port}" if port else host
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(host, port, timeout=timeout_s)
+    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connection_class(host, port, timeout=timeout_s)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/system_stats")
         status = connection.getresponse().status

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from comfy_core.contract import Fault
-from comfy_core.object_store import Bucket, is_public_address, is_valid_url
+from comfy_core.object_store import Bucket, is_public_url, is_valid_url
 from comfy_core.s3_hosts import parse_endpoint_url
 from comfy_core.safe_fetch import Resolve, resolve_host
 
 _S3_CONFIG_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName")
-"""The required keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
+"""Keys of a job's `s3Config` (docs/reference/runpod.md#buckets). `endpointUrl` may contain the bucket instead."""
 _REGION_KEY = "region"
 """An additional optional key, for servers whose host name does not contain the region."""
 
@@ -19,10 +19,11 @@ _REGION_KEY = "region"
 def job_bucket(
     s3_config: object, configured: Bucket | None, resolve: Resolve = resolve_host
 ) -> tuple[Bucket | None, list[Fault]]:
-    """Return the bucket of a job, from its `s3Config` or else the worker's, and the faults of `s3Config`.
+    """Return the bucket of a job and the faults of the job's `s3Config`.
 
-    The endpoint of `s3Config` must be https and public unless it is the worker's own endpoint, so that no caller can
-    reach addresses inside the worker's network. It is checked here, before ComfyUI runs, and again by the S3 client.
+    The bucket is the one in `s3Config`; None if that has faults. Without `s3Config` it is `configured`. The endpoint of
+    `s3Config` must be https and public unless it is the worker's own endpoint, so that no caller can reach addresses
+    inside the worker's network. The endpoint is checked here, before ComfyUI runs, and again by the S3 client.
     """
     if s3_config is None:
         return configured, []
@@ -47,7 +48,7 @@ def job_bucket(
         faults.append(Fault("s3Config.bucketName", f"must be {server.bucket!r}, which s3Config.endpointUrl names"))
     elif not is_own_endpoint and not is_valid_url(str(endpoint), "https"):
         faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
-    elif not is_own_endpoint and not is_public_address(str(endpoint), resolve):
+    elif not is_own_endpoint and not is_public_url(str(endpoint), resolve):
         faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
     if faults:
         return None, faults

@@ -1,7 +1,7 @@
 """Runs one job in a thread, from request to result or error report.
 
-If another job made ComfyUI die, this job is retried from the start. That is safe: none of its output has been
-delivered.
+If another job made ComfyUI die, this job is retried from the start. That is safe, because this job has not
+delivered any output.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from worker.supervision import ManagedComfyUI, RemoteComfyUI
 MAX_RUNS = 3
 """Maximum runs of one job, because other jobs can end ComfyUI repeatedly."""
 MAX_FAILURES = 3
-"""Consecutive jobs that may fail because of ComfyUI or its disk before the worker retires."""
+"""Number of consecutive jobs that fail because of ComfyUI or its disk, after which the worker retires."""
 DEATH_DETECTION_S = 2.0
 """Seconds after a lost connection within which a death of ComfyUI is detected."""
 _DISK_CODES = frozenset({ErrorCode.DISK_FULL, ErrorCode.COMFYUI_UNAVAILABLE, ErrorCode.EXECUTION_FAILED})
@@ -55,7 +55,7 @@ class FailureCounter:
         self._count = 0
 
     def note(self, error: JobError) -> None:
-        """Count the error, unless ComfyUI is alive and rejected only this job."""
+        """Count the error if the disk is full, or if ComfyUI is unavailable and sent no error response."""
         cause = error.__cause__
         was_rejected = isinstance(cause, RequestError) and cause.status is not None
         if error.code is ErrorCode.DISK_FULL or (error.code is ErrorCode.COMFYUI_UNAVAILABLE and not was_rejected):
@@ -73,16 +73,16 @@ class Service:
     """What all jobs of this process share.
 
     Attributes:
-        full_disk: returns a sentence that names a full disk, or an empty string.
-        max_job_s: maximum time of a job's thread. Every wait in it ends much sooner, so a thread that exceeds it hangs
-            in a library, and only exiting the process ends it.
+        full_disk_problem: returns a sentence that names a full disk, or an empty string.
+        max_job_s: maximum time of a job's thread. Every wait in the thread ends much sooner, so a thread that takes
+            longer hangs in a library, and only the exit of the process ends it.
         threads: the pool for jobs. asyncio's default pool is shared with other code that blocks.
     """
 
     worker: Worker
     lifecycle: Lifecycle
     comfyui: ManagedComfyUI = field(default_factory=lambda: RemoteComfyUI(""))
-    full_disk: Callable[[], str] = lambda: ""
+    full_disk_problem: Callable[[], str] = lambda: ""
     tickets: TicketLock = field(default_factory=TicketLock)
     threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
     max_job_s: float = 1800.0
@@ -93,7 +93,7 @@ class Service:
 
 
 class JobExecution:
-    """The execution of one job. Creating it takes the job's ticket, so create them in order of arrival."""
+    """The execution of one job. The constructor takes the job's ticket, so call it in the jobs' order of arrival."""
 
     def __init__(self, service: Service, job: Mapping[str, Any], report: Report) -> None:
         self._service = service
@@ -101,31 +101,32 @@ class JobExecution:
         self._report = report
         self._job_id = str(job.get("id", "unknown"))[:256]
         self._lease: Lease | None = None
-        self._ticket = service.tickets.take(self._stop)
+        self._ticket = service.tickets.take(self._stop_error)
         self._begun_at: float | None = None
-        self.cancelled = threading.Event()
+        self.cancel_requested = threading.Event()
+        """Set it to end the job."""
 
     @property
     def duration_s(self) -> float:
         """Seconds since the job's thread started; 0 while it waits for a thread."""
         return 0.0 if self._begun_at is None else time.monotonic() - self._begun_at
 
-    def end(self) -> None:
+    def release_ticket(self) -> None:
         """Release the job's ticket. Call it if the job never runs in a thread."""
         self._ticket.end()
 
-    def outcome(self) -> JsonObject:
-        """Return the job's result, or its error. Runs in the job's thread."""
+    def run(self) -> JsonObject:
+        """Run the job, and return its result or error. Call it in the job's thread."""
         logs.job_id.set(self._job_id)
         self._begun_at = time.monotonic()
         try:
-            result = self._run()
+            result = self._run_with_retries()
             log.info("done in %.2f s", self.duration_s)
         except JobError as error:
-            return self.failed(error)
+            return self.error_outcome(error)
         except Exception:
             log.exception("unexpected error: a bug in the worker")
-            return self.bug_report()
+            return self.bug_outcome()
         else:
             self._service.failures.note_success()
             return result
@@ -133,29 +134,29 @@ class JobExecution:
             self._ticket.end()
             self._service.comfyui.end_if_stuck(self._service.worker.server)
 
-    def failed(self, error: JobError) -> JsonObject:
+    def error_outcome(self, error: JobError) -> JsonObject:
         """Return an error as the job's outcome, and count it."""
         log.warning("%s after %.2f s", error.code.value, self.duration_s)
-        if not self.cancelled.is_set():  # otherwise the response was sent before the thread ended
+        if not self.cancel_requested.is_set():  # otherwise the response was already sent
             self._service.failures.note(error)
         try:
             return {"error": error.report.to_json()}
         except (TypeError, ValueError, RecursionError):  # a detail is not JSON
             log.exception("unexpected error: a bug in the worker")
-            return self.bug_report()
+            return self.bug_outcome()
 
-    def bug_report(self) -> JsonObject:
-        """Return the outcome of a job that ended with an unexpected exception: the error `internal`."""
+    def bug_outcome(self) -> JsonObject:
+        """Return the error `internal`, for a job with an unexpected exception or a thread that does not end."""
         problem = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
         return {"error": ErrorReport.because(ErrorCode.INTERNAL, problem).to_json()}
 
     def abandon_error(self) -> JobError | None:
-        """Return the error to send if the job's thread cannot be waited for. Call it from another thread."""
+        """Return the error to send if the job's thread cannot be waited for, else None. Call it from another thread."""
         if self._begun_at is None and (error := self._service.lifecycle.stop_error()):
             return error
         return self._service.comfyui.abandon_error(self._lease)
 
-    def _run(self) -> JsonObject:
+    def _run_with_retries(self) -> JsonObject:
         for _ in range(MAX_RUNS - 1):
             try:
                 return self._run_once()
@@ -165,9 +166,9 @@ class JobExecution:
 
     def _run_once(self) -> JsonObject:
         service, comfyui = self._service, self._service.comfyui
-        comfyui.await_available(self._stop)
+        comfyui.await_available(self._stop_error)
         lease = self._lease = comfyui.begin_lease(is_shared=bool(service.worker.server.cleanup.stuck_prompts))
-        control = Control(self._stop, self._observe, _Queueing(self._ticket, comfyui, lease), self._note_run)
+        control = Control(self._stop_error, self._observe, _Queueing(self._ticket, comfyui, lease), self._note_run)
         try:
             result = run_job(service.worker, self._job, control)
         except ComfyUIBroken as error:
@@ -191,24 +192,27 @@ class JobExecution:
             self._lease.has_run = True
 
     def _more_specific(self, error: JobError, lease: Lease) -> JobError:
-        """Return the error, replaced by a more specific one if ComfyUI's state or the disk explains it."""
+        """Return `error`, or a more specific error if ComfyUI's state or the disk explains it.
+
+        If the disk is full and no other job uses ComfyUI, also delete the files that jobs left.
+        """
         server = self._service.worker.server
         cause = error.__cause__
         if isinstance(cause, RequestError) and cause.status is None:
-            error = self._service.comfyui.await_failure_of(lease, self._stop, DEATH_DETECTION_S) or error
+            error = self._service.comfyui.await_failure_of(lease, self._stop_error, DEATH_DETECTION_S) or error
         elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # this job's prompt may have made ComfyUI hang
-            error = self._service.comfyui.await_failure_of(lease, self._stop, 0) or error
+            error = self._service.comfyui.await_failure_of(lease, self._stop_error, 0) or error
         if self._service.comfyui.was_ended(lease):
             server.cleanup.note_restart()
-        if error.code in _DISK_CODES and (problem := self._service.full_disk()):
+        if error.code in _DISK_CODES and (problem := self._service.full_disk_problem()):
             log.error("%s", problem)
             if not lease.is_shared and server.directory is not None:
                 delete_job_files(server.directory)
             return JobError.because(ErrorCode.DISK_FULL, problem)
         return error
 
-    def _stop(self) -> JobError | None:
-        if self.cancelled.is_set():
+    def _stop_error(self) -> JobError | None:
+        if self.cancel_requested.is_set():
             return JobError.because(ErrorCode.CANCELLED)
         died = self._service.comfyui.failure_of(self._lease) if self._lease is not None else None
         return died or self._service.lifecycle.stop_error()

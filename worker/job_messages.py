@@ -2,10 +2,10 @@
 
 Facts about runpod 1.12 that make this module necessary (docs/reference/runpod.md#worker-protocol):
 
-- The SDK drops a whole batch that `json.loads` cannot parse. About 990 levels of nesting (2 kB), or an integer of more
-  than 4,300 digits, is enough; the other jobs of the batch are lost too.
-- An item that is null or has no id ends the SDK's loop, and with it the process. If an id is not a string or contains a
-  line break, the SDK never posts a result for it, and its header breaks every later request of the session.
+- If `json.loads` cannot parse a batch, the SDK drops all jobs of the batch. One job with about 990 levels of nesting
+  (2 kB), or with an integer of more than 4,300 digits, is enough.
+- An item that is null or has no id ends the SDK's loop and the process. If an id is not a string or contains a line
+  break, the SDK never posts a result for the job, and a header with that id breaks all later requests of the session.
 - A result that is not JSON, or contains a lone surrogate, is not posted at all.
 """
 
@@ -23,9 +23,9 @@ from comfy_core.errors import JobError, invalid_input
 MAX_JOB_DEPTH = 100
 """Nesting levels that are kept if a response is too deep for the JSON parser."""
 MAX_ID_CHARACTERS = 256
-"""RunPod's ids have about 40. A result cannot be posted for an id that does not fit into a URL."""
+"""RunPod's ids have about 40 characters. A job with a longer id than this is dropped."""
 MAX_INTEGER_CHARACTERS = 400
-"""A longer integer is parsed as the float infinity. Request validation then rejects it and names its path."""
+"""A longer integer is parsed as an infinite float. Validation of the request then rejects it and names its path."""
 _CUT_MARKER = "\ue000nested too deeply\ue000"
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _TOO_DEEP = Fault("", f"is nested more than {MAX_JOB_DEPTH} levels deep; no workflow needs that")
@@ -33,35 +33,40 @@ _TOO_DEEP = Fault("", f"is nested more than {MAX_JOB_DEPTH} levels deep; no work
 
 @dataclass(frozen=True)
 class TakeResponse:
-    """The content of a response: jobs to run, jobs to reject with an error, and the reasons why others are dropped."""
+    """The content of a job-take response.
+
+    Attributes:
+        jobs: the jobs to run.
+        rejected: the errors of the jobs to reject, by job id.
+        drop_reasons: for each item that is dropped, why no result could be posted for it.
+    """
 
     jobs: tuple[JsonObject, ...]
     rejected: Mapping[str, JobError]
-    """Errors by job id."""
-    dropped: tuple[str, ...]
+    drop_reasons: tuple[str, ...]
 
 
 def read_take_response(body: bytes) -> TakeResponse:
-    """Return the jobs of a job-take or job-take-batch response. Raises ValueError if it is not JSON."""
+    """Return the content of a job-take or job-take-batch response. Raises ValueError if it is not JSON."""
     text = body.decode("utf-8", "surrogatepass")
     try:
         parsed, is_cut = _loads(text), False
     except RecursionError:
         parsed, is_cut = _loads(_without_deep_values(text)), True
-    jobs, rejected, dropped = [], {}, []
+    jobs, rejected, drop_reasons = [], {}, []
     for item in parsed if isinstance(parsed, list) else [parsed]:
         job_id = _id_of(item)
         if job_id is None or not isinstance(item, dict):
-            dropped.append(_why_dropped(item))
+            drop_reasons.append(_drop_reason(item))
         elif is_cut and _CUT_MARKER in json.dumps(item, ensure_ascii=False):
             rejected[job_id] = invalid_input([_TOO_DEEP])
         else:
             jobs.append(_job(item, job_id))
-    return TakeResponse(tuple(jobs), rejected, tuple(dropped))
+    return TakeResponse(tuple(jobs), rejected, tuple(drop_reasons))
 
 
 def read_stops(body: bytes) -> list[str]:
-    """Return the job ids of a job-stop response. Raises ValueError if it is invalid."""
+    """Return the valid job ids of a job-stop response. Raises ValueError if it has no list of ids."""
     try:
         parsed = _loads(body.decode("utf-8", "surrogatepass"))
     except RecursionError as error:
@@ -123,7 +128,7 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _why_dropped(item: object) -> str:
+def _drop_reason(item: object) -> str:
     if not isinstance(item, dict):
         return f"it is {type(item).__name__} instead of an object"
     if "id" not in item:
@@ -132,13 +137,13 @@ def _why_dropped(item: object) -> str:
 
 
 def _job(item: JsonObject, job_id: str) -> JsonObject:
-    """Return a job in the form that the SDK accepts: it uses every key as a keyword argument and an attribute."""
+    """Return a job with only valid keys: the SDK uses each key as a keyword argument and an attribute."""
     kept = {key: value for key, value in item.items() if key.isidentifier() and key != "self" and key[0] != "_"}
     return {**kept, "id": job_id, "input": item.get("input")}
 
 
 def _without_deep_values(text: str) -> str:
-    """Return the JSON text with every value below MAX_JOB_DEPTH replaced by a marker, without recursion."""
+    """Return the JSON text with every list and object below MAX_JOB_DEPTH replaced by a marker, without recursion."""
     kept, level, begin = [], 0, 0
     for token in _TOKENS.finditer(text):
         if token[0] in ("[", "{"):

@@ -43,41 +43,50 @@ class Worker:
     settings: Settings
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     min_store_s: float = 15.0
-    """Minimum time a job has to store its results, even past its deadline: the GPU work is already done."""
+    """Minimum seconds that a job has for storing its results, even after its deadline: the GPU work is already done."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """Hooks for one job: cancellation check, progress callback, prompt-order lock, callback after its prompts ran."""
+    """Hooks for one job.
 
-    stop: Callable[[], JobError | None] = lambda: None
+    Attributes:
+        stop_error: returns the error if the job must end now, for example because it was cancelled.
+        observe: called with the job's progress.
+        ticket: entered while the job queues its prompts, so that jobs queue them in order of arrival.
+        note_run: called when all prompts have finished.
+    """
+
+    stop_error: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
     ticket: AbstractContextManager[object] = field(default_factory=nullcontext)
     note_run: Callable[[], None] = lambda: None
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
-    """Return the result (docs/api.md) of a job in the format of RunPod's SDK. Raises JobError with its report."""
+    """Run a job, given as RunPod's SDK passes it, and return its result (docs/api.md). Raises JobError."""
     begun_at, settings = time.monotonic(), worker.settings
     request = read_request(job.get("input"), worker.workflows)
-    bucket = _check_permitted(worker, request, job)
+    bucket = _permitted_bucket(worker, request, job)
     timeout_s = min(request.timeout_s or settings.job_timeout_s, settings.job_timeout_s)
     intake_deadline = PhaseDeadline(
-        control.stop, begun_at, begun_at + timeout_s, "its input images were not fetched and decoded"
+        control.stop_error, begun_at, begun_at + timeout_s, "its input images were not fetched and decoded"
     )
     rendered = intake.render_request(request, worker.fetch_rules, intake_deadline.check)
     log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=settings.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket)
-    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
+    run = run_graphs(
+        worker.server, rendered.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
+    )
     control.note_run()
     encode_begun_at = time.monotonic()
     started_at = encode_begun_at - run.execute_s - run.fetch_s
-    # The outputs have been fetched, so a ComfyUI death no longer affects this job.
-    stop = ignoring_comfyui_death(control.stop)
-    encode_deadline = PhaseDeadline(stop, started_at, math.inf, "its images were not encoded")
+    # The outputs have been fetched, so the death of ComfyUI no longer affects this job.
+    stop_error = ignoring_comfyui_death(control.stop_error)
+    encode_deadline = PhaseDeadline(stop_error, started_at, math.inf, "its images were not encoded")
     store_deadline = PhaseDeadline(
-        stop, started_at, started_at + timeout_s, "the results were not all uploaded to the bucket"
+        stop_error, started_at, started_at + timeout_s, "the results were not all uploaded to the bucket"
     )
 
     def deliver(outputs: JobOutputs, other_fields: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
@@ -97,8 +106,8 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     return result
 
 
-def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
-    """Return the bucket that the job may use. Raises JobError if the job requests what this worker does not allow."""
+def _permitted_bucket(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
+    """Return the job's bucket, if any. Raises JobError if the job requests what this worker does not allow."""
     faults = []
     if request.template is None and not worker.settings.allow_graphs:
         known = ", ".join(sorted(worker.workflows))
@@ -134,7 +143,7 @@ def _result(
     check: Callable[[], None],
     deliver: PackResult,
 ) -> JsonObject:
-    """Return the result. If it is too large, pack it again without metadata in the image files."""
+    """Return the job's result. If it is too large, create it again without metadata in the image files."""
     try:
         return _packed_result(worker, rendered, run, job_outputs(request, rendered, run.prompts, check), deliver)
     except JobError as error:

@@ -1,7 +1,7 @@
 """Builds ComfyUI's command line: headless, with the worker's folders, and only with flags that this ComfyUI supports.
 
-ComfyUI exits with status 2 for an unknown flag, and its flags change between versions. Its --help returns in 0.1 s,
-because arguments are parsed before torch is imported.
+ComfyUI exits with status 2 for an unknown flag, and its flags change between versions. Its --help takes 0.1 s,
+because ComfyUI parses arguments before it imports torch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def query_flags(
 ) -> frozenset[str]:
     """Return the launch flags of the ComfyUI in COMFYUI_DIR; KNOWN_FLAGS if it does not print them in time.
 
-    `environment` is the complete environment of the process. Raises ConfigError if its Python cannot be started.
+    `environment` is the complete environment of the process. Raises ConfigError if COMFYUI_PYTHON cannot be started.
     """
     try:
         child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
@@ -92,8 +92,8 @@ def flags_in(text: str) -> frozenset[str]:
 def whitelisted_nodes(comfyui: Path) -> list[str]:
     """Return the names for ComfyUI's whitelist of custom nodes: the folders and modules in its custom_nodes.
 
-    The whitelist keeps out nodes from additional paths, so that nothing from a network volume is run as code. ComfyUI
-    expects modules with their file extension. SaveImageWebsocket is one that ComfyUI ships.
+    The whitelist keeps out nodes from additional paths, so that nothing from a network volume is run as code. A module
+    is listed with and without its file extension. ComfyUI itself ships the module with SaveImageWebsocket.
     """
     try:
         found = sorted((comfyui / "custom_nodes").iterdir())
@@ -114,7 +114,7 @@ def comfyui_command(
         settings: the settings of a worker with its own ComfyUI.
         flags: the flags that this ComfyUI supports.
         paths_config: the file that lists the model folders.
-        front_end: an empty folder for ComfyUI's web pages. They are not used, and their packages have 583 MB.
+        front_end: an empty folder for ComfyUI's web pages, which are not used. The packages with them have 583 MB.
         is_on_volume: whether models are read from the network volume, where memory-mapping them takes 30 to 50 times as
             long as reading them.
     """
@@ -149,9 +149,9 @@ def comfyui_command(
 
 
 def _chooses_cache(arguments: Sequence[str]) -> bool:
-    """Return whether COMFYUI_ARGS select a cache: ComfyUI rejects two of these flags together.
+    """Return whether COMFYUI_ARGS select a cache. ComfyUI rejects two such flags together.
 
-    By default newer versions keep results until the host's memory runs short, which may be more than the container's
-    memory.
+    Without such a flag, newer versions keep results until the host's memory runs short. The container may have less
+    memory than the host.
     """
     return any(argument.startswith("--cache-") or argument == "--high-ram" for argument in arguments)

@@ -12,7 +12,7 @@ from comfy_core.errors import JobError
 
 
 class RetryJob(JobError):  # noqa: N818 - a control signal, not a failure
-    """ComfyUI ended, and not because of this job, so the job can be retried on the new process."""
+    """ComfyUI ended, but not because of this job, so the job can be retried on the new process."""
 
 
 class Lease:
@@ -69,7 +69,7 @@ class Leases:
                 self._queued.remove(lease)
 
     def forget_ended(self) -> None:
-        """Record that no prompt of a finished job is still running."""
+        """Record that no prompt of a job whose lease has ended is still running."""
         with self._lock:
             self._queued = [lease for lease in self._queued if lease in self._current]
 
@@ -80,7 +80,7 @@ class Leases:
             return len(self._current)
 
     def running(self) -> Lease | None:
-        """Return the lease whose prompt is running: the last one that started, otherwise the first one queued.
+        """Return the lease whose prompt is running: the last one that started, otherwise the first one queued, or None.
 
         A node that holds the GIL can block ComfyUI from reporting that its prompt started.
         """

@@ -1,9 +1,9 @@
 """Graceful shutdown on SIGTERM or when ComfyUI is lost. Every accepted job still gets a response.
 
-On SIGTERM the SDK takes no more jobs, and exits once its long polls have returned, up to 90 s later. It does not know
-about ComfyUI (docs/reference/runpod.md#concurrency-and-shutdown). Here a thread waits until the tasks of all active
-jobs are done, which is after the SDK has posted their results; then it stops ComfyUI and exits the process. If the SDK
-exits first, `await_end` waits for that thread.
+On SIGTERM the SDK takes no more jobs, and exits once its long polls have returned, up to 90 s later. The SDK does
+not stop ComfyUI (docs/reference/runpod.md#concurrency-and-shutdown). Here a thread waits until the tasks of all active
+jobs are done, which is after the SDK has posted their results. Then the thread stops ComfyUI and exits the process. If
+the SDK exits first, `await_end` waits for that thread.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Lifecycle:
         self._tasks.discard(task)
 
     def stop_error(self) -> JobError | None:
-        """Return the error for a job that must end because the worker shuts down."""
+        """Return the error for active jobs if they must end now because the worker shuts down."""
         return shutdown_error() if self._interrupting else None
 
     def handle_signals(self) -> None:

@@ -12,8 +12,8 @@ from comfy_core.contract import JsonObject
 def write_files(result: JsonObject, folder: Path) -> JsonObject:
     """Return the result with each inline file written to `folder`, and its path instead of the base64 text.
 
-    An existing file is kept; the new file gets a numbered name. If a file cannot be written, its entry contains the
-    reason.
+    An existing file is kept; the new file gets a numbered name. If a file cannot be written, the reason is in
+    place of the path.
     """
     groups = {key: result[key] for key in ("images", "files") if isinstance(result.get(key), list)}
     return {**result, **{key: [_entry(each, folder) for each in entries] for key, entries in groups.items()}}
@@ -22,7 +22,7 @@ def write_files(result: JsonObject, folder: Path) -> JsonObject:
 def _entry(entry: JsonObject, folder: Path) -> JsonObject:
     if entry.get("type") != "base64":
         return entry
-    fields = [field for field in ("data", "image") if field in entry]  # WORKER_IMAGE_FIELD
+    fields = [field for field in ("data", "image") if field in entry]  # WORKER_IMAGE_FIELD selects one or both
     try:
         location = str(_write(base64.b64decode(entry[fields[0]]), Path(entry["filename"]).name, folder))
     except OSError as error:

@@ -18,7 +18,7 @@ def _with_job_id(record: logging.LogRecord) -> bool:
 
 
 def configure(level: str) -> None:
-    """Log everything to stderr from now on, replacing earlier handlers."""
+    """Log to stderr from `level` on, and remove earlier handlers."""
     handler = logging.StreamHandler(sys.stderr)
     fields = {"asctime": "time", "levelname": "level", "name": "logger"}
     form = "%(asctime)s %(levelname)s %(name)s %(job_id)s %(message)s"

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 
-Stop: TypeAlias = Callable[[], JobError | None]
+StopErrorHook: TypeAlias = Callable[[], JobError | None]
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,24 @@ class PhaseDeadline:
     """The deadline and cancellation check of one phase.
 
     Attributes:
-        stop: returns the error of a job that must end now.
+        stop_error: returns the error if the job must end now.
         started_at: start of the job's time, on the monotonic clock.
         deadline: latest end of the phase, on the monotonic clock.
-        unfinished: the error message after "After 300 s", such as "its images were not encoded".
+        unfinished: the rest of the error message "After 300.0 s …", such as "its images were not encoded".
     """
 
-    stop: Stop
+    stop_error: StopErrorHook
     started_at: float
     deadline: float
     unfinished: str
 
     def at_least(self, seconds: float) -> PhaseDeadline:
-        """Return the same deadline, but no sooner than `seconds` from now."""
+        """Return a copy whose deadline is at least `seconds` from now."""
         return replace(self, deadline=max(self.deadline, time.monotonic() + seconds))
 
     def check(self) -> None:
-        """Raise the JobError that ends the job, if any."""
-        error = self.stop()
+        """Raise the error of `stop_error`, or JobError (deadline_exceeded) after the deadline."""
+        error = self.stop_error()
         if error is not None:
             raise error
         now = time.monotonic()
@@ -48,11 +48,11 @@ class PhaseDeadline:
             )
 
 
-def ignoring_comfyui_death(stop: Stop) -> Stop:
-    """Return `stop` for a phase that does not need ComfyUI: a ComfyUI death does not end the job."""
+def ignoring_comfyui_death(stop_error: StopErrorHook) -> StopErrorHook:
+    """Return a hook like `stop_error` for a phase without ComfyUI: it ignores the error that ComfyUI is unavailable."""
 
-    def stop_otherwise() -> JobError | None:
-        error = stop()
+    def other_stop_error() -> JobError | None:
+        error = stop_error()
         return None if error is not None and error.code is ErrorCode.COMFYUI_UNAVAILABLE else error
 
-    return stop_otherwise
+    return other_stop_error

@@ -1,7 +1,7 @@
 """Posts the progress of one job: in order, only the newest, at most once a second, and never after the result.
 
 The SDK's own `progress_update` starts a thread for each call and does not order them: a post that arrives after the
-result leaves the job IN_PROGRESS forever (runpod-python #250). Here one task posts sequentially, and `drain` ends it.
+result leaves the job IN_PROGRESS forever (runpod-python #250). Here one task posts sequentially; `drain` ends the task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comfy_core.progress import Progress
 
 INTERVAL_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
-"""How long to wait for a post in progress before cancelling it and closing its connection."""
+"""Seconds that `drain` waits for a post in progress before it cancels the post, which closes the connection."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class ProgressSender:
             self._loop.call_soon_threadsafe(self._note, progress)
 
     async def drain(self) -> None:
-        """Return when no post is in progress and none will follow. A failed post is logged."""
+        """Stop posting, and return when no post is in progress. A failed post is logged."""
         self._ended.set()
         self._changed.set()
         done, _ = await asyncio.wait({self._task}, timeout=self._drain_s)

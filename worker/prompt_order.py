@@ -18,18 +18,18 @@ class TicketLock:
         self._taken = 0
         self._open: set[int] = set()
 
-    def take(self, stop: Callable[[], JobError | None]) -> Ticket:
-        """Return the next ticket; `Ticket.end` must be called. Waiting with it raises the error that `stop` returns."""
+    def take(self, stop_error: Callable[[], JobError | None]) -> Ticket:
+        """Return the next ticket; `Ticket.end` must be called. Entering it can raise the error of `stop_error`."""
         with self._changed:
             self._taken += 1
             self._open.add(self._taken)
-            return Ticket(self, self._taken, stop)
+            return Ticket(self, self._taken, stop_error)
 
-    def wait_for(self, number: int, stop: Callable[[], JobError | None]) -> None:
-        """Return when every earlier ticket has ended. Raises the error that `stop` returns."""
+    def wait_for(self, number: int, stop_error: Callable[[], JobError | None]) -> None:
+        """Return when every earlier ticket has ended. Raises the error that `stop_error` returns."""
         with self._changed:
             while any(earlier < number for earlier in self._open):
-                error = stop()
+                error = stop_error()
                 if error is not None:
                     raise error
                 self._changed.wait(_TICK_S)
@@ -42,15 +42,15 @@ class TicketLock:
 
 
 class Ticket:
-    """One job's ticket: entering waits for earlier tickets, leaving releases this one."""
+    """One job's ticket, a context manager: entering waits for earlier tickets, leaving releases this ticket."""
 
-    def __init__(self, tickets: TicketLock, number: int, stop: Callable[[], JobError | None]) -> None:
+    def __init__(self, tickets: TicketLock, number: int, stop_error: Callable[[], JobError | None]) -> None:
         self._tickets = tickets
         self._number = number
-        self._stop = stop
+        self._stop_error = stop_error
 
     def __enter__(self) -> None:
-        self._tickets.wait_for(self._number, self._stop)
+        self._tickets.wait_for(self._number, self._stop_error)
 
     def __exit__(self, *_: object) -> None:
         self.end()

@@ -13,7 +13,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 
 _ADDED_BYTES = 400
-"""Upper bound of the bytes that are added to a result after it is measured: timings, and the SDK's wrapper."""
+"""Upper bound of the bytes that are added to a result after its size is computed: timings, and the SDK's wrapper."""
 
 
 Store = Callable[[JobOutput], str]
@@ -22,13 +22,19 @@ Store = Callable[[JobOutput], str]
 
 @dataclass(frozen=True)
 class ResultPacker:
-    """Packs one job's outputs: inline, or uploaded with `store`, which is None without a bucket."""
+    """Packs one job's outputs.
+
+    Attributes:
+        delivery: `base64` (inline), `s3` (upload), or `auto` (upload only a result that is too large inline).
+        limit_bytes: maximum JSON size of the result.
+        store: uploads an output; None if there is no bucket.
+        image_fields: the keys for an image's base64 or URL. With two keys the data is in the result twice.
+    """
 
     delivery: str
     limit_bytes: int
     store: Store | None
     image_fields: tuple[str, ...] = ("data",)
-    """The keys that hold an image's base64 or URL. With two keys the data is in the result twice."""
 
     def entries(
         self, images: Sequence[JobOutput], files: Sequence[JobOutput], other_fields: JsonObject
@@ -37,8 +43,8 @@ class ResultPacker:
 
         `other_fields` are the other fields of the result, which count towards its size.
 
-        Raises JobError: output_too_large if the outputs do not fit inline and there is no bucket, or output_not_stored
-        if an upload fails.
+        Raises JobError: output_too_large if the result is larger than `limit_bytes`, or output_not_stored if an upload
+        fails.
         """
         size = inline_size([*(image for _ in self.image_fields for image in images), *files], other_fields)
         store = self.store

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 SPARE_SLOTS = 6
-"""Results that may be uploading in addition to running jobs, each up to WORKER_MAX_RESULT_MB."""
+"""Number of results that may be in upload while other jobs run. Each has up to WORKER_MAX_RESULT_MB."""
 POST_TIMEOUT_S = 30.0
 POST_ATTEMPTS = 5
 POST_WAIT_S = 0.5
@@ -44,7 +44,7 @@ MAX_WAIT_S = 8.0
 LOG_EVERY_S = 60.0
 LONG_POLL_TIMEOUT_S = 75.0
 SLOT_TIMEOUT_S = 5.0
-"""LONG_POLL_TIMEOUT_S and SLOT_TIMEOUT_S end before the SDK's timeout of 90 s, at which it could lose a new job."""
+"""LONG_POLL_TIMEOUT_S and SLOT_TIMEOUT_S are below the SDK's timeout of 90 s, at which the SDK could lose a new job."""
 _SHUTDOWN_POLL_S = 0.25
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """Statuses after which a post is retried, in addition to 5xx."""
@@ -58,7 +58,7 @@ _Item = TypeVar("_Item")
 
 
 class PollBackoff:
-    """The wait before the next request of one kind of long poll, and the logging of its failures."""
+    """Computes the wait before the next request of one kind of long poll, and logs failed requests."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -66,7 +66,10 @@ class PollBackoff:
         self._logged_at = 0.0
 
     def wait_s(self, duration_s: float, problem: str | None) -> float:
-        """Return how long to wait after a poll that returned nothing, or failed with `problem`."""
+        """Log the outcome of a poll if necessary, and return how long to wait if it returned nothing.
+
+        `problem` says why the poll failed; None if it succeeded.
+        """
         if problem is None:
             if self._failures:
                 log.info("%s succeeded again after %d failures", self._name, self._failures)
@@ -142,7 +145,7 @@ class RunPodWorkerApi:
         return self._reject_late_jobs(session, jobs) if self._is_ending() else jobs
 
     def _reject_late_jobs(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
-        """Respond with an error to jobs received during shutdown: the SDK may no longer run jobs."""
+        """Post an error for jobs received during shutdown, and return an empty list. The SDK may run no more jobs."""
         for job in jobs:
             self._rejected[job["id"]] = shutdown_error()
             task = asyncio.ensure_future(self.handle(session, {}, job))
@@ -187,10 +190,10 @@ class RunPodWorkerApi:
         return self._lifecycle.is_ending
 
     def _accept(self, body: bytes) -> list[JsonObject]:
-        """Record the jobs of a response as active, and return them without jobs that were active already."""
+        """Record the jobs of a response as active. Return those that were not active, including rejected jobs."""
         taken = read_take_response(body)
-        for why in taken.dropped:
-            log.error("dropped a job whose result cannot be posted: %s", why)
+        for reason in taken.drop_reasons:
+            log.error("dropped a job whose result cannot be posted: %s", reason)
         accepted = []
         for job in (*taken.jobs, *({"id": job_id, "input": None} for job_id in taken.rejected)):
             if job["id"] in self._active:

@@ -1,7 +1,7 @@
 """Tracks the state of the ComfyUI that jobs run on: whether it is available, and which job's prompt ended it.
 
-The worker's own ComfyUI is in `comfyui_process`. A ComfyUI at COMFYUI_URL cannot be restarted from here: jobs fail
-immediately while it does not respond.
+`comfyui_process` has the class for the worker's own ComfyUI. A ComfyUI at COMFYUI_URL cannot be restarted from here:
+jobs fail immediately while it does not respond.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class Death:
-    """An end of ComfyUI, or a hang of a remote one. `culprit` is the lease whose prompt was running, if any."""
+    """The end of a local ComfyUI, or a hang of a remote one. `culprit`: the lease whose prompt was running, if any."""
 
     cause: Cause
     culprit: Lease | None
@@ -65,7 +65,7 @@ class ManagedComfyUI(Protocol):
     def begin_lease(self, *, is_shared: bool) -> Lease:
         """Return a new lease; `end_lease` must be called for it.
 
-        Set `is_shared` if ComfyUI already runs something else.
+        Set `is_shared` if ComfyUI still runs a prompt of an earlier job.
         """
 
     def note_queued(self, lease: Lease) -> None:
@@ -74,20 +74,22 @@ class ManagedComfyUI(Protocol):
     def end_lease(self, lease: Lease) -> None:
         """Record that the job no longer uses ComfyUI."""
 
-    def await_available(self, stop: Callable[[], JobError | None]) -> None:
-        """Return when ComfyUI is available. Raises JobError if it never will be, or the error that `stop` returns."""
+    def await_available(self, stop_error: Callable[[], JobError | None]) -> None:
+        """Return when ComfyUI is available. Raises JobError if it never will be, or the error of `stop_error`."""
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job whose ComfyUI died or hung during its lease."""
+        """Return the error for the job of this lease if ComfyUI died or hung during the lease."""
 
     def was_ended(self, lease: Lease) -> bool:
-        """Return whether the process of this lease has ended, and its queue with it."""
+        """Return whether ComfyUI has ended since the lease began. ComfyUI's queue is then lost."""
 
-    def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
-        """Return the result of `failure_of`, after waiting for the watchdog if ComfyUI does not respond now."""
+    def await_failure_of(
+        self, lease: Lease, stop_error: Callable[[], JobError | None], at_least_s: float
+    ) -> JobError | None:
+        """Return the error of `failure_of` after waiting for the watchdog, or else the error of `stop_error`."""
 
     def abandon_error(self, lease: Lease | None) -> JobError | None:
-        """Return the error for a job whose thread could wait much longer for ComfyUI."""
+        """Return the error for a job whose thread may wait much longer for ComfyUI, else None."""
 
     def note_success(self) -> None:
         """Record that a job succeeded."""
@@ -121,11 +123,11 @@ class ComfyUISupervisor:
         self._leases.note_queued(lease)
 
     def end_lease(self, lease: Lease) -> None:
-        """Record that the job no longer uses ComfyUI. While ComfyUI is silent, its prompt may be what hangs."""
+        """Record that the job no longer uses ComfyUI. While ComfyUI is silent, the job's prompt may still run."""
         self._leases.end(lease, may_still_run=self._is_silent())
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job whose ComfyUI ended during its lease: RetryJob if another job caused it."""
+        """Return the error for the job if ComfyUI ended during its lease: RetryJob if another job ended ComfyUI."""
         if self.deaths == lease.deaths:
             return None
         death = self._deaths[lease.deaths]
@@ -133,14 +135,17 @@ class ComfyUISupervisor:
             return death.error(self.log.excerpt_for(lease))
         return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, "Another job ended ComfyUI before this one ran")
 
-    def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
+    def await_failure_of(
+        self, lease: Lease, stop_error: Callable[[], JobError | None], at_least_s: float
+    ) -> JobError | None:
         """Return the result of `failure_of`. While ComfyUI does not respond, wait for the watchdog's decision.
 
-        `at_least_s` is the time to wait for a death to be recorded, for a job that has lost its connection.
+        A job that has lost its connection waits `at_least_s`, so that a death of ComfyUI is recorded. An error of
+        `stop_error` ends the wait.
         """
         deadline = time.monotonic() + at_least_s
         while self.deaths == lease.deaths and (time.monotonic() < deadline or self._is_silent()):
-            if error := stop():
+            if error := stop_error():
                 return error
             time.sleep(_POLL_S)
         return self.failure_of(lease)
@@ -176,13 +181,13 @@ class RemoteComfyUI(ComfyUISupervisor):
         problem = "ComfyUI hangs and must be restarted: it accepts connections but does not respond"
         return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem)
 
-    def await_available(self, _stop: Callable[[], JobError | None]) -> None:
+    def await_available(self, _stop_error: Callable[[], JobError | None]) -> None:
         """Raise JobError while ComfyUI hangs."""
         if error := self.rejection_error():
             raise error
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job during which ComfyUI hung. It is not retried: ComfyUI cannot be restarted here."""
+        """Return the error for a job during which ComfyUI hung. No job is retried: ComfyUI cannot be restarted here."""
         error = super().failure_of(lease)
         return (self.rejection_error() or JobError(error.report)) if isinstance(error, RetryJob) else error
 
@@ -191,7 +196,7 @@ class RemoteComfyUI(ComfyUISupervisor):
         return False
 
     def abandon_error(self, lease: Lease | None) -> JobError | None:
-        """Return the error for a job while ComfyUI hangs; its thread would wait until a timeout."""
+        """Return the error for a job while ComfyUI hangs. The job's thread would wait until a timeout."""
         return self.rejection_error() if lease is None else self.failure_of(lease)
 
     def note_success(self) -> None:

@@ -35,7 +35,7 @@ OUTPUT_FOLDER = Path("debug-output") / "benchmark"
 
 
 def measure(client: Client, plan: Plan, price: Price, stop: Stop) -> dict[str, Any]:
-    """Run the benchmark; return the content of benchmark.json. Raises RequestError if the provider is unreachable."""
+    """Run the benchmark; return the content of benchmark.json. Raises RequestError if the health cannot be read."""
     requests = plan.requests()
     first: FirstJob | None = None
     try:
@@ -95,7 +95,7 @@ def write_report(runs: Sequence[Mapping[str, Any]], names: Sequence[str], folder
 
 
 def compare(paths: Sequence[Path], folder: Path) -> int:
-    """Print earlier benchmarks, and write one report of all. Raises ConfigError for an unreadable file."""
+    """Print earlier benchmarks, write one report of all, and return 0. Raises ConfigError for an unreadable file."""
     runs = []
     for path in paths:
         try:
@@ -114,7 +114,7 @@ def compare(paths: Sequence[Path], folder: Path) -> int:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return different names for the files: the file names, the folder names, or the whole paths."""
+    """Return a name for each file, all different: the file names, else the folder names, else the whole paths."""
     for names in ([path.stem for path in paths], [path.resolve().parent.name for path in paths]):
         if len(set(names)) == len(names):
             return names
@@ -153,7 +153,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Measure, or compare; return the exit status: 1 if a job failed, 130 if it was interrupted."""
+    """Measure, or compare; return the exit status: 1 if a job failed or not all jobs ran, 130 after Ctrl-C."""
     options = parse_arguments(arguments)
     try:
         if options.compare:

@@ -19,7 +19,7 @@ STAGES: Mapping[str, str] = {
     "encode": "encoding",
     "rest": "transfer and overhead",
 }
-"""The stages of a job in order, with their labels. The sum of their times is the time that the caller waited."""
+"""The stages of a job in order, with their labels. The sum of the stages' times is the time that the caller waited."""
 
 DONE, FAILED, CANCELLED, NOT_RUN = "done", "failed", "cancelled", "not_run"
 
@@ -29,6 +29,7 @@ class Sample:
     """The measurements of one job.
 
     Attributes:
+        seed: the job's seed.
         end: done, failed, cancelled (because the benchmark was stopped), or not_run.
         begun_s: seconds from the start of the level to the job's submission.
         ended_s: seconds from the start of the level to the job's end.
@@ -58,9 +59,9 @@ def stages_of(
 ) -> dict[str, float]:
     """Return the seconds of a job by stage. `rest` is the time outside all other stages.
 
-    If `timings` has a `total_s`, it comes from this project's worker, and the platform's delay precedes it. If ComfyUI
-    was called directly, the delay is the time in its queue, which `timings` contains. If `timings` is empty, the job
-    ran on the stock worker, and `execution_s` is a stage.
+    Timings with a `total_s` are those of this project's worker, and the platform's delay precedes them. Timings without
+    it are those of a direct call of ComfyUI: the delay is then the time in ComfyUI's queue, which they contain. Without
+    timings the job ran on the stock worker, and `execution_s` is a stage.
     """
     if not timings:
         reported = {"wait": delay_s, "execute": execution_s}
@@ -83,7 +84,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Price:
-    """The price of one second of a worker, and the source of the price. It is 0 if seconds are not billed."""
+    """The price of one second of a worker, and the source of the price. The price is 0 if seconds are not billed."""
 
     usd_per_s: float
     source: str
@@ -132,11 +133,11 @@ def failures(samples: Iterable[Sample]) -> list[dict[str, Any]]:
 
 
 def cost(done: Sequence[Sample], seconds: float, price: Price, workers: int | None) -> dict[str, float] | None:
-    """Return the cost per image in dollars, computed in two ways; None if the execution times or the price are unknown.
+    """Return the cost per image in dollars, computed in two ways; None without images, execution times or a price.
 
     `by_execution` is computed from the jobs' execution times, rounded up to seconds. Time in which a worker runs two
     jobs counts twice. `by_time` is computed from the number of workers and the duration of the level, during which all
-    of them are billed.
+    workers are billed.
     """
     executions = [sample.execution_s for sample in done if sample.execution_s is not None]
     images = sum(sample.images for sample in done)

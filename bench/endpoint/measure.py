@@ -1,4 +1,4 @@
-"""Runs the jobs of a benchmark through the client, and records how long each took. figures.py evaluates the times."""
+"""Runs the jobs of a benchmark through the client, and records how long each job took."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})
 
 @dataclass(frozen=True)
 class Plan:
-    """The request of a benchmark, how often to send it, and its time limits.
+    """The inputs of a benchmark's jobs, the number of jobs, and the time limits.
 
     Attributes:
-        inputs: inputs of every job, without the seed. Each job gets another seed, because ComfyUI caches results.
+        inputs: inputs of every job, without the seed.
+        first_seed: seed of the first job. Each job gets the next seed, because ComfyUI caches results.
         warmups: rounds of jobs before each level that are not measured. A round has as many jobs as the level runs
             concurrently, so that as many workers start.
-        jobs: jobs of each level.
-        levels: numbers of concurrent jobs.
+        jobs: number of jobs of each level.
+        levels: for each level, the number of concurrent jobs.
         job_timeout_s: seconds after which a job is cancelled and counted as failed.
         max_s: seconds after which no job is sent, and the running jobs are cancelled.
     """
@@ -52,7 +53,7 @@ class Plan:
             seed += 1
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the other jobs were cancelled
+class Stopped(Exception):  # noqa: N818 - not an error: somebody stopped the benchmark
     """The benchmark was stopped before all jobs were done."""
 
 
@@ -76,7 +77,7 @@ class Stop:
         return f"the limit of {self._max_s:g} s was reached" if time.monotonic() >= self._deadline else ""
 
     def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`. Raises Stopped."""
+        """Wait for `seconds`. Raises Stopped when the benchmark is stopped."""
         self._requested.wait(max(0.0, min(seconds, self._deadline - time.monotonic())))
         if self.why:
             raise Stopped
@@ -141,8 +142,8 @@ def run_level(
 ) -> tuple[list[Sample], int | None]:
     """Run a job for each of `inputs`, `concurrency` at once; return the samples, and the number of running workers.
 
-    The workers are counted when half of the jobs have ended. `on_sample` is called with each sample. Ctrl-C sets `stop`
-    and cancels the running jobs; the samples are returned.
+    The workers are counted when half of the jobs have ended. `on_sample` is called with each sample. Ctrl-C
+    requests `stop`, which cancels the running jobs; the samples are returned.
     """
     begun_at = time.monotonic()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="benchmark") as pool:

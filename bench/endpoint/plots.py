@@ -54,7 +54,7 @@ def add_legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's
 
 
 def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw the distribution of the job duration at each level, and the stages at the lowest level."""
+    """Draw the distribution of the job duration at each level, and the stages at the lowest level with results."""
     left, right = axes
     concurrencies = sorted({level["concurrency"] for run in runs for level in run["levels"]})
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
@@ -76,18 +76,18 @@ def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> 
 
 
 def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw p50 and p95 of each stage at the lowest level of each run."""
+    """Draw p50 and p95 of each stage, for each run at its first level with stages."""
     lowest_levels = [next((level for level in run["levels"] if level["stages"]), None) for run in runs]
-    shown_stages = [stage for stage in STAGES if any(first and stage in first["stages"] for first in lowest_levels)]
+    shown_stages = [stage for stage in STAGES if any(level and stage in level["stages"] for level in lowest_levels)]
     height = 0.72 / len(runs)
     longest = max(
-        (first["stages"][stage]["p95"] for first in lowest_levels if first for stage in first["stages"]), default=1.0
+        (level["stages"][stage]["p95"] for level in lowest_levels if level for stage in level["stages"]), default=1.0
     )
-    for number, (first, name) in enumerate(zip(lowest_levels, names, strict=True)):
+    for number, (level, name) in enumerate(zip(lowest_levels, names, strict=True)):
         for row, stage in enumerate(shown_stages):
-            if first is None or stage not in first["stages"]:
+            if level is None or stage not in level["stages"]:
                 continue
-            p50, p95 = first["stages"][stage]["p50"], first["stages"][stage]["p95"]
+            p50, p95 = level["stages"][stage]["p50"], level["stages"][stage]["p95"]
             y = row + (number - (len(runs) - 1) / 2) * height
             axis.barh(y, p50, height * 0.9, color=COLOURS[number], label=name if row == 0 and len(runs) > 1 else None)
             axis.plot([p50, p95], [y, y], color="black", linewidth=1.2)
@@ -100,9 +100,9 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
                 va="center",
                 fontsize=9,
             )
-    lowest = {first["concurrency"] for first in lowest_levels if first}
+    concurrencies = {level["concurrency"] for level in lowest_levels if level}
     axis.set(
-        title=f"By stage, {' and '.join(map(str, sorted(lowest)))} concurrent: p50 / p95",
+        title=f"By stage, {' and '.join(map(str, sorted(concurrencies)))} concurrent: p50 / p95",
         xlabel="seconds",
         xlim=(0, longest * 1.35 or 1.0),
         yticks=range(len(shown_stages)),
@@ -115,7 +115,7 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
 
 
 def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw images per minute, and p50 and p95 of the job duration, by concurrency."""
+    """Draw the images per minute, and the job duration (p50 and p95), by concurrency."""
     left, right = axes
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         levels = [level for level in run["levels"] if level["images_per_min"]]

@@ -17,7 +17,7 @@ EMPTY_CELL = "-"
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration for a table cell, with two or three digits."""
+    """Return a duration for a table cell, with at least three digits."""
     if value is None:
         return EMPTY_CELL
     return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
@@ -34,7 +34,7 @@ def images_per_minute(value: float | None) -> str:
 
 
 def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the table of levels; the first is its header."""
+    """Return the rows of the table of levels; the first row is the header."""
     rows = [["concurrent", "jobs", "ok", "failed", "not run", "p50", "p95", "images/min", "¢/image", "workers"]]
     for level in run["levels"]:
         total, cost = level["total"] or {}, level["cost"] or {}
@@ -61,8 +61,8 @@ def stage_rows(run: Mapping[str, Any]) -> list[list[str]]:
     for name, label in STAGES.items():
         cells = [level["stages"].get(name) for level in run["levels"]]
         if any(cells):
-            both = (f"{cell['p50']:.2f} / {cell['p95']:.2f}" if cell else EMPTY_CELL for cell in cells)
-            rows.append([label, *both])
+            formatted_cells = (f"{cell['p50']:.2f} / {cell['p95']:.2f}" if cell else EMPTY_CELL for cell in cells)
+            rows.append([label, *formatted_cells])
     return rows
 
 
@@ -80,7 +80,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def cold_start_line(run: Mapping[str, Any]) -> str:
-    """Return the outcome of the first job, in one or two sentences."""
+    """Return the outcome of the first job in sentences, including why it waited."""
     first = run["first_job"]
     if first is None:
         return "The first job did not end."
@@ -94,7 +94,7 @@ def cold_start_line(run: Mapping[str, Any]) -> str:
 
 
 def problems(run: Mapping[str, Any]) -> list[str]:
-    """Return the problems of a benchmark: failed jobs by error code, and an early stop."""
+    """Return the problems of a benchmark: an early stop, and failed jobs by level and error code."""
     found = [f"Not complete: {run['ended_because']}."] if run["ended_because"] else []
     for level in run["levels"]:
         for prefix, kinds in (("", level["failures"]), ("warm-up, ", level["warmup_failures"])):

@@ -1,10 +1,10 @@
 """Runs the soak: many jobs on workers in production mode, with random faults injected into ComfyUI and RunPod.
 
 Several workers run in parallel, each with two concurrent jobs and its own platform and simulator. One worker cannot run
-1,000 jobs in two minutes, because the SDK takes two jobs and then pauses for a second. One more worker has ComfyUI as
-its child process, which is killed repeatedly. Each result is compared with the result of the same request without
-faults. At the end, no file or process of a job may be left. The printed seed determines the faults and their times, but
-not how threads and processes interleave.
+1,000 jobs in two minutes, because the SDK takes two jobs and then pauses for a second. Further workers, one after
+another, start their own ComfyUI, which is killed repeatedly. Each result is compared with the result of the same
+request without faults. At the end, no file or process of a job may be left. The printed seed determines the faults and
+their times, but not how threads and processes interleave.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.soak.killing_runner import run_killed_workers
 from bench.soak.worker_runner import run_worker
 
 JOBS_PER_WORKER_S = 0.8
-"""Jobs that one worker completes per second with faults. It determines the number of workers."""
+"""Jobs that one worker completes per second with faults. The number of workers is computed from it."""
 GOOD_REQUESTS = 70
 
 

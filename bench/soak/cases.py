@@ -21,12 +21,19 @@ from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
 SHORT_TIMEOUT_S = 3.0
-"""Timeout of each job. It is longer than the two seconds in which a worker notices that a socket lost a run's end."""
+"""Timeout of each job. A worker needs up to two seconds to notice that the frame of a prompt's end was lost."""
 
 
 @dataclass(frozen=True)
 class SoakCase:
-    """A request and its outcome without faults: a result, or an error code."""
+    """A request and its outcome without faults.
+
+    Attributes:
+        inputs: the job's input.
+        result: the result; None if the job must fail.
+        code: the error code; None if the job must succeed.
+        reaches_comfyui: whether the job is sent to ComfyUI, so that faults can change its outcome.
+    """
 
     inputs: object
     result: JsonObject | None = None
@@ -86,7 +93,7 @@ def invalid_requests(rng: random.Random) -> list[SoakCase]:
 
 
 def with_results(inputs: Sequence[JsonObject]) -> list[SoakCase]:
-    """Return the requests with their results from a worker without faults."""
+    """Run the requests without faults; return each with its result."""
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
         worker = Worker(server, load_workflows(default_directory()), Settings(job_timeout_s=60))
@@ -96,7 +103,10 @@ def with_results(inputs: Sequence[JsonObject]) -> list[SoakCase]:
 
 
 def stable_parts(result: Mapping[str, object]) -> object:
-    """Return the parts of a result that are equal in every run, without ids, times and PNG compression."""
+    """Return the parts of a result that are equal in every run, without ids, times and PNG compression.
+
+    Returns None if `result` does not have the keys of a result.
+    """
     match result:
         case {"images": list(images), "inputs": inputs, "seed": seed, "workflow": workflow}:
             return [inputs, seed, workflow, [_stable_parts_of_image(image) for image in images]]

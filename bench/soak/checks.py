@@ -18,12 +18,12 @@ MAX_JOB_S = 30.0
 EXIT_WAIT_S = 2.0
 """Maximum seconds until a killed process has exited."""
 MAX_WAIT_AFTER_JOBS_S = 30.0
-"""Maximum seconds for a restart of ComfyUI, or for the exit of a worker."""
+"""Maximum seconds for a restart of ComfyUI, and for the exit of a worker."""
 
 
 @dataclass
 class Report:
-    """The outcomes of one worker's jobs, and the failed checks as `problems`."""
+    """The outcomes of one worker's jobs, the injected faults, and the failed checks as `problems`."""
 
     outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -47,7 +47,7 @@ def outcome_of(job: QueueJob) -> str:
 
 
 def failed_checks(job: QueueJob, case: SoakCase, codes: frozenset[ErrorCode]) -> Iterator[str]:
-    """Yield the failed checks of a finished job. A job that reaches ComfyUI may also end with one of `codes`."""
+    """Yield a sentence for each failed check of a finished job. `codes` are allowed if the job reaches ComfyUI."""
     outcome = outcome_of(job)
     allowed = {code.value for code in codes} if case.reaches_comfyui else set()
     allowed |= {"cancelled", "result" if case.code is None else case.code.value}
@@ -61,8 +61,11 @@ def failed_checks(job: QueueJob, case: SoakCase, codes: frozenset[ErrorCode]) ->
         yield "was never completed"
 
 
-def leftovers(setup: WorkerSetup, allowed_files: int = 0) -> list[str]:
-    """Stop the worker. Report what its jobs left in ComfyUI and what still runs after its exit, as problems."""
+def stop_and_find_leftovers(setup: WorkerSetup, allowed_files: int = 0) -> list[str]:
+    """Stop the worker, and return as problems what its jobs left in ComfyUI, and what is wrong with its exit.
+
+    `allowed_files` is the number of files that may be left.
+    """
     problems = []
     simulator = setup.simulator
     if simulator is not None and not until(lambda: not (simulator.queue_ids or simulator.history_ids), 5):

@@ -20,12 +20,12 @@ MEAN_PAUSE_S = 1.0
 LONGEST_FAULT_S = 5.5
 """Seconds after which a hang, stall or delay is ended: a job's timeout, the stop of its prompt, and a margin."""
 MAX_ARMED_FAULTS = 4
-"""Number of injected faults that have not happened yet. Above it, no further fault is injected."""
+"""Maximum number of injected faults that have not happened yet."""
 
 
 @dataclass(frozen=True)
 class ScheduledFault:
-    """A fault, and the error code with which it may fail a job. It fails at most the two jobs that run concurrently."""
+    """A fault, and the error code with which it may fail jobs: at most the two that run concurrently."""
 
     name: str
     inject: Callable[[WorkerSetup, random.Random], object]
@@ -120,15 +120,15 @@ class FaultSchedule:
 
     def __init__(self, setup: WorkerSetup, rng: random.Random) -> None:
         self._setup = setup
-        self._simulator_of = _simulator_of(setup)
-        self._faults = self._simulator_of.faults
+        self._simulator = _simulator_of(setup)
+        self._faults = self._simulator.faults
         self._rng = rng
         self._next_at = self._calm_at = time.monotonic()
         self._may_lose_again_at = 0.0
         self.counts: collections.Counter[str] = collections.Counter()
 
     def inject_next(self) -> None:
-        """Inject the next fault if it is due, and end faults that have lasted long enough."""
+        """Inject a random fault if one is due and allowed, and end faults that have lasted long enough."""
         now = time.monotonic()
         self.end_lasting(now)
         if now < self._next_at:
@@ -150,13 +150,13 @@ class FaultSchedule:
 
     def end_lasting(self, now: float) -> None:
         """End a hang, stall or delay that has lasted long enough."""
-        if self._simulator_of.hanging_step is None and not self._faults.history_delay_s:
+        if self._simulator.hanging_step is None and not self._faults.history_delay_s:
             self._calm_at = now
         elif now > self._calm_at + LONGEST_FAULT_S:
             self._faults.release()
 
     def clear(self) -> None:
-        """End all faults and inject no more."""
+        """End all faults, also those that have not happened yet."""
         self._faults.clear()
         self._faults.release()
         self._setup.platform.faults.clear()

@@ -14,9 +14,9 @@ from bench.soak.checks import (
     MAX_WAIT_AFTER_JOBS_S,
     Report,
     failed_checks,
-    leftovers,
     outcome_of,
     processes_left,
+    stop_and_find_leftovers,
 )
 from bench.worker_setup import WorkerSetup, running_worker
 from comfy_core.error_codes import ErrorCode
@@ -53,12 +53,12 @@ def run_killed_workers(name: str, cases: Sequence[SoakCase], kills: int) -> Repo
                 else:
                     _kill_twice(setup, rng, submitted, report)
             if setup.worker.exit_code is None:
-                report.problems += leftovers(setup)
+                report.problems += stop_and_find_leftovers(setup)
     return report
 
 
 def _kill_once(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
-    """Kill ComfyUI while jobs run. Check that its running jobs fail, and that the other jobs and a new one succeed."""
+    """Kill ComfyUI while jobs run. Check that running jobs fail, how other jobs end, and that a new job succeeds."""
     platform = setup.platform
     _kill_after_a_moment(setup, rng, submitted)
     report.faults["ComfyUI killed"] += 1
@@ -74,10 +74,10 @@ def _kill_once(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, S
 
 
 def _kill_twice(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
-    """Kill ComfyUI, and again after its restart. Check that the worker ends its jobs, reports itself and exits."""
-    dead = _kill_after_a_moment(setup, rng, submitted)
+    """Kill ComfyUI, and again after its restart. Check that the worker ends its jobs, reports its state and exits."""
+    killed_pids = _kill_after_a_moment(setup, rng, submitted)
     report.faults["ComfyUI killed twice"] += 1
-    if not until(lambda: {process.pid for process in setup.comfyui_processes()} - dead, MAX_WAIT_AFTER_JOBS_S):
+    if not until(lambda: {process.pid for process in setup.comfyui_processes()} - killed_pids, MAX_WAIT_AFTER_JOBS_S):
         report.problems.append("ComfyUI was not started again")
     setup.kill_comfyui()
     if (status := setup.worker.wait(2 * MAX_WAIT_AFTER_JOBS_S)) != 1:
@@ -91,13 +91,13 @@ def _kill_twice(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, 
 
 
 def _kill_after_a_moment(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase]) -> set[int]:
-    """Kill ComfyUI at a random moment after the first job was handed out; return the ids of its processes."""
+    """Kill ComfyUI at a random moment after the first job was handed out; return the ids of the killed processes."""
     first = next(iter(submitted))
     setup.platform.wait_until(lambda: setup.platform.jobs[first].started_at is not None, MAX_JOB_S)
     threading.Event().wait(rng.uniform(0, KILLED_WITHIN_S))
-    dead = {process.pid for process in setup.comfyui_processes()}
+    killed_pids = {process.pid for process in setup.comfyui_processes()}
     setup.kill_comfyui()
-    return dead
+    return killed_pids
 
 
 def _check_jobs_after_kill(setup: WorkerSetup, submitted: Mapping[str, SoakCase], report: Report) -> None:

@@ -40,7 +40,7 @@ class LeakMonitor:
             self._samples.append(ProcessSample(rss_mb, self._process.num_fds(), self._process.num_threads()))
 
     def quarters(self) -> list[ProcessSample]:
-        """Return the median of the samples in each quarter of the time."""
+        """Return the medians of each quarter of the samples."""
         quarter = len(self._samples) // 4
         parts = [self._samples[number * quarter : (number + 1) * quarter] for number in range(4)]
         return [

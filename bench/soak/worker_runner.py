@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import requests
 
 from bench.soak.cases import SoakCase
-from bench.soak.checks import MAX_JOB_S, Report, failed_checks, leftovers, outcome_of
+from bench.soak.checks import MAX_JOB_S, Report, failed_checks, outcome_of, stop_and_find_leftovers
 from bench.soak.fault_schedule import FAULT_CODES, FAULTS, LOST_JOB_S, RESPONSE_LOST, FaultSchedule
 from bench.soak.leak_monitor import LeakMonitor
 from bench.worker_setup import WorkerSetup, running_worker
@@ -22,11 +22,11 @@ STEP_S = 0.05
 """Duration of a simulated sampling step."""
 SOAK_JOB_TIMEOUT_S = 5.0
 FAULTLESS_JOBS = 3
-"""Jobs that each worker runs at the end without faults. They must succeed."""
+"""Number of jobs that each worker runs at the end without faults. These jobs must succeed."""
 CANCELLED_SHARE = 0.1
 """Fraction of jobs that are cancelled."""
 SOAK_POLL_S = 0.02
-"""Pause between two looks at the jobs."""
+"""Seconds between two polls of the jobs."""
 ALLOWED_RSS_GROWTH_MB = 6.0
 ALLOWED_COUNT_GROWTH = 4
 """Allowed growth of files and threads: the session to the platform keeps one connection per concurrent request."""
@@ -41,7 +41,7 @@ class WorkerRunner:
         self._rng = rng
         self._cases = itertools.cycle(rng.sample(cases, len(cases)))
         self._submitted: dict[str, SoakCase] = {}
-        self._to_cancel: dict[str, float] = {}
+        self._cancel_after_s: dict[str, float] = {}
         self._cancelled: set[str] = set()
         self._leaks = LeakMonitor(setup.worker.pid)
         self._pause = threading.Event()
@@ -73,12 +73,12 @@ class WorkerRunner:
         return job_id
 
     def _submit_some(self, limit: int) -> None:
-        """Submit jobs until four are queued, and choose some to cancel, at once or soon after their start."""
+        """Submit jobs until four are queued or `limit` are submitted, and choose some to cancel now or later."""
         waiting = sum(job.state is QueueJobState.IN_QUEUE for job in self._platform.jobs.values())
         for case in itertools.islice(self._cases, min(limit - len(self._submitted), max(0, 4 - waiting))):
             job_id = self._submit(case)
             if self._rng.random() < CANCELLED_SHARE:
-                self._to_cancel[job_id] = self._rng.choice((-math.inf, self._rng.uniform(0, 0.4)))
+                self._cancel_after_s[job_id] = self._rng.choice((-math.inf, self._rng.uniform(0, 0.4)))
 
     def _poll_once(self) -> None:
         self._leaks.sample()
@@ -89,15 +89,15 @@ class WorkerRunner:
 
     def _cancel_some(self) -> None:
         now = time.monotonic()
-        for job_id, after_s in list(self._to_cancel.items()):
+        for job_id, after_s in list(self._cancel_after_s.items()):
             job = self._platform.jobs[job_id]
             if job.state.is_final:
-                del self._to_cancel[job_id]
+                del self._cancel_after_s[job_id]
             elif after_s < 0 or (job.started_at is not None and now > job.started_at + after_s):
                 address = f"{self._platform.endpoint_url}/cancel/{job_id}"
                 response = requests.post(address, headers={"Authorization": self._platform.api_key}, timeout=10)
                 if response.ok:
-                    del self._to_cancel[job_id]
+                    del self._cancel_after_s[job_id]
 
     def _has_unfinished_jobs(self) -> bool:
         """Return whether a job has not ended. Raises AssertionError if a job runs for longer than MAX_JOB_S."""
@@ -131,7 +131,7 @@ class WorkerRunner:
                 )
 
     def check_growth(self) -> None:
-        """Report a problem if the process's memory, files or threads grew from the second to the last quarter."""
+        """Report a problem if memory, files or threads grew too much from the second quarter to the last."""
         first, second, third, last = self._leaks.quarters()
         self.report.memory = "  ".join(
             f"{each.rss_mb:.1f} MB/{each.files} files/{each.threads} threads" for each in (first, second, third, last)
@@ -153,5 +153,5 @@ def run_worker(name: str, cases: Sequence[SoakCase], count: int, *, shares_files
         runner.check_growth()
         # A ComfyUI that lost its history cannot report over HTTP which files it wrote.
         allowed_files = 0 if shares_files else runner.report.faults["everything forgotten"]
-        runner.report.problems += leftovers(setup, allowed_files)
+        runner.report.problems += stop_and_find_leftovers(setup, allowed_files)
         return runner.report

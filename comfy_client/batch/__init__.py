@@ -1,1 +1,1 @@
-"""Generates all images of a game from one file: plans them, generates each once, and uploads them to a bucket."""
+"""Generates all images of a game from one file: plans them, generates each once, and can upload them to a bucket."""

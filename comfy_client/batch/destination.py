@@ -1,4 +1,4 @@
-"""Uploads images to an S3 bucket, and verifies that the bucket serves them."""
+"""Uploads files to an S3 bucket, and verifies that the bucket serves them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, ObjectStore, rea
 CHECK_TIMEOUT_S = 30.0
 CHECK_FILE = ".comfy-client-check"
 UPLOAD_TIMEOUT_S = 120.0
-"""For one file, usually a few megabytes."""
+"""Default timeout for one file, which usually has a few megabytes."""
 CACHE_CONTROL = "public, max-age=300"
 """An image may be replaced under the same name, so caches must revalidate it after five minutes."""
 
@@ -49,13 +49,15 @@ class BucketDestination:
             self._store.delete(CHECK_FILE)
 
     def put(self, name: str, data: bytes, mime_type: str) -> str:
-        """Upload a file, verify that its URL serves the same bytes, and return the URL.
+        """Upload a file and verify that its URL serves the same bytes.
+
+        Return the public URL if the bucket has a public base URL, otherwise the address as an s3:// URL.
 
         Raises JobError (output_not_stored) if the bucket rejects the file, is too slow, or serves other bytes.
         """
         give_up_at = time.monotonic() + self._timeout_s
 
-        def check() -> None:
+        def raise_if_late() -> None:
             if time.monotonic() > give_up_at:
                 message = (
                     f"The upload of {name} to the bucket {self.bucket.name!r} took longer than {self._timeout_s:g} s. "
@@ -63,7 +65,7 @@ class BucketDestination:
                 )
                 raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
 
-        url = self._store.put(name, data, mime_type, check, cache_control=CACHE_CONTROL)
+        url = self._store.put(name, data, mime_type, raise_if_late, cache_control=CACHE_CONTROL)
         self._require_served(url, name, data)
         return url.partition("?")[0] if self.bucket.public_url else f"{self.url}/{name}"
 
@@ -89,7 +91,7 @@ def bucket_destination(
 ) -> BucketDestination:
     """Return the destination for `s3://bucket/prefix`, with the credentials in the variables BUCKET_*.
 
-    Raises ConfigError that names missing variables.
+    Raises ConfigError if the URL names no bucket, or if variables are missing.
     """
     parts = urlsplit(url)
     if not parts.netloc:

@@ -1,7 +1,8 @@
 """Crash-safe journal of submitted, generated and uploaded images: one JSON object per line, synced to disk.
 
-`intent` is written before a job is submitted, and `sent` with the job's id after that. An `intent` without `sent` means
-that a job with an unknown id may be running. Such a job is not submitted again without consent: it might be paid twice.
+`intent` is written before a job is submitted. After the submit, `sent` is written with the job's id, or `unsent` if no
+job was created. If the last event is `intent`, a job with an unknown id may be running. The image is then not submitted
+again without the user's consent, because it might be paid twice.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ INTENT, UNSENT, SENT, MADE, FAILED, UPLOADED = "intent", "unsent", "sent", "made
 
 @dataclass
 class JournalEntry:
-    """The recorded state of one digest.
+    """The recorded state of the image with one digest (see plan.py).
 
     Attributes:
-        state: the last event other than `uploaded`.
-        job_id: id of the last job.
-        made: data of the image: file, sha256, seed, and so on.
-        urls: URL of the image in each bucket it was uploaded to.
+        state: the last event other than `uploaded`, or an empty string.
+        job_id: id of the last job, or an empty string.
+        made: data of the image: file, sha256, seed, and so on. Empty if there is no image.
+        urls: for each s3:// URL to which the image was uploaded, the URL that serves it.
     """
 
     state: str = ""
@@ -39,7 +40,7 @@ class JournalEntry:
 
     @property
     def may_run(self) -> bool:
-        """Whether a job may have been submitted whose id is unknown."""
+        """Whether a job with an unknown id may have been submitted."""
         return self.state == INTENT
 
 
@@ -80,7 +81,7 @@ class Journal:
         self._file.close()
 
     def entry(self, digest: str) -> JournalEntry:
-        """Return the entry of a digest, empty if there is none."""
+        """Return the entry of a digest, or an empty entry if there is none."""
         return self.entries.get(digest, JournalEntry())
 
     def note(self, event: str, digest: str, **facts: object) -> None:

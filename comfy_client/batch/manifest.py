@@ -1,4 +1,7 @@
-"""Writes manifest.json, the images of a game with their inputs, and index.html, their gallery."""
+"""Builds, reads and writes manifest.json, which lists the images of a game with their inputs.
+
+Also writes index.html, the gallery of these images.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,19 @@ GALLERY = "index.html"
 
 def manifest_of(
     plan: AssetPlan,
-    made: Sequence[AssetOutcome],
+    outcomes: Sequence[AssetOutcome],
     entries: Mapping[str, JournalEntry],
     usd_per_s: float,
     previous: Mapping[str, JsonObject],
 ) -> JsonObject:
-    """Return the manifest of a whole plan. This run may have generated only a part of it.
+    """Return the manifest of a whole plan. `outcomes` has the results of this run, which may be a part of the plan.
 
-    Images of earlier runs are listed from the journal's `entries`, or else from the manifest of the `previous` run.
-    Costs are execution time times `usd_per_s`, without cold starts and idle time. The cost of an image is None if its
-    execution time is unknown, or if it was generated without RunPod.
+    Images of earlier runs are listed from the journal's `entries`, or else from `previous`, the assets of the previous
+    manifest. Assets that are in none of these are omitted. Costs are execution time times `usd_per_s`, without cold
+    starts and idle time. The cost of an image is None if its execution time is unknown, or if a ComfyUI that was called
+    directly generated it.
     """
-    by_path = {each.asset.path: each for each in made}
+    by_path = {each.asset.path: each for each in outcomes}
     assets: list[JsonObject] = []
     for asset in plan.assets:
         entry = entries.get(asset.digest, JournalEntry())
@@ -56,15 +60,15 @@ def _earlier_outcome(asset: PlannedAsset, entry: JournalEntry) -> AssetOutcome |
     return AssetOutcome(asset, "reused", entry.made) if entry.state == MADE else None
 
 
-def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObject:
-    asset, facts = made.asset, made.facts
+def _asset(outcome: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObject:
+    asset, facts = outcome.asset, outcome.facts
     seconds = facts.get("execution_s")
     is_free = str(facts.get("job_id", "")).startswith(JOB_PREFIX)
     return {
         "id": asset.path,
         "group": asset.group,
         "type": asset.kind,
-        "state": "ready" if facts else made.outcome,
+        "state": "ready" if facts else outcome.outcome,
         "prompt": asset.prompt,
         "inputs": {name: value for name, value in asset.input.items() if name != "prompt"},
         "from": asset.source or None,
@@ -76,14 +80,15 @@ def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObj
         },
         "execution_s": seconds,
         "cost_usd": None if seconds is None or is_free else round(job_usd(seconds, usd_per_s), 5),
-        "error": json.loads(made.error.report.to_json()) if made.error else None,
+        "error": json.loads(outcome.error.report.to_json()) if outcome.error else None,
     }
 
 
 def read_previous(folder: Path, game: str) -> Mapping[str, JsonObject]:
-    """Return the assets in the folder's manifest, by id.
+    """Return the assets in the folder's manifest by id, or an empty mapping if the folder has no manifest.
 
-    Raises ConfigError if the folder belongs to another game, or its manifest.json or index.html is a foreign file.
+    Raises ConfigError if the folder belongs to another game, or if its manifest.json or index.html was not written by
+    `comfy-client batch`.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

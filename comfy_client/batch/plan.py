@@ -1,7 +1,7 @@
 """Parses assets.toml into a plan: every image with its request and its source image. No I/O.
 
-An image's `digest` is a hash of its request and of the digest of its source. Images with the same digest are the same
-and are paid once. A changed prompt changes the digest of its image and of all images that are derived from it.
+An image's `digest` is a hash of the image's request and of the digest of its source. Two images with one digest are
+equal and are paid once. A changed prompt changes the digest of the image and of all images that are derived from it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ class PlannedAsset:
     """One image of a plan.
 
     Attributes:
-        path: `<group>/<name>[-<variant>]`, without a file name suffix.
-        kind: the group's type, as `--type` selects it.
+        path: `<group>/<name>[-<variation>]`, without a file name suffix.
+        group: the name of the group.
+        kind: the group's type, which `--type` selects.
+        prompt: the whole prompt, with the style's prefix and suffix.
         input: the request (docs/api.md), without the source image.
         source: the path of the asset from which this one is derived, or an empty string.
+        digest: identifies the image; see the module's docstring.
     """
 
     path: str
@@ -80,7 +83,10 @@ class AssetPlan:
     assets: tuple[PlannedAsset, ...]
 
     def only(self, kinds: Sequence[str]) -> AssetPlan:
-        """Return the plan for these types and their sources only. Raises JobError (invalid_input)."""
+        """Return the plan with only the assets of these types and their sources. Empty `kinds` select all assets.
+
+        Raises JobError (invalid_input) for a type that no asset has.
+        """
         if not kinds:
             return self
         known = {asset.kind for asset in self.assets}
@@ -157,7 +163,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
 
 
 class _PlanBuilder:
-    """Builds a plan from a parsed file that matches the schema, and collects its faults."""
+    """Builds a plan from a parsed file that matches the schema, and collects the file's other faults."""
 
     def __init__(self, data: JsonObject, workflows: Mapping[str, Workflow]) -> None:
         self._data = data
@@ -178,7 +184,7 @@ class _PlanBuilder:
         return AssetPlan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(planned.values()))
 
     def _entries(self) -> Iterator[tuple[str, tuple[str, JsonObject, JsonObject]]]:
-        """Yield `<group>/<name>` of each asset, with its path in the file, its group, and its settings."""
+        """Yield `<group>/<name>` of each asset, with its field path, its group, and its settings with all defaults."""
         seen: set[str] = set()
         for group_name, group in self._data["groups"].items():
             if not re.fullmatch(_NAME, group_name):
@@ -218,8 +224,8 @@ class _PlanBuilder:
     def _source(
         self, name: str, entries: Mapping[str, tuple[str, JsonObject, JsonObject]], *, reports_fault: bool
     ) -> str:
-        where, _, own = entries[name]
-        wanted = own.get("from", "")
+        where, _, settings = entries[name]
+        wanted = settings.get("from", "")
         if not wanted:
             return ""
         source = wanted if "/" in wanted else f"{name.partition('/')[0]}/{wanted}"
@@ -230,40 +236,43 @@ class _PlanBuilder:
         return ""
 
     def _assets(
-        self, name: str, where: str, group: JsonObject, own: JsonObject, planned: Mapping[str, PlannedAsset]
+        self, name: str, where: str, group: JsonObject, settings: JsonObject, planned: Mapping[str, PlannedAsset]
     ) -> Iterator[PlannedAsset]:
         """Yield the images of one asset: one for each variation."""
         group_name = name.partition("/")[0]
-        prompt, negative = self._prompt(where, own)
-        wanted = own.get("from", "")
+        prompt, negative = self._prompt(where, settings)
+        wanted = settings.get("from", "")
         source = (wanted if "/" in wanted else f"{group_name}/{wanted}") if wanted else ""
         if wanted and source not in planned:
             return  # already reported as a fault
-        inputs: JsonObject = {key: value for key, value in own.items() if key in self._inputs}
+        inputs: JsonObject = {key: value for key, value in settings.items() if key in self._inputs}
         inputs |= {"workflow": "img2img" if source else "txt2img", "prompt": prompt, **negative}
-        if source and "strength" in own:
-            inputs["strength"] = own["strength"]
-        for number in range(own.get("variations", 1)):
+        if source and "strength" in settings:
+            inputs["strength"] = settings["strength"]
+        for number in range(settings.get("variations", 1)):
             path = name if number == 0 else f"{name}-{number + 1}"
-            seed = own["seed"] + number if "seed" in own else seed_of(self._data["game"], path)
+            seed = settings["seed"] + number if "seed" in settings else seed_of(self._data["game"], path)
             request = {**inputs, "seed": seed}
             self._check(where, request, has_image=bool(source))
             digest = _digest(request, planned[source].digest if source else "")
             yield PlannedAsset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
 
-    def _prompt(self, where: str, own: JsonObject) -> tuple[str, JsonObject]:
-        """Return the prompt built from template, fields and style, and the inputs for the negative prompt."""
-        text = own.get("prompt", "")
-        template = own.get("template", "")
+    def _prompt(self, where: str, settings: JsonObject) -> tuple[str, JsonObject]:
+        """Return the whole prompt, and the inputs for the negative prompt.
+
+        The prompt is the asset's own or the filled template, with the prefix and the suffix of the style.
+        """
+        text = settings.get("prompt", "")
+        template = settings.get("template", "")
         named = [each for _, each, _, _ in string.Formatter().parse(template) if each]
         known = {"name", "prompt", "from", *_ASSET_RULES, *self._inputs}
         self._faults += [
             Fault(f"{where}.{key}", f"is unknown, and is not a field of the template{nearest(key, [*known, *named])}")
-            for key in own
+            for key in settings
             if key not in known and key not in named
         ]
         if template and not text:
-            fields = {key: value for key, value in own.items() if isinstance(value, str)}
+            fields = {key: value for key, value in settings.items() if isinstance(value, str)}
             missing = [each for each in named if each not in fields]
             if missing:
                 self._faults.append(Fault(where, f"has no {', '.join(missing)}, which the template requires"))
@@ -271,7 +280,7 @@ class _PlanBuilder:
                 text = template.format_map(fields)
         elif not text:
             self._faults.append(Fault(where, "has neither a prompt nor a template"))
-        style_name = own.get("style", "")
+        style_name = settings.get("style", "")
         if style_name and style_name not in self._styles:
             self._faults.append(
                 Fault(f"{where}.style", f"{style_name!r} is not a style{nearest(style_name, self._styles)}")
@@ -286,7 +295,10 @@ class _PlanBuilder:
         return f"{style.get('prefix', '')}{text}{style.get('suffix', '')}", negative
 
     def _check(self, where: str, request: JsonObject, *, has_image: bool) -> None:
-        """Validate a request as the worker would, so that nothing is paid before the whole file is valid."""
+        """Validate a request as the worker does, and collect its faults. A job is only paid if the whole file is valid.
+
+        Does nothing if there are other faults already.
+        """
         if self._faults:
             return
         try:
@@ -297,10 +309,10 @@ class _PlanBuilder:
 
 
 def seed_of(game: str, path: str) -> int:
-    """Return the seed of an asset without one: a hash of its path, so it is stable and differs between assets."""
+    """Return the seed of an asset that sets none. It is a hash of game and path, so it is the same in every run."""
     return int.from_bytes(hashlib.sha256(f"{game}/{path}".encode()).digest()[:8], "big") % (MAX_SCENARIO_SEED + 1)
 
 
-def _digest(request: Mapping[str, Any], source: str) -> str:
-    text = json.dumps([request, source], sort_keys=True)
+def _digest(request: Mapping[str, Any], source_digest: str) -> str:
+    text = json.dumps([request, source_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

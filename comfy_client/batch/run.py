@@ -25,7 +25,10 @@ from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestEr
 from comfy_core.files import write_atomically
 
 ATTEMPTS = 3
-"""Maximum number of jobs for one image in one run. Only errors that `_is_resendable` accepts lead to another job."""
+"""Maximum number of jobs for one image in one run, and of submits for one job.
+
+Only errors that `_is_resendable` accepts lead to another job, and only transient errors to another submit.
+"""
 ASSET_TIMEOUT_S = 3600.0
 _log = logging.getLogger(__name__)
 
@@ -35,8 +38,9 @@ class AssetOutcome:
     """The outcome of one asset.
 
     Attributes:
-        outcome: made, reused, failed, unsure (its job may have been submitted) or stopped.
-        facts: data of its image, as recorded in the journal; empty if there is no image.
+        outcome: made, reused, failed, unsure (an earlier run may have submitted a job) or stopped.
+        facts: data of the image, as recorded in the journal; empty if there is no image.
+        error: the reason for failed and unsure, and for stopped if the source was stopped.
     """
 
     asset: PlannedAsset
@@ -46,7 +50,7 @@ class AssetOutcome:
 
 
 class _StoppedError(Exception):
-    """The run was stopped. The job continues, and the next run resumes it."""
+    """The run was stopped. Unless it is cancelled, the job continues, and the next run resumes it."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class BatchSettings:
     """Options of a run.
 
     Attributes:
-        concurrency: number of images at once.
-        resend_unsure: submit jobs again that may already have been submitted. They may then be paid twice.
+        concurrency: maximum number of concurrent jobs.
+        resend_unsure: submit jobs again that an earlier run may have submitted. They may then be paid twice.
         cancel_when_stopped: cancel running jobs when the run is stopped.
     """
 
@@ -82,12 +86,13 @@ class Batch:
         self._settings = settings
         self._destination = destination
         self._stopped = threading.Event()
-        self._sending = threading.Lock()
+        self._submit_lock = threading.Lock()
 
     def run(self, plan: AssetPlan, report: Callable[[AssetOutcome], None] = lambda _: None) -> list[AssetOutcome]:
-        """Return the outcome of each asset, in the plan's order. `report` is called with each outcome as it ends.
+        """Generate the images and return the outcome of each asset, in the plan's order.
 
-        After Ctrl-C no more jobs are submitted. Running jobs continue and the next run resumes them, unless
+        `report` is called with each outcome, as soon as the asset is finished. After Ctrl-C no more jobs are submitted,
+        and KeyboardInterrupt is raised. Running jobs continue and the next run resumes them, unless
         `cancel_when_stopped` is set.
         """
         futures: dict[str, Future[AssetOutcome]] = {}
@@ -107,13 +112,13 @@ class Batch:
         self, asset: PlannedAsset, source: Future[AssetOutcome] | None, report: Callable[[AssetOutcome], None]
     ) -> AssetOutcome:
         try:
-            made = self._process(asset, source.result() if source else None)
+            outcome = self._process(asset, source.result() if source else None)
         except _StoppedError:
-            made = AssetOutcome(asset, "stopped")
+            outcome = AssetOutcome(asset, "stopped")
         except ComfyClientError as error:
-            made = AssetOutcome(asset, "failed", error=error)
-        report(made)
-        return made
+            outcome = AssetOutcome(asset, "failed", error=error)
+        report(outcome)
+        return outcome
 
     def _process(self, asset: PlannedAsset, source: AssetOutcome | None) -> AssetOutcome:
         if source is not None and not source.facts:
@@ -121,7 +126,7 @@ class Batch:
                 asset, "stopped" if source.outcome == "stopped" else "failed", error=_no_source(asset, source)
             )
         entry = self._journal.entry(asset.digest)
-        outcome = "reused" if entry.state == MADE and self._has_image(asset, entry.made) else "made"
+        outcome = "reused" if entry.state == MADE and self._reuse_image(asset, entry.made) else "made"
         if outcome == "made":
             if entry.may_run and not self._settings.resend_unsure:
                 return AssetOutcome(asset, "unsure", error=_unsure(asset))
@@ -130,8 +135,8 @@ class Batch:
         self._upload(asset, facts)
         return AssetOutcome(asset, outcome, facts)
 
-    def _has_image(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
-        """Return whether the folder has the undamaged image. If it has an earlier name, it is copied to the new one."""
+    def _reuse_image(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
+        """Return whether the folder has the undamaged image. A file with an earlier name is copied to the new name."""
         for name in (asset.filename, str(facts.get("file", ""))):
             try:
                 data = (self._folder / name).read_bytes()
@@ -161,11 +166,11 @@ class Batch:
             self._pause(backoff_s(attempt))
 
     def _send(self, asset: PlannedAsset, source: AssetOutcome | None) -> str:
-        """Submit a job and return its id. One at a time: if the run is killed, at most one job id is lost."""
+        """Submit a job and return its id. Only one submit runs at a time, so a killed run loses at most one job id."""
         request = self._request(asset, source)
         attempt = 0
         while True:
-            with self._sending:
+            with self._submit_lock:
                 if self._stopped.is_set():
                     raise _StoppedError
                 self._note(INTENT, asset)
@@ -194,7 +199,7 @@ class Batch:
         return GenerationRequest({**asset.input, "image": image})
 
     def _wait(self, job_id: str) -> GenerationResult:
-        # Poll it as a new job: RunPod may return 404 for some seconds (docs/reference/runpod.md#job-states).
+        # The job is polled as a new one: RunPod may return 404 for some seconds (docs/reference/runpod.md#job-states).
         poller = JobPoller(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
             return coroutines.run(poller.wait(ASSET_TIMEOUT_S), self._pause)
@@ -249,15 +254,15 @@ class Batch:
             raise ConfigError(f"The journal cannot be written: {error.strerror}. Make room, and run again") from error
 
     def _upload(self, asset: PlannedAsset, facts: JsonObject) -> None:
-        """Upload an image unless that was done before. Raises JobError; the next run tries again."""
+        """Upload an image, unless it was uploaded before. Raises JobError; the next run tries again."""
         if self._destination is None:
             return
-        url_prefix = f"{self._destination.url}/{asset.filename}"
-        if url_prefix in self._journal.entry(asset.digest).urls:
+        s3_url = f"{self._destination.url}/{asset.filename}"
+        if s3_url in self._journal.entry(asset.digest).urls:
             return
         data = self._read(asset)
         url = self._destination.put(asset.filename, data, str(facts["mime_type"]))
-        self._note(UPLOADED, asset, to=url_prefix, url=url)
+        self._note(UPLOADED, asset, to=s3_url, url=url)
 
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
@@ -265,7 +270,7 @@ class Batch:
 
 
 def _is_resendable(error: JobError) -> bool:
-    """Return whether to submit a failed job again. A job that expired may have been paid for: the user decides."""
+    """Return whether a failed job is submitted again. A job that expired may have been paid, so the user decides."""
     return error.report.retryable and error.code is not ErrorCode.JOB_EXPIRED
 
 
@@ -282,6 +287,6 @@ def _unsure(asset: PlannedAsset) -> ComfyClientError:
     )
 
 
-def failures(made: list[AssetOutcome]) -> Iterator[AssetOutcome]:
+def failures(outcomes: list[AssetOutcome]) -> Iterator[AssetOutcome]:
     """Yield the outcomes without an image."""
-    yield from (each for each in made if each.outcome not in ("made", "reused"))
+    yield from (each for each in outcomes if each.outcome not in ("made", "reused"))

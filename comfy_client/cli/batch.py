@@ -18,7 +18,7 @@ from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_pre
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import Flag, UsageError, count, price, seconds
+from comfy_client.cli.flags import Flag, UsageError, parse_count, parse_price, parse_seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
@@ -29,7 +29,7 @@ from comfy_core.workflows import Workflow
 JOURNAL_FILE = Path(".batch", "journal.jsonl")
 _DEFAULT_SIDE = 1024
 _PNG_BYTES_PER_PIXEL, _LOSSY_BYTES_PER_PIXEL = 1.5, 0.4
-"""Approximate size of an image file."""
+"""Approximate size of an image file, per pixel."""
 _SWITCH = {"action": "store_true"}
 FLAGS: Sequence[Flag] = (
     Flag(("file",), "The file that describes the assets (docs/assets.md).", "assets.toml", {"type": Path}),
@@ -45,7 +45,7 @@ FLAGS: Sequence[Flag] = (
         "TYPE",
         {"action": "append", "default": []},
     ),
-    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": count, "default": 4}),
+    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": parse_count, "default": 4}),
     Flag(("--dry-run",), "Show the planned assets without making or writing anything.", settings=_SWITCH),
     Flag(
         ("--resend-unsure",),
@@ -61,24 +61,27 @@ FLAGS: Sequence[Flag] = (
         ("--upload-timeout",),
         f"Timeout for the upload of one file. [default {UPLOAD_TIMEOUT_S:g}]",
         "SECONDS",
-        {"type": seconds, "default": UPLOAD_TIMEOUT_S},
+        {"type": parse_seconds, "default": UPLOAD_TIMEOUT_S},
     ),
     Flag(
         ("--usd-per-s",),
         f"Price of one second of a worker. [default: the price of {DEFAULT_POOL}]",
         "X",
-        {"type": price},
+        {"type": parse_price},
     ),
 )
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the command."""
+    """Return the command `batch`."""
     return (Command("batch", [*FLAGS, JSON], run),)
 
 
 def run(call: Call) -> int:
-    """Make the assets and return the exit status: 0 if all were made, else the status of the worst error."""
+    """Make the assets and return the exit status: 0 if all have an image, else the highest status of the errors.
+
+    With --dry-run, only show the plan. If the run is interrupted, return the status of the signal.
+    """
     options = call.options
     full_plan = read_plan(_toml(options.file), call.workflows)
     plan = full_plan.only(options.type)
@@ -89,8 +92,8 @@ def run(call: Call) -> int:
     rate = POOLS[DEFAULT_POOL].flex_usd_per_s if options.usd_per_s is None else options.usd_per_s
     with call.client() as client, Journal(folder / JOURNAL_FILE) as journal:
 
-        def manifest(made: Sequence[AssetOutcome] = ()) -> JsonObject:
-            return manifest_of(full_plan, made, journal.entries, rate, previous)
+        def manifest(outcomes: Sequence[AssetOutcome] = ()) -> JsonObject:
+            return manifest_of(full_plan, outcomes, journal.entries, rate, previous)
 
         _check(plan, folder, destination, journal.entries)
         write_manifest(folder, manifest())
@@ -98,17 +101,17 @@ def run(call: Call) -> int:
         batch = Batch(client, journal, folder, settings, destination)
         try:
             with _progress(call, len(plan.assets)) as progress:
-                made = batch.run(plan, progress.count)
+                outcomes = batch.run(plan, progress.count)
         except KeyboardInterrupt as interrupt:
             write_manifest(folder, manifest())
             then = "were cancelled" if options.cancel else "continue; run the same command to collect them"
             call.screen.interrupted(f"Interrupted: finished images are kept; running jobs {then}.")
             return status_of(interrupt)
-        final_manifest = manifest(made)
+        final_manifest = manifest(outcomes)
         write_manifest(folder, final_manifest)
         if destination is not None:
             _publish(destination, folder)
-    return _show_summary(call, made, final_manifest, folder)
+    return _show_summary(call, outcomes, final_manifest, folder)
 
 
 def _toml(file: Path) -> JsonObject:
@@ -138,16 +141,17 @@ def _check(
 ) -> None:
     """Raise ConfigError or JobError if the disk has too little space or the bucket does not work."""
     new = [asset.input for asset in plan.assets if entries.get(asset.digest, JournalEntry()).state != MADE]
-    needed = sum(
+    needed_bytes = sum(
         each.get("width", _DEFAULT_SIDE)
         * each.get("height", _DEFAULT_SIDE)
         * (_PNG_BYTES_PER_PIXEL if each.get("output_format", "png") == "png" else _LOSSY_BYTES_PER_PIXEL)
         for each in new
     )
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
         raise ConfigError(
-            f"{folder} has {free / 1e6:,.1f} MB free, and {len(new)} images need about {needed / 1e6:,.1f} MB. "
+            f"{folder} has {free_bytes / 1e6:,.1f} MB free, and {len(new)} images need about "
+            f"{needed_bytes / 1e6:,.1f} MB. "
             "Nothing was sent. Free some space, or use another folder with --out"
         )
     if destination is not None and new:
@@ -171,18 +175,18 @@ def _show_plan(call: Call, plan: AssetPlan, entries: Mapping[str, JournalEntry])
     return 0
 
 
-def _show_summary(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
-    counts = Counter(each.outcome for each in made)
-    problems = list(failures(list(made)))
+def _show_summary(call: Call, outcomes: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
+    counts = Counter(each.outcome for each in outcomes)
+    problems = list(failures(list(outcomes)))
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]
     summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     cost = "" if manifest["cost_usd"] is None else f"; ${manifest['cost_usd']:.4f} of GPU time in all"
     lines.append(f"{summary}{cost}. Gallery: {folder / GALLERY}")
     value = {**manifest, "counts": dict(counts), "folder": str(folder)}
     if problems:
-        worst = next((each.error for each in problems if each.error), None)
-        if worst is not None:
-            value["error"] = json.loads(worst.report.to_json())
+        first_error = next((each.error for each in problems if each.error), None)
+        if first_error is not None:
+            value["error"] = json.loads(first_error.report.to_json())
     call.screen.show(value, *lines)
     statuses = [each.error.exit_status if isinstance(each.error, ComfyClientError) else 1 for each in problems]
     return max(statuses, default=0)
@@ -193,7 +197,7 @@ def _progress(call: Call, total: int) -> _BatchLog | _BatchBar:
 
 
 class _BatchLog(ProgressDisplay):
-    """Writes a line for each image; nothing with --json."""
+    """Writes a line for each finished asset, or nothing with --json."""
 
     def __init__(self, call: Call, total: int) -> None:
         super().__init__(call.screen.err)
@@ -202,12 +206,12 @@ class _BatchLog(ProgressDisplay):
         self._done = 0
         self._lock = threading.Lock()
 
-    def count(self, made: AssetOutcome) -> None:
+    def count(self, outcome: AssetOutcome) -> None:
         """Show the outcome of an asset. Thread-safe."""
         with self._lock:
             self._done += 1
             if self._is_shown:
-                self.say(f"{self._done} of {self._total}  {made.asset.path}: {made.outcome}")
+                self.say(f"{self._done} of {self._total}  {outcome.asset.path}: {outcome.outcome}")
 
 
 class _BatchBar(TickingDisplay):
@@ -229,7 +233,7 @@ class _BatchBar(TickingDisplay):
         """Redraw the bar to update its clock."""
         self._bar.refresh()
 
-    def count(self, made: AssetOutcome) -> None:
+    def count(self, outcome: AssetOutcome) -> None:
         """Advance the bar by one asset."""
-        self._bar.set_postfix_str(f"{made.asset.path}: {made.outcome}"[:60])
+        self._bar.set_postfix_str(f"{outcome.asset.path}: {outcome.outcome}"[:60])
         self._bar.update()

@@ -1,4 +1,4 @@
-"""Types shared by all commands: `Call`, `Command`, and the conversion of SIGTERM into an exception."""
+"""What all commands share: `Call`, `Command`, the flag --json, and the conversion of signals into exceptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 _SIGNAL_STATUS = 128
-"""The exit status of a command that was ended by a signal is this plus the signal's number."""
+"""The exit status of a command that a signal ended is this number plus the signal's number."""
 
 
 _TERMINATING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -26,7 +26,7 @@ _TERMINATING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SI
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM and SIGHUP. It is handled like Ctrl-C, with another exit status."""
+    """Raised on SIGTERM and SIGHUP. Commands handle it like Ctrl-C, but with another exit status."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
 
 
 @contextmanager
-def raise_on_sigterm() -> Iterator[None]:
+def raise_on_signals() -> Iterator[None]:
     """Raise Terminated on SIGTERM and SIGHUP within the block. In a thread other than the main thread, do nothing.
 
     An ignored signal stays ignored: `nohup` ignores SIGHUP.

@@ -1,6 +1,7 @@
 """The commands `deploy` and `destroy`: show the changes, ask for confirmation, apply them, generate a test image.
 
-Progress is written to stderr. stdout only has the client's variables, so that it can be redirected to a file.
+Progress is written to stderr. Without --json and --dry-run, `deploy` writes nothing but the client's variables to
+stdout, so that it can be redirected to a file.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.flags import Flag, OnOff, UsageError, number
-from comfy_client.cli.output import OutputTarget, check_output, save_result
+from comfy_client.cli.flags import Flag, OnOff, UsageError, parse_number
+from comfy_client.cli.output import OutputTarget, prepare_output, save_result
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
@@ -23,9 +24,9 @@ from comfy_client.deploy.apply import (
     apply,
     await_worker,
     client_variables,
+    count_stale_workers,
     destroy,
     plan_destroy,
-    stale_workers,
 )
 from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import cached_models
@@ -72,8 +73,8 @@ def _deploy(call: Call) -> int:
         endpoint = apply(rest, models, description, plan, report)
         variables = client_variables(endpoint, BASE_URL)
         wants_image = bool(plan.steps) if call.options.picture is None else call.options.picture
-        stale = partial(stale_workers, rest, str(endpoint["id"]))
-        image_path = _test_image(call, output, variables, stale) if wants_image else None
+        count_stale = partial(count_stale_workers, rest, str(endpoint["id"]))
+        image_path = _generate_test_image(call, output, variables, count_stale) if wants_image else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],
@@ -86,7 +87,8 @@ def _deploy(call: Call) -> int:
 
 
 def _output(call: Call, description: Description) -> OutputTarget:
-    output = check_output(call.options.output or f"{description.name}.png", call.screen)
+    """Return where the test image is saved. Raises UsageError for stdout."""
+    output = prepare_output(call.options.output or f"{description.name}.png", call.screen)
     if output.is_stdout:
         raise UsageError("-o - is not possible with deploy: stdout is used for the variables. Nothing was changed")
     return output
@@ -176,14 +178,16 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
     return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
 
 
-def _test_image(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
+def _generate_test_image(
+    call: Call, output: OutputTarget, variables: Mapping[str, str], count_stale: Callable[[], int]
+) -> Path:
     """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
     report = _reporter(call)
     base_url = ENDPOINT_BASE_URL.read(call.environment)
-    own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: base_url} if base_url else {})}
+    changed = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: base_url} if base_url else {})}
     begun_at = time.monotonic()
-    with client_from_env({**call.environment, **own}) as client:
-        await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), report)
+    with client_from_env({**call.environment, **changed}) as client:
+        await_worker(client.health, count_stale, ReadyTimeouts(call.options.wait_timeout), report)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
         report(f"generating a test image: {PROMPT}")
         with call.screen.progress() as progress:
@@ -209,7 +213,7 @@ FILE = Flag(
 )
 YES = Flag(("--yes",), "Do not ask for confirmation.", settings={"action": "store_true"})
 
-DEPLOY = (
+DEPLOY_FLAGS = (
     FILE,
     Flag(("--dry-run",), "Show the changes without applying them.", settings={"action": "store_true"}),
     YES,
@@ -223,12 +227,12 @@ DEPLOY = (
         ("--wait-timeout",),
         "Timeout for the worker and the test image. [default 1200]",
         "SECONDS",
-        {"type": number, "default": 1200.0},
+        {"type": parse_number, "default": 1200.0},
     ),
     JSON,
 )
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return both commands."""
-    return Command("deploy", DEPLOY, _deploy), Command("destroy", (FILE, YES, JSON), _destroy)
+    """Return the commands `deploy` and `destroy`."""
+    return Command("deploy", DEPLOY_FLAGS, _deploy), Command("destroy", (FILE, YES, JSON), _destroy)

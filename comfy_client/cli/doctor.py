@@ -22,7 +22,7 @@ TINY_REQUEST: JsonObject = {"prompt": "a pixel art knight", "width": 128, "heigh
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. `error` is None if the check passed."""
+    """The result of one check. `error` is None if the check passed or found only a possible problem (`is_warning`)."""
 
     what: str
     sentence: str
@@ -36,7 +36,7 @@ class Finding:
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the command."""
+    """Return the command `doctor`."""
     generate = Flag(("--generate",), "Also generate a tiny image.", settings={"action": "store_true"})
     return (Command("doctor", [generate, JSON], _doctor),)
 
@@ -64,7 +64,7 @@ def _findings(call: Call) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("variables", str(error), error)
         return
-    yield Finding("variables", set_variables(call.environment))
+    yield Finding("variables", describe_variables(call.environment))
     with client:
         has_passed = True
         for finding in check_endpoint(client):
@@ -74,8 +74,8 @@ def _findings(call: Call) -> Iterator[Finding]:
             yield check_generation(client)
 
 
-def set_variables(environment: Mapping[str, str]) -> str:
-    """Return the client's variables that are set, with secrets masked."""
+def describe_variables(environment: Mapping[str, str]) -> str:
+    """Return the client's variables that are set, except IMAGE_GENERATION_PROVIDER, with secrets masked."""
     return ", ".join(
         f"{each}={'(set)' if variable.secret else environment[each]}"
         for each, variable in VARIABLES.items()
@@ -84,7 +84,10 @@ def set_variables(environment: Mapping[str, str]) -> str:
 
 
 def check_endpoint(client: Client) -> Iterator[Finding]:
-    """Check the provider's address, key, endpoint, workers and models, and yield the findings."""
+    """Check the provider's address, key, endpoint, workers and models, and yield the findings.
+
+    Nothing else is checked after a failed request for the provider's health.
+    """
     try:
         health = client.health()
     except ComfyClientError as error:

@@ -15,7 +15,6 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 
 PICTURE = "PATH|URL"
-_MAX_CHOICES = 8
 _LAST_PORT = 65535
 
 
@@ -44,7 +43,7 @@ class Flag:
 
     @property
     def field(self) -> str:
-        """The attribute of the parsed options that has its value."""
+        """The name of the attribute in which argparse stores the argument's value."""
         return str(self.settings.get("dest", self.names[-1].lstrip("-").replace("-", "_")))
 
     @property
@@ -56,10 +55,13 @@ class Flag:
         return f"{', '.join(self.names)} {self.metavar}".strip()
 
 
-def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ()) -> list[Flag]:
-    """Return a flag for each workflow input, then for each common request field, except those in `without`."""
+def input_flags(inputs: Mapping[str, JsonObject], excluded: tuple[str, ...] = ()) -> list[Flag]:
+    """Return a flag for each workflow input, then for each common request field.
+
+    There is no flag for the names in `excluded`, nor for `workflow`, `images` and `overrides`.
+    """
     rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
-    return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*without, "overrides"}]
+    return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*excluded, "overrides"}]
 
 
 def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa: PLR0911 - one return per input type
@@ -72,9 +74,9 @@ def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa:
         case {"enum": list(choices)}:
             return Flag(names, described, "|".join(map(str, choices)), {**settings, "choices": choices})
         case {"type": "integer"}:
-            return Flag(names, described, "N", {**settings, "type": whole_number})
+            return Flag(names, described, "N", {**settings, "type": parse_whole_number})
         case {"type": "number"}:
-            return Flag(names, described, "X", {**settings, "type": number})
+            return Flag(names, described, "X", {**settings, "type": parse_number})
         case {"type": "boolean"}:
             return Flag((*names, f"--no-{names[0][2:]}"), described, "", {**settings, "action": OnOff})
         case {"type": "array"}:
@@ -83,12 +85,12 @@ def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa:
 
 
 def _with_flags(text: str, rules: Collection[str]) -> str:
-    """Return a description with field names replaced by flag names."""
+    """Return a description with the names of request fields replaced by flag names."""
     return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in rules else found[0], text)
 
 
 def range_of(rule: JsonObject) -> str:
-    """Return an input's range and default in brackets, or an empty string."""
+    """Return an input's range and default in brackets, or an empty string if it has neither."""
     match rule:
         case {"minimum": low, "maximum": high} if high < 2**53:
             parts = [f"{low} to {high}"]
@@ -102,14 +104,14 @@ def range_of(rule: JsonObject) -> str:
     return f" [{'; '.join(parts)}]" if parts else ""
 
 
-def whole_number(text: str) -> int:
+def parse_whole_number(text: str) -> int:
     """Parse an integer. Raises argparse.ArgumentTypeError."""
-    return _number(text, int, "a whole number")
+    return _converted(text, int, "a whole number")
 
 
-def number(text: str) -> float:
+def parse_number(text: str) -> float:
     """Parse a number. Raises argparse.ArgumentTypeError."""
-    value = _number(text, float, "a number")
+    value = _converted(text, float, "a number")
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
     return value
@@ -118,7 +120,7 @@ def number(text: str) -> float:
 _Number = TypeVar("_Number", int, float)
 
 
-def _number(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
+def _converted(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
     try:
         return kind(text)
     except ValueError:
@@ -137,10 +139,10 @@ def _within(parse: Callable[[str], _Number], low: float, high: float, what: str)
     return parsed
 
 
-seconds = _within(number, 0, math.inf, "a number of seconds from 0")
-price = _within(number, 0, math.inf, "at least 0")
-count = _within(whole_number, 1, math.inf, "at least 1")
-port = _within(whole_number, 0, _LAST_PORT, f"from 0 to {_LAST_PORT}")
+parse_seconds = _within(parse_number, 0, math.inf, "a number of seconds from 0")
+parse_price = _within(parse_number, 0, math.inf, "at least 0")
+parse_count = _within(parse_whole_number, 1, math.inf, "at least 1")
+parse_port = _within(parse_whole_number, 0, _LAST_PORT, f"from 0 to {_LAST_PORT}")
 
 
 class OnOff(argparse.Action):
@@ -157,7 +159,10 @@ class OnOff(argparse.Action):
 
 
 def _item(rule: JsonObject) -> Callable[[str], object]:
-    """Return the parser of a list item: JSON, `name`, or `name:strength` if the schema has these keys."""
+    """Return the parser of a list item.
+
+    An item is JSON or text. If the schema has the keys `name` and `strength`, the text is `name` or `name:strength`.
+    """
     keys = list(rule.get("items", {}).get("properties", {}))
 
     def item(text: str) -> object:
@@ -172,7 +177,7 @@ def _item(rule: JsonObject) -> Callable[[str], object]:
     return item
 
 
-def pair(text: str) -> tuple[str, str]:
+def parse_pair(text: str) -> tuple[str, str]:
     """Parse `key=value`. Raises argparse.ArgumentTypeError."""
     key, equals, value = text.partition("=")
     if not equals or not key:

@@ -23,7 +23,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
 from comfy_client import __version__
-from comfy_client.cli.call import JSON, Call, Command, raise_on_sigterm, status_of
+from comfy_client.cli.call import JSON, Call, Command, raise_on_signals, status_of
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.parser import make_parser, overview, parse, subparsers, unknown_command
 from comfy_client.cli.screen import Screen
@@ -80,7 +80,7 @@ def main(
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Run a command line and return the exit status. Default: `sys.argv`, `os.environ`, stdout and stderr."""
+    """Run a command line and return the exit status. The defaults are `sys.argv`, `os.environ`, stdout and stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     environment = os.environ if environment is None else environment
     for stream in (sys.stdout, sys.stderr):
@@ -90,7 +90,7 @@ def main(
     flags: Sequence[Flag] = ()
     name, words = _split(arguments)
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             if name in {"help", "--help", "-h"}:
                 return _help(words, screen)
             if name == "--version":
@@ -121,7 +121,7 @@ def main(
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the command's name (or an empty string) and its arguments. --json may precede the name."""
+    """Return the command's name (or an empty string) and the command's arguments. --json may precede the name."""
     first = next((number for number, word in enumerate(arguments) if word != JSON.names[0]), len(arguments))
     name = arguments[first] if first < len(arguments) else ""
     return name, [*arguments[first + 1 :], *arguments[:first]]
@@ -136,7 +136,7 @@ def _not_a_command(name: str, screen: Screen) -> UsageError:
 
 
 def _help(words: Sequence[str], screen: Screen) -> int:
-    """Print the help of a command, or the list of commands."""
+    """Print the help of the command that `words` name, or the list of commands. Return the exit status."""
     name = next((word for word in words if not word.startswith("-") and word != "help"), "")
     if name and name not in COMMANDS:
         raise unknown_command(name, COMMANDS)

@@ -1,4 +1,4 @@
-"""Formats errors for a terminal. Request fields are replaced by the flags that set them. Pure."""
+"""Formats errors for a terminal. Names of request fields are replaced by the flags that set them. Pure."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ _OTHER_FLAGS = {
     "images": "--image",
     "workflow": "--graph",
 }
-"""Flags whose names differ from their field's name."""
+"""The flag for each request field that a flag with another name sets."""
 _REST_API_COMMANDS = frozenset({"deploy", "destroy"})
 """Commands that use RunPod's REST API, which `comfy-client doctor` does not check."""
 
 
 def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
-    """Map request fields to the flags of a command, such as `--width`. The key "" maps to `-i` if it has that flag."""
+    """Return the flag for each request field that a command can set, such as `--width` for `width`.
+
+    If the command has the flag `-i`, the key "" maps to it: other fields are set with `-i`.
+    """
     names = {name for flag in flags for name in flag.names}
-    fields = {flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags}
-    fields |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
-    return {**fields, "": "-i"} if "--input" in names else fields
+    by_field = {
+        flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags
+    }
+    by_field |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
+    return {**by_field, "": "-i"} if "--input" in names else by_field
 
 
-def error_lines(error: ComfyClientError, fields: Mapping[str, str], command: str = "") -> list[str]:
+def error_lines(error: ComfyClientError, field_flags: Mapping[str, str], command: str = "") -> list[str]:
     """Return the lines that explain an error to the user of the command line."""
     match error:
         case JobError(report=report) if faults := report.details.get("faults"):
-            return [_fault(str(fault["path"]), str(fault["message"]), fields) for fault in faults]
+            return [_fault(str(fault["path"]), str(fault["message"]), field_flags) for fault in faults]
         case JobError(report=report) if path := str(report.details.get("path", "")):
-            return [_fault(path, report.message.removeprefix(path).lstrip(": "), fields)]
+            return [_fault(path, report.message.removeprefix(path).lstrip(": "), field_flags)]
         case WaitTimeout(job_id=job_id):
             return [
                 str(error),
@@ -46,19 +51,20 @@ def error_lines(error: ComfyClientError, fields: Mapping[str, str], command: str
     return [str(error)]
 
 
-def _fault(path: str, message: str, fields: Mapping[str, str]) -> str:
-    """Return a fault as a sentence that names its flag."""
-    message = re.sub(r"`(\w+)`", lambda found: fields.get(found[1], found[0]), message)
-    place = _place(path, fields)
+def _fault(field_path: str, message: str, field_flags: Mapping[str, str]) -> str:
+    """Return a fault as a sentence that names the flag of the faulty field."""
+    message = re.sub(r"`(\w+)`", lambda found: field_flags.get(found[1], found[0]), message)
+    place = _place(field_path, field_flags)
     is_sentence = re.match(r"[a-z]", message) is not None
     return f"{place}{' ' if is_sentence else ': '}{message}" if place else message
 
 
-def _place(path: str, fields: Mapping[str, str]) -> str:
-    root = path if path in fields else re.split(r"\W", path, maxsplit=1)[0]
-    rest = path[len(root) :]
-    if root == "overrides" and rest and root in fields:
+def _place(field_path: str, field_flags: Mapping[str, str]) -> str:
+    """Return the flag for a request field, with the path of the field if the flag alone does not identify it."""
+    root = field_path if field_path in field_flags else re.split(r"\W", field_path, maxsplit=1)[0]
+    rest = field_path[len(root) :]
+    if root == "overrides" and rest and root in field_flags:
         node_input = rest.strip('."[]')
-        return f"{fields[root]} {node_input}"
-    flag = fields.get(root) or (f"{fields['']} {root}" if root and "" in fields else root)
-    return f"{flag} ({path})" if rest and flag != root else path if flag == root else flag
+        return f"{field_flags[root]} {node_input}"
+    flag = field_flags.get(root) or (f"{field_flags['']} {root}" if root and "" in field_flags else root)
+    return f"{flag} ({field_path})" if rest and flag != root else field_path if flag == root else flag

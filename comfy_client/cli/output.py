@@ -1,6 +1,6 @@
-"""The flag `-o`: checks the path before a job is submitted, and saves the outputs.
+"""Implements the flag `-o`: checks its path before a job is submitted, and saves the job's outputs there.
 
-If the path cannot be written when the job has ended, the outputs are saved in another folder.
+If the path cannot be written after the job has ended, the outputs are saved in another folder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from comfy_core.request.encoded import is_url
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
-_MAX_NAME = 100
-"""Characters of a file name that are kept if the file has to be saved in another folder."""
+_MAX_NAME_CHARACTERS = 100
+"""How many characters at the end of a file name are kept if the file has to be saved in another folder."""
 
 OUTPUT = Flag(
     ("-o", "--output"),
@@ -65,8 +65,8 @@ class OutputTarget:
         return None if self.is_folder or self.is_stdout else FORMATS.get(self.path.suffix.lower())
 
 
-def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> OutputTarget:
-    """Parse `-o`, create its folder and check that it is writable. Raises UsageError."""
+def prepare_output(text: str, screen: Screen, *, is_forced: bool = False) -> OutputTarget:
+    """Parse the value of `-o`, create the folder in it and check that this folder is writable. Raises UsageError."""
     if text in _STDOUT:
         if screen.is_json:
             raise UsageError("-o - and --json both write to stdout. Nothing was sent. Use -o FILE")
@@ -77,7 +77,7 @@ def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> Outpu
         return OutputTarget("-", Path(), is_folder=True)
     if is_url(text):
         raise UsageError(f"-o {text} is a URL, but images can only be saved to files. Nothing was sent")
-    path = _home(Path(text))
+    path = _with_home_folder(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)
     folder = path if is_folder else path.parent
     if "{seed}" in str(folder):
@@ -98,8 +98,8 @@ def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> Outpu
     return OutputTarget(text, path, is_folder, is_forced)
 
 
-def _home(path: Path) -> Path:
-    """Replace `~` in a path by the home folder. A shell does not expand it in --output=~/x.png."""
+def _with_home_folder(path: Path) -> Path:
+    """Return the path with `~` replaced by the home folder. A shell does not expand `~` in --output=~/x.png."""
     with suppress(RuntimeError):
         return path.expanduser()
     return path
@@ -113,7 +113,11 @@ def _is_dir(path: Path) -> bool:
 
 
 def with_output_format(output: OutputTarget, request: GenerationRequest) -> GenerationRequest:
-    """Return the request with the image format of the output's suffix. Raises UsageError if they conflict."""
+    """Return the request with the image format of the output's suffix, or unchanged if the suffix selects none.
+
+    Raises UsageError if the format is not supported or conflicts with the request, or if stdout would get several
+    images.
+    """
     wanted, given = output.format, request.input.get("output_format")
     is_graph = isinstance(request.input.get("workflow"), dict)
     num_images = request.input.get("num_images")
@@ -133,7 +137,10 @@ def with_output_format(output: OutputTarget, request: GenerationRequest) -> Gene
 
 @dataclass(frozen=True)
 class Saved:
-    """The saved files of a result, in its order. If they are not at the requested path, `problem` is the reason."""
+    """The paths of a result's files: images first, none for stdout. `notes` are warnings about the names.
+
+    If the files are not at the requested path, `problem` is the reason, else an empty string.
+    """
 
     paths: tuple[Path, ...]
     problem: str = ""
@@ -143,7 +150,7 @@ class Saved:
 def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) -> Saved:
     """Save a result's files. If that fails, save them in the current folder or in the temporary folder.
 
-    Raises NotSaved if all of them fail.
+    Raises NotSaved if no folder can be written.
     """
     files: list[GeneratedFile] = [*result.images, *result.files]
     if output.is_stdout:
@@ -162,7 +169,7 @@ def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) 
 
 def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str) -> Saved:
     """Save the result in the first writable folder, with the requested file name if there is one."""
-    name = "" if output.is_folder else output.path.name[-_MAX_NAME:]
+    name = "" if output.is_folder else output.path.name[-_MAX_NAME_CHARACTERS:]
     for folder in (Path(), Path(tempfile.gettempdir())):
         with suppress(OSError):
             return replace(
@@ -176,15 +183,20 @@ def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str
 
 
 def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
-    """Write the files of a result and return them. If a write fails, remove the written files and raise OSError."""
+    """Write the files of a result and return their paths.
+
+    If a write fails, raise OSError. The files that were already written are then removed, except with --force, because
+    they may have replaced older files.
+    """
     files: list[GeneratedFile] = [*result.images, *result.files]
-    names: dict[Path, Iterator[Path]] = {}
+    candidates_by_target: dict[Path, Iterator[Path]] = {}
     paths: list[Path] = []
     notes: list[str] = []
-    wanted = [_target(output, result, file, number) for number, file in enumerate(files, 1)]
-    for file, target in zip(files, wanted, strict=True):
-        fallback = names.setdefault(target, _candidate_names(target, is_numbered=wanted.count(target) > 1))
-        path = next(fallback) if output.is_forced else _reserve_free_name(fallback)
+    targets = [_target(output, result, file, number) for number, file in enumerate(files, 1)]
+    for file, target in zip(files, targets, strict=True):
+        is_numbered = targets.count(target) > 1
+        candidates = candidates_by_target.setdefault(target, _candidate_paths(target, is_numbered=is_numbered))
+        path = next(candidates) if output.is_forced else _reserve_free_path(candidates)
         try:
             file.save(path)
         except OSError:
@@ -193,15 +205,15 @@ def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
                     each.unlink()
             raise
         paths.append(path)
-        if not output.is_folder and wanted.count(target) == 1 and path.name != target.name:
+        if not output.is_folder and targets.count(target) == 1 and path.name != target.name:
             notes.append(f"{target} already exists; the new image is {path} (use --force to overwrite)")
-    if not output.is_folder and wanted and wanted[0].suffix != output.path.suffix:
-        notes.append(f"-o {output.text}: the output is {files[0].mime_type}, so the suffix is {wanted[0].suffix}")
+    if not output.is_folder and targets and targets[0].suffix != output.path.suffix:
+        notes.append(f"-o {output.text}: the output is {files[0].mime_type}, so the suffix is {targets[0].suffix}")
     return Saved(tuple(paths), notes=tuple(notes))
 
 
 def _target(output: OutputTarget, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
-    """Return the path for file `number` of a result, regardless of existing files."""
+    """Return the path at which file `number` of a result is to be saved. Existing files are not considered."""
     seed = getattr(file, "seed", None)
     own_name = PureWindowsPath(file.filename).name or "picture"  # without Windows or POSIX folders
     if output.is_folder:
@@ -213,20 +225,23 @@ def _target(output: OutputTarget, result: GenerationResult, file: GeneratedFile,
     return target.with_suffix(suffix) if suffix and requested_format and requested_format != FORMATS[suffix] else target
 
 
-def _candidate_names(target: Path, *, is_numbered: bool) -> Iterator[Path]:
-    """Yield candidate names for `target`: the target itself unless numbered, then name-1, name-2, …."""
+def _candidate_paths(target: Path, *, is_numbered: bool) -> Iterator[Path]:
+    """Yield paths for a file: `target` itself unless `is_numbered`, then target-1, target-2, and so on."""
     if not is_numbered:
         yield target
     for number in itertools.count(1):
         yield target.with_name(f"{target.stem}-{number}{target.suffix}")
 
 
-def _reserve_free_name(names: Iterator[Path]) -> Path:
-    """Create an empty file with the first free name and return it, so that no other process uses the same name."""
-    for path in names:
+def _reserve_free_path(candidates: Iterator[Path]) -> Path:
+    """Create an empty file at the first free path and return the path. No other process can then use that path.
+
+    A device or a pipe is returned as it is.
+    """
+    for path in candidates:
         if path.exists() and not (path.is_file() or path.is_dir()):
             return path  # a device or a pipe, such as /dev/null
         with suppress(FileExistsError):
             path.open("xb").close()
             return path
-    raise AssertionError("names do not end")
+    raise AssertionError("candidates do not end")

@@ -42,7 +42,7 @@ def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
 
 
 def make_parser(summaries: dict[str, str], commands: Iterable[Command]) -> argparse.ArgumentParser:
-    """Return the parser with the flags of `commands`."""
+    """Return the parser that lists all commands in its help, with the flags of `commands`."""
     parser = overview(summaries)
     for command in commands:
         added = subparsers(parser)[command.name]
@@ -60,7 +60,7 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 
 def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments of a command. Raises UsageError with a suggestion."""
+    """Parse the arguments of a command. Raises UsageError, with a suggestion for some mistakes."""
     help_for = f"`{PROGRAM} {command.name} --help` lists all options"
     try:
         options, extra = subparsers(parser)[command.name].parse_known_args(words)
@@ -105,6 +105,6 @@ def _unknown_flag(words: Sequence[str], known: set[str]) -> str:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a suggestion for a misspelled `name`, or a full stop."""
+    """Return the end of a sentence: a suggestion for the misspelled `name`, or a full stop."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else "."

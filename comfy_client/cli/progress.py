@@ -25,7 +25,7 @@ LINE_S = 10.0
 
 
 def columns_of(err: TextIO) -> int:
-    """Return the width of the terminal of `err`. The variable COLUMNS overrides it."""
+    """Return the width of the terminal of `err`, or 100 if `err` is not one. The variable COLUMNS overrides both."""
     if columns := COLUMNS.read(os.environ):
         return columns
     with suppress(OSError, ValueError):
@@ -139,7 +139,7 @@ class ProgressBar(TickingDisplay):
 
 
 class ProgressLog(TickingDisplay):
-    """ProgressDisplay for a log: a line for each change of the job's state, and one every `tick_s` otherwise."""
+    """ProgressDisplay for a log: a line for each change of the job's state, and another every `tick_s` seconds."""
 
     def __init__(self, err: TextIO, tick_s: float = LINE_S, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(err, tick_s)

@@ -1,4 +1,4 @@
-"""The commands `workflows` and `errors`, which list and explain. They do not contact the provider."""
+"""The commands `workflows` and `errors`, which list and explain workflows and error codes. They send no request."""
 
 from __future__ import annotations
 

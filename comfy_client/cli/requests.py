@@ -1,4 +1,4 @@
-"""Builds a request from command line arguments. Reads files, but sends nothing."""
+"""Builds a request from command line arguments. Reads graph and image files, but sends nothing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from comfy_client.cli.call import Call
-from comfy_client.cli.flags import Flag, UsageError, pair, seconds, value_of
+from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_seconds, value_of
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_client.tasks import make_request
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow, find_workflow
 
-OPTIONS = (
+JOB_OPTION_FLAGS = (
     Flag(
         ("--execution-timeout",),
         "Maximum run time on a worker; RunPod then stops the job.",
         "SECONDS",
-        {"type": seconds},
+        {"type": parse_seconds},
     ),
     Flag(
         ("--ttl",),
         "Seconds after submission at which RunPod deletes the job, finished or not.",
         "SECONDS",
-        {"type": seconds},
+        {"type": parse_seconds},
     ),
     Flag(
         ("--low-priority",),
@@ -38,15 +38,15 @@ SET = Flag(
     ("--set",),
     'Set a value of the graph, such as --set "KSampler.seed=5". Can be repeated.',
     "NODE.INPUT=VALUE",
-    {"action": "append", "default": [], "type": pair, "dest": "overrides"},
+    {"action": "append", "default": [], "type": parse_pair, "dest": "overrides"},
 )
-RUN = (
+RUN_FLAGS = (
     Flag(("name",), "The workflow's name; `comfy-client workflows` lists them.", "NAME", {"nargs": "?"}),
     Flag(
         ("-i", "--input"),
         "An input of the workflow, such as -i prompt=knight. Can be repeated.",
         "KEY=VALUE",
-        {"action": "append", "default": [], "type": pair, "dest": "pairs"},
+        {"action": "append", "default": [], "type": parse_pair, "dest": "pairs"},
     ),
     Flag(("--graph",), "Run the graph in this file (ComfyUI's API format) instead of a workflow.", "FILE"),
     Flag(
@@ -67,13 +67,16 @@ def template_request(call: Call, name: str, inputs: JsonObject) -> GenerationReq
 
 
 def run_request(call: Call) -> GenerationRequest:
-    """Return the request of `run` or `submit`. Raises UsageError, or ConfigError if the graph cannot be read."""
+    """Return the request of `run` or `submit`.
+
+    Raises UsageError, ConfigError if the graph cannot be read, and JobError (invalid_image) if an image cannot be read.
+    """
     options = call.options
     if (options.graph is None) == (options.name is None):
         raise UsageError("give either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
     pairs = _without_duplicates("-i", options.pairs)
     if options.graph is not None:
-        named = [pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
+        named = [parse_pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
         images = {"images": images} if (images := _without_duplicates("--image", named)) else {}
         known = {**ENVELOPE, **GRAPH_KEYS}
         if unknown := next((key for key in pairs if key not in known), ""):
@@ -103,7 +106,7 @@ def _without_duplicates(flag: str, pairs: Iterable[tuple[str, str]], *more: tupl
 
 
 def _find_known_workflow(call: Call, name: str) -> Workflow | None:
-    """Return a workflow, or None if only the worker may have it. Raises UsageError if the name is a file."""
+    """Return a workflow, or None if only the worker may have it. Raises UsageError if `name` is a file."""
     try:
         return find_workflow(name, call.workflows)
     except JobError:

@@ -1,4 +1,4 @@
-"""Formats results and job statuses as text lines and as JSON. Pure."""
+"""Formats results as text lines and as JSON, and job statuses as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def result_lines(result: GenerationResult, paths: Sequence[Path]) -> list[str]:
 
 
 def result_object(result: GenerationResult, paths: Sequence[Path], problem: str = "") -> JsonObject:
-    """Return a job's result as JSON. `problem` says why its files are not at the requested path, if so."""
+    """Return a job's result as JSON.
+
+    `problem` says why the files are not at the requested path (empty if they are); it is added to the warnings.
+    """
     images = [
         {
             "path": str(path),

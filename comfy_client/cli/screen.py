@@ -1,4 +1,7 @@
-"""The command's output: result lines or one JSON object on stdout, errors and progress on stderr."""
+"""The command's output: result lines on stdout, errors and progress on stderr.
+
+With --json, stdout gets one JSON object, which is the result or the error.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Screen:
-    """The output streams of a command. With `is_json`, `out` only gets one JSON object."""
+    """The output streams of a command. With `is_json`, `out` gets nothing but one JSON object."""
 
     out: TextIO
     err: TextIO

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client.cli.call import JSON, Call, Command, print_url
-from comfy_client.cli.flags import Flag, UsageError, port
+from comfy_client.cli.flags import Flag, UsageError, parse_port
 from comfy_core.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 SIMULATE = "comfy-client simulate"
-SCENARIO: Sequence[Flag] = (
+SCENARIO_FLAGS: Sequence[Flag] = (
     Flag(
         ("action",),
         "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start.",
@@ -23,7 +23,7 @@ SCENARIO: Sequence[Flag] = (
         {"choices": ["serve"]},
     ),
     Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
-    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": port, "default": 8189}),
+    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": parse_port, "default": 8189}),
     Flag(
         ("--data",), "The folder for jobs, assets and images. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
     ),
@@ -42,7 +42,7 @@ SCENARIO: Sequence[Flag] = (
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the commands `simulate` and `scenario`."""
-    return Command("simulate", [], _simulate), Command("scenario", [*SCENARIO, JSON], _scenario)
+    return Command("simulate", [], _simulate), Command("scenario", [*SCENARIO_FLAGS, JSON], _scenario)
 
 
 def _simulate(call: Call) -> int:

@@ -1,6 +1,6 @@
 """Applies a deployment plan (template, endpoint, cached model), waits for a worker, and destroys a deployment.
 
-If a run is interrupted, the next run finds the existing resources by name and does the rest.
+If a run is interrupted, the next run finds the existing resources by name and does the remaining steps.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ PATIENCE_S = 60.0
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 5.0
 READY = frozenset({"idle", "busy"})
+"""The values of `Health.why` with which a worker is ready."""
 SERVER_ERROR = 500
-DELETED: tuple[Kind, ...] = ("endpoint", "template")
+DELETION_ORDER: tuple[Kind, ...] = ("endpoint", "template")
 """In this order, because a template that an endpoint uses cannot be deleted."""
 
 
-class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
-    """No worker was ready in time. The endpoint exists, and may still become ready."""
+class NotReady(ComfyClientError):  # noqa: N818 - an outcome, like WaitTimeout
+    """No worker was ready in time. The endpoint exists, and a worker may still become ready."""
 
     exit_status = 5
 
@@ -43,7 +44,11 @@ class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
 def apply(
     rest: RestApi, cached_models: CachedModels, description: Description, plan: DeployPlan, report: ReportProgress
 ) -> JsonObject:
-    """Apply a plan and return the endpoint. Raises RequestError; the next run continues from what was done."""
+    """Apply a plan and return the endpoint.
+
+    Raises RequestError, or ConfigError if RunPod has several resources with the name. The next run does the remaining
+    steps.
+    """
     name, existing = description.name, dict(plan.existing)
     for step in plan.steps:
         kind = step.what
@@ -52,21 +57,26 @@ def apply(
         if kind in existing:
             existing[kind] = rest.update(kind, str(existing[kind]["id"]), step.body)
         elif kind == "template":
-            existing[kind] = _once(rest, kind, template_creation(name, step.body))
+            existing[kind] = _create_or_find(rest, kind, template_creation(name, step.body))
         else:
-            existing[kind] = _once(rest, kind, endpoint_creation(name, step.body, str(existing["template"]["id"])))
+            existing[kind] = _create_or_find(
+                rest, kind, endpoint_creation(name, step.body, str(existing["template"]["id"]))
+            )
         report(f"{kind} {name} ({existing[kind]['id']}) {step.verb}d")
     endpoint = existing["endpoint"]
     if description.storage_cached_model is not None:
-        # Read again: REST v2 has no field for cached models, and its PATCH may reset them.
+        # The models are read again: REST v2 has no field for them, and a PATCH of REST v2 may reset them.
         wanted = wanted_models(description)
         if cached_models(str(endpoint["id"]), wanted) != wanted:
             report(f"cached model set: {', '.join(wanted) or 'none'}")
     return endpoint
 
 
-def _once(rest: RestApi, kind: Kind, body: JsonObject) -> JsonObject:
-    """Create a resource and return it. Not retried: if the response is lost, the resource is looked up by name."""
+def _create_or_find(rest: RestApi, kind: Kind, body: JsonObject) -> JsonObject:
+    """Create a resource and return it. After an error of the server or a lost response, look the resource up by name.
+
+    Raises the error of the create if the resource does not exist, and ConfigError if there are several with the name.
+    """
     try:
         return rest.create(kind, body)
     except RequestError as error:
@@ -79,17 +89,17 @@ def _once(rest: RestApi, kind: Kind, body: JsonObject) -> JsonObject:
 
 
 def queue_url(endpoint: JsonObject) -> str:
-    """Return the base URL of RunPod's queue API from an endpoint's record, or an empty string if it has none."""
+    """Return the base URL of the queue API from an endpoint's record, or an empty string if the record has none."""
     match endpoint.get("requestUrls"):
         case {"run": str(run)} if run.endswith(f"/{endpoint['id']}/run"):
             return run.removesuffix(f"/{endpoint['id']}/run")
     return ""
 
 
-def client_variables(endpoint: JsonObject, usual_url: str) -> Mapping[str, str]:
+def client_variables(endpoint: JsonObject, default_url: str) -> Mapping[str, str]:
     """Return the variables that an application needs to use the endpoint, except RUNPOD_API_KEY."""
     url = queue_url(endpoint)
-    other = {"RUNPOD_ENDPOINT_BASE_URL": url} if url not in ("", usual_url) else {}
+    other = {"RUNPOD_ENDPOINT_BASE_URL": url} if url not in ("", default_url) else {}
     return {"IMAGE_GENERATION_PROVIDER": "comfyui", "RUNPOD_COMFYUI_ENDPOINT_ID": str(endpoint["id"]), **other}
 
 
@@ -112,10 +122,11 @@ class ReadyTimeouts:
 def await_worker(
     health: Callable[[], Health], count_stale: Callable[[], int], timeouts: ReadyTimeouts, report: ReportProgress
 ) -> None:
-    """Wait until a worker is ready and no worker has old settings, or until it is clear that only a job starts one.
+    """Wait until a worker is ready, or until it is clear that RunPod starts a worker only for a job.
 
-    `count_stale` returns the number of workers with old settings. `report` receives progress messages. Raises NotReady
-    at the deadline, and RequestError if the queue API keeps failing or does not know the endpoint.
+    For up to `timeouts.stale_s`, also wait until no worker has old settings. `count_stale` returns how many have them.
+    `report` receives progress messages. Raises NotReady at the deadline, and RequestError if the queue API keeps
+    failing or does not know the endpoint.
     """
     begun_at = responded_at = time.monotonic()
     sentence = reported = "the endpoint was not polled yet"
@@ -142,7 +153,7 @@ def await_worker(
     raise _not_ready(timeouts.total_s, sentence)
 
 
-def stale_workers(rest: RestApi, endpoint_id: str) -> int:
+def count_stale_workers(rest: RestApi, endpoint_id: str) -> int:
     """Return how many workers have old settings, or 0 if that cannot be read."""
     try:
         return sum(worker.get("isStale") is True for worker in rest.workers(endpoint_id))
@@ -171,13 +182,13 @@ class DestroyPlan:
         more = {"endpoint": ", its workers and queued jobs", "template": ""}
         return [
             f"delete {kind} {self.existing[kind]['name']} ({self.existing[kind]['id']}){more[kind]}"
-            for kind in DELETED
+            for kind in DELETION_ORDER
             if kind in self.existing
         ]
 
 
 def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
-    """Return which resources of a deployment exist. Raises ConfigError and RequestError."""
+    """Return which resources of a deployment exist, and what is not deleted. Raises ConfigError and RequestError."""
     stays = [f"the image {description.image} in its registry"]
     if description.registry:
         stays.append(f"the registry's credential {description.registry} at RunPod")
@@ -189,8 +200,8 @@ def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
 
 
 def destroy(rest: RestApi, plan: DestroyPlan, report: ReportProgress) -> None:
-    """Set the workers to 0, then delete the endpoint and the template. Raises RequestError."""
-    for kind in DELETED:
+    """Set the endpoint's numbers of workers to 0, then delete the endpoint and the template. Raises RequestError."""
+    for kind in DELETION_ORDER:
         if kind not in plan.existing:
             continue
         resource = plan.existing[kind]

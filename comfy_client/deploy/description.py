@@ -1,4 +1,7 @@
-"""Reads deploy.toml and validates it against SCHEMA. All faults are reported at once."""
+"""Reads deploy.toml and validates it against SCHEMA and some rules that a schema cannot express.
+
+All faults are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -171,7 +174,7 @@ class Description:
 
 
 def read_description(path: Path) -> Description:
-    """Return the file's description. Raises ConfigError if it cannot be read, is not TOML, or has faults."""
+    """Return the description in a file. Raises ConfigError if the file cannot be read, is not TOML, or has faults."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -201,7 +204,7 @@ def find_faults(value: JsonObject) -> list[Fault]:
 
 
 def _explained(fault: Fault) -> Fault:
-    """Add the key's description to a fault about a pattern, since a pattern alone explains little."""
+    """Return the fault. If it is about a pattern, the key's description is added: a pattern alone explains little."""
     rule: Any = SCHEMA
     for part in fault.path.split("."):
         rule = rule.get("properties", {}).get(part, {})
@@ -211,7 +214,7 @@ def _explained(fault: Fault) -> Fault:
 
 
 def _rule_faults(value: JsonObject) -> list[Fault]:
-    """Return the faults that a JSON Schema cannot express."""
+    """Return the faults against rules that a JSON Schema cannot express."""
     found = []
     match value:
         case {"image": str(image)} if image.endswith(":latest"):
@@ -258,5 +261,5 @@ def make_description(value: JsonObject) -> Description:
 
 
 def _with_revision(model: str | None) -> str | None:
-    """Return a model's URL as RunPod stores it: with `:main` if it has no revision."""
+    """Return a model's URL as RunPod stores it: with `:main` if it has no revision. None and "" stay unchanged."""
     return model if not model or ":" in model.partition("://")[2] else f"{model}:main"

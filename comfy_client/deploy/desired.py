@@ -3,13 +3,14 @@
 Source: docs/reference/runpod.md#rest-v2.
 
 RunPod copies a template's settings into an endpoint when the endpoint is created, and keeps no link. So both bodies are
-complete. Secrets are only in the endpoint.
+complete. Secrets are only in the endpoint's body.
 
 Facts from RunPod's OpenAPI document (https://api.runpod.io/v2/openapi.json):
 
 - PATCH changes only the given fields. A field that is an object is replaced, except `gpu`, whose fields are merged.
-- `gpu.pools` without `excludedTypes` clears the latter. `minCudaVersion` "" and `allowedCudaVersions` [] clear these
-  fields. The two exclude each other. A create does not accept "".
+- A PATCH with `gpu.pools` but without `gpu.excludedTypes` clears `gpu.excludedTypes`.
+- `gpu.minCudaVersion` is cleared by "", and `gpu.allowedCudaVersions` by []. Only one of them can be set. A create does
+  not accept "" as `gpu.minCudaVersion`.
 - A template starts SSH and Jupyter by default.
 - `type` and `templateId` are fields of the create only. `type` cannot be changed, and `templateId` is not stored.
 """
@@ -28,7 +29,7 @@ MS = 1000
 
 @dataclass(frozen=True)
 class ResourceIds:
-    """RunPod ids of the resources that a description names. Empty if it names none."""
+    """RunPod ids of the resources that a description names. The id of a resource that it does not name is empty."""
 
     registry_id: str = ""
     volume_id: str = ""

@@ -18,7 +18,10 @@ OMITTED_VALUES: JsonObject = {
     "gpu.minCudaVersion": "",
     "gpu.count": 1,
 }
-"""The value of each field that a response omits or has as null, by path."""
+"""What a field counts as if RunPod's response omits it or has it as null, by path.
+
+A create does not list these values.
+"""
 HIDDEN = "(not shown)"
 KEYS: Mapping[str, str] = {
     "disk": "disk_gb",
@@ -34,7 +37,7 @@ KEYS: Mapping[str, str] = {
 }
 """Keys of deploy.toml for RunPod's fields, if their names differ."""
 FIXED = frozenset({"serverless", "startSsh", "startJupyter", "gpu.count", "scaling.type"})
-"""Fields that deploy.toml cannot set. They are shown only if they were changed at RunPod."""
+"""Fields that deploy.toml cannot set. An update lists them if they differ at RunPod; a create does not list them."""
 _MS = 1000
 
 
@@ -42,7 +45,7 @@ _MS = 1000
 class Change:
     """A change of one key of deploy.toml, or of a RunPod field that has no key there.
 
-    Values of environment variables are hidden unless deploy.toml contains them.
+    Old values of environment variables are always hidden, and new ones unless deploy.toml contains them.
     """
 
     path: str
@@ -74,9 +77,10 @@ class DeployStep:
 
 
 def changes_of(wanted: JsonObject, found: JsonObject | None, shown_variables: Collection[str]) -> tuple[Change, ...]:
-    """Return the fields of `wanted` that differ in `found`, or all if `found` is None.
+    """Return the changes from `found` to `wanted`, including removed environment variables.
 
-    The values of the environment variables `shown_variables` are displayed; all others are hidden.
+    If `found` is None, these are all fields except the FIXED ones and those that have their default. The new values of
+    the environment variables `shown_variables` are shown. All other values of variables are hidden.
     """
     return tuple(_changes(wanted, found, shown_variables))
 
@@ -90,7 +94,7 @@ def _changes(wanted: JsonObject, found: JsonObject | None, shown_variables: Coll
     for name, value in wanted.items():
         current = None if found is None else _read(found, name)
         if name == "env":
-            yield from _of_variables(value, current or {}, shown_variables)
+            yield from _variable_changes(value, current or {}, shown_variables)
         elif isinstance(value, dict):
             inner = {f"{name}.{key}": item for key, item in value.items()}
             current_inner = None if found is None else {f"{name}.{key}": item for key, item in (current or {}).items()}
@@ -107,7 +111,7 @@ def _read(found: JsonObject, name: str) -> Any:  # noqa: ANN401 - any JSON value
     return OMITTED_VALUES.get(name) if value is None else value
 
 
-def _of_variables(wanted: JsonObject, found: JsonObject, shown_variables: Collection[str]) -> Iterator[Change]:
+def _variable_changes(wanted: JsonObject, found: JsonObject, shown_variables: Collection[str]) -> Iterator[Change]:
     """Yield the changes of environment variables. Old values may be secrets and are never shown."""
     for name in sorted({*wanted, *found}):
         after = "" if name not in wanted else _text(wanted[name]) if name in shown_variables else HIDDEN

@@ -1,4 +1,4 @@
-"""Cached models of an endpoint, through RunPod's GraphQL API: REST v2 has no field for them.
+"""Reads and sets the cached models of an endpoint through RunPod's GraphQL API. REST v2 has no field for them.
 
 RunPod retires the GraphQL API early in 2027. From then on a deployment with `storage.cached_model` fails. This module
 is the only one that uses GraphQL, and can then be deleted together with that key of deploy.toml.
@@ -23,7 +23,7 @@ KEPT_FIELDS = (
     "type locations templateId allowedCudaVersions minCudaVersion compliance"
 )
 """The fields of an endpoint that are sent back unchanged, because `saveEndpoint` resets omitted fields to their
-defaults. Null fields are omitted, which means the same."""
+defaults. Fields that are null are not sent back, which has the same effect."""
 READ = f"query {{ myself {{ endpoints {{ {KEPT_FIELDS} modelReferences networkVolumeIds {{ networkVolumeId }} }} }} }}"
 WRITE = "mutation Save($input: EndpointInput!) { saveEndpoint(input: $input) { id modelReferences } }"
 
@@ -34,9 +34,10 @@ RETIRED = (
 
 
 def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """Return the models that RunPod caches for an endpoint; then replace them by `wanted`, unless that is None.
+    """Replace the models that RunPod caches for an endpoint by `wanted`, and return the models before the change.
 
-    Nothing else of the endpoint is changed. Safe to repeat, and retried. Raises RequestError.
+    If `wanted` is None, nothing is changed. The endpoint's other settings never change. The calls are safe to repeat,
+    and are retried. Raises RequestError.
     """
     headers = {"Authorization": f"Bearer {api_key}"}
     with closing(HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(RETRIES)})) as api:

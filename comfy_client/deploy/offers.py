@@ -21,7 +21,7 @@ HOUR_S = 3600
 
 @dataclass(frozen=True)
 class Offer:
-    """One pool. `usd_per_s` is None if the price is unknown, `availability` if the catalogue was not available."""
+    """One pool of GPUs, with its price in USD per second. Values that are unknown are None."""
 
     pool: str
     gpus: tuple[str, ...] = ()
@@ -39,8 +39,8 @@ class Offer:
         )
         free = f", availability {self.availability}" if self.availability else ""
         memory = f" ({self.memory_gb} GB)" if self.memory_gb else ""
-        short = self.memory_gb is not None and self.memory_gb < MIN_MEMORY_GB
-        warning = f"; less than the {MIN_MEMORY_GB} GB that Flux.1-dev needs" if short else ""
+        is_too_small = self.memory_gb is not None and self.memory_gb < MIN_MEMORY_GB
+        warning = f"; less than the {MIN_MEMORY_GB} GB that Flux.1-dev needs" if is_too_small else ""
         return f"{self.pool}: {', '.join(self.gpus) or 'unknown GPUs'}{memory}, {price}{free}{warning}"
 
 
@@ -62,7 +62,8 @@ def make_offers(
 ) -> Offers:
     """Return the offers for `pools`. With `is_by_price` the cheapest is first, and unknown prices are last.
 
-    Raises ConfigError for a pool that is not in the catalogue.
+    `excluded` has the ids of GPUs that are not used. Raises ConfigError for a pool that has no other GPU in the
+    catalogue.
     """
     live = _offers_by_pool(catalogue, frozenset(excluded)) if catalogue else {}
     unknown = [pool for pool in pools if live and pool not in live]
@@ -79,7 +80,11 @@ def make_offers(
 
 
 def _offers_by_pool(catalogue: Sequence[JsonObject], excluded: frozenset[str]) -> Mapping[str, Offer]:
-    """Return the pools of a catalogue by name. Price: the most expensive GPU. Memory: the smallest GPU."""
+    """Return the pools of a catalogue by id.
+
+    A pool has the price of its most expensive GPU, the memory of its smallest one, and the availability of the most
+    available one.
+    """
     offers: dict[str, Offer] = {}
     for gpu in catalogue:
         match gpu:

@@ -1,4 +1,7 @@
-"""Computes the plan of a deployment from the current state at RunPod. Resources are found by name. Read-only."""
+"""Computes the plan of a deployment from the current state at RunPod. Changes nothing there.
+
+The template and the endpoint are found by name, the registry credential and the network volume by id or name.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ FLASHBOOT_SUFFIX = " -fb"
 
 
 CachedModels: TypeAlias = Callable[..., tuple[str, ...]]
-"""`graphql.cached_models` with its first two arguments."""
+"""`graphql.cached_models` without its first two arguments, which are bound: the API key and the URL."""
 
 
 @dataclass(frozen=True)
 class DeployPlan:
-    """The steps of a deployment, in order. `existing` are the template and the endpoint that exist."""
+    """The steps of a deployment, in order. `existing` has the template and the endpoint, if they exist already."""
 
     steps: tuple[DeployStep, ...]
     offers: Offers
@@ -59,14 +62,14 @@ def make_plan(
 
 
 def wanted_models(description: Description) -> tuple[str, ...]:
-    """Return the cached models of a description."""
+    """Return the cached model of a description as a tuple, which is empty if the description has none."""
     return (description.storage_cached_model,) if description.storage_cached_model else ()
 
 
 def find_existing(rest: RestApi, name: str) -> dict[Kind, JsonObject]:
     """Return the template and the endpoint with this name, as far as they exist.
 
-    Raises ConfigError if there are several, or if the endpoint's type is wrong.
+    Raises ConfigError if RunPod has several of one kind, or if the endpoint's type is wrong, and RequestError.
     """
     template = _single([each for each in rest.templates() if each.get("name") == name], "template", name)
     named = [each for each in rest.endpoints() if str(each.get("name", "")).removesuffix(FLASHBOOT_SUFFIX) == name]
@@ -95,29 +98,30 @@ def _find_ids(rest: RestApi, description: Description) -> ResourceIds:
         found = _find_named(
             description.storage_network_volume, rest.network_volumes(), "storage.network_volume", "network volume"
         )
-        volume, where = str(found["id"]), found.get("dataCenter")
+        volume, center = str(found["id"]), found.get("dataCenter")
         centers = description.storage_data_centers
-        if centers and where not in centers:
+        if centers and center not in centers:
             raise ConfigError(
-                f"storage.network_volume: {description.storage_network_volume} is in {where}, which is not one of "
+                f"storage.network_volume: {description.storage_network_volume} is in {center}, which is not one of "
                 f"storage.data_centers ({', '.join(centers)}). A worker runs where its volume is"
             )
     return ResourceIds(registry, volume)
 
 
-def _find_named(wanted: str, existing: Sequence[JsonObject], path: str, what: str) -> JsonObject:
+def _find_named(wanted: str, existing: Sequence[JsonObject], setting: str, what: str) -> JsonObject:
+    """Return the resource with the id or name `wanted`, which the key `setting` of deploy.toml has."""
     for key in ("id", "name"):
         found = [each for each in existing if each.get(key) == wanted]
         if len(found) > 1:
             ids = ", ".join(str(each.get("id")) for each in found)
             raise ConfigError(
-                f"{path}: RunPod has several with the name {wanted}; use one of their ids instead ({ids})"
+                f"{setting}: RunPod has several with the name {wanted}; use one of their ids instead ({ids})"
             )
         if found:
             return found[0]
     names = [str(each.get("name")) for each in existing]
     raise ConfigError(
-        f"{path}: RunPod has no {what} {wanted!r}; existing: {', '.join(names) or 'none'}"
+        f"{setting}: RunPod has no {what} {wanted!r}; existing: {', '.join(names) or 'none'}"
         f"{nearest(wanted, names) or '.'} Create it in RunPod's console, or remove the line"
     )
 
@@ -130,11 +134,13 @@ def _catalogue(rest: RestApi) -> list[JsonObject] | None:
         return None
 
 
-def _model_steps(models: CachedModels, description: Description, endpoint: JsonObject | None) -> list[DeployStep]:
+def _model_steps(
+    cached_models: CachedModels, description: Description, endpoint: JsonObject | None
+) -> list[DeployStep]:
     if description.storage_cached_model is None:
         return []
     wanted = wanted_models(description)
-    found = models(endpoint["id"]) if endpoint else ()
+    found = cached_models(endpoint["id"]) if endpoint else ()
     if found == wanted:
         return []
     change = Change(KEYS["modelReferences"], ", ".join(found), ", ".join(wanted))

@@ -1,8 +1,8 @@
 """Converts error responses of RunPod's management API to errors that name the field and the remedy. No I/O.
 
 Facts: errors are RFC 9457 (`application/problem+json`) with `title`, `status`, `detail`, and `errors`, a list with one
-string for each invalid field. 422 is an unknown field, and 403 a key without permission. A 429 has Retry-After in
-seconds.
+string for each invalid field. 422 means an unknown field, and 403 a key without permission. A 429 response has
+Retry-After in seconds.
 """
 
 from __future__ import annotations

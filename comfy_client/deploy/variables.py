@@ -13,7 +13,7 @@ from comfy_core.errors import ConfigError
 
 
 def _https_url(text: str) -> str:
-    """Return a URL to which the API key may be sent."""
+    """Return the URL without a final slash. Raises ValueError if the API key must not be sent to it."""
     if not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])(?![^:/])", text):
         raise ValueError("must be an https URL (http is allowed for this machine only)")
     return base_url(text)
@@ -42,14 +42,14 @@ VARIABLES = (API_KEY, REST_BASE_URL, GRAPHQL_URL, ENDPOINT_BASE_URL)
 
 
 def required_api_key(environment: Mapping[str, str]) -> str:
-    """Return RunPod's API key. Raises ConfigError that says where to find it."""
+    """Return RunPod's API key. Raises ConfigError that says where to find the key."""
     if key := API_KEY.read(environment):
         return key
     raise ConfigError(f"{API_KEY.name} is not set. {API_KEY.help}")
 
 
 def secrets_of(environment: Mapping[str, str], names: tuple[str, ...]) -> Mapping[str, str]:
-    """Return the values of the secrets that deploy.toml names. Raises ConfigError with all missing ones."""
+    """Return the values of the secrets that deploy.toml names. Raises ConfigError that lists all missing ones."""
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise ConfigError(

@@ -29,14 +29,14 @@ from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 
 def _key(text: str) -> str:
-    """Return an API key that is valid in an HTTP header."""
+    """Return the text, if it is an API key that an HTTP header can contain. Raises ValueError otherwise."""
     if not re.fullmatch(r"[!-~]{0,512}", text):
         raise ValueError("must be an API key, without spaces or other invalid characters")
     return text
 
 
 def _key_of_login(text: str) -> str:
-    """Return an API key that is the user name of Basic authentication."""
+    """Return the text, if it is an API key that can be the user name of Basic authentication. Raises ValueError."""
     if ":" in text:
         raise ValueError("must be an API key, without a colon")
     return _key(text)
@@ -114,7 +114,14 @@ Workflows: TypeAlias = Mapping[str, Workflow]
 
 @dataclass(frozen=True)
 class ProviderEntry:
-    """One provider: description, required variables, factory, and advice for the error if a variable is missing."""
+    """One provider.
+
+    Attributes:
+        description: what it is, for the documentation.
+        needs: the environment variables that it requires, for the documentation.
+        make: returns the provider.
+        advice: text for the error that reports a missing variable.
+    """
 
     description: str
     needs: str
@@ -148,7 +155,7 @@ def _endpoint(environment: Environment, provider: str, *ids: Variable[str]) -> R
 
 
 def _required(environment: Environment, provider: str, *variables: Variable[str]) -> str:
-    """Return the value of the first variable that is set. Raises ConfigError that says where to find it."""
+    """Return the value of the first variable that is set. Raises ConfigError that says where to find a value."""
     for variable in variables:
         if value := variable.read(environment):
             return value
@@ -162,7 +169,7 @@ def _required(environment: Environment, provider: str, *variables: Variable[str]
 
 
 def _misspelled_hint(environment: Environment, names: Sequence[str]) -> str:
-    """Return a hint if a variable with a similar name is set, else an empty string. Its value is not shown."""
+    """Return a hint if a variable with a similar name is set, else an empty string. Values are not shown."""
     others = [name for name, value in environment.items() if name not in VARIABLES and value.strip()]
     close = next((near[0] for name in names if (near := get_close_matches(name, others, n=1, cutoff=0.8))), "")
     return f" {close} is set, but is not a variable of this program: is it misspelled?" if close else ""
@@ -204,5 +211,8 @@ def provider_name(environment: Environment) -> str:
 
 
 def provider_from_env(environment: Environment, workflows: Path | None = None) -> Provider:
-    """Return the provider that the environment selects. Only its own variables are read. Raises ConfigError."""
+    """Return the provider that the environment selects. Variables of other providers are not read.
+
+    `workflows` is a folder of templates that replaces the shipped ones. Raises ConfigError.
+    """
     return PROVIDERS[provider_name(environment)].make(environment, load_workflows(workflows or default_directory()))

@@ -1,6 +1,7 @@
 """Provider for a ComfyUI that is called directly, without RunPod. It does the worker's work in this process.
 
-Job ids are valid in this process only. If the process exits, its jobs are interrupted.
+Job ids are valid in this process only. `close` interrupts jobs that have not ended. If the process exits without
+`close`, ComfyUI finishes their prompts, and nobody collects the images.
 """
 
 from __future__ import annotations
@@ -36,34 +37,35 @@ from comfy_core.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0
 JOB_PREFIX = "local-"
-"""Prefix of the ids of jobs that ran without RunPod."""
+"""Prefix of the ids of jobs on a ComfyUI that is called directly."""
 _KEPT_JOBS = 32
-"""How many finished jobs keep their results in memory."""
+"""How many ended jobs are kept in memory. A submit forgets older ones; their ids are then unknown."""
 _STOP_TIMEOUT_S = 10.0
 _MIN_POLL_INTERVAL_S = 0.02
 
 
 @dataclass
 class _DirectJob:
-    """A job and its thread. `status` is immutable and replaced as a whole, so any thread may read it."""
+    """A job. `status` is immutable and replaced as a whole, so any thread may read it."""
 
     request: Request
     rendered: Rendered
     timeout_s: float
     status: JobStatus
     result: GenerationResult | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancel_requested: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def stop(self) -> JobError | None:
-        return JobError.because(ErrorCode.CANCELLED) if self.cancelled.is_set() else None
+    def stop_reason(self) -> JobError | None:
+        """Return the error with which the job must end, or None if it may continue."""
+        return JobError.because(ErrorCode.CANCELLED) if self.cancel_requested.is_set() else None
 
     def raise_if_stopped(self) -> None:
-        """Raise JobError if the job was cancelled."""
-        if (error := self.stop()) is not None:
+        """Raise JobError (cancelled) if a cancel was requested."""
+        if (error := self.stop_reason()) is not None:
             raise error
 
-    def observe(self, progress: Progress) -> None:
+    def record_progress(self, progress: Progress) -> None:
         self.status = replace(self.status, state=JobState.RUNNING, progress=progress)
 
 
@@ -93,7 +95,10 @@ class DirectProvider:
         return f"ComfyUI at {self._url}"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
+        """Start a job in a thread, wait up to `wait_s` for its end, and return its status.
+
+        Raises JobError (invalid_input, invalid_image, unknown_workflow), or RequestError if ComfyUI does not respond.
+        """
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
         rendered = intake.render_request(parsed)
@@ -102,20 +107,20 @@ class DirectProvider:
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
         job = _DirectJob(parsed, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
         with self._lock:
-            ended = [name for name, each in self._jobs.items() if each.ended.is_set()]
-            for name in ended[: max(0, len(ended) - _KEPT_JOBS)]:
-                del self._jobs[name]
+            ended_ids = [each_id for each_id, each in self._jobs.items() if each.ended.is_set()]
+            for ended_id in ended_ids[: max(0, len(ended_ids) - _KEPT_JOBS)]:
+                del self._jobs[ended_id]
             self._jobs[job_id] = job
         threading.Thread(target=self._run, args=(job,), name=job_id, daemon=True).start()
         job.ended.wait(wait_s or 0.0)
         return job.status
 
     def status(self, job_id: str) -> JobStatus:
-        """Return a job's status. Raises JobError (job_expired) for a job that this process did not start."""
+        """Return a job's status. Raises JobError (job_expired) for a job that this object did not start or forgot."""
         return self._job(job_id).status
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return a job's result."""
+        """Return a job's result. Raises JobError if the job has none, or was forgotten."""
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
         result = self._job(status.job_id).result
@@ -124,9 +129,9 @@ class DirectProvider:
         return result
 
     def cancel(self, job_id: str) -> None:
-        """Interrupt a job and wait until it has been removed from ComfyUI."""
+        """Request a job's cancellation, and wait up to 10 s until it has been removed from ComfyUI."""
         job = self._job(job_id)
-        job.cancelled.set()
+        job.cancel_requested.set()
         job.ended.wait(_STOP_TIMEOUT_S)
 
     def retry(self, job_id: str) -> JobStatus:
@@ -134,7 +139,7 @@ class DirectProvider:
         raise RequestError(f"ComfyUI has no retry: send the request of {job_id} again", code=ErrorCode.MISCONFIGURED)
 
     def health(self) -> Health:
-        """Return the contents of ComfyUI's queue, including the prompts of other clients."""
+        """Return the number of prompts in ComfyUI's queue, including those of other clients."""
         running, pending = self._server.queue_state()
         busy = bool(running or pending)
         prompts = "1 prompt" if len(running) == 1 else f"{len(running)} prompts"
@@ -157,25 +162,25 @@ class DirectProvider:
         return [model for model in required_models if model.partition("/")[2] not in listed[model.partition("/")[0]]]
 
     def purge_queue(self) -> int:
-        """Cancel the queued jobs of this process and return how many. Prompts of other clients are not affected."""
+        """Cancel the queued jobs of this object and return how many. Prompts of other clients are not affected."""
         with self._lock:
-            waiting = [job for job in self._jobs.values() if job.status.state is JobState.QUEUED]
-        for job in waiting:
-            job.cancelled.set()
-        return len(waiting)
+            queued_jobs = [job for job in self._jobs.values() if job.status.state is JobState.QUEUED]
+        for job in queued_jobs:
+            job.cancel_requested.set()
+        return len(queued_jobs)
 
     def pause_s(self, waited_s: float) -> float:
         """Return a short interval: polling reads memory and sends no request."""
         return max(_MIN_POLL_INTERVAL_S, min(0.2, waited_s / 100))
 
     def close(self) -> None:
-        """Interrupt running jobs and close the connections."""
+        """Cancel all jobs that have not ended, wait up to 10 s for their end, and close the connections."""
         with self._lock:
-            running_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
-        for job in running_jobs:
-            job.cancelled.set()
+            open_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
+        for job in open_jobs:
+            job.cancel_requested.set()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for job in running_jobs:
+        for job in open_jobs:
             job.ended.wait(max(0.0, deadline - time.monotonic()))
         self._server.close()
 
@@ -196,8 +201,8 @@ class DirectProvider:
                 rendered.graphs,
                 rendered.uploads,
                 limits,
-                job.stop,
-                Hooks(job.observe),
+                job.stop_reason,
+                Hooks(job.record_progress),
                 rendered.extra_data,
             )
             job.result = self._result(job, run)
@@ -250,7 +255,7 @@ def _image(output: JobOutput) -> GeneratedImage:
 
 
 def _check_supported(parsed: Request, request: GenerationRequest) -> None:
-    """Raise JobError (invalid_input) for options that only RunPod or its worker supports."""
+    """Raise JobError (invalid_input) for options that only RunPod or this project's worker supports."""
     why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
     options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
     faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]

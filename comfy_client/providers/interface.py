@@ -35,7 +35,8 @@ class JobOptions:
         ttl_s: time after submission at which RunPod deletes the job, even while it runs, 10 s to 7 days. Default: one
             day.
         low_priority: whether the job waits for all other jobs and starts no worker.
-        webhook: https URL that RunPod calls when the job ends. The call is not signed: put a secret into the URL.
+        webhook: http or https URL that RunPod calls when the job ends. The call is not signed: put a secret into the
+            URL.
         s3_config: bucket for this job's output: `accessId`, `accessSecret`, `bucketName`, `endpointUrl`.
     """
 
@@ -46,7 +47,7 @@ class JobOptions:
     s3_config: Mapping[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise JobError (invalid_input) if RunPod does not accept a value."""
+        """Raise JobError (invalid_input) if a time is out of RunPod's range, or the webhook is not a URL."""
         ranges = (("execution_timeout_s", self.execution_timeout_s, 5.0), ("ttl_s", self.ttl_s, 10.0))
         faults = [
             Fault(f"options.{name}", f"must be from {min_s:g} s to {7 * DAY_S:,.0f} s (7 days), not {value!r}")
@@ -59,7 +60,7 @@ class JobOptions:
             raise invalid_input(faults)
 
     def envelope(self) -> JsonObject:
-        """Return the fields that RunPod's request has in addition to `input`."""
+        """Return the fields that these options add to RunPod's request, beside `input`."""
         policy: JsonObject = {}
         if self.execution_timeout_s is not None:
             policy["executionTimeout"] = round(self.execution_timeout_s * 1000)
@@ -76,7 +77,7 @@ NO_OPTIONS = JobOptions()
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A request for one job. `input` is described in docs/api.md; its images are base64 or https URLs."""
+    """A request for one job. docs/api.md describes `input`. Images are text in it; `make_request` converts them."""
 
     input: JsonObject = field(repr=False)
     options: JobOptions = NO_OPTIONS
@@ -84,8 +85,8 @@ class GenerationRequest:
 
 def bucket_fault(provider: str) -> Fault:
     """Return the fault for `delivery` s3 in a request to a `provider` that does not use the worker's bucket."""
-    stay = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
-    return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {stay}")
+    remedy = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
+    return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {remedy}")
 
 
 def submit_error(error: RequestError, platform: str, place: str) -> RequestError:
@@ -108,7 +109,7 @@ def submit_error(error: RequestError, platform: str, place: str) -> RequestError
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """A file that a job created. `asset_id` is its id at Scenario, and None with any other provider."""
+    """A file that a job created. `asset_id` is the file's id at Scenario, and None with any other provider."""
 
     filename: str
     mime_type: str
@@ -117,7 +118,7 @@ class GeneratedFile:
     asset_id: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file to `path` and return its path. If `path` is a folder, the file keeps its own name.
+        """Write the file to `path` and return the path. If `path` is a folder, save the file there as `filename`.
 
         Missing folders are created. The write is atomic and replaces an existing file. Raises OSError with the path.
         """
@@ -140,10 +141,11 @@ class GeneratedFile:
 
 @dataclass(frozen=True)
 class GeneratedImage(GeneratedFile):
-    """A generated image. `seed` reproduces it; it is None for a caller's own graph.
+    """A generated image. `seed` reproduces the image; it is None if it is unknown, as for a caller's own graph.
 
-    `save` converts the image to the format of the file name's suffix (.png, .jpg, .jpeg, .webp) if necessary. A
-    converted file has no embedded metadata. Jupyter displays a GeneratedImage as an image.
+    `save` converts the image to the format of the file name's suffix (.png, .jpg, .jpeg, .webp) if necessary. An
+    animation is never converted. A converted file has no embedded metadata. Jupyter displays a GeneratedImage as an
+    image.
     """
 
     width: int = 0
@@ -185,7 +187,9 @@ class GeneratedImage(GeneratedFile):
 class GenerationResult:
     """The result of a job.
 
-    `delay_s` is the time from submission to start. `execution_s` is the billed time. Both are None if unknown.
+    Attributes:
+        delay_s: the time from submission to start, or None if it is unknown.
+        execution_s: the time from start to end, for which RunPod bills, or None if it is unknown.
     """
 
     images: tuple[GeneratedImage, ...]
@@ -213,7 +217,7 @@ class GenerationResult:
 
 
 class JobState(enum.StrEnum):
-    """The state of a job, the same for all providers."""
+    """The state of a job. All providers use these states."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -233,7 +237,8 @@ class JobState(enum.StrEnum):
 class JobStatus:
     """The status of a job.
 
-    `error` is set if and only if the job ended without a result. `output` has the provider's own format.
+    `error` is set if and only if the job ended without a result. `output` is the output of a job that has ended, in the
+    provider's format, or None. `Provider.result` reads it.
     """
 
     job_id: str
@@ -249,9 +254,10 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Health:
-    """The state of an endpoint. `why` is the reason for which a job may have to wait, and `sentence` explains it.
+    """The state of a provider, as counts of jobs and workers by state.
 
-    `why` is one of `idle`, `busy`, `cold`, `throttled`, `unhealthy`, `no_worker`.
+    `why` says whether a job has to wait, and why. It is one of `idle`, `busy`, `cold`, `throttled`, `unhealthy`,
+    `no_worker`. `sentence` explains it.
     """
 
     jobs: Mapping[str, int]
@@ -264,15 +270,18 @@ class Provider(Protocol):
     """A service that runs jobs. Methods block, are thread-safe, and raise RequestError or JobError."""
 
     name: str
-    """The value of IMAGE_GENERATION_PROVIDER that selects it."""
+    """The value of IMAGE_GENERATION_PROVIDER that selects this provider."""
     jobs_outlive_process: bool
-    """Whether jobs continue after this process exits and any process can find them by id. If not, jobs are free."""
+    """Whether jobs continue after this process exits and any process can find them by id.
+
+    If False, its jobs must also be free, because the gateway submits unfinished jobs again after a restart.
+    """
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Submit a job and return its status. Waits up to `wait_s` for the job's end, if the provider supports that.
 
-        `wait_s` is None if the caller does not poll the job at once; its result must then be kept as long as possible.
-        The job is sent once. After a RequestError with `report.details["may_run"]` true, it may be running.
+        `wait_s` is None if the caller does not poll the job at once. The result must then be kept as long as possible.
+        The job is sent once. After a RequestError with `report.details["may_run"]` true, the job may be running.
         """
         ...
 
@@ -289,7 +298,10 @@ class Provider(Protocol):
         ...
 
     def retry(self, job_id: str) -> JobStatus:
-        """Start a failed job again under its own id. Raises RequestError if the job did not fail."""
+        """Start a failed or timed out job again under the same id.
+
+        Raises RequestError if the job is in another state, or the provider has no retry.
+        """
         ...
 
     def health(self) -> Health:
@@ -297,11 +309,14 @@ class Provider(Protocol):
         ...
 
     def missing_models(self) -> list[str] | None:
-        """Return the model files that the workflows need and the provider lacks. None if only a job could find out."""
+        """Return the model files that the workflows need and the provider lacks, or None if that cannot be checked."""
         ...
 
     def purge_queue(self) -> int:
-        """Remove all queued jobs, including those of other clients. Return how many were removed."""
+        """Remove all queued jobs and return how many were removed. On RunPod, jobs of other clients are included.
+
+        Raises RequestError if the provider cannot do this.
+        """
         ...
 
     def pause_s(self, waited_s: float) -> float:
@@ -309,5 +324,5 @@ class Provider(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. If jobs do not outlive the process, interrupt those that have not ended."""
         ...

@@ -1,4 +1,7 @@
-"""Parses the output of a worker (docs/api.md) or of worker-comfyui. Files are decoded or downloaded, and verified."""
+"""Parses the output of this project's worker (docs/api.md) or of worker-comfyui.
+
+Files are decoded or downloaded. Their SHA-256 is verified if the output has one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
     """Return the result in a job's output. Files that are given as URLs are downloaded.
 
     Raises JobError: the job's own error if it failed, result_lost if a file is missing or damaged, no_output, or
-    unrecognized if the output is not a worker's result. Raises RequestError if a bucket is not reached; retry then.
+    unrecognized if the output is not a worker's result. Raises RequestError if a bucket is not reached, or has a
+    temporary failure; the caller may then try again.
     """
     if status.error is not None:
         raise JobError.of(status.error, status.job_id)
@@ -79,7 +83,10 @@ def _image(entry: Mapping[str, Any], status: JobStatus) -> GeneratedImage:
 
 
 def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
-    """Return a file of the result. Its bytes are checked against the worker's SHA-256."""
+    """Return a file of the result. If the entry has a SHA-256, the bytes must match it.
+
+    A file that was downloaded and does not match is downloaded once more.
+    """
     filename = str(entry.get("filename") or "picture.png")
     expected_sha256 = entry.get("sha256")  # any JSON value, maybe unhashable: so tuples below, not sets
     data = _data(entry, filename, status)
@@ -136,9 +143,9 @@ def _download(url: str, filename: str, status: JobStatus) -> bytes:
 
 
 def fetch_signed(url: str, server: str, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> bytes:
-    """Return the bytes at a presigned URL. The URL never appears in messages; `server` is the name of its server there.
+    """Return the bytes at a presigned URL. Raises RequestError.
 
-    Raises RequestError.
+    The messages never contain the URL. They contain `server`, a name for the URL's server, and its host.
     """
     parts = urlsplit(url)
     api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"{server} at {parts.hostname}")

@@ -1,8 +1,9 @@
 """HTTP client for the queue API of one RunPod serverless endpoint. The providers interpret a job's input and output.
 
-Calls other than `submit` and `retry` are safe to repeat, and are retried after server errors. A submit is retried only
-if it certainly did not arrive: no connection was made, or RunPod returned 429. RunPod has no idempotency key
-(docs/reference/runpod.md#submitting-a-job), so a second submit would be a second, billed job.
+`health` and `purge_queue` are retried after server errors. `status` and `cancel` are safe to repeat, but are not
+retried here. `submit` and `retry` are retried only if the request certainly did not arrive: no connection was made, or
+RunPod returned 429. RunPod has no idempotency key (docs/reference/runpod.md#submitting-a-job), so a second submit would
+be a second, billed job.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MIN_SYNC_WAIT_S = 1.0
 SUBMIT_TIMEOUT_S = 90.0
 """Enough to upload 20 MB over a slow connection."""
 READ_TIMEOUT_S = 60.0
-"""For responses that may contain a whole result."""
+"""Timeout of the other calls. Their responses may contain a whole result."""
 CONNECTIONS = 32
 
 _TOO_MANY = frozenset({429})
@@ -72,12 +73,14 @@ class RunPodEndpoint:
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Submit a job with /run, or with /runsync if `wait_s` is above 0. /runsync waits for the job's end.
 
-        /runsync accepts requests of twice the size, but keeps the result for one minute only. So it is also used for a
-        request that is too large for /run if the caller polls at once (`wait_s` is 0), and never if `wait_s` is None.
+        /runsync accepts requests of twice the size, but RunPod keeps its result for one minute only. So /runsync is
+        also used for a request that is too large for /run if the caller polls at once (`wait_s` is 0). It is never used
+        if `wait_s` is None.
 
         Raises:
-            RequestError: payload_too_large (nothing was sent), auth_failed, endpoint_not_found, rate_limited, or
-                network. `report.details["may_run"]` says whether the job may have been accepted.
+            JobError: invalid_input if the request's input is empty; nothing was sent.
+            RequestError: payload_too_large, auth_failed, endpoint_not_found, rate_limited, or network. If the request
+                was sent, `report.details["may_run"]` says whether the job may have been accepted.
         """
         if not request.input:
             # RunPod drops an empty input, and the job then fails after 40 s with "job timed out after 1 retries".
@@ -107,7 +110,10 @@ class RunPodEndpoint:
         self._job_call("POST", "cancel", job_id)
 
     def retry(self, job_id: str) -> JobStatus:
-        """Queue a failed or timed out job again under its own id. Raises RequestError (400) for any other job."""
+        """Queue a failed or timed out job again under the same id.
+
+        Raises RequestError (400) for a job in another state, and JobError (job_expired).
+        """
         return _job(self._job_call("POST", "retry", job_id))
 
     def health(self) -> Health:
@@ -115,7 +121,7 @@ class RunPodEndpoint:
         return read_health(self._json("GET", "/health", READ_TIMEOUT_S))
 
     def purge_queue(self) -> int:
-        """Remove all queued jobs and return how many were removed."""
+        """Remove all queued jobs and return how many were removed, or 0 if RunPod's response does not say it."""
         match self._json("POST", "/purge-queue", READ_TIMEOUT_S):
             case {"removed": int(removed)}:
                 return removed

@@ -10,7 +10,7 @@ from comfy_core.workflows import Workflow
 
 
 class RunPodProvider:
-    """The calls that do not depend on the endpoint's worker."""
+    """Implements the methods of Provider that are the same for all workers on an endpoint."""
 
     jobs_outlive_process = True
 
@@ -44,11 +44,11 @@ class RunPodProvider:
         """Return None: only a job on a worker could list its models."""
 
     def purge_queue(self) -> int:
-        """Remove all queued jobs."""
+        """Remove all queued jobs and return how many were removed."""
         return self._endpoint.purge_queue()
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a tenth of `waited_s`, from 0.25 s to 5 s: polling delays a result by 10 % at most."""
+        """Return a tenth of `waited_s`, from 0.25 s to 5 s. Polling delays a result by at most 10 %, or by 0.25 s."""
         return min(5.0, max(0.25, waited_s / 10))
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ _MAX_MESSAGE = 300
 
 
 def read_status(body: object) -> JobStatus | None:
-    """Parse RunPod's job object, or return None if it is not one. An unknown state counts as running."""
+    """Return the status of a job, or None if `body` is not RunPod's job object. An unknown state counts as running."""
     match body:
         case {"id": str(job_id), "status": str(name), **rest} if job_id:
             job: JsonObject = {str(key): value for key, value in rest.items()}
@@ -105,7 +105,7 @@ def expired(job_id: str) -> ErrorReport:
 
 
 def read_progress(output: object) -> Progress | None:
-    """Parse the progress that this project's worker posts (worker/progress.py), or return None if it is not that."""
+    """Return the progress that this project's worker posts (worker/progress.py), or None for any other output."""
     match output:
         case {"stage": str(stage), **rest}:
             numbers = {
@@ -131,10 +131,10 @@ def read_health(body: object) -> Health:
     match body:
         case {"jobs": dict(jobs), "workers": dict(workers)}:
             pass
-    counts = {str(name): count for name, count in workers.items() if isinstance(count, int)}
-    queued = {str(name): count for name, count in jobs.items() if isinstance(count, int)}
-    why, sentence = _why(counts, queued)
-    return Health(queued, counts, why, sentence)
+    worker_counts = {str(name): count for name, count in workers.items() if isinstance(count, int)}
+    job_counts = {str(name): count for name, count in jobs.items() if isinstance(count, int)}
+    why, sentence = _why(worker_counts, job_counts)
+    return Health(job_counts, worker_counts, why, sentence)
 
 
 def _why(workers: dict[str, int], jobs: dict[str, int]) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def _workers(count: int) -> str:
 
 
 def request_error(error: RequestError, endpoint_id: str) -> RequestError:
-    """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
+    """Return the error of a failed call, with the cause and the remedy for its HTTP status on RunPod's queue API."""
     detail = error_message(error.body)
     note = f" ({detail})" if detail else ""
     code, problem = error.code, f"{error}{note}"

@@ -52,7 +52,7 @@ _ID = r"[\w.-]{1,128}"
 
 
 class ScenarioProvider:
-    """Scenario's Flux.1-dev.
+    """Generates images with one model of Scenario, by default Flux.1-dev. Raises ConfigError for a malformed model id.
 
     Args:
         api: connection to Scenario.
@@ -89,9 +89,10 @@ class ScenarioProvider:
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Submit a job. `image` is uploaded first, unless it is the id of a Scenario asset.
 
-        `wait_s` is ignored: Scenario cannot hold a submit.
+        `wait_s` is ignored: a submit to Scenario never waits for the job's end.
 
         Raises JobError: invalid_input for what Scenario does not support or rejects; invalid_image, unknown_workflow.
+        Raises RequestError for other failures of a call.
         """
         del wait_s
         asset_id = request.input.get("image") if is_asset_id(request.input.get("image")) else None
@@ -128,7 +129,7 @@ class ScenarioProvider:
         return status
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return a job's result. If this process submitted the job, images are encoded as requested.
+        """Return a job's result. Images are encoded as requested if the request is still cached in this process.
 
         Raises JobError: the job's own error if it failed, no_output, or result_lost if an image is missing or damaged.
         Raises RequestError if Scenario is not reached; retry then.
@@ -163,7 +164,10 @@ class ScenarioProvider:
         )
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a job. No effect on a finished job. Raises RequestError if Scenario refuses to cancel it."""
+        """Cancel a job. No effect on a finished job.
+
+        Raises RequestError if Scenario refuses to cancel an unfinished job, and JobError (job_expired).
+        """
         _check_id(job_id)
         try:
             self._api.cancel(job_id)
@@ -179,7 +183,10 @@ class ScenarioProvider:
         raise RequestError(f"Scenario has no retry: send the request of {job_id} again", code=ErrorCode.MISCONFIGURED)
 
     def health(self) -> Health:
-        """Return the number of active jobs of the Scenario project. Also verifies the URL, the keys and the model."""
+        """Return the numbers of queued and running jobs of the Scenario project, each counted up to 100.
+
+        The calls also verify the URL, the keys and the model id.
+        """
         self._api.model(self._model_id)
         jobs = {
             "inQueue": _count(self._api.jobs(Status.QUEUED)),
@@ -223,7 +230,10 @@ class ScenarioProvider:
         raise RequestError("Scenario's response to the upload is not an asset", is_transient=True, may_run=False)
 
     def _stored_image(self, asset_id: str) -> str:
-        """Return an asset's image as base64: the job needs its size. Raises JobError (invalid_image), RequestError."""
+        """Return an asset's image as base64, from which the job's size is read.
+
+        Raises JobError (invalid_image) and RequestError.
+        """
         try:
             _, image = self._download_image(asset_id, "")
         except JobError as error:
@@ -232,7 +242,10 @@ class ScenarioProvider:
         return base64.b64encode(image.data).decode("ascii")
 
     def _download_image(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, EncodedImage]:
-        """Download an asset's image. Downloads it a second time if it is damaged."""
+        """Return an asset and its image. The image is downloaded a second time if it is damaged.
+
+        Raises JobError (result_lost) if the image is missing or damaged, and RequestError.
+        """
         name = f"Scenario's image {asset_id}"
         try:
             asset = read_asset(self._api.asset(asset_id))
@@ -259,11 +272,14 @@ def _generated_image(
     number: int,
     requested_seed: int | None,
 ) -> GeneratedImage:
-    """Return an image in the requested format. Scenario returns plain PNG without prompt and seed in it."""
+    """Return an image in the requested format, or unchanged if `submitted` is None.
+
+    Scenario's files do not contain the prompt and the seed, so they are added if the request asks for metadata.
+    """
     seed = asset.seed if asset.seed is not None else requested_seed
     if submitted is not None:
-        keeps_text = submitted.request.metadata and seed is not None
-        text = {"parameters": parameters_text(submitted.rendered, seed or 0)} if keeps_text else {}
+        adds_text = submitted.request.metadata and seed is not None
+        text = {"parameters": parameters_text(submitted.rendered, seed or 0)} if adds_text else {}
         image = encode_image(image.data, submitted.request.output_format, submitted.request.output_quality, text)
     return GeneratedImage(
         filename=f"scenario_{number:05}_{mimetypes.guess_extension(image.mime_type) or ''}",

@@ -2,7 +2,8 @@
 
 The SDK retries failed calls up to twice, including POSTs, and sends no idempotency key
 (docs/reference/scenario.md#sdk-transport). A second generation would be a second, billed job, so `generate` is not
-retried. The other calls are safe to repeat. The SDK is imported only when a ScenarioApi is created.
+retried. The other calls are safe to repeat. `job` and `cancel` are not retried here, because their callers repeat them.
+The SDK is imported only when a ScenarioApi is created.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class ScenarioApi:
         self._sdk.close()
 
     def _json(self, call: SdkCall, *, retries: int = RETRIES) -> object:
-        """Return the response's raw JSON: the SDK's own types modify unknown values."""
+        """Make a call and return the response's raw JSON, because the SDK's types modify unknown values."""
         import httpx  # noqa: PLC0415 - comes with the SDK
         import scenario_sdk  # noqa: PLC0415 - as above
 

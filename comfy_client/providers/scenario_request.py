@@ -3,7 +3,8 @@
 Facts (docs/reference/scenario.md#route-a): `POST /generate/custom/model_bfl-flux-1-dev` has the fields of FIELDS and
 LoRAs, but no negative prompt, sampler or scheduler. Sizes are multiples of 16, as in this project.
 
-Inputs that are not given are sent with this project's defaults, so that a request means the same at both providers.
+Inputs that are not given are sent with this project's defaults, so that a request means the same at Scenario and at the
+worker.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ ALTERNATIVE = "or use IMAGE_GENERATION_PROVIDER=comfyui"
 
 @dataclass(frozen=True)
 class ScenarioField:
-    """An input of this project, its name at Scenario, and its range there. Default: the range in our schema."""
+    """An input of this project, its name at Scenario, and its range there.
+
+    `low` and `high` are None if the input has no range at Scenario that has to be checked.
+    """
 
     ours: str
     theirs: str
@@ -46,13 +50,13 @@ FIELDS: tuple[ScenarioField, ...] = (
     ScenarioField("guidance", "guidance", 0, 10),
     ScenarioField("seed", "seed", 0, MAX_SCENARIO_SEED),
 )
-"""The inputs that both have. Images and LoRAs have ids at Scenario and are mapped separately.
+"""The inputs that this project and Scenario have. Images and LoRAs have ids at Scenario and are mapped separately.
 
 The ranges are Scenario's. The shim accepts wider ones (gateway/scenario/fields.py), because ComfyUI makes those images.
 """
 
 _COMFYUI_ONLY = {"negative_prompt": "", "negative_strength": 0, "sampler": "euler", "scheduler": "simple"}
-"""Inputs that only ComfyUI has, and the values that have no effect."""
+"""Inputs that only ComfyUI has, each with the value that is accepted because it is the same as omitting the input."""
 
 
 def check_supported(parsed: Request, options: JobOptions, loras: Mapping[str, str]) -> None:
@@ -65,9 +69,10 @@ def check_supported(parsed: Request, options: JobOptions, loras: Mapping[str, st
 
 
 def scenario_body(inputs: JsonObject, loras: Mapping[str, str]) -> JsonObject:
-    """Return the body for rendered inputs, which have a seed and a size. Raises JobError like `check_supported`.
+    """Return the body for rendered inputs, which have a seed and a size.
 
-    `loras` maps LoRA files to Scenario ids. The caller uploads the input image and adds it.
+    `loras` maps LoRA files to Scenario ids. The caller uploads the input image and adds its id to the body. Raises
+    JobError (invalid_input) for inputs that Scenario does not support.
     """
     if faults := [*_input_faults(inputs), *_lora_faults(inputs, loras)]:
         raise invalid_input(faults)
@@ -79,7 +84,10 @@ def scenario_body(inputs: JsonObject, loras: Mapping[str, str]) -> JsonObject:
 
 
 def our_inputs(body: JsonObject) -> JsonObject:
-    """Return this project's inputs for the request body in a job's record, for jobs of another process."""
+    """Return this project's inputs for a body of Scenario, except images and LoRAs.
+
+    A job's record contains the body, so the inputs of a job of another process can be found.
+    """
     return {field.ours: body[field.theirs] for field in FIELDS if body.get(field.theirs) is not None}
 
 

@@ -3,8 +3,8 @@
 Facts (docs/reference/scenario.md#jobs):
 
 - A record is wrapped: `{"job": {…}}`, `{"asset": {…}}`.
-- A job has one of eight statuses, a progress from 0 to 1, and the times of its statuses. Its `metadata` has the body of
-  the request, the ids of its assets, and the reason of a failure.
+- A job has one of eight statuses, a progress from 0 to 1, and the times of its statuses. The job's `metadata` has the
+  body of the request, the ids of the job's assets, and the reason of a failure.
 - An asset's `metadata.seed` is text.
 - Every field may be absent. Unknown fields must be tolerated.
 - An error has `reason` or `message`, and `trace_id`.
@@ -56,7 +56,10 @@ _MAX_MESSAGE = 300
 
 
 def read_job(response: object) -> JobStatus | None:
-    """Parse a job, or return None if the response is not a job. `output` of the status is Scenario's record."""
+    """Return the status of a job, or None if the response is not a job.
+
+    For a job that has ended, the status has Scenario's record of the job as `output`.
+    """
     match response:
         case {"job": {"jobId": str(job_id), "status": str(name), **rest}} if job_id:
             job: JsonObject = {"jobId": job_id, "status": name, **{str(key): value for key, value in rest.items()}}
@@ -76,7 +79,7 @@ def read_job(response: object) -> JobStatus | None:
 
 
 def body_of(job: object) -> JsonObject:
-    """Return the request body that a job's record contains."""
+    """Return the request body in a job's record, or an empty one if the record has none."""
     match job:
         case {"metadata": {"input": dict(body)}}:
             return body
@@ -84,7 +87,7 @@ def body_of(job: object) -> JsonObject:
 
 
 def asset_ids_of(job: object) -> list[str]:
-    """Return the ids of a job's assets, in order."""
+    """Return the ids of the assets in a job's record, in order. Empty if the record has none."""
     match job:
         case {"metadata": {"assetIds": list(ids)}}:
             return [name for name in ids if isinstance(name, str) and name]
@@ -101,7 +104,7 @@ class ScenarioAsset:
 
 
 def read_asset(response: object) -> ScenarioAsset | None:
-    """Parse an asset, or return None if the response is not an asset or has no URL."""
+    """Return the asset in a response, or None if the response is not an asset or has no URL."""
     match response:
         case {"asset": {"id": str(asset_id), "url": str(url), **rest}} if asset_id and url:
             return ScenarioAsset(asset_id, url, _seed(rest.get("metadata")))
@@ -153,7 +156,10 @@ def _progress(job: JsonObject) -> Progress:
 
 
 def _times(job: JsonObject) -> tuple[float | None, float | None]:
-    """Return how many seconds a job was queued and how many it ran, from the times of its statuses."""
+    """Return how many seconds a job was queued and how many it ran, from the times of its statuses.
+
+    A duration is None if its begin or its end is not recorded.
+    """
     begun = _moment(job.get("createdAt"))
     started = ended = None
     history = job.get("statusHistory")
@@ -183,7 +189,7 @@ def _moment(text: object) -> datetime | None:
 
 
 def retry_after_s(body: object) -> float | None:
-    """Return the wait that a 429 requests in `remainingSeconds` (docs/reference/scenario.md#rate-limits)."""
+    """Return `remainingSeconds` of a 429's body, the time to wait (docs/reference/scenario.md#rate-limits), or None."""
     match body:
         case {"remainingSeconds": bool()}:
             return None

@@ -4,7 +4,7 @@ Facts (worker-comfyui 5.8, handler.py; docs/reference/runpod.md#the-stock-worker
 
 - The input is `workflow`, a graph, and `images`, each with a `name` and base64.
 - The result has `images` (`filename`, `type`, `data`), and `errors` if a part failed.
-- It accepts no image URLs: they are downloaded here.
+- It accepts no image URLs: input images are downloaded here.
 - It encodes only PNG and returns no seed: the seed is put into the file name, where any process can read it.
 - It never deletes a file: file names are made unique.
 """
@@ -31,7 +31,7 @@ from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
-from comfy_core.comfyui.outputs import metadata_text
+from comfy_core.comfyui.outputs import text_chunks
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
@@ -54,7 +54,10 @@ class StockWorkerProvider(RunPodProvider):
         self._submitted = RequestCache()
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
+        """Render the request and send its graph: see RunPodEndpoint.submit.
+
+        Raises JobError (invalid_input, invalid_image, unknown_workflow) if the request is invalid.
+        """
         parsed = read_request(request.input, self._workflows)
         if parsed.delivery == "s3" or request.options.s3_config is not None:
             raise invalid_input([bucket_fault("worker-comfyui")])
@@ -72,7 +75,7 @@ class StockWorkerProvider(RunPodProvider):
         return _with_known_code(self._endpoint.status(job_id))
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return a job's result. If this process submitted the job, images are encoded as requested."""
+        """Return a job's result. Images are encoded as requested if the request is still cached in this process."""
         result = read_result(status, self.name)
         submitted = self._submitted.get(status.job_id)
         images = sorted((_with_seed(image) for image in result.images), key=_number)
@@ -102,7 +105,7 @@ def stock_input(rendered: Rendered, mark: str) -> JsonObject:
         for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
     ]
     body: JsonObject = {"workflow": merge_graphs(graphs)}
-    if images := [_image(upload, graphs) for upload in rendered.uploads]:
+    if images := [_place_image(upload, graphs) for upload in rendered.uploads]:
         body["images"] = images
     if "api_key_comfy_org" in rendered.extra_data:
         body["comfy_org_api_key"] = rendered.extra_data["api_key_comfy_org"]
@@ -110,7 +113,10 @@ def stock_input(rendered: Rendered, mark: str) -> JsonObject:
 
 
 def _with_seed_in_names(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
-    """Return the graph with its seed and number in the names of the files that it saves."""
+    """Return a copy of the graph. The names of the files that it saves have `seed`, `number` and `mark` added.
+
+    Without a seed the names stay unchanged.
+    """
     named = {}
     for node_id, node in graph.items():
         match node["inputs"]:
@@ -122,7 +128,8 @@ def _with_seed_in_names(graph: Graph, seed: int | None, number: int, mark: str) 
     return named
 
 
-def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
+def _place_image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
+    """Write a unique file name for the upload into the graphs, and return the upload's entry in `images`."""
     file = upload.file
     name = f"{uuid.uuid4().hex}.{upload.extension}"
     for graph in graphs:
@@ -132,13 +139,16 @@ def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
 
 
 def merge_graphs(graphs: Sequence[Graph]) -> Graph:
-    """Return one graph that does the work of all. Nodes that are equal in all graphs, such as loaders, are shared.
+    """Return one graph that does the work of all graphs. Nodes that are the same in all, such as loaders, are shared.
 
-    The graphs must have the same node ids and links, and differ only in values. Node n of graph i > 0 becomes `n-i`.
+    The graphs must have the same node ids and links, and differ only in values. A node `n` that is not shared gets the
+    id `n-i` for each graph i > 0.
     """
     first = graphs[0]
     differing = {node_id for graph in graphs for node_id in graph if graph[node_id] != first.get(node_id)}
-    while more := {node_id for node_id, node in first.items() if node_id not in differing and _links(node) & differing}:
+    while more := {
+        node_id for node_id, node in first.items() if node_id not in differing and _linked_ids(node) & differing
+    }:
         differing |= more
     combined = dict(first)
     for number, graph in enumerate(graphs[1:], 1):
@@ -151,7 +161,7 @@ def merge_graphs(graphs: Sequence[Graph]) -> Graph:
     return combined
 
 
-def _links(node: JsonObject) -> set[str]:
+def _linked_ids(node: JsonObject) -> set[str]:
     return {value[0] for value in node["inputs"].values() if is_link(value)}
 
 
@@ -166,15 +176,18 @@ def _number(image: GeneratedImage) -> int:
 
 
 def _encoded(image: GeneratedImage, submitted: SubmittedRequest) -> tuple[GeneratedImage, str]:
-    """Return the image in the requested format, and a warning if that failed. worker-comfyui returns plain PNG."""
+    """Return the image in the requested format, and a warning or an empty string. worker-comfyui returns plain PNG.
+
+    An image that is animated or not recognized is returned unchanged.
+    """
     found = _SEED.search(image.filename)
-    text = {}
+    chunks: dict[str, str] = {}
     if submitted.request.metadata:
-        text = metadata_text(submitted.rendered, submitted.rendered.graphs[_number(image)], image.seed)
+        chunks = text_chunks(submitted.rendered, submitted.rendered.graphs[_number(image)], image.seed)
     sent = identify(image.bytes)
     if sent is None or sent.is_animated:
         return image, ""
-    converted = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
+    converted = encode_image(image.bytes, submitted.request.output_format, submitted.request.output_quality, chunks)
     stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
     encoded = replace(
         image,
@@ -189,7 +202,7 @@ def _encoded(image: GeneratedImage, submitted: SubmittedRequest) -> tuple[Genera
 
 
 def _with_known_code(status: JobStatus) -> JobStatus:
-    """Return the status with an error code derived from worker-comfyui's error text."""
+    """Return the status. If the code of its error is unrecognized, derive it from worker-comfyui's error text."""
     if status.error is None or status.error.code is not ErrorCode.UNRECOGNIZED:
         return status
     message = status.error.message

@@ -1,6 +1,6 @@
 """In-memory cache of submitted requests, used to complete results that lack their inputs.
 
-It is not shared between processes.
+The cache is not shared between processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RequestCache:
         self._jobs: OrderedDict[str, SubmittedRequest] = OrderedDict()
 
     def remember(self, job_id: str, submitted: SubmittedRequest) -> None:
-        """Cache the request of a job, and evict the oldest ones."""
+        """Cache the request of a job. If the cache is full, evict the oldest request."""
         with self._lock:
             self._jobs[job_id] = submitted
             while len(self._jobs) > _CACHED_JOBS:

@@ -29,7 +29,7 @@ class WorkerProvider(RunPodProvider):
         self.name = name
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Validate and submit a job: see RunPodEndpoint.submit. Raises JobError (invalid_input) before sending."""
+        """Validate a request and submit it: see RunPodEndpoint.submit. Raises JobError if the request is invalid."""
         if self._workflows:
             try:
                 read_request(request.input, self._workflows)
@@ -39,5 +39,5 @@ class WorkerProvider(RunPodProvider):
         return self._endpoint.submit(request, wait_s)
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return a job's result, with its images downloaded and verified."""
+        """Return a job's result, with all files downloaded and verified. Raises the errors of `read_result`."""
         return read_result(status, self.name)

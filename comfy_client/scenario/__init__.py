@@ -1,4 +1,4 @@
-"""The documented name of the Scenario shim without HTTP, which lives in `comfy_client.gateway.scenario`."""
+"""The documented name of the Scenario shim without HTTP, which is defined in `comfy_client.gateway.scenario`."""
 
 from comfy_client.gateway.scenario import ScenarioShim
 

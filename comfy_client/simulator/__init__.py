@@ -1,4 +1,4 @@
-"""The documented name of the ComfyUI simulator, which lives in `simulators.comfyui`."""
+"""The documented name of the ComfyUI simulator, which is defined in `simulators.comfyui`."""
 
 from simulators.comfyui import Simulator
 

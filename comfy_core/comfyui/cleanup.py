@@ -1,6 +1,7 @@
 """Removes what runs leave behind in one ComfyUI: prompts that still run, history entries, files and folders.
 
-A failed removal is repeated by a later run, which is always safe. `ComfyServer` makes the HTTP requests.
+What could not be removed is tried again by a later run; removing something twice does no harm. `ComfyServer` makes the
+HTTP requests.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _DELETE_ATTEMPTS = 3
 
 
 class CleanupApi(Protocol):
-    """The ComfyUI requests that cleanup needs. Each raises RequestError if it fails."""
+    """The ComfyUI requests that cleanup needs. A method raises RequestError if its request fails."""
 
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
         """Stop the prompts, and return those that are still running."""
@@ -52,10 +53,10 @@ class Cleanup:
         """Prompts that did not stop after their interrupt, or whose interrupt failed, so that they may still run."""
 
     def remove_prompts(self, ended: Collection[str] = (), unfinished: Collection[str] = ()) -> None:
-        """Remove prompts from ComfyUI's history. The `unfinished` ones are stopped first.
+        """Remove prompts from ComfyUI's history. The `unfinished` ones are stopped first, and their files are deleted.
 
-        A later call removes the prompts that keep running after the interrupt, and everything that is left after a
-        failed request (RequestError).
+        A prompt that still runs after its interrupt is removed by a later call. Raises RequestError if a request fails;
+        a later call then removes what is left.
         """
         with self._lock:
             self._to_delete_from_history |= set(ended)
@@ -70,27 +71,27 @@ class Cleanup:
             with self._lock:
                 self._to_delete_from_history -= to_delete
 
-    def remove_folder(self, name: str, prompts: Collection[str]) -> None:
-        """Delete a run's folder now, and again when all its `prompts` have ended: they can write files until then."""
+    def remove_folder(self, name: str, prompt_ids: Collection[str]) -> None:
+        """Delete a run's folder now, and again when all its prompts have ended: they can write files until then."""
         with self._lock:
-            self._folders_to_delete[name] = frozenset(prompts)
+            self._folders_to_delete[name] = frozenset(prompt_ids)
         self._remove_folders()
 
     def _remove_folders(self) -> None:
         with self._lock:
             folders = dict(self._folders_to_delete)
-            self._folders_to_delete = {name: prompts for name, prompts in folders.items() if prompts & self._to_stop}
+            self._folders_to_delete = {name: ids for name, ids in folders.items() if ids & self._to_stop}
         for name in folders:
             self._api.remove_folder(name)
 
     def note_restart(self) -> None:
-        """Forget all prompts after a restart of ComfyUI, which has cleared its queue and history."""
+        """Forget all prompts, because a restart has cleared ComfyUI's queue and history. Delete remaining folders."""
         with self._lock:
             self._to_stop = self._to_delete_from_history = self.stuck_prompts = frozenset()
         self._remove_folders()
 
     def _stop(self, prompt_ids: frozenset[str]) -> None:
-        """Stop prompts whose history was not read yet, and delete the files that they wrote."""
+        """Stop prompts whose history was not read yet, and delete the files of those that have stopped."""
         try:
             running = self._api.stop_prompts(prompt_ids)
         except RequestError:
@@ -100,7 +101,7 @@ class Cleanup:
         with self._lock:
             self.stuck_prompts = (self.stuck_prompts - prompt_ids) | running
         stopped = prompt_ids - running
-        files = [file for each in stopped for file in self._api.written_files(each)]
+        files = [file for prompt_id in stopped for file in self._api.written_files(prompt_id)]
         with self._lock:
             self._to_stop -= stopped
             self._to_delete_from_history |= stopped
@@ -108,27 +109,28 @@ class Cleanup:
         self.remove_files(files)
 
     def remove_files(self, files: Iterable[OutputFile] = ()) -> None:
-        """Delete files, and those that earlier calls could not delete. Raises RequestError if a file is not deleted.
+        """Delete `files`, and the files that earlier calls could not delete. Raises RequestError if a request fails.
 
-        After _DELETE_ATTEMPTS error responses of ComfyUI for a file, it is not tried again.
+        A file is given up after _DELETE_ATTEMPTS error responses of ComfyUI. If a request gets no response, the
+        remaining files are left to a later call.
         """
         with self._lock:
             for file in files:
                 self._files_to_delete.setdefault(file, _DELETE_ATTEMPTS)
             to_delete = list(self._files_to_delete.items())
         failure = None
-        for file, attempts in to_delete:
+        for file, attempts_left in to_delete:
             try:
                 self._api.remove_file(file)
             except RequestError as error:
                 if error.status is None:
                     raise
-                failure, attempts = error, attempts - 1  # noqa: PLW2901 - one attempt less
+                failure, attempts_left = error, attempts_left - 1  # noqa: PLW2901 - one attempt less
             else:
-                attempts = 0  # noqa: PLW2901 - deleted
+                attempts_left = 0  # noqa: PLW2901 - deleted
             with self._lock:
                 self._files_to_delete.pop(file, None)
-                if attempts:
-                    self._files_to_delete[file] = attempts
+                if attempts_left:
+                    self._files_to_delete[file] = attempts_left
         if failure is not None:
             raise failure

@@ -6,13 +6,13 @@ Facts of the protocol (ComfyUI's execution.py and server.py; tests/recordings):
 - Order of a prompt's frames: `execution_start`; `execution_cached` (nodes served from the cache); for each node
   `executing`, `progress` while sampling, and `executed` if it has UI output; `execution_success`; last, `executing`
   with node null.
-- `executing` with node null means finished, not succeeded, and /history can only be read after it. It also follows
-  `execution_error` and `execution_interrupted`; an error frame is not the last frame.
+- `executing` with node null means that the prompt has ended, successfully or not. It also follows `execution_error` and
+  `execution_interrupted`, so an error frame is not the last frame. /history has no result before this last frame.
 - After a reconnect with the same clientId, ComfyUI sends `executing` with a node and without prompt_id if a prompt of
   this client is running. It sends nothing for a prompt that ended in the meantime.
 - A binary frame is a big-endian event number (4 bytes) and its payload. Event 1 is an image: its format (4 bytes: 1
   JPEG, 2 PNG) and its file. SaveImageWebsocket sends its images this way, as PNG; previews while sampling are JPEG.
-  An image frame does not name its node, which is the node of the last `executing` or `progress` frame.
+  An image frame names no node. It comes from the node that the last `executing` or `progress` frame names.
 - Frame types vary between versions. Unknown types are ignored.
 """
 
@@ -59,7 +59,7 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class Finished:
-    """The prompt ended, successfully or not. /history now has the result."""
+    """The prompt ended, successfully or not. /history has the result now or soon."""
 
     prompt_id: str
 
@@ -122,7 +122,7 @@ def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return for e
 
 @dataclass(frozen=True)
 class AttributedEvent:
-    """An event with its prompt and its node. `prompt_id` or `node` is None if no frame has named it."""
+    """An event with its prompt and its node. `prompt_id` or `node` is None if it is not known."""
 
     prompt_id: str | None
     node: str | None
@@ -137,7 +137,7 @@ class Attribution:
         self._node: str | None = None
 
     def attribute(self, event: Event) -> AttributedEvent:
-        """Return `event` with its prompt and node, and remember both for later events."""
+        """Return `event` with its prompt and node. Later events get the same ones until other frames name others."""
         match event:
             case Started(prompt_id) | Cached(prompt_id):
                 self._prompt_id, self._node = prompt_id, None

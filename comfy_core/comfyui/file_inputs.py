@@ -21,12 +21,12 @@ class FileUse(Enum):
     LOADS_FOLDER = "loads a folder"
     """Reads every file in a folder."""
     LOADS_MODEL = "loads a model"
-    """Reads a file from a model folder, or is another choice of a loader node."""
+    """Reads a file from a model folder. Other choices of a loader node, such as a data type, also have this use."""
     WRITES = "writes"
     """Writes a file."""
 
 
-RUN_FOLDER = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
+RUN_FOLDER_PATTERN = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
 """Matches the name of a job's own folder in ComfyUI's input and output folders."""
 _CORE_LOADERS = {
     "LoadImage": ("image",),
@@ -79,13 +79,13 @@ PREFIX_SAVERS = {
     "SaveLoRA": "prefix",
     "SaveLoRANode": "prefix",
 }
-"""Core nodes that write to the output folder, and the input with the path below it. Missing folders are created."""
+"""Core nodes that write below the output folder, each with the input that is the path. They create missing folders."""
 FOLDER_SAVERS = {
     "SaveImageDataSetToFolder": "folder_name",
     "SaveImageTextDataSetToFolder": "folder_name",
     "SaveTrainingDataset": "folder_name",
 }
-"""Core nodes that write to a folder, and the input that names it. Their `filename_prefix` is a name, not a path."""
+"""Core nodes that write to a folder, each with the input that names it. Their `filename_prefix` is not a path."""
 SILENT_SAVERS = frozenset({
     "CheckpointSave", "ImageOnlyCheckpointSave", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLoRA",
     "SaveLoRANode",
@@ -100,7 +100,7 @@ LITERALS = {
     "String Literal": "string",
     "easy string": "value",
 }
-"""Nodes that only output the value of one of their inputs, and that input."""
+"""Nodes that only output the value of one of their inputs, each with that input."""
 _CORE: dict[tuple[str, str], FileUse | None] = {
     **{(name, each): FileUse.LOADS for name, inputs in _CORE_LOADERS.items() for each in inputs},
     **dict.fromkeys(_CORE_FOLDER_LOADERS.items(), FileUse.LOADS_FOLDER),
@@ -146,18 +146,18 @@ def file_use(class_type: str, input_name: str, declared: object = None) -> FileU
     return FileUse.LOADS if _is_upload(declared) else _custom_use(class_type, input_name)
 
 
-def is_encoded(class_type: str, input_name: str) -> bool:
+def may_be_encoded(class_type: str, input_name: str) -> bool:
     """Return whether the input's text may be base64 content or a URL instead of a file name."""
     return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))
 
 
 def is_core_loader(class_type: str) -> bool:
-    """Return whether a node is a core node that reads files from the input folder."""
+    """Return whether `class_type` is a core node that reads files from the input folder."""
     return class_type in _CORE_LOADERS or class_type in _CORE_FOLDER_LOADERS
 
 
 def is_loader(class_type: str) -> bool:
-    """Return whether a node reads files, judging by its class name."""
+    """Return whether a node of this class reads files, judging by the class name."""
     return class_type in _CORE_LOADERS or bool(_LOADER.search(class_type))
 
 
@@ -187,7 +187,7 @@ def _custom_use(class_type: str, input_name: str) -> FileUse | None:
 
 
 def _words_of(name: str) -> Iterator[str]:
-    """Yield the words of an input's name in lower case: `imagePath_2` gives `image` and `path`."""
+    """Yield the words of an input's name in lower case: `image` and `path` for `imagePath_2`."""
     for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name.rpartition(".")[2] or name):
         yield word.lower()
 
@@ -203,7 +203,10 @@ def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 -
 
 
 def linked_literal(graph: Mapping[str, Any], value: object) -> object:
-    """Return the value that an input receives. Links to LITERALS nodes are resolved; other links are returned."""
+    """Return the value that an input receives: `value`, or the text of the LITERALS node to which it links.
+
+    A link to any other node is returned unchanged.
+    """
     visited: set[str] = set()
     while True:
         match value:

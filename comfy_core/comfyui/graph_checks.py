@@ -1,7 +1,8 @@
 """Checks a graph against /object_info and adds missing defaults, before ComfyUI validates the graph. Pure.
 
-The pinned ComfyUI reports only the first missing node, and no node for a cycle or for a link to an output that does not
-exist. 0.33.0 reports missing nodes by title only. Newer versions add required inputs that older exports lack.
+The pinned ComfyUI reports only the first missing node. It names neither the nodes of a cycle nor a node with a link to
+an output that does not exist. 0.33.0 names missing nodes by title only. Newer versions require inputs that older
+exports lack.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ _NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or re
 _NOT_REPORTED = "writes files that ComfyUI does not report, so the job cannot return them; add a SaveImage node"
 _SHOWN_PROBLEMS = 8
 _ChoicesBySpelling: TypeAlias = dict[tuple[str, str], dict[str, list[Any]]]
-"""For each class and input: its choices, by their spelling in lower case."""
+"""For each class and input: the choices of the input, by their folded spelling (see `_folded`)."""
 
 
 def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
-    """Raise JobError (workflow_rejected) with all missing nodes, bad links and cycles of `graph`, if there are any.
+    """Raise JobError (workflow_rejected) if ComfyUI cannot run `graph` or would not report the files that it saves.
 
-    `node_types` are the /object_info entries of the node types that ComfyUI has.
+    The error lists all missing nodes and bad links, one cycle, and all savers that do not report their files, if there
+    is no other output node. `node_types` are the /object_info entries of the node types that ComfyUI has.
     """
     missing = {node_id: node for node_id, node in graph.items() if node["class_type"] not in node_types}
     problems = [
@@ -93,8 +95,9 @@ def _cycle(graph: Graph) -> list[str]:
 def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[Graph, list[str]]:
     """Return `graph` with defaults for missing required inputs, and a warning for each.
 
-    A required input that is null counts as missing. Inputs that need a link, and inputs that name files, get no
-    default. A choice that differs only in case or slashes (`"Euler"`) is replaced by the node's own spelling.
+    A required input that is null counts as missing. Inputs that need a link, and inputs that name a file to read, get
+    no default. Without a warning, whole numbers given as text become integers, and a choice that differs only in case
+    or slashes (`"Euler"`) is replaced by the node's own spelling.
     """
     filled = copy.deepcopy(graph)
     warnings = []
@@ -126,7 +129,7 @@ def _required(node_type: object) -> Mapping[str, Any]:
 
 
 def _respelled(class_type: str, name: str, value: Any, declared: object, by_spelling: _ChoicesBySpelling) -> Any:  # noqa: ANN401 - any JSON value
-    """Return `value` as the node spells it: a whole number given as text as an int, a choice in its case and slashes.
+    """Return `value` as the node spells it: text that is a whole number as an int, a choice in the declared spelling.
 
     A value that matches no choice, or several, stays unchanged. So do names of files in the input folder, because two
     files may differ only in case. `by_spelling` caches the choices.
@@ -150,7 +153,10 @@ def _folded(choice: object) -> str:
 
 
 def _default(class_type: str, name: str, declared: object) -> object:
-    """Return the default that /object_info declares for an input, else its first choice, else None."""
+    """Return the default that /object_info declares for an input, else its first choice, else None.
+
+    None is also returned for an input that needs a link or names a file to read.
+    """
     match declared:
         case [_, {"forceInput": True}, *_]:
             return None

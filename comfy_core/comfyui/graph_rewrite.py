@@ -1,4 +1,4 @@
-"""Rewrites a graph so that it saves only into the run's folder or sends its images over the websocket. Pure.
+"""Rewrites a graph so that each run saves files under names of its own or sends images over the websocket. Pure.
 
 Facts (the pinned ComfyUI and 0.33.0; tests/recordings/txt2img_cached_same_seed.json, txt2img_ws_save.json):
 
@@ -7,7 +7,7 @@ Facts (the pinned ComfyUI and 0.33.0; tests/recordings/txt2img_cached_same_seed.
   (`run-tag`) that is part of the cache key but is not passed to the node.
 - SaveImage compresses in ComfyUI's only executor thread (PNG level 4, about 0.13 s at 1024 x 1024). SaveImageWebsocket
   uses level 1, writes no file, and is never cached.
-- Preview nodes write files that are never fetched. In 0.33.0 they, and SaveImage, also output their input.
+- Preview nodes write files that are never fetched. In 0.33.0, preview nodes and SaveImage also output their input.
 - `filename_prefix` is a path in core nodes, which create its folders, but a plain name in some custom nodes.
 - A prefix computed by another node may lead to any folder below `output`. Two core nodes are inserted to turn it into
   a name in the run's folder.
@@ -35,7 +35,7 @@ from comfy_core.graphs import Graph, is_link
 WEBSOCKET_SAVER = "SaveImageWebsocket"
 _TAG_INPUT = "run-tag"
 TEXT_NODES = frozenset({"RegexReplace", "StringConcatenate"})
-"""Core nodes that are inserted to keep a computed prefix in the run's folder. Both versions have them."""
+"""Core nodes that are inserted to keep a computed prefix in the run's folder. Both versions above have them."""
 _PREVIEWS = {
     "PreviewImage": "images",
     "MaskPreview": "mask",
@@ -48,7 +48,7 @@ _PREVIEWS = {
     "ImageCompare": "",
     "SAM3_TrackPreview": "",
 }
-"""Nodes that only write previews, and the input that they pass on as their first output."""
+"""Nodes that only write previews, each with the input that it passes on as its first output, if any."""
 _DEFAULT_PREFIX = "ComfyUI"
 _DOTS = re.compile(r"\.\.+")
 
@@ -61,10 +61,14 @@ def rewrite_graph(
     node_types: Mapping[str, object] | None = None,
     rerun: Collection[str] = (),
 ) -> Graph:
-    """Return a copy of `graph` that saves only into `folder`, and with `over_websocket` sends images instead.
+    """Return a copy of `graph` whose nodes save only under names of this run. Unneeded preview nodes are removed.
 
-    `folder` may have several parts. `node_types` are the /object_info entries of the node types. The nodes with the ids
-    `rerun` are executed even if ComfyUI has their results in its cache.
+    Core nodes save into `folder`, a path below the output folder. Custom nodes save under names that contain the name
+    of the folder. With `over_websocket`, SaveImage nodes send their images instead of saving them. Without it,
+    SaveImageWebsocket nodes save their images.
+
+    `node_types` are the /object_info entries of the node types. The nodes with the ids `rerun` are executed even if
+    ComfyUI has their results in its cache.
     """
     changed = copy.deepcopy(graph)
     links = _links_by_source(changed)
@@ -87,7 +91,7 @@ def rewrite_graph(
 
 
 def _set_output_path(graph: Graph, class_type: str, inputs: dict[str, Any], folder: str, node_type: object) -> None:
-    """Make a node that saves files write into `folder`, or use a unique file name."""
+    """Make a node that saves files write into `folder` or under a unique name, and keep it from using the cache."""
     path_input = PREFIX_SAVERS.get(class_type) or FOLDER_SAVERS.get(class_type)
     if path_input and (path := _literal_text(graph, inputs, path_input)) is not None:
         inputs[path_input] = f"{folder}/{_relative_path(path)}"
@@ -127,7 +131,7 @@ def _confine_computed_paths(graph: Graph, node_id: str, folder: str, node_types:
 
 
 def _is_text(graph: Graph, link: list[Any], node_types: Mapping[str, object]) -> bool:
-    """Return whether /object_info declares the output at the end of a link as text."""
+    """Return whether /object_info declares the output to which a link leads as text, or as any type."""
     match node_types.get(graph[link[0]]["class_type"]) if link[0] in graph else None:
         case {"output": [*outputs]} if 0 <= link[1] < len(outputs):
             return outputs[int(link[1])] in {"STRING", "*"}
@@ -158,7 +162,7 @@ def _links_by_source(graph: Graph) -> dict[str, list[list[Any]]]:
 
 
 def _drop_previews(graph: Graph, links: dict[str, list[list[Any]]]) -> None:
-    """Remove each preview node whose outputs are unused, or whose only output is its own input."""
+    """Remove each preview node whose outputs are unused, or whose only used output is its input."""
     for node_id, node in list(graph.items()):
         passed = node["inputs"].get(_PREVIEWS.get(node["class_type"], ""))
         outputs = {link[1] for link in links.get(node_id, ())}
@@ -180,7 +184,7 @@ def websocket_savers(graph: Graph) -> tuple[str, ...]:
 
 
 def prefix_of(graph: Graph, node_id: str) -> str | None:
-    """Return a node's filename prefix without folders, or None if its inputs do not contain one."""
+    """Return a node's filename prefix without folders, or None. SaveImage and SaveImageWebsocket have a default."""
     match graph.get(node_id):
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
             prefix = _literal_text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
@@ -191,9 +195,9 @@ def prefix_of(graph: Graph, node_id: str) -> str | None:
 
 
 def filled_name(prefix: str, size: tuple[int, int], number: int, now: time.struct_time) -> str:
-    """Return an image's name with ComfyUI's variables filled in, and without characters that Windows does not allow.
+    """Return `prefix` with ComfyUI's variables filled in, and without characters that Windows does not allow.
 
-    `number` is the image's number in its node's batch.
+    `size` is the image's width and height, and `number` its number, from 0, among the images of its node.
     """
     values = {"%width%": size[0], "%height%": size[1], "%batch_num%": number}
     for name, value in values.items():
@@ -214,6 +218,6 @@ _TIME_FORMATS = {
 
 
 def _relative_path(prefix: str) -> str:
-    """Return `prefix` as a relative path without "..", because /view rejects file names that contain it."""
+    """Return `prefix` as a relative path without "..", because /view rejects file names that contain ".."."""
     parts = [part for part in re.split(r"[/\\]", prefix) if part not in {"", ".", ".."}]
     return _DOTS.sub("_", "/".join(parts)) or _DEFAULT_PREFIX

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from comfy_core.comfyui.file_inputs import RUN_FOLDER
+from comfy_core.comfyui.file_inputs import RUN_FOLDER_PATTERN
 from comfy_core.comfyui.graph_rewrite import WEBSOCKET_SAVER, filled_name, prefix_of, websocket_savers
 from comfy_core.comfyui.prompt_monitor import Prompt
 from comfy_core.comfyui.responses import OutputFile, Succeeded
@@ -23,25 +23,25 @@ from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
-from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, encode_image, identify, never_stop
+from comfy_core.images.child_process import IMAGE_TIMEOUT_S, StopCheck, encode_image, identify, never_stop
 from comfy_core.images.codec import EncodedImage, png_size
 from comfy_core.request.reading import Rendered, Request
 
 ENCODE_TIMEOUT_S = 60.0
-"""Time limit for encoding all images of a job. The images that remain are returned as ComfyUI saved them."""
+"""Time limit for encoding all images of a job. Images that are not encoded by then are returned in ComfyUI's format."""
 _MAX_METADATA_STRING = 4096
 """Maximum length of a graph's string in an image's metadata, in characters."""
 
 
 @dataclass(frozen=True)
-class SavedImage:
-    """An image output: the file's bytes as saved by ComfyUI, and its name prefix from the graph.
+class OutputImage:
+    """An image output: its bytes as ComfyUI sent or saved them, and its file name without number and extension.
 
-    `filename` is set only for animations and videos, which are returned unchanged under this name.
+    An animation or a video has a `filename` instead of a `stem`, because it is returned unchanged under that name.
     """
 
     data: bytes
-    prefix: str
+    stem: str
     filename: str = ""
 
 
@@ -55,10 +55,10 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """The outputs of one graph."""
+    """The outputs of one graph. `images` includes the animations and videos of core nodes."""
 
     prompt_id: str
-    images: tuple[SavedImage, ...]
+    images: tuple[OutputImage, ...]
     files: tuple[SavedFile, ...]
     texts: tuple[str, ...]
 
@@ -75,31 +75,33 @@ def require_content(graph: Graph, files: Mapping[OutputFile, bytes]) -> None:
             )
 
 
-def prompt_result(prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes], check: Check) -> PromptResult:
+def prompt_result(
+    prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes], raise_if_stopped: StopCheck
+) -> PromptResult:
     """Return the outputs of a prompt.
 
     Args:
         prompt: the prompt, with the images received over the websocket.
         graph: the caller's graph, which determines the names of the images.
-        files: the content of the files that its nodes reported.
-        check: called regularly; an exception that it raises ends the work.
+        files: the content of the files that the prompt's nodes reported.
+        raise_if_stopped: called regularly; an exception that it raises ends the work.
     """
     images, others, now = [], [], time.localtime()
     for node in websocket_savers(prompt.graph):
         for number, data in enumerate(prompt.images.get(node, ())):
             prefix = prefix_of(graph, node) or WEBSOCKET_SAVER
-            images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
-    saved: Counter[str] = Counter()
+            images.append(OutputImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
+    image_counts: Counter[str] = Counter()
     for file, data in files.items():
-        name = re.sub(f"{RUN_FOLDER.pattern}(-again)?_", "", file.filename)
-        found = identify(data, check)
+        name = re.sub(f"{RUN_FOLDER_PATTERN.pattern}(-again)?_", "", file.filename)
+        found = identify(data, raise_if_stopped)
         if found is not None and not found.is_animated:
             prefix = prefix_of(graph, file.node_id) or re.sub(r"(_\d+)?_?$", "", PurePosixPath(name).stem)
             size = (found.width, found.height)
-            images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
-            saved[file.node_id] += 1
+            images.append(OutputImage(data, filled_name(prefix, size, image_counts[file.node_id], now)))
+            image_counts[file.node_id] += 1
         elif file.key == "images":  # videos and animations of core nodes count as images, as in worker-comfyui
-            images.append(SavedImage(data, "", name))
+            images.append(OutputImage(data, "", name))
         else:
             others.append(SavedFile(data, name))
     texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
@@ -108,7 +110,7 @@ def prompt_result(prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes
 
 @dataclass(frozen=True)
 class JobOutput:
-    """One file of a result. `facts` are additional fields of its entry."""
+    """One file of a job's result. `facts` are additional fields of the file's entry, such as the width."""
 
     filename: str
     data: bytes
@@ -121,7 +123,7 @@ class JobOutput:
         return hashlib.sha256(self.data).hexdigest()
 
     def entry(self, kind: str, data: str) -> JsonObject:
-        """Return the file's entry in the result. `data` is base64 or a URL."""
+        """Return the file's entry in the result: `kind` is "base64" or "s3_url", and `data` is base64 or a URL."""
         return {
             "filename": self.filename,
             "type": kind,
@@ -143,40 +145,43 @@ class JobOutputs:
 
 
 def job_outputs(
-    request: Request, rendered: Rendered, results: Sequence[PromptResult], check: Check = never_stop
+    request: Request, rendered: Rendered, results: Sequence[PromptResult], raise_if_stopped: StopCheck = never_stop
 ) -> JobOutputs:
-    """Return the outputs of all prompts in order, with images encoded in the requested format.
+    """Return the outputs of all prompts in order, with PNG images encoded in the requested format.
 
-    An exception raised by `check` ends the encoding. File names are unique within a job.
+    Other files are returned as the graph saved them. A PNG that cannot be encoded stays a PNG, with a warning. An
+    exception that `raise_if_stopped` raises ends the encoding. File names are unique within a job.
     """
     images: list[JobOutput] = []
     warnings: list[str] = []
-    names: set[str] = set()
+    used_names: set[str] = set()
     numbers: Counter[str] = Counter()
     deadline = time.monotonic() + ENCODE_TIMEOUT_S
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
-        text = metadata_text(rendered, graph, seed) if request.metadata else {}
+        chunks = text_chunks(rendered, graph, seed) if request.metadata else {}
         for image in result.images:
             if image.filename:
-                found = identify(image.data, check)
+                found = identify(image.data, raise_if_stopped)
                 size = _size(found) if found else {}
-                images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
+                images.append(_as_saved(image.filename, image.data, used_names, {**size, "seed": seed}))
                 continue
-            left_s = min(IMAGE_TIMEOUT_S, deadline - time.monotonic())
-            encoded = encode_image(image.data, request.output_format, request.output_quality, text, check, left_s)
+            timeout_s = min(IMAGE_TIMEOUT_S, deadline - time.monotonic())
+            encoded = encode_image(
+                image.data, request.output_format, request.output_quality, chunks, raise_if_stopped, timeout_s
+            )
             extension = mimetypes.guess_extension(encoded.mime_type) or ""
-            numbers[image.prefix] += 1
-            filename = _unique_name(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
+            numbers[image.stem] += 1
+            filename = _unique_name(f"{image.stem}_{numbers[image.stem]:05}_{extension}", used_names)
             images.append(JobOutput(filename, encoded.data, encoded.mime_type, {**_size(encoded), "seed": seed}))
             if encoded.warning:
                 warnings.append(f"{filename} {encoded.warning}")
-    files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
+    files = [_as_saved(file.filename, file.data, used_names, {}) for result in results for file in result.files]
     return JobOutputs(tuple(images), tuple(files), tuple(warnings))
 
 
-def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> JobOutput:
-    """Return a file unchanged, as a node saved it."""
-    name = _unique_name(filename, names)
+def _as_saved(filename: str, data: bytes, used_names: set[str], facts: JsonObject) -> JobOutput:
+    """Return the output for a file that stays as a node saved it."""
+    name = _unique_name(filename, used_names)
     return JobOutput(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
@@ -184,25 +189,26 @@ def _size(image: EncodedImage) -> JsonObject:
     return {"width": image.width, "height": image.height} if image.width else {}
 
 
-def _unique_name(filename: str, names: set[str]) -> str:
+def _unique_name(filename: str, used_names: set[str]) -> str:
     """Return `filename`, prefixed with a number if the name is already in use."""
     numbered = (f"{number}_{filename}" for number in itertools.count(2))
-    name = next(each for each in itertools.chain([filename], numbered) if each not in names)
-    names.add(name)
+    name = next(each for each in itertools.chain([filename], numbered) if each not in used_names)
+    used_names.add(name)
     return name
 
 
-def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, str]:
-    """Return the text metadata for an image file.
+def text_chunks(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, str]:
+    """Return the content of an image's PNG text chunks, by keyword.
 
-    `prompt` is the graph, as ComfyUI writes it (its editor can open such a file). `parameters` are the inputs as text,
-    in the format that other image tools read. Neither contains the image's number within the job, so generating one
-    image again with its seed gives an identical file. Long strings in the graph, such as base64 images, are left out.
+    `prompt` is the graph, as ComfyUI writes it: ComfyUI's editor can open such a file. `parameters` are the inputs as
+    text, in the format that other image tools read; they are only included if there is a seed. Neither contains the
+    image's number within the job, so an image that is generated again with its seed is an identical file. Long strings
+    in the graph, such as base64 images, are replaced by a note.
     """
-    text = {"prompt": json.dumps(_shortened(graph))}
+    chunks = {"prompt": json.dumps(_shortened(graph))}
     if seed is not None:
-        text["parameters"] = parameters_text(rendered, seed)
-    return text
+        chunks["parameters"] = parameters_text(rendered, seed)
+    return chunks
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -218,7 +224,7 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def parameters_text(rendered: Rendered, seed: int) -> str:
-    """Return the inputs of one image as text."""
+    """Return the inputs of one image as text: the prompt, and below it the other inputs and the image's seed."""
     inputs = {**rendered.inputs, "seed": seed}
     inputs.pop("num_images", None)
     prompt = inputs.pop("prompt", "")

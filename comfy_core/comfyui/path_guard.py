@@ -16,16 +16,16 @@ from itertools import islice
 from urllib.parse import unquote
 
 from comfy_core.comfyui.file_inputs import (
-    RUN_FOLDER,
+    RUN_FOLDER_PATTERN,
     SILENT_SAVERS,
     FileUse,
     declared_input,
     file_use,
     is_comfyui_link,
     is_core_loader,
-    is_encoded,
     is_loader,
     linked_literal,
+    may_be_encoded,
 )
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.graphs import Graph, title_of
@@ -33,9 +33,9 @@ from comfy_core.targets import Target
 from comfy_core.validation import path_of, shown
 
 MAX_NAME_LENGTH = 1000
-"""Maximum length of a path in a request. A longer value is the content of a file."""
+"""Maximum length of a path in a request. A longer value is rejected, unless it may be the content of a file."""
 MAX_TOTAL_LENGTH = 500_000
-"""Maximum total length of the file names in a graph. Checking this many characters takes a second."""
+"""Maximum total length of the file names in a graph. Checking this many characters takes about a second."""
 
 _SLASHES = str.maketrans(
     dict.fromkeys("\u2215\u2044\u29f8\u2571\u27cb", "/") | dict.fromkeys("\u29f5\u2216\u29f9", "\\"),
@@ -51,7 +51,7 @@ _READING_USES = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MO
 _INPUT_FOLDER_USES = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
 _SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
 _CONTENT = re.compile(r"\s*https?://.*|\s*(?:data:[\w/+.;=-]*,)?[A-Za-z0-9+/=_\s-]{200,}", re.IGNORECASE | re.DOTALL)
-"""An http URL, or base64 that is longer than a path."""
+"""Matches an http or https URL, and base64 of at least 200 characters."""
 _BAD_SPELLINGS = (
     (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
     (
@@ -69,7 +69,7 @@ _BAD_SPELLINGS = (
     ),
     (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _INPUT_FOLDER_USES, "must not be a device name"),
 )
-"""Patterns of names that lead outside the job's folders, the file uses they are rejected for, and the problem."""
+"""Patterns of names that lead outside the job's folders, the file uses for which they are rejected, and the problem."""
 _PLAYLIST = re.compile(
     rb"#EXTM3U|ffconcat|^c=IN IP|<MPD|<CompositionPlaylist|<smil|<asx|\[playlist\]|# VobSub",
     re.IGNORECASE | re.MULTILINE,
@@ -86,7 +86,7 @@ _ADVICE = {
 
 
 def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str) -> list[Fault]:
-    """Return a fault for each input of `graph` that names a file outside the job's own folders.
+    """Return a fault for each input of `graph` that names a file outside the job's own folders, at most MAX_FAULTS.
 
     Args:
         graph: the final graph: rendered, with overrides and the names of uploaded files.
@@ -106,7 +106,7 @@ def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str)
 
 
 def playlist_faults(data: bytes, targets: Iterable[Target]) -> list[Fault]:
-    """Return a fault for each input that would load `data`, if `data` is a playlist.
+    """Return a fault for each of `targets`, the inputs that load `data`, if `data` is a playlist.
 
     FFmpeg, which ComfyUI uses for video and audio, opens the files and URLs in a playlist.
     """
@@ -118,6 +118,8 @@ def playlist_faults(data: bytes, targets: Iterable[Target]) -> list[Fault]:
 
 @dataclass(frozen=True)
 class _Guard:
+    """The checks of one graph."""
+
     graph: Graph
     node_types: Mapping[str, object]
     run_folder: str
@@ -131,17 +133,17 @@ class _Guard:
             for name, value in node["inputs"].items()
             if not isinstance(value, int | float) and file_use(node["class_type"], name)
             for part in _texts_and_links(value)
-            if isinstance(part, str) and not is_encoded(node["class_type"], name)
+            if isinstance(part, str) and not may_be_encoded(node["class_type"], name)
         )
 
     def problem(self, class_type: str, name: str, value: object) -> str | None:
-        """Return the problem with an input's value, as a sentence without subject, or None."""
+        """Return the problem with an input's value as a predicate, such as `must not be a URL`, or None."""
         declared = declared_input(self.node_types.get(class_type), name)
         use = file_use(class_type, name, declared)
         if use is None:
             return None
         for part in _texts_and_links(value):
-            if is_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
+            if may_be_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
                 continue
             if is_comfyui_link(part):
                 problem = self._link_problem(use, class_type, name, part)
@@ -184,7 +186,7 @@ class _Guard:
 
     def _folder_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
         """Return the problem with a name that leads to the folders of other jobs, or None."""
-        if any(found.lower() != self.run_folder for found in RUN_FOLDER.findall(name)):
+        if any(found.lower() != self.run_folder for found in RUN_FOLDER_PATTERN.findall(name)):
             return "names the folder of another job"
         if use in {FileUse.WRITES, FileUse.LOADS_MODEL}:
             return None
@@ -235,7 +237,10 @@ def _without_annotations(name: str) -> Iterator[str]:
 
 
 def _texts_and_links(value: object) -> Iterator[object]:
-    """Yield all texts and links in a nested value. ComfyUI reads `{"__value__": ["a.png"]}` as a list."""
+    """Yield all texts and links in a nested value, including the keys of objects.
+
+    ComfyUI reads `{"__value__": ["a.png"]}` as a list.
+    """
     pending = [value]
     while pending:
         match pending.pop():

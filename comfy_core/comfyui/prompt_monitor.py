@@ -2,10 +2,10 @@
 
 Websocket frames give the timing; /history gives the result. The wait for a prompt ends
 
-- after its last frame, once /history has its entry (which may be delayed);
-- when /history has its entry, which is polled if no frames arrive and after the websocket has reconnected;
-- when ComfyUI does not know the prompt, or does not respond, for longer than `WaitLimits` allows;
-- at a timeout, or when `stop` returns an error (the job was cancelled, or ComfyUI exited).
+- after the prompt's last frame, once /history has the prompt's entry (which may be delayed);
+- without the last frame, when /history has the entry: it is polled while no frames arrive, and after a reconnect;
+- when two polls find that ComfyUI does not have the prompt, or when ComfyUI does not respond for too long;
+- at a timeout, or when `stop_reason` returns an error (the job was cancelled, or ComfyUI exited).
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
 
 _TICK_S = 0.1
-"""Interval between checks of the timeouts and `stop`."""
+"""Maximum interval between checks of the timeouts and `stop_reason`."""
 
 
 @dataclass(frozen=True)
 class WaitLimits:
-    """Timeouts of a run, in seconds."""
+    """Timeouts and a polling interval of a run, in seconds."""
 
     timeout_s: float
-    """From the start of the first prompt to the end of the last."""
+    """Maximum time from the start of the first prompt to the end of the last."""
     queue_timeout_s: float
-    """From queueing to the start of the first prompt, while ComfyUI executes other prompts."""
+    """Maximum time from queueing to the start of the first prompt, while ComfyUI executes other prompts."""
     silence_s: float = 1.0
     """Polling interval of /history while no frames arrive."""
     history_delay_s: float = 5.0
     """Maximum delay of a prompt's history entry after its last frame."""
     unreachable_s: float = 10.0
-    """How long ComfyUI may fail to respond."""
+    """Maximum time without a response of ComfyUI."""
 
 
 Observe: TypeAlias = Callable[[Progress], None]
+"""Called with the progress when a prompt starts, and for each step and preview."""
 
 
 @dataclass
@@ -55,10 +56,12 @@ class Prompt:
 
     Attributes:
         graph: the graph as queued. Some nodes have another class than in `original`.
+        prompt_id: ComfyUI's id of the prompt, which this package chooses.
         original: the caller's graph.
+        outcome: the outcome of a prompt that has succeeded, else None.
         images: the images received as frames, by the node that saved them.
         frames_missing: whether frames were lost with the websocket.
-        finished_at: time of the last frame.
+        finished_at: monotonic time of the last frame, or None before it.
         unknown_before: whether the previous poll found the prompt neither in the queue nor in the history.
         ended_before: whether the previous poll found the prompt in the history.
     """
@@ -77,7 +80,7 @@ class Prompt:
     def is_complete(self) -> bool:
         """Whether all frames have been received, so that `images` holds every saved image.
 
-        Every saving node sends at least one image. If one is missing, its frames were lost unnoticed.
+        Every SaveImageWebsocket node sends at least one image. If a node has none, frames were lost unnoticed.
         """
         has_all_images = all(self.images.get(node) for node in websocket_savers(self.graph))
         return self.finished_at is not None and not self.frames_missing and has_all_images
@@ -94,12 +97,12 @@ class PromptMonitor:
         self,
         server: ComfyServer,
         limits: WaitLimits,
-        stop: Callable[[], JobError | None],
+        stop_reason: Callable[[], JobError | None],
         observe: Observe,
     ) -> None:
         self._server = server
         self._limits = limits
-        self._stop = stop
+        self._stop_reason = stop_reason
         self._observe = observe
         self._progress = Progress()
         self._queued_at = self._polled_at = time.monotonic()
@@ -109,7 +112,8 @@ class PromptMonitor:
     def wait(self, prompts: Sequence[Prompt], notices: queue.SimpleQueue[Notice]) -> None:
         """Wait until every prompt has succeeded.
 
-        Raises JobError for the first prompt that failed, at a timeout, or with the error that `stop` returned.
+        Raises JobError if a prompt failed, at a timeout, if ComfyUI does not respond or has lost a prompt, or if
+        `stop_reason` returned one.
         """
         numbered = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(prompts, 1)}
         self._progress = Progress(pictures=len(prompts))
@@ -124,7 +128,7 @@ class PromptMonitor:
             self._handle(notice, numbered, waiting)
 
     def _raise_if_over(self) -> None:
-        error = self._stop()
+        error = self._stop_reason()
         if error is not None:
             raise error
         if self.started_at is None:
@@ -137,7 +141,7 @@ class PromptMonitor:
                 raise _timed_out(ran_s, "had not finished, and its prompts were interrupted")
 
     def _is_poll_due(self, waiting: Sequence[Prompt]) -> bool:
-        """Return whether to poll: no frame arrived for `silence_s`, or a prompt's history entry is delayed."""
+        """Return whether to poll: no frame arrived for `silence_s`, or a history entry is delayed."""
         pause_s = _TICK_S if waiting[0].finished_at is not None else self._limits.silence_s
         return time.monotonic() - self._polled_at >= pause_s
 
@@ -166,7 +170,7 @@ class PromptMonitor:
                 self._poll([prompt])
 
     def _report_progress(self, number: int, is_saving: bool, event: object) -> None:
-        """Call the observer if a prompt started, or if there is a new step or preview."""
+        """Call `observe` if a prompt started, or if there is a new step or preview."""
         match event:
             case Started():
                 self._progress = Progress.at(number, self._progress.pictures)
@@ -183,7 +187,7 @@ class PromptMonitor:
             self.started_at = time.monotonic()
 
     def _poll(self, waiting: Sequence[Prompt]) -> None:
-        """Poll the state of the prompts, and store the outcome of those that have ended."""
+        """Poll the prompts' state, and store the outcome of those that have succeeded. Raises JobError like `wait`."""
         self._polled_at = time.monotonic()
         try:
             self._poll_each(waiting)
@@ -211,7 +215,7 @@ class PromptMonitor:
                 return
 
     def _note_outcome(self, prompt: Prompt, outcome: Outcome) -> None:
-        """Store the outcome. A success is stored only once all frames have arrived or no more can arrive."""
+        """Store a success, once all frames have arrived or no more can arrive. Raise the error of any other outcome."""
         self._note_start()
         if not isinstance(outcome, Succeeded):
             raise replace(outcome, node_type=prompt.class_of(outcome.node_id, outcome.node_type)).error()
@@ -220,7 +224,7 @@ class PromptMonitor:
         prompt.ended_before = True
 
     def _note_unknown(self, prompt: Prompt) -> None:
-        """Handle a prompt that is neither queued, running nor in the history: its entry is delayed, or it was lost."""
+        """Handle a prompt that is neither queued, running nor in the history. Raise JobError if it is lost."""
         if prompt.finished_at is not None:
             if time.monotonic() - prompt.finished_at > self._limits.history_delay_s:
                 raise unavailable("ComfyUI finished the job but has no history entry for it")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from comfy_core.comfyui.file_inputs import RUN_FOLDER, FileUse, declared_input, file_use
+from comfy_core.comfyui.file_inputs import RUN_FOLDER_PATTERN, FileUse, declared_input, file_use
 from comfy_core.comfyui.responses import foreign_text
 from comfy_core.contract import ErrorReport, JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
@@ -27,6 +27,7 @@ _NOT_SENT: Mapping[FileUse | None, str] = {
     FileUse.LOADS: "this file was not sent; send it in `images` under this name",
     FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send folders",
 }
+"""Problems with a file or folder that ComfyUI's input folder does not have, by file use."""
 
 
 _MODEL_FOLDERS: Mapping[str, str] = {
@@ -46,7 +47,7 @@ _MODEL_FOLDERS: Mapping[str, str] = {
     "hypernetwork_name": "hypernetworks",
     "UpscaleModelLoader.model_name": "upscale_models",
 }
-"""Model folders (below `models`) of ComfyUI's loaders, by input, or by class and input."""
+"""The folder below `models` that an input of a loader reads, by input name, or by class and input name."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ class Refusal:
     problems: tuple[NodeProblem, ...]
 
     def with_classes(self, class_of: Callable[[str, str], str]) -> Refusal:
-        """Return the refusal with the node classes of the caller's graph. `class_of` maps id and class to a class."""
+        """Return the refusal with the node classes of the caller's graph. See `Prompt.class_of` for `class_of`."""
         problems = (replace(each, node_type=class_of(each.node_id, each.node_type)) for each in self.problems)
         return replace(self, problems=tuple(problems))
 
     def missing(self, node_types: Mapping[str, object]) -> tuple[NodeProblem, ...]:
-        """Return the problems whose value is a name that ComfyUI lacks: of a model, LoRA, sampler or scheduler."""
+        """Return the problems with names that ComfyUI does not have, such as the name of a model, LoRA or sampler."""
         return tuple(
             problem
             for problem in self.problems
@@ -106,8 +107,8 @@ class Refusal:
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         listed = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
         code = ErrorCode.WORKFLOW_REJECTED
-        remedied = ErrorCode.NO_OUTPUT if self.kind == "prompt_no_outputs" else code
-        message = remedied.message(f"ComfyUI rejected the graph: {listed or self.message}")
+        code_of_remedy = ErrorCode.NO_OUTPUT if self.kind == "prompt_no_outputs" else code
+        message = code_of_remedy.message(f"ComfyUI rejected the graph: {listed or self.message}")
         return JobError(ErrorReport(code, message, {"nodes": nodes, "type": self.kind, **details}))
 
 
@@ -134,7 +135,7 @@ def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]
 
 
 def _sentence(problem: NodeProblem, node_types: Mapping[str, object]) -> str:
-    """Return the problem without the list of choices, which may be long and may name files of other callers."""
+    """Return the problem as a predicate, without the list of choices, which may name files of other callers."""
     use = problem.use(node_types.get(problem.node_type))
     match problem.kind:
         case "value_not_in_list" | "custom_validation_failed" if use in _NOT_SENT:
@@ -160,7 +161,7 @@ def _short(value: object) -> object:
 
 
 def read_refusal(body: object) -> Refusal | None:
-    """Return the refusal in a /prompt response (400, or 200 with node_errors), or None if it was accepted."""
+    """Return the refusal in a /prompt response (400, or 200 with node_errors), or None if it contains none."""
     match body:
         case {"node_errors": {**nodes}, **rest} if nodes or "error" in rest:
             problems = [problem for node_id, node in nodes.items() for problem in _problems(str(node_id), node)]
@@ -182,7 +183,7 @@ def _read_error(error: object) -> tuple[str, str]:
 
 
 def _missing_node(error: object) -> Iterator[NodeProblem]:
-    """Yield the missing node of a ComfyUI 0.33 error, whose message only contains the node's title."""
+    """Yield the problem of a missing node in an error of ComfyUI 0.33, whose message names only the node's title."""
     match error:
         case {"type": "missing_node_type", "extra_info": {"node_id": node_id, "class_type": class_type}}:
             text = "does not exist in this ComfyUI; install its custom node, or remove the node"
@@ -214,10 +215,10 @@ def _problem(node_id: str, node_type: str, kind: str, message: str, rest: Mappin
 
 
 def _choices(config: object) -> tuple[str, ...]:
-    """Return the choices in an input's declaration, without folders and files of jobs."""
+    """Return the choices in an input's declaration, without the folders and files of jobs."""
     match config:
         case [[*names], *_] | ["COMBO", {"options": [*names]}, *_]:
-            return tuple(str(name) for name in names if not RUN_FOLDER.search(str(name)))
+            return tuple(str(name) for name in names if not RUN_FOLDER_PATTERN.search(str(name)))
     return ()
 
 

@@ -1,4 +1,4 @@
-"""Parses ComfyUI's /history responses into the outcome of a prompt. No I/O.
+"""Parses ComfyUI's /history responses into the outcome of a prompt, and cleans ComfyUI's texts for errors. No I/O.
 
 Facts (tests/recordings):
 
@@ -48,7 +48,7 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Failed:
-    """A node raised an exception."""
+    """The prompt failed: usually, a node raised an exception. The node's fields are empty if ComfyUI names none."""
 
     node_id: str
     node_type: str
@@ -64,7 +64,7 @@ class Failed:
     def breaks_cuda(self) -> bool:
         """Whether the process's CUDA context is now unusable, so that every later kernel fails.
 
-        torch raises AcceleratorError (2.8 and newer) or a RuntimeError that begins with `CUDA error:`.
+        torch raises AcceleratorError (2.8 and newer) or a RuntimeError whose message begins with `CUDA error:`.
         """
         return self.exception_type.endswith("AcceleratorError") or "CUDA error:" in self.message
 
@@ -101,7 +101,7 @@ Outcome: TypeAlias = Succeeded | Failed | Interrupted
 
 
 def read_history(body: object, prompt_id: str) -> Outcome | None:
-    """Return the prompt's outcome from a /history response, or None if it has not ended."""
+    """Return the prompt's outcome from a /history response, or None if the response has none."""
     match body:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
             return _read_entry(entry)

@@ -32,7 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """The results of a run, one for each graph in order, and its time in the queue, executing and fetching outputs."""
+    """The results of a run.
+
+    Attributes:
+        prompts: the outputs of each graph, in the order of the graphs.
+        queue_s: time from queueing to the start of the first prompt.
+        execute_s: time from that start to the end of the last prompt.
+        fetch_s: time for fetching the outputs.
+        warnings: deviations from the graphs, such as inputs that were added.
+    """
 
     prompts: tuple[PromptResult, ...]
     queue_s: float
@@ -45,8 +53,10 @@ class RunResult:
 class Hooks:
     """Optional hooks of a run's caller.
 
-    `observe` is called with progress. `turn` is a context manager that is entered while prompts are queued, so that
-    concurrent runs queue their prompts in a fixed order; it may be entered more than once.
+    Attributes:
+        observe: called with the progress.
+        turn: a context manager that is entered while prompts are queued, so that concurrent runs queue their prompts in
+            a fixed order. A run that repeats a prompt enters it again.
     """
 
     observe: Observe = lambda _: None
@@ -61,21 +71,22 @@ def run_graphs(
     graphs: Sequence[Graph],
     uploads: Sequence[Upload],
     limits: WaitLimits,
-    stop: Callable[[], JobError | None],
+    stop_reason: Callable[[], JobError | None],
     hooks: Hooks = NO_HOOKS,
     extra_data: JsonObject | None = None,
 ) -> RunResult:
     """Run `graphs` on `server` in order and return their results. All prompts are queued together.
 
-    `stop` is called ten times a second; an error that it returns ends the run. `extra_data` is passed to ComfyUI with
+    `stop_reason` is called ten times a second while the prompts run, and while their images are read; an error that it
+    returns ends the run. `extra_data` is passed to ComfyUI with
     each graph.
 
     Raises:
         JobError: invalid_input (a file name outside the job's folders), workflow_rejected, model_missing,
             execution_failed, out_of_memory (after one retry with freed memory), interrupted, deadline_exceeded,
-            comfyui_unavailable, disk_full, no_output, or the error that `stop` returned.
+            comfyui_unavailable, disk_full, no_output, or the error that `stop_reason` returned.
     """
-    run = _Run(server, limits, stop, hooks, extra_data or {})
+    run = _Run(server, limits, stop_reason, hooks, extra_data or {})
     try:
         return run.execute(graphs, uploads)
     except RequestError as error:
@@ -91,13 +102,13 @@ class _Run:
         self,
         server: ComfyServer,
         limits: WaitLimits,
-        stop: Callable[[], JobError | None],
+        stop_reason: Callable[[], JobError | None],
         hooks: Hooks,
         extra_data: JsonObject,
     ) -> None:
         self._server = server
         self._limits = limits
-        self._stop = stop
+        self._stop_reason = stop_reason
         self._hooks = hooks
         self._extra_data = extra_data
         self._folder = f"run-{uuid.uuid4().hex}"
@@ -131,7 +142,7 @@ class _Run:
         return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
 
     def _monitor(self) -> PromptMonitor:
-        return PromptMonitor(self._server, self._limits, self._stop, self._hooks.observe)
+        return PromptMonitor(self._server, self._limits, self._stop_reason, self._hooks.observe)
 
     def _with_upload_names(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
         """Return copies of `graphs` that refer to the uploads by the names they will have in ComfyUI."""
@@ -143,7 +154,7 @@ class _Run:
         return named
 
     def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject], uploads: Sequence[Upload]) -> None:
-        """Raise JobError if a graph would access files of other jobs, or cannot be executed."""
+        """Raise JobError if a graph or an upload would access other files than the job's, or if a graph cannot run."""
         faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
         faults += [fault for each in uploads for fault in playlist_faults(each.file.data, each.targets)]
         if faults:
@@ -209,7 +220,10 @@ class _Run:
             raise refusal.error(self._node_types, available)
 
     def _post(self, prompt: Prompt) -> object:
-        """Post a prompt. Without a response, retry once, after checking that ComfyUI does not have the prompt."""
+        """Post a prompt and return the response.
+
+        If there is no response, return None if ComfyUI has the prompt, else post it once more.
+        """
         try:
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
         except RequestError as error:
@@ -230,7 +244,10 @@ class _Run:
         return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
-        """Return a prompt's outputs. If websocket frames are missing, run it again and save the images to files."""
+        """Return a prompt's outputs.
+
+        If websocket frames are missing or a file is empty, the prompt runs again and saves its images to files.
+        """
         if websocket_savers(prompt.graph) and not prompt.is_complete:
             log.warning("websocket frames are missing; running the prompt again and saving its images to files")
             self._server.reopen_socket()
@@ -244,9 +261,9 @@ class _Run:
         return prompt_result(prompt, graph, files, self._raise_if_stopped)
 
     def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
-        """Return the content of the prompt's output files; empty for a file that no longer exists."""
+        """Return the content of the prompt's output files. It is empty for a file that ComfyUI does not have."""
         outcome = prompt.outcome
-        assert isinstance(outcome, Succeeded)  # noqa: S101 - `wait` raises otherwise
+        assert isinstance(outcome, Succeeded)  # noqa: S101 - `PromptMonitor.wait` raises otherwise
         return {file: self._read_file(file) for file in outcome.files if file.type == "output"}
 
     def _read_file(self, file: OutputFile) -> bytes:
@@ -258,7 +275,7 @@ class _Run:
             raise
 
     def _raise_if_stopped(self) -> None:
-        error = self._stop()
+        error = self._stop_reason()
         if error is not None:
             raise error
 

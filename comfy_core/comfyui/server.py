@@ -55,10 +55,10 @@ class ComfyServer:
     """Client for one ComfyUI server. Thread-safe. Its connections stay open until `close`.
 
     Args:
-        url: base URL, such as `http://127.0.0.1:8188`. Raises ConfigError if it is not an http or https URL.
+        url: base URL, such as `http://127.0.0.1:8188`. Any text that is not a base URL raises ConfigError.
         directory: ComfyUI's base folder (with `input`, `output`, `temp`), if this process can access it. A run's files
-            are deleted there. Without it they can only be emptied, because ComfyUI has no request to delete a file.
-        connect_timeout_s: how long a run waits for the websocket before it continues without it.
+            are deleted there. Without `directory`, files are only emptied: ComfyUI has no request to delete a file.
+        connect_timeout_s: how long a run waits until the websocket is open. It then starts without the websocket.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ComfyServer:
     def listen(self, prompt_ids: Collection[str]) -> Iterator[queue.SimpleQueue[Notice]]:
         """Yield a queue that receives the events of these prompts, and SocketLost and SocketReopened notices.
 
-        The websocket is open when the queue is yielded. If it cannot be opened, the first notice is SocketLost, and
+        The websocket is open when the queue is yielded. If it is not open in time, the first notice is SocketLost, and
         the listener keeps trying to connect.
         """
         notices: queue.SimpleQueue[Notice] = queue.SimpleQueue()
@@ -104,7 +104,7 @@ class ComfyServer:
             self._socket.remove(notices)
 
     def reopen_socket(self) -> None:
-        """Close the websocket, so that it is reopened. Use this if it is open but sends nothing."""
+        """Make the listener reopen the websocket. Use this if the websocket is open but receives nothing."""
         self._socket.drop()
 
     def version(self) -> str:
@@ -114,7 +114,7 @@ class ComfyServer:
         return self._version
 
     def fetch_version(self, *, timeout_s: float = CALL_TIMEOUT_S) -> str:
-        """Return ComfyUI's version. Raises RequestError while ComfyUI is not ready."""
+        """Return ComfyUI's version, or "unknown". Raises RequestError while ComfyUI is not ready."""
         match self._http.json("GET", "/system_stats", timeout_s=timeout_s):
             case {"system": {"comfyui_version": str(version)}}:
                 return version
@@ -220,7 +220,10 @@ class ComfyServer:
         raise RequestError("ComfyUI sent an unexpected response to an upload")
 
     def remove_file(self, file: OutputFile) -> None:
-        """Delete a file. Without `directory`, empty it: ComfyUI has no HTTP request to delete a file."""
+        """Delete a file. Without `directory`, empty it: ComfyUI has no HTTP request to delete a file.
+
+        A failed deletion in `directory` is logged and not raised.
+        """
         if self.directory is None:
             self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
             return
@@ -231,7 +234,7 @@ class ComfyServer:
                 path.unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
-        """Delete a run's folders, and the files whose names begin with the run's name."""
+        """Delete a run's folders, and the files whose names begin with the run's name. Needs `directory`."""
         if self.directory is None:
             return
         for kind in ("input", "output", "temp", "datasets"):
@@ -250,13 +253,13 @@ class ComfyServer:
         )
 
     def view(self, file: OutputFile) -> bytes:
-        """Return the content of a file that a node wrote."""
+        """Return the content of a file that a node wrote. Retries once after no response or a 5xx."""
         try:
             return self._view(file)
         except RequestError as error:
             if error.status is not None and error.status < requests.codes.server_error:
                 raise
-            # Retry once after no response or a 5xx: reading is safe to repeat, and the job's GPU time is already spent.
+            # Reading is safe to repeat, and the job's GPU time is already spent.
             log.warning("%s; retrying once", error)
             return self._view(file)
 

@@ -1,7 +1,7 @@
 """Persistent websocket connection to one ComfyUI. A thread reads it and dispatches events by prompt id.
 
-Frames are parsed by `events`. A lost connection is reported as an event, not as an exception. The listener reconnects
-while it has subscribers.
+Frames are parsed by `events`. A lost connection is reported to the subscribers as a notice, not as an exception. The
+listener reconnects while it has subscribers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SocketLost:
-    """The connection was lost, and frames may be missing."""
+    """The connection was lost or could not be opened, so frames may be missing."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class WebsocketListener:
                 self._is_wanted.clear()
 
     def drop(self) -> None:
-        """Close the connection, so that it is reopened."""
+        """Close the connection. It is reopened if there are subscribers."""
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with contextlib.suppress(OSError):
@@ -93,7 +93,7 @@ class WebsocketListener:
             self._thread.join(self._connect_timeout_s)
 
     def _read_loop(self) -> None:
-        """Keep a connection open while there are subscribers. An idle one stays open, but is not reopened if lost."""
+        """Keep a connection open while there are subscribers. Afterwards it stays open, but is not reopened."""
         while self._is_wanted.wait() and not self._closed:
             time.sleep(_RECONNECT_DELAYS_S[min(self._failures, len(_RECONNECT_DELAYS_S) - 1)])
             try:
@@ -106,7 +106,7 @@ class WebsocketListener:
     def _read_one_connection(self) -> None:
         """Open a connection and read it until `recv` raises.
 
-        It counts as open after its first frame (`status`), because only then has ComfyUI registered our client id.
+        The connection counts as open after its first frame (`status`): only then has ComfyUI registered the client id.
         """
         connection = websocket.create_connection(
             self._url, timeout=self._connect_timeout_s, skip_utf8_validation=True, enable_multithread=False

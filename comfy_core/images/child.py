@@ -1,4 +1,4 @@
-"""The child process of `child_process`: runs one function of `codec` for each request, until its input ends.
+"""The child process of `child_process`: runs one function of `codec` for each request, until stdin ends.
 
 A frame consists of the length of its header (4 bytes), the length of its content (8 bytes), the header as JSON, and the
 content. No pickles are exchanged: a decoder that is exploited by a hostile file must not run code in the parent.
@@ -25,6 +25,8 @@ from comfy_core.images.codec import EncodedImage, check_image, converted, encode
 
 MEMORY_BYTES = 3 * 1024**3
 """Limit of the process's address space. Flattening and encoding 64 megapixels takes 1.6 GB."""
+MAX_CONTENT_BYTES = 3 * 1024**3
+"""Maximum size of a frame's content."""
 _FRAME_LENGTHS = struct.Struct(">IQ")
 _MAX_HEADER = 16 * 1024 * 1024
 _PARENT_POLL_S = 1.0
@@ -41,14 +43,14 @@ def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> 
     stream.flush()
 
 
-def read_frame(stream: IO[bytes], max_content: int = MEMORY_BYTES) -> tuple[JsonObject, bytes]:
+def read_frame(stream: IO[bytes], max_content: int = MAX_CONTENT_BYTES) -> tuple[JsonObject, bytes]:
     """Return the next frame. Raises EOFError if the stream has ended, ValueError if the frame is invalid."""
     head_length, content_length = _FRAME_LENGTHS.unpack(_read_exactly(stream, _FRAME_LENGTHS.size))
     if head_length > _MAX_HEADER or content_length > max_content:
         raise ValueError("a frame is too long")
     header = json.loads(_read_exactly(stream, head_length))
     if not isinstance(header, dict):
-        raise ValueError("a frame has no header")  # noqa: TRY004 - an invalid frame, as above
+        raise ValueError("a frame's header is not an object")  # noqa: TRY004 - an invalid frame, as above
     return header, _read_exactly(stream, content_length)
 
 
@@ -60,7 +62,7 @@ def _read_exactly(stream: IO[bytes], length: int) -> bytes:
 
 
 def respond(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
-    """Return the response to one request: an image, nothing, or an error."""
+    """Return the response to one request: an image, nothing (if the function returned None), or an error."""
     try:
         image: EncodedImage | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
     except JobError as error:
@@ -75,7 +77,11 @@ def respond(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
 
 
 def read_response(header: JsonObject, content: bytes, sent: bytes) -> EncodedImage | None:
-    """Return the image in a response to a request with the content `sent`. Raises JobError, ValueError."""
+    """Return the image in a response to a request with the content `sent`, or None if the response has no image.
+
+    Raises the JobError of the function, or ValueError if the function raised another exception or the image's
+    description is invalid.
+    """
     match header:
         case {"report": str(report)}:
             raise JobError.of(ErrorReport.from_json(report))
@@ -91,7 +97,7 @@ def _parse_image(data: bytes, facts: JsonObject) -> EncodedImage:
         case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
             is_animated, is_complete = bool(facts.get("is_animated")), bool(facts.get("is_complete"))
             return EncodedImage(data, width, height, mime_type, is_animated, is_complete, warning[:300])
-    raise ValueError("no image")
+    raise ValueError("invalid description of an image")
 
 
 def main() -> None:
@@ -101,7 +107,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(OSError):  # if memory runs out, Linux should kill this process and not ComfyUI
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    _limit_memory()
+    _limit_resources()
     write_frame(responses, {"ready": True})
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders print warnings about damaged files
     with contextlib.suppress(EOFError):
@@ -113,7 +119,7 @@ def main() -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process when its parent has ended, even while an image is being processed."""
+    """End this process about a second after its parent has ended, even while an image is being processed."""
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_S)
     os._exit(1)
@@ -121,9 +127,10 @@ def _end_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def _ends_after(timeout_s: float) -> Iterator[None]:
-    """Make the operating system end this process after `timeout_s`, in case the parent is gone.
+    """Make the operating system end this process about a second after `timeout_s`.
 
-    A thread is not sufficient, because a decoder may hold the interpreter lock.
+    It does so only if the parent has not killed this process by then. A thread is not sufficient, because a decoder may
+    hold the interpreter lock.
     """
     if not hasattr(signal, "alarm"):  # Windows
         yield
@@ -136,7 +143,8 @@ def _ends_after(timeout_s: float) -> Iterator[None]:
         signal.alarm(0)
 
 
-def _limit_memory() -> None:
+def _limit_resources() -> None:
+    """Limit this process's memory, and forbid core dumps and writing to files."""
     try:
         import resource  # noqa: PLC0415 - does not exist on Windows
     except ImportError:

@@ -1,11 +1,11 @@
 """Runs the functions of `codec` on untrusted images in a child process, with a timeout and cancellation.
 
 Pillow cannot be interrupted, and a hostile file can keep it busy for minutes or crash it. So images are decoded in a
-child process that is killed at its timeout, or as soon as `check` raises. Children are reused, because starting one
-takes 0.1 s.
+child process, which is killed at the timeout or as soon as `raise_if_stopped` raises an exception. Children are reused,
+because starting one takes 0.1 s.
 
-A child is a plain subprocess, not a member of a `multiprocessing`, `concurrent.futures` or `pebble` pool. Those import
-the caller's main module again, pass on the environment with its secrets, and exchange pickles.
+A child is a plain subprocess, not a member of a `multiprocessing`, `concurrent.futures` or `pebble` pool. Such pools
+import the caller's main module again, pass on the environment with its secrets, and exchange pickles.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ IMAGE_TIMEOUT_S = 20.0
 PROCESSES = 4
 """Maximum number of child processes. Further images wait."""
 _TICK_S = 0.05
-"""Interval between calls of `check`."""
+"""Interval between calls of `raise_if_stopped`."""
 _VARIABLES = ("DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-"""Environment variables that a child's interpreter may need. No others are passed on, so that it gets no secrets."""
+"""Environment variables that a child's interpreter may need. No others are passed on: they may be secrets."""
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from comfy_core.images.child import main; main()"
 
 _Frame: TypeAlias = tuple[JsonObject, bytes]
-Check: TypeAlias = Callable[[], None]
+StopCheck: TypeAlias = Callable[[], None]
 """Called 20 times a second while an image is being processed. An exception that it raises ends the processing."""
 
 
 def never_stop() -> None:
-    """Do nothing: a `check` that never ends the processing."""
+    """Do nothing: a `raise_if_stopped` that never ends the processing."""
 
 
 class ImageProcessError(Exception):
@@ -65,20 +65,25 @@ class ImageProcessPool:
         self._idle: list[_Child] = []
 
     def run(
-        self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = IMAGE_TIMEOUT_S
+        self,
+        function: str,
+        data: bytes,
+        arguments: JsonObject,
+        raise_if_stopped: StopCheck,
+        timeout_s: float = IMAGE_TIMEOUT_S,
     ) -> EncodedImage | None:
         """Run a function of `codec` on `data` and return its result.
 
-        Raises ImageProcessError, the exceptions of `check`, and the function's own JobError.
+        Raises ImageProcessError, the exceptions of `raise_if_stopped`, and the JobError that the function raises.
         """
-        check()
+        raise_if_stopped()
         while not self._slots.acquire(timeout=_TICK_S):
-            check()
+            raise_if_stopped()
         try:
             child = self._take_child()
             try:
                 header = {"function": function, "arguments": arguments, "timeout_s": timeout_s}
-                response = child.request(header, data, check, timeout_s)
+                response = child.request(header, data, raise_if_stopped, timeout_s)
             except BaseException:
                 child.kill()
                 raise
@@ -132,15 +137,18 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def request(self, header: JsonObject, data: bytes, check: Check, timeout_s: float) -> _Frame:
-        """Send a request and return the response frame. `timeout_s` does not include the start of the process."""
+    def request(self, header: JsonObject, data: bytes, raise_if_stopped: StopCheck, timeout_s: float) -> _Frame:
+        """Send a request and return the response frame.
+
+        `timeout_s` limits two waits: for the start of the process, and then for the response.
+        """
         try:
-            _wait_for(self._started, check, timeout_s)
+            _wait_for(self._started, raise_if_stopped, timeout_s)
         except EOFError:
             status = self._process.wait()
             raise NotStartedError(f"got no child process (exit status {status})") from None
         try:
-            return _wait_for(self._thread.submit(self._exchange, header, data), check, timeout_s)
+            return _wait_for(self._thread.submit(self._exchange, header, data), raise_if_stopped, timeout_s)
         except (OSError, EOFError, ValueError, RecursionError):
             raise ImageProcessError("crashed the decoder") from None
 
@@ -157,22 +165,27 @@ class _Child:
         return read_frame(self._responses)
 
 
-def _wait_for(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
+def _wait_for(future: Future[_Frame], raise_if_stopped: StopCheck, timeout_s: float) -> _Frame:
     deadline = time.monotonic() + timeout_s
     while not wait([future], _TICK_S).done:
-        check()
+        raise_if_stopped()
         if time.monotonic() > deadline:
             raise ImageProcessError(f"takes longer than {timeout_s:g} s")
     return future.result()
 
 
 def check_image(
-    data: bytes, path: str, *, flatten: bool, check: Check = never_stop, timeout_s: float = IMAGE_TIMEOUT_S
+    data: bytes,
+    field_path: str,
+    *,
+    flatten: bool,
+    raise_if_stopped: StopCheck = never_stop,
+    timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts: see codec.check_image."""
-    require_size(data, path)
-    arguments = {"path": path, "flatten": flatten}
-    return _require_image(_run("check_image", data, arguments, path, check, timeout_s))
+    require_size(data, field_path)
+    arguments = {"field_path": field_path, "flatten": flatten}
+    return _require_image(_run("check_image", data, arguments, field_path, raise_if_stopped, timeout_s))
 
 
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
@@ -181,10 +194,10 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
     return _require_image(_run("converted", data, arguments, "image", never_stop, IMAGE_TIMEOUT_S))
 
 
-def identify(data: bytes, check: Check = never_stop) -> EncodedImage | None:
-    """Return the image whose header is at the start of `data`, or None if it is not an image or the timeout expires."""
+def identify(data: bytes, raise_if_stopped: StopCheck = never_stop) -> EncodedImage | None:
+    """Return the image whose header is at the start of `data`, or None if there is none or the child process fails."""
     try:
-        return _processes(os.getpid()).run("identify", data, {}, check)
+        return _shared_pool(os.getpid()).run("identify", data, {}, raise_if_stopped)
     except ImageProcessError:
         return None
 
@@ -193,48 +206,51 @@ def encode_image(
     data: bytes,
     output_format: str,
     quality: int,
-    text: Mapping[str, str],
-    check: Check = never_stop,
+    text_chunks: Mapping[str, str],
+    raise_if_stopped: StopCheck = never_stop,
     timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> EncodedImage:
-    """Return ComfyUI's image in another format: see codec.encode_image.
+    """Return ComfyUI's image in the format `output_format`: see codec.encode_image.
 
-    A PNG that stays a PNG is not decoded, so no child is needed.
+    A PNG that stays a PNG is not decoded, so no child is needed. If the child fails, or no time is left, the image is
+    returned in its own format, with a warning.
     """
     if output_format == "png" and png_size(data) is not None:
-        return encode_here(data, output_format, quality, text)
+        return encode_here(data, output_format, quality, text_chunks)
     if timeout_s <= 0:
-        return unconverted(data, text, f"no time was left to encode it as {output_format}")
-    used = {key: value for key, value in text.items() if key == "parameters"}
-    arguments = {"output_format": output_format, "quality": quality, "text": used}
+        return unconverted(data, text_chunks, f"no time was left to encode it as {output_format}")
+    parameters = {key: value for key, value in text_chunks.items() if key == "parameters"}
+    arguments = {"output_format": output_format, "quality": quality, "text_chunks": parameters}
     try:
-        return _require_image(_processes(os.getpid()).run("encode_image", data, arguments, check, timeout_s))
+        return _require_image(
+            _shared_pool(os.getpid()).run("encode_image", data, arguments, raise_if_stopped, timeout_s)
+        )
     except ImageProcessError as error:
-        return unconverted(data, text, f"encoding it as {output_format} failed, since it {error}")
+        return unconverted(data, text_chunks, f"encoding it as {output_format} failed, since it {error}")
 
 
 def warm() -> None:
     """Start a child before the first image needs one."""
-    _processes(os.getpid()).warm()
+    _shared_pool(os.getpid()).warm()
 
 
 @functools.cache
-def _processes(_pid: int) -> ImageProcessPool:
-    """Return the child processes of this process. A fork gets its own, because pipes must not be shared."""
-    processes = ImageProcessPool()
-    atexit.register(processes.close)
-    return processes
+def _shared_pool(_pid: int) -> ImageProcessPool:
+    """Return the pool of this process. A forked process gets another pool, because pipes must not be shared."""
+    pool = ImageProcessPool()
+    atexit.register(pool.close)
+    return pool
 
 
 def _run(
-    function: str, data: bytes, arguments: JsonObject, path: str, check: Check, timeout_s: float
+    function: str, data: bytes, arguments: JsonObject, field_path: str, raise_if_stopped: StopCheck, timeout_s: float
 ) -> EncodedImage | None:
     try:
-        return _processes(os.getpid()).run(function, data, arguments, check, timeout_s)
+        return _shared_pool(os.getpid()).run(function, data, arguments, raise_if_stopped, timeout_s)
     except NotStartedError as error:
-        raise JobError.because(ErrorCode.INTERNAL, f"{path} was not decoded: it {error}") from None
+        raise JobError.because(ErrorCode.INTERNAL, f"{field_path} was not decoded: it {error}") from None
     except ImageProcessError as error:
-        raise invalid_image(path, f"cannot be decoded: it {error}") from None
+        raise invalid_image(field_path, f"cannot be decoded: it {error}") from None
 
 
 def _require_image(image: EncodedImage | None) -> EncodedImage:

@@ -51,9 +51,9 @@ class EncodedImage:
     """An image file: its bytes, size in pixels, and MIME type (detected from its content).
 
     Attributes:
-        is_animated: whether it has more than one frame.
-        is_complete: whether the file is complete.
-        warning: how it differs from the request, such as a PNG instead of a WebP.
+        is_animated: whether the image has more than one frame.
+        is_complete: whether no data of the file is missing or damaged.
+        warning: how the file differs from the request, such as a PNG instead of a WebP.
     """
 
     data: bytes
@@ -65,35 +65,37 @@ class EncodedImage:
     warning: str = ""
 
 
-def check_image(data: bytes, path: str, *, flatten: bool) -> EncodedImage:
+def check_image(data: bytes, field_path: str, *, flatten: bool) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts.
 
-    With `flatten`, it becomes a single upright RGB frame (transparent areas on white), as image to image needs it. An
-    image that already is one stays unchanged. Without `flatten`, the image is only checked, because a caller's graph
-    may use its alpha channel or its frames. AVIF is converted to PNG, because not every ComfyUI can read it.
+    With `flatten`, the result is a single upright RGB frame (transparent areas become white), as image to image needs
+    it. A file with such a frame stays unchanged. Without `flatten`, the image is only checked, because a caller's graph
+    may use the alpha channel or all frames. An AVIF with one frame becomes a PNG in either case, because not every
+    ComfyUI can read AVIF.
 
-    Raises JobError (invalid_image) with `path` if the content of `data` is not in one of INPUT_FORMATS, if more than a
-    twentieth of it is missing, or if it exceeds MAX_BYTES, MAX_PIXELS or the number of frames that a graph can load.
+    Raises JobError (invalid_image) with `field_path` if `data` is not in one of INPUT_FORMATS, cannot be decoded, lacks
+    more than a twentieth of its pixels, or exceeds MAX_BYTES or MAX_PIXELS, or if it has more frames than a graph can
+    load (only without `flatten`).
     """
-    require_size(data, path)
+    require_size(data, field_path)
     try:
         return _checked(data, flatten=flatten)
     except UnidentifiedImageError:
-        raise invalid_image(path, "is not an image of a known format") from None
+        raise invalid_image(field_path, "is not an image of a known format") from None
     except BOMB_ERRORS:
-        raise invalid_image(path, f"has far more than the {MAX_PIXELS:,} pixels that are allowed") from None
+        raise invalid_image(field_path, f"has far more than the {MAX_PIXELS:,} pixels that are allowed") from None
     except TooLargeError as error:
-        raise invalid_image(path, str(error)) from None
+        raise invalid_image(field_path, str(error)) from None
     except MemoryError:
-        raise invalid_image(path, "needs too much memory to be decoded") from None
+        raise invalid_image(field_path, "needs too much memory to be decoded") from None
     except DECODE_ERRORS as error:
-        raise invalid_image(path, f"cannot be decoded; it may be truncated ({str(error)[:200]})") from error
+        raise invalid_image(field_path, f"cannot be decoded; it may be truncated ({str(error)[:200]})") from error
 
 
-def require_size(data: bytes, path: str) -> None:
+def require_size(data: bytes, field_path: str) -> None:
     """Raise JobError (invalid_image) if `data` has more than MAX_BYTES."""
     if len(data) > MAX_BYTES:
-        raise invalid_image(path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed")
+        raise invalid_image(field_path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
 def _checked(data: bytes, *, flatten: bool) -> EncodedImage:
@@ -136,15 +138,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-def invalid_image(path: str, problem: str) -> JobError:
-    """Return the error for an image at `path` in the request that is not accepted."""
-    return JobError.because(ErrorCode.INVALID_IMAGE, f"{path} {problem}", path=path)
+def invalid_image(field_path: str, problem: str) -> JobError:
+    """Return the error for an image at `field_path` in the request that is not accepted."""
+    return JobError.because(ErrorCode.INVALID_IMAGE, f"{field_path} {problem}", path=field_path)
 
 
 def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int = 2 * 1024 * 1024) -> tuple[int, int]:
     """Return the size closest to `width` x `height` whose sides are multiples of `multiple`, from 64 to 2048.
 
-    It has at most `max_pixels`, and keeps the aspect ratio as far as rounding allows.
+    The size has at most `max_pixels`, and keeps the aspect ratio as far as rounding allows.
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)), 2048 / max(width, height))
     wanted = width * scale, height * scale
@@ -155,27 +157,27 @@ def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int
     return min(fitting, key=lambda size: math.dist(size, wanted))
 
 
-def encode_image(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> EncodedImage:
-    """Return ComfyUI's image as png, webp or jpeg, with `text` embedded.
+def encode_image(data: bytes, output_format: str, quality: int, text_chunks: Mapping[str, str]) -> EncodedImage:
+    """Return ComfyUI's image as png, webp or jpeg, with `text_chunks` embedded.
 
-    Only PNGs are converted; any other format was chosen by the graph. A PNG that stays a PNG is not decoded: its text
-    is added as chunks after the header. webp and jpeg only get `parameters` of `text`, as EXIF user comment of at most
+    Only PNGs are converted; any other format was chosen by the graph. A PNG that stays a PNG is not decoded: the chunks
+    are added after the header. webp and jpeg only get `parameters` of `text_chunks`, as an EXIF user comment of at most
     _MAX_COMMENT characters. For jpeg, transparent areas become white.
 
     An image that cannot be converted is returned unchanged, with a warning.
     """
     size = png_size(data)
     if size is None:
-        return unconverted(data, text, "")
+        return unconverted(data, text_chunks, "")
     if output_format == "png":
-        return _png_with_text(data, text)
+        return _png_with_text(data, text_chunks)
     max_side = MAX_SIDE_PX[output_format]
     if max(size) > max_side:
-        return unconverted(data, text, f"{output_format} holds at most {max_side:,} pixels a side")
+        return unconverted(data, text_chunks, f"{output_format} holds at most {max_side:,} pixels a side")
     try:
-        return EncodedImage(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
+        return EncodedImage(_encoded(data, output_format, quality, text_chunks), *size, f"image/{output_format}")
     except _UNENCODABLE as error:
-        return unconverted(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
+        return unconverted(data, text_chunks, f"encoding it as {output_format} failed ({type(error).__name__})")
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:
@@ -186,20 +188,20 @@ def png_size(data: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-def unconverted(data: bytes, text: Mapping[str, str], why: str) -> EncodedImage:
-    """Return ComfyUI's image in its own format. For a PNG, the warning says `why` it was not converted."""
+def unconverted(data: bytes, text_chunks: Mapping[str, str], why: str) -> EncodedImage:
+    """Return ComfyUI's image in its own format. For a PNG, the warning contains `why`, the reason."""
     if png_size(data) is not None:
-        return replace(_png_with_text(data, text), warning=f"is a PNG: {why}")
+        return replace(_png_with_text(data, text_chunks), warning=f"is a PNG: {why}")
     found = identify(data)
     return found or EncodedImage(data, 0, 0, "application/octet-stream", warning="cannot be read as an image")
 
 
-def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
+def _encoded(png: bytes, output_format: str, quality: int, text_chunks: Mapping[str, str]) -> bytes:
     encoded = io.BytesIO()
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         exif = image.getexif()
-        if "parameters" in text:
-            comment = text["parameters"][:_MAX_COMMENT].encode("utf-16-be")
+        if "parameters" in text_chunks:
+            comment = text_chunks["parameters"][:_MAX_COMMENT].encode("utf-16-be")
             exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + comment
         if output_format == "webp" and image.has_transparency_data:
             encodable = image.convert("RGBA")
@@ -209,21 +211,21 @@ def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, st
     return encoded.getvalue()
 
 
-def _png_with_text(png: bytes, text: Mapping[str, str]) -> EncodedImage:
+def _png_with_text(png: bytes, text_chunks: Mapping[str, str]) -> EncodedImage:
     """Return `png` with text chunks: tEXt for Latin-1 text, because all readers support it, else iTXt."""
     info = PngImagePlugin.PngInfo()
-    for key, value in text.items():
+    for key, value in text_chunks.items():
         info.add_text(key, value)
     chunks = io.BytesIO()
     for kind, content, *_ in info.chunks:
         PngImagePlugin.putchunk(chunks, kind, content)
     width, height = png_size(png) or (0, 0)
-    rest = _without_text(png[_PNG_HEADER:], text.keys() or _COMFYUI_TEXT)
+    rest = _without_text(png[_PNG_HEADER:], text_chunks.keys() or _COMFYUI_TEXT)
     return EncodedImage(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
 
 
 def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
-    """Return a PNG's chunks without the text chunks `keys`, which ComfyUI writes by default."""
+    """Return a PNG's chunks without the text chunks whose keyword is one of `keys`."""
     kept, start = [], 0
     while start + 12 <= len(chunks):
         end = start + 12 + int.from_bytes(chunks[start : start + 4], "big")
@@ -235,7 +237,7 @@ def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
 
 
 def identify(data: bytes) -> EncodedImage | None:
-    """Return the image at the start of `data`, reading only its header, or None if it is not one of INPUT_FORMATS."""
+    """Return the image in `data`, reading only the header, or None if `data` is not in one of INPUT_FORMATS."""
     try:
         return _identified(data)
     except (UnidentifiedImageError, *BOMB_ERRORS):
@@ -268,7 +270,7 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
 
 
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
-    """Return an image as png, webp or jpeg, scaled down to `width` pixels if `width` is above 0.
+    """Return an image as png, webp or jpeg, scaled down to `width` pixels if it is wider and `width` is above 0.
 
     Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
     """

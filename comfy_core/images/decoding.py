@@ -86,7 +86,7 @@ class Decoded:
     Attributes:
         image: the image. Its `format` and `is_animated` are those of the file.
         is_reoriented: whether EXIF declares a rotation or reflection.
-        is_complete: whether the file is complete.
+        is_complete: whether no data of the file is missing or damaged.
     """
 
     image: Image.Image
@@ -149,7 +149,7 @@ def _loaded(data: bytes, fill: int | None = None) -> Decoded:
 
 
 def _decode_incomplete(data: bytes) -> Decoded | None:
-    """Return the image if only a small part is missing at its end, else None.
+    """Return the image if only a small part is missing at the end of `data`, else None.
 
     The image is decoded twice, with different values for missing pixels. Pixels that are equal in both results come
     from the file.
@@ -170,7 +170,7 @@ def _decode_incomplete(data: bytes) -> Decoded | None:
 
 
 def _is_full_precision(jpeg: bytes) -> bool:
-    """Return whether the last scan of a progressive JPEG is a final one: only final scans contain the lowest bits.
+    """Return whether the last scan of a progressive JPEG is a final scan: only final scans contain the lowest bits.
 
     Each scan covers the whole image, so the pixels do not show how much is missing. (ITU T.81, B.2.3: a scan header
     consists of the marker, two bytes of length, the number of components, two bytes for each, Ss, Se, and Ah with Al,

@@ -1,4 +1,4 @@
-"""Decodes files from base64 and data URIs, including malformed variants that other software writes. Pure."""
+"""Recognises URLs and data URIs, and decodes base64, including malformed variants that other software writes. Pure."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _DATA_URI_HEAD = re.compile(r"(?P<scheme>data\s*:)?(?P<type>[^,]{0,200}),", re.I
 _IS_BASE64 = re.compile(r"(^|;)\s*base64\s*$", re.IGNORECASE)
 _ESCAPES = re.compile(r"\\[nrt]")
 _MIN_UNMARKED_LENGTH = 16
-"""Minimum length for reading a data URI without `;base64` as base64. Shorter content is plain text."""
+"""Minimum length of content that is read as base64 although its data URI lacks `;base64`."""
 
 
 def is_https(text: str) -> bool:
-    """Return whether `text` is an https URL."""
+    """Return whether `text` begins like an https URL."""
     return _HTTPS.match(_trimmed(text[:64])) is not None
 
 
 def is_url(text: str) -> bool:
-    """Return whether `text` is a URL of any scheme, such as https or ftp."""
+    """Return whether `text` begins like a URL of any scheme, such as https or ftp."""
     return _SCHEME.match(_trimmed(text[:64])) is not None
 
 
@@ -39,9 +39,9 @@ def bare_url(text: str) -> str:
 
 
 def decode_base64(text: str) -> bytes:
-    """Return the bytes of base64 or of a data URI. Raises ValueError, with a message for the user, if it is neither.
+    """Return the bytes of base64 or of a data URI. Raises ValueError, with a message for the user, for any other text.
 
-    Accepts upper case and spaces in the head, quotes and white space around and inside the content, both base64
+    Accepts upper case and spaces in the head of a data URI, quotes around the content, white space in it, both base64
     alphabets, percent and JSON escapes, and wrong padding with `=`.
     """
     content = _trimmed(text)

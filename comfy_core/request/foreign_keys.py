@@ -1,4 +1,4 @@
-"""Request keys of other tools, and the advice given for them. Pure data."""
+"""Request keys that other tools and RunPod use, and the advice for each. Pure."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     "timeout_s": ("timeout", "timeout_seconds"),
     "workflow": ("model", "model_id", "workflow_name", "template"),
 }  # fmt: skip
-"""Keys of a request, and the names that other tools have for them."""
+"""Keys of a request, each with the names that other tools have for it."""
 _OUR_NAMES = {"".join(name.split("_")): ours for ours, names in _FOREIGN_NAMES.items() for name in names}
 _PLATFORM_KEYS = frozenset({"webhook", "webhookurl", "s3config", "policy"})
-"""Keys of RunPod's request, which its API reads next to `input`."""
+"""Keys that RunPod's API reads next to `input`, in lower case and without underscores."""
 
 BESIDE_INPUT = "belongs next to `input`, not inside it: RunPod reads it there"
 
 
 def is_platform_key(name: str) -> bool:
-    """Return whether a key belongs to RunPod's request."""
+    """Return whether `name` is a key that RunPod's API reads next to `input`."""
     return _folded(name) in _PLATFORM_KEYS
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from comfy_core.comfyui.file_inputs import FileUse, file_use, is_encoded, linked_literal
+from comfy_core.comfyui.file_inputs import FileUse, file_use, linked_literal, may_be_encoded
 from comfy_core.contract import ENVELOPE
 from comfy_core.graphs import Graph
 from comfy_core.images.codec import identify
@@ -23,7 +23,7 @@ from comfy_core.targets import Target
 from comfy_core.validation import Faults, path_of, shown
 
 MAX_URLS = 16
-"""Maximum number of files given by URL. Each is downloaded before the job is queued."""
+"""Maximum number of files given by URL. All are downloaded before ComfyUI gets the job's prompts."""
 MAX_FILES: int = ENVELOPE["images"]["maxItems"]
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
 """Maximum total size of a request's files."""
@@ -33,7 +33,7 @@ _IMAGE_INPUTS = frozenset({("LoadImage", "image"), ("LoadImageMask", "image"), (
 """Core inputs whose file must be an image that Pillow can open. Custom nodes may read any file."""
 _MIN_IMAGE_LENGTH = 64
 """Minimum length of a base64 image."""
-_HAS_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})$")
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})$")
 _PLAYLIST = re.compile(
     rb"\A(?:\xef\xbb\xbf)?\s*(?:#EXTM3U|ffconcat version|v=0\s|<.*<(?:\w+:)?MPD\b|<MPD\b)", re.IGNORECASE | re.DOTALL
 )
@@ -43,13 +43,17 @@ _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 
 @dataclass(frozen=True)
 class FileSource:
-    """A file of the request: its bytes, or an https URL to be downloaded. `path` is its path in the request.
+    """A file of the request.
 
-    `targets` are the inputs that load it. `must_be_image` is false if any file is allowed; `extension` is then the
-    file's extension.
+    Attributes:
+        field_path: the path of the file's value in the request.
+        content: the file's bytes, or an https URL from which it must be downloaded.
+        targets: the inputs of a caller's graph that load the file.
+        must_be_image: whether the file must be an image that Pillow can open.
+        extension: the file's extension, if it need not be an image.
     """
 
-    path: str
+    field_path: str
     content: bytes | str
     targets: tuple[Target, ...] = ()
     must_be_image: bool = True
@@ -64,8 +68,9 @@ def graph_files(
 ) -> dict[str, FileSource]:
     """Return the files of `graph` by path in the request.
 
-    Files embedded in inputs are replaced by names. `images` is the value of the request's key, whose own faults are
-    already reported. `overridden` maps the override keys to the inputs that they set.
+    Files that are embedded in inputs of `graph` are replaced by names. `images` is the request's value for
+    that key; faults of its type and items were added before. `overridden` maps the override keys to the inputs that
+    they set.
     """
     paths = {target: path_of(["overrides", key]) for key, target in overridden.items()}
     sources: dict[str, FileSource] = {}
@@ -100,7 +105,7 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
     """Yield the inputs that name a file in ComfyUI's input folder.
 
     Two kinds of text are skipped: the `upload` button of older exports, and JSON. A name that comes from a linked text
-    node is copied into the loader, so that its replacement does not affect other nodes that use the text node.
+    node is copied into the loader, so that a later change of the name does not affect other users of the text node.
     """
     for node_id, node in graph.items():
         for name, linked in node["inputs"].items():
@@ -108,7 +113,7 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
             value = linked_literal(graph, linked)
             if not isinstance(value, str) or not value or value.lstrip()[:1] in {"{", "["}:
                 continue
-            if "upload" in name.lower() or is_encoded(class_type, name):
+            if "upload" in name.lower() or may_be_encoded(class_type, name):
                 continue
             if file_use(class_type, name) is FileUse.LOADS:
                 node["inputs"][name] = value
@@ -118,7 +123,7 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
 def _read_sent_files(
     images: Mapping[str, tuple[str, str]], loaded: dict[str | None, list[Target]], graph: Graph, faults: Faults
 ) -> dict[str, FileSource]:
-    """Return the files sent in `images`. `loaded` has the inputs that load each file name.
+    """Return the files sent in `images`. `loaded` maps each file name to the inputs that load it.
 
     A file that no node loads is a fault if some node loads a file that was not sent, because the name of the sent file
     is then probably wrong. Otherwise it is a warning.
@@ -133,7 +138,7 @@ def _read_sent_files(
             sources[path] = _file_source(path, text, targets, graph, name)
         except ValueError as error:
             faults.add(path, str(error))
-    unmatched = [targets[0] for name, targets in loaded.items() if name is not None and _HAS_EXTENSION.search(name)]
+    unmatched = [targets[0] for name, targets in loaded.items() if name is not None and _EXTENSION.search(name)]
     for path, name in unused:
         if not unmatched:
             faults.warnings.append(f"{path}: no node of the graph loads {shown(name)}")
@@ -147,7 +152,7 @@ def _read_sent_files(
 def _embedded(path: str, target: Target, graph: Graph) -> FileSource | None:
     """Return the file embedded in an input, or None if the input contains a file name.
 
-    Raises ValueError if it contains neither.
+    Raises ValueError, with a message for the user, if the input contains neither.
     """
     value = target.get(graph)
     is_too_long = len(value.encode()) > _MAX_NAME
@@ -169,31 +174,31 @@ def _is_small_image(value: str) -> bool:
 
 
 def _file_source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> FileSource:
-    """Return the file that `text` contains or links to. Raises ValueError, with a message for the user, if invalid."""
+    """Return the file that `text` contains or links to. Raises ValueError with a message for the user."""
     must_be_image = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
     content = bare_url(text) if is_https(text) else decode_base64(text)
     return FileSource(path, content, targets, must_be_image, "" if must_be_image else _extension(name, text))
 
 
 def _extension(name: str, text: str) -> str:
-    """Return the extension of a file that is not an image, from its name, its URL or its MIME type."""
+    """Return the extension of a file, from its name, its URL or its MIME type; `bin` if these have none."""
     plain = plain_name(name) or ""
     if is_https(text):
         plain = plain or urlsplit(bare_url(text)).path
     elif is_data_uri(text) and not plain:
         plain = mimetypes.guess_extension(text[:128].partition(":")[2].partition(";")[0].strip().lower()) or ""
-    found = _HAS_EXTENSION.search(plain)
+    found = _EXTENSION.search(plain)
     return found[1].lower() if found else "bin"
 
 
 def is_playlist(data: bytes) -> bool:
-    """Return whether a file is a playlist, which makes ffmpeg open other files or URLs."""
+    """Return whether `data` is a playlist, which makes ffmpeg open other files or URLs."""
     return _PLAYLIST.match(data[:4096]) is not None
 
 
 def check_limits(sources: Mapping[str, FileSource], faults: Faults) -> None:
-    """Add a fault for each limit that the files exceed in total."""
-    url_paths = [source.path for source in sources.values() if isinstance(source.content, str)]
+    """Add the faults of files that exceed MAX_URLS, MAX_FILES or MAX_TOTAL_BYTES together."""
+    url_paths = [source.field_path for source in sources.values() if isinstance(source.content, str)]
     for path in url_paths[MAX_URLS:]:
         faults.add(path, f"is one of {len(url_paths)} URLs; a request may have at most {MAX_URLS}")
     if len(sources) > MAX_FILES:

@@ -9,8 +9,8 @@ from comfy_core.contract import JsonObject
 from comfy_core.validation import path_of, shown
 
 _SYNTAX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), sentence)
-    for pattern, sentence in (
+    (re.compile(pattern, re.IGNORECASE), predicate)
+    for pattern, predicate in (
         (r"\{[^{}|]*\|[^{}]*\}", "is a random choice, which is not supported: the model reads all of it as text"),
         (r"__[a-z0-9][\w/.*-]*?__", "is a wildcard, which is not supported: replace it before sending"),
         (r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", "does not load a LoRA: use `loras`, or a LoraLoader in a graph"),
@@ -23,11 +23,11 @@ _SYNTAX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
     )
 )
-"""Patterns of unsupported syntax, and the warning for each."""
+"""Patterns of unsupported syntax, each with the predicate of its warning."""
 
 
 def graph_warnings(graph: JsonObject) -> Iterator[str]:
-    """Yield the warnings for the prompts in the text encoders of a graph."""
+    """Yield the warnings for the prompts in the CLIPTextEncode nodes of a graph."""
     for node_id, node in graph.items():
         if node["class_type"].startswith("CLIPTextEncode"):
             for name, text in node["inputs"].items():
@@ -37,6 +37,6 @@ def graph_warnings(graph: JsonObject) -> Iterator[str]:
 
 def syntax_warnings(path: str, text: str) -> Iterator[str]:
     """Yield a warning for each kind of unsupported syntax in the prompt at `path`. The prompt is sent unchanged."""
-    for pattern, sentence in _SYNTAX:
+    for pattern, predicate in _SYNTAX:
         if found := pattern.search(text):
-            yield f"{path}: {shown(found[0])} {sentence}"
+            yield f"{path}: {shown(found[0])} {predicate}"

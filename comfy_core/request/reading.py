@@ -16,7 +16,14 @@ from typing import Protocol
 from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorReport, Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
-from comfy_core.graphs import Graph, graph_faults, has_nodes, normalise_links, remove_unneeded, replace_random_seeds
+from comfy_core.graphs import (
+    Graph,
+    graph_faults,
+    has_only_nodes,
+    normalise_links,
+    remove_unneeded,
+    replace_random_seeds,
+)
 from comfy_core.images.codec import MAX_BYTES, EncodedImage, check_image, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_url, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
@@ -37,8 +44,8 @@ _MAX_WARNINGS = 20
 def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     """Return the valid request in `raw`, the parsed `input` of a job.
 
-    JSON text is also accepted, as by worker-comfyui. A graph is also found in other keys where ComfyUI clients put it;
-    this adds a warning.
+    JSON text is also accepted, as by worker-comfyui. A graph under another key, as some ComfyUI clients send it, is
+    read with a warning.
 
     Raises JobError: invalid_input with all faults, or unknown_workflow.
     """
@@ -51,7 +58,7 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     workflow = value.get("workflow", default)
     if isinstance(workflow, dict) or (isinstance(workflow, str) and workflow.lstrip()[:1] == "{"):
         return _read_graph(value, faults)
-    # Any other type is a fault by the template's schema, and is reported there with all other faults.
+    # A `workflow` of any other type breaks the template's schema, and is reported with the other faults.
     template = find_workflow(workflow if isinstance(workflow, str) else default, workflows)
     return _read_template(value, template, faults)
 
@@ -71,7 +78,7 @@ def _read_template(value: JsonObject, template: Workflow, faults: Faults) -> Req
     faults.raise_if_any()
     values = filled(value, {"properties": rules})
     inputs = {name: values[name] for name in template.inputs if name in values and name not in template.image_inputs}
-    if len(overrides) < len(wanted):  # the other ones request a random seed
+    if len(overrides) < len(wanted):  # an override of the seed was -1, which requests a random seed
         inputs.pop("seed", None)
     for name, text in inputs.items():
         if "prompt" in name and isinstance(text, str):
@@ -96,15 +103,15 @@ def _check_names(names: Iterable[str], rules: Mapping[str, JsonObject], faults: 
 
 def _check_schema(value: JsonObject, schema: JsonObject, faults: Faults) -> None:
     """Validate `value`. Null list items count as absent. Items of a list that is too long are skipped."""
-    nulls: set[str] = set()
+    null_paths: set[str] = set()
     for name, items in value.items():
         limit = schema["properties"].get(name, {}).get("maxItems")
         if isinstance(items, list) and limit is not None and len(items) > limit:
             faults.add(path_of([name]), f"has {len(items):,} items; at most {limit:,} are allowed")
             value = {**value, name: []}
         elif isinstance(items, list):
-            nulls |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
-    faults.extend(fault for fault in schema_faults(value, schema) if fault.path not in nulls)
+            null_paths |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
+    faults.extend(fault for fault in schema_faults(value, schema) if fault.path not in null_paths)
 
 
 def _template_files(template: Workflow, value: JsonObject, faults: Faults) -> dict[str, FileSource]:
@@ -128,13 +135,13 @@ def _without_nulls(overrides: object) -> JsonObject:
 
 def _read_graph(value: JsonObject, faults: Faults) -> Request:
     graph = value["workflow"]
-    about_keys: list[str] = []
-    value, extra_data = split_graph_request(value, about_keys)
+    key_warnings: list[str] = []
+    value, extra_data = split_graph_request(value, key_warnings)
     value = respelled(value, _GRAPH_KEYS)
     _check_schema(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}, faults)
     files: dict[str, FileSource] = {}
     overrides = _without_nulls(value.get("overrides"))
-    if graph and has_nodes(graph):
+    if graph and has_only_nodes(graph):
         written = override(graph, overrides, faults)
         normalise_links(graph)
         remove_unneeded(graph, faults)
@@ -148,7 +155,7 @@ def _read_graph(value: JsonObject, faults: Faults) -> Request:
     else:
         faults.extend(graph_faults(graph))
     faults.raise_if_any()
-    warnings = [*faults.warnings, *about_keys]
+    warnings = [*faults.warnings, *key_warnings]
     if len(warnings) > _MAX_WARNINGS:
         warnings = [*warnings[:_MAX_WARNINGS], f"and {len(warnings) - _MAX_WARNINGS:,} more warnings"]
     return Request(
@@ -175,9 +182,9 @@ def draw_seed() -> int:
 
 
 class CheckImage(Protocol):
-    """The signature of `check_image` in images.codec and images.child_process."""
+    """A function such as `check_image` in images.codec and images.child_process."""
 
-    def __call__(self, data: bytes, path: str, *, flatten: bool) -> EncodedImage:
+    def __call__(self, data: bytes, field_path: str, *, flatten: bool) -> EncodedImage:
         """Return the image in `data` in a form that LoadImage accepts. Raises JobError (invalid_image)."""
 
 
@@ -185,7 +192,7 @@ class CheckImage(Protocol):
 class Upload:
     """A file of the request, and the inputs that will name it after the upload.
 
-    A file that is not an image has the size 0 x 0 and `own_extension`.
+    If the file is not an image, its width and height are 0, and `own_extension` is set.
     """
 
     file: EncodedImage
@@ -202,8 +209,10 @@ class Upload:
 class Rendered:
     """A rendered request: one graph for each prompt, the files to upload, and values for the result.
 
-    `inputs` are the template's inputs as used, without images (for a caller's graph: its overrides). `seeds` has one
-    entry for each graph; it is None for a caller's graph. `extra_data` may contain an API key.
+    Attributes:
+        seeds: one entry for each graph: its seed, or None for a caller's graph or a template without a seed.
+        inputs: the template's inputs as used, without images, and the overrides. A caller's graph has only overrides.
+        extra_data: what ComfyUI gets with a caller's graph. It may contain an API key.
     """
 
     graphs: tuple[Graph, ...]
@@ -220,8 +229,8 @@ class Rendered:
 class Request:
     """A valid request. If the caller sent a graph, `template` is None and `graph` already has the overrides applied.
 
-    For a template, `render` applies `overrides` to `override_targets`. For a graph, they are kept for the result.
-    `files` are the files of the request: by input for a template, by path in the request for a graph.
+    For a template, `render` applies `overrides` to `override_targets`. For a graph, `overrides` are only kept for the
+    result. The keys of `files` are input names for a template, and paths in the request for a graph.
     """
 
     template: Workflow | None
@@ -246,7 +255,7 @@ class Request:
         wanted = {name: source for name, source in self.files.items() if isinstance(source.content, str)}
         if not wanted:
             return self
-        contents = fetch([(str(source.content), source.path) for source in wanted.values()])
+        contents = fetch([(str(source.content), source.field_path) for source in wanted.values()])
         fetched = {
             name: replace(source, content=content)
             for (name, source), content in zip(wanted.items(), contents, strict=True)
@@ -257,18 +266,20 @@ class Request:
         faults.raise_if_any()
         return replace(self, files=files)
 
-    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckImage = check_image) -> Rendered:
-        """Return the graphs and uploads for ComfyUI. All images must be downloaded; `check` decodes them.
+    def render(self, random_seed: Callable[[], int] = draw_seed, check_image: CheckImage = check_image) -> Rendered:
+        """Return the graphs and uploads for ComfyUI. All files must have been downloaded. `check_image` decodes images.
 
-        Raises JobError: invalid_image if an image is not accepted, invalid_input if an override names a list item that
-        does not exist.
+        Raises JobError: invalid_image if a file is not accepted, invalid_input if an override names a list item that
+        does not exist or makes the graph invalid.
         """
         if self.template is None:
-            return self._render_graph(random_seed, check)
-        return self._render_template(self.template, random_seed, check)
+            return self._render_graph(random_seed, check_image)
+        return self._render_template(self.template, random_seed, check_image)
 
-    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckImage) -> Rendered:
-        uploads = [_upload(source, template.targets(name), check, flatten=True) for name, source in self.files.items()]
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check_image: CheckImage) -> Rendered:
+        uploads = [
+            _upload(source, template.targets(name), check_image, flatten=True) for name, source in self.files.items()
+        ]
         inputs = dict(self.inputs)
         if uploads:
             inputs |= _size(inputs, uploads[0].file, template)
@@ -299,37 +310,39 @@ class Request:
                 missing = f"{shown(place.rpartition('.')[0])} has no item {target.index}"
                 faults.add(path_of(["overrides", place]), missing)
 
-    def _render_graph(self, random_seed: Callable[[], int], check: CheckImage) -> Rendered:
+    def _render_graph(self, random_seed: Callable[[], int], check_image: CheckImage) -> Rendered:
         graph = copy.deepcopy(self.graph)
-        drawn = replace_random_seeds(graph, random_seed)
+        seed_warnings = replace_random_seeds(graph, random_seed)
         return Rendered(
             graphs=(graph,),
             seeds=(None,),
-            uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.files.values()),
+            uploads=tuple(
+                _upload(source, source.targets, check_image, flatten=False) for source in self.files.values()
+            ),
             workflow="custom",
             version="custom",
             inputs={"overrides": self.overrides} if self.overrides else {},
-            warnings=(*self.warnings, *drawn),
+            warnings=(*self.warnings, *seed_warnings),
             extra_data=self.extra_data,
         )
 
 
-def _upload(source: FileSource, targets: tuple[Target, ...], check: CheckImage, *, flatten: bool) -> Upload:
+def _upload(source: FileSource, targets: tuple[Target, ...], check_image: CheckImage, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
-        raise TypeError(f"{source.path} was not fetched")
+        raise TypeError(f"{source.field_path} was not fetched")
     if source.must_be_image:
-        return Upload(check(source.content, source.path, flatten=flatten), targets)
+        return Upload(check_image(source.content, source.field_path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
-        raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
+        raise invalid_image(source.field_path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
     if is_playlist(source.content):
-        message = f"{source.path} is a playlist; send the video or audio file itself."
-        raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": source.path}))
+        message = f"{source.field_path} is a playlist; send the video or audio file itself."
+        raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": source.field_path}))
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
     return Upload(EncodedImage(source.content, 0, 0, mime_type), targets, source.extension)
 
 
 def _size(inputs: JsonObject, image: EncodedImage, template: Workflow) -> JsonObject:
-    """Return the width and height if the request does not set them, with the aspect ratio of its image."""
+    """Return those of `width` and `height` that the request does not set, to keep the aspect ratio of its image."""
     if not {"width", "height"} <= template.inputs.keys():
         return {}
     match inputs:

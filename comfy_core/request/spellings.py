@@ -1,7 +1,7 @@
 """Normalises alternative spellings of values: `"64"`, `"PNG"`, `"jpg"`, null for absent, a LoRA as its name. Pure.
 
-A value is only changed if its JSON Schema allows one meaning. Other values stay unchanged, and validation rejects
-them.
+A value is only changed if its JSON Schema allows exactly one meaning. Any other value stays unchanged, and is rejected
+by validation if it is not valid.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JS
 
 
 def as_number(value: object) -> float | None:
-    """Return `value` as a number, also if it is text; None if it is not a number."""
+    """Return `value` as a number, even if it is given as text; None if it is not a number."""
     if isinstance(value, str):
         return _number(value.strip()) if _NUMBER.fullmatch(value.strip()) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -54,7 +54,7 @@ def _number(text: str) -> float:
 
 
 def _choice(text: str, choices: list[Any]) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the choice that `text` means: in other case, as a file extension or as an image MIME type."""
+    """Return the choice that `text` means (in any case, or as a file extension or MIME type), else `text`."""
     word = text.strip().lower().removeprefix("image/").removeprefix(".")
     known = {str(choice).lower(): choice for choice in choices}
     return known.get(_FORMATS.get(word, word), text)

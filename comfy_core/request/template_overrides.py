@@ -3,7 +3,8 @@
 Templates are also available to callers who may not send graphs (WORKER_ALLOW_GRAPHS=false). So these rules apply:
 
 - An override can only change inputs that exist in the template's graph.
-- It cannot set inputs that name a file to read. Of those that name a file to write, it can only set `filename_prefix`.
+- It cannot set inputs that name a file to read. Of the inputs that name a file to write, it can only set
+  `filename_prefix`.
 - A node input that is bound to an input of the template must satisfy that input's schema. The same applies to a node
   input of the same name in another node, such as the `width` of a second node.
 - `batch_size` times `num_images` must not exceed the maximum of `num_images`.
@@ -26,6 +27,7 @@ from comfy_core.validation import Faults, path_of, schema_faults, shown
 from comfy_core.workflows import Workflow
 
 MAX_OVERRIDE_TEXT = 4096
+"""Maximum length of text in an override, in characters."""
 _SEEDS = frozenset({"seed", "noise_seed"})
 _MAX_COMFYUI_SEED = 2**64 - 1
 _LIMIT = "a number that no input of the workflow sets may not exceed the workflow's own"
@@ -35,9 +37,9 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 def read_overrides(
     template: Workflow, overrides: Mapping[str, Any], num_images: object, faults: Faults
 ) -> dict[str, tuple[Target, Any]]:
-    """Return the input and the normalised value of each override. A seed of -1 (random) is left out.
+    """Return the input and the normalised value of each override, by key. Add the faults of invalid ones to `faults`.
 
-    `num_images` is taken from the request; an invalid value counts as 1 here.
+    A seed of -1 (random) is left out. `num_images` is the request's value; if it is not a number, it counts as 1.
     """
     rules = _Rules(template, num_images)
     finder = TargetFinder(template.graph)
@@ -61,7 +63,7 @@ def read_overrides(
 
 
 class _Rules:
-    """The JSON Schemas that the inputs of one template give to the inputs of its graph."""
+    """The rules for overrides of one template, derived from the JSON Schemas of its inputs."""
 
     def __init__(self, template: Workflow, num_images: object) -> None:
         self._graph = template.graph
@@ -84,7 +86,7 @@ class _Rules:
         self.seeds = frozenset(template.targets("seed") if "seed" in template.inputs else ())
 
     def read(self, target: Target, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value
-        """Return the normalised value, and the problem with it or an empty string."""
+        """Return the normalised value, and the problem with the value or an empty string."""
         class_type = self._graph[target.node_id]["class_type"]
         use = file_use(class_type, target.input)
         name, rule = self._bound.get(target, ("", None))
@@ -101,7 +103,7 @@ class _Rules:
         return self._read_unbound(target.input, target.get(self._graph), value)
 
     def _read_unbound(self, name: str, current: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a return for each kind
-        """Return the value for a node input that is not bound to the template, and the problem with it."""
+        """Return the same as `read`, for a node input that is not bound to an input of the template."""
         if is_link(current):
             is_right = is_link(value) and value[0] in self._graph and value[1] >= 0
             return value, "" if is_right else 'must be a link to a node of the workflow, such as ["4", 0]'

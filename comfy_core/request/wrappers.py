@@ -16,7 +16,7 @@ _KEYS_BESIDE_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
 _MAX_WRAPPERS = 3
 """Maximum number of nested wrappers that are removed."""
 _MAX_UNKNOWN = 10
-"""Maximum number of unknown keys that get a warning."""
+"""Maximum number of unknown keys that get their own warning."""
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
 """Keys of ComfyUI's `extra_data` that identify the prompt and its client. They are set by ComfyUI or this package."""
 
@@ -30,7 +30,10 @@ def parsed(text: str) -> object:
 
 
 def with_parsed_graph(raw: object, levels: int = _MAX_WRAPPERS) -> object:
-    """Return `raw` with a graph given as JSON text parsed, in `workflow` or another key that may contain a graph."""
+    """Return `raw` with each graph parsed that is given as JSON text in `workflow` or another key for a graph.
+
+    Objects in `input` and `workflow` are searched too, up to `levels` deep.
+    """
     if not isinstance(raw, dict):
         return raw
     read = dict(raw)
@@ -73,7 +76,7 @@ def _with_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
 
 
 def _find_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
-    """Handle a request without `workflow`: look for a graph in its other keys, or in the request itself."""
+    """Return the request with its graph, found under another key or at the top level, as `workflow`."""
     for key in [*_GRAPH_KEYS[:2], *sorted(value.keys() - _KEYS_BESIDE_GRAPH)]:
         if _holds_graph(value.get(key)):
             warnings.append(f"{key}: is a graph, and was read as `workflow`")
@@ -95,7 +98,7 @@ def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
 
 
 def split_graph_request(value: JsonObject, warnings: list[str]) -> tuple[JsonObject, JsonObject]:
-    """Return a graph request's known keys, and ComfyUI's `extra_data`. Add a warning for each other key."""
+    """Return a graph request's keys of ENVELOPE, and the `extra_data` for ComfyUI. Add warnings for all other keys."""
     extra_data: JsonObject = {}
     match value.get("extra_data", {}):
         case dict(given):

@@ -37,7 +37,7 @@ def version_in(pyproject: str) -> str:
 
 
 def release_notes(changelog: str, version: str) -> str:
-    """Return the section of a version in CHANGELOG.md, without its heading. Raises ReleaseError."""
+    """Return the section of a version in CHANGELOG.md, without its heading. Raises ReleaseError if there is none."""
     heading = re.compile(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", re.MULTILINE)
     found = heading.search(changelog)
     if not found:
@@ -52,10 +52,10 @@ def release_notes(changelog: str, version: str) -> str:
 
 
 def image_names(target: str, repositories: list[str], version: str, commit: str, ref: str) -> Iterator[str]:
-    """Yield the names of an image in each repository: by its commit, and by the version if `ref` is its tag.
+    """Yield the names of an image in each repository: by the commit, and by the version if `ref` is a git tag.
 
     A name always means the same image. There is no `latest`, because RunPod would not look it up again.
-    Raises ReleaseError for a tag that is not the project's version, or a target that is not in docker-bake.hcl.
+    Raises ReleaseError for an unknown target, an invalid commit, or a tag that is not the project's version.
     """
     if target not in TAG_SUFFIXES:
         raise ReleaseError(f"{target} is not a target. Targets: {', '.join(TAG_SUFFIXES)}")

@@ -40,7 +40,7 @@ _Found = TypeVar("_Found")
 
 
 class SmokeError(Exception):
-    """The image failed a check; the message names it and ends with the container's log."""
+    """The image failed a check. The message describes the failure, with the container's log if there is one."""
 
 
 def docker(*arguments: str) -> str:
@@ -78,7 +78,7 @@ def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterato
 
 
 def check_metadata(image: str) -> None:
-    """Raise SmokeError if an image has no version, commit or health check, or runs as root."""
+    """Raise SmokeError if an image has no label for version, commit or licence, no health check, or runs as root."""
     [facts] = json.loads(docker("image", "inspect", image))
     config = facts["Config"]
     labels = config.get("Labels") or {}
@@ -96,7 +96,9 @@ def check_metadata(image: str) -> None:
 
 
 def wait_for_value(name: str, read: Callable[[], _Found | None], event: str, timeout_s: float) -> _Found:
-    """Call `read` until its result is not None, and return that. Raises SmokeError at the timeout or if it exits.
+    """Call `read` until its result is not None, and return that.
+
+    Raises SmokeError at the timeout, or if the container exits.
 
     `event` describes the awaited event for the error message, such as "its API was served".
     """
@@ -176,7 +178,7 @@ def check_job(image: str, simulator: str) -> None:
 
 
 def check_own_comfyui(image: str) -> None:
-    """Boot the image's own ComfyUI without a GPU. Missing models are replaced by sparse files, as none is loaded."""
+    """Boot the image's own ComfyUI without a GPU, with sparse files as models, because no model is loaded."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         models.chmod(0o755)

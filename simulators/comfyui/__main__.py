@@ -1,7 +1,7 @@
 """Runs the simulator as a process: python -m simulators.comfyui.
 
-It accepts and ignores ComfyUI's own launch flags, logs ComfyUI's line to stderr when it is ready, and exits with 0 on
-SIGTERM or SIGINT.
+It ignores launch flags that it does not have, as ComfyUI has many more. When it accepts connections, it logs the line
+that ComfyUI logs, with the URL, to stderr. On SIGTERM or SIGINT it exits with 0.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ def main(
     *,
     is_strict: bool = False,
 ) -> int:
-    """Serve until a signal; return the exit status. `models` replaces the simulator's own model files.
+    """Serve until a signal; return the exit status. `models` replaces the default model files of the folders it names.
 
-    `on_ready` is called with the URL when the server is ready. With `is_strict`, ComfyUI's own flags are errors.
-    Raises SystemExit with the reason if the server cannot start, and ImportError without aiohttp.
+    `on_ready` is called with the URL when the server is ready. With `is_strict`, unknown flags are errors.
+    Raises SystemExit with the reason if an argument is invalid or the server cannot start, and ImportError without
+    aiohttp.
     """
     options, ignored = parser(prog).parse_known_args(arguments)
     if ignored and is_strict:

@@ -46,7 +46,7 @@ class SimulatorSettings:
 
 @dataclass(frozen=True)
 class Execution:
-    """When the executor started a prompt, and when it was free for the next one, on the monotonic clock."""
+    """When a prompt started, and when the executor was free for the next prompt, on the monotonic clock."""
 
     prompt_id: str
     started_at: float
@@ -61,11 +61,11 @@ class Core:
         self._port = settings.port
         self._listener: asyncio.Server | None = None
         self._delivery: asyncio.Task[None] | None = None
-        self._worker: asyncio.Task[None] | None = None
+        self._work_task: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._reopening: asyncio.TimerHandle | None = None
-        self._number = 0
-        self._is_freeing = False
+        self._next_prompt_number = 0
+        self._must_empty_cache = False
         self._ending = asyncio.Event()
         self._sampling = SamplingLoop(settings.pace, faults, self._cut_client)
         self._executor = Executor(SharedTools(settings.folders, faults, self._sampling))
@@ -95,14 +95,14 @@ class Core:
         self._port = port_holder.getsockname()[1]
         try:
             self._delivery = self._task(self.sockets.deliver())
-            self._worker = self._task(self._work())
+            self._work_task = self._task(self._work())
             await self._runner.setup()
             await self._listen()
             ready(self._port)
             await self._ending.wait()
         finally:
             await self._close_port()
-            await _cancel_all(self._delivery, self._worker)
+            await _cancel_all(self._delivery, self._work_task)
             await self._runner.cleanup()
             port_holder.close()
         if self._failure is not None:
@@ -117,21 +117,21 @@ class Core:
         return self.folders.input_files() if folder == "input" else tuple(sorted(self._settings.models.get(folder, ())))
 
     def next_number(self) -> int:
-        """Return the number of the next prompt."""
-        self._number += 1
-        return self._number - 1
+        """Count a new prompt and return its number."""
+        self._next_prompt_number += 1
+        return self._next_prompt_number - 1
 
     def interrupt(self) -> None:
         """Interrupt the running prompt."""
         self._sampling.interrupt()
 
     def free(self) -> None:
-        """Empty the cache between prompts."""
-        self._is_freeing = True
+        """Empty the cache before the next prompt starts."""
+        self._must_empty_cache = True
         self.queue.wake()
 
     async def cut(self, how: Cut, client_id: str | None = None) -> None:
-        """Drop, reset or stall the socket of a client (of all clients without `client_id`), or die."""
+        """Drop, reset or stall the websocket of a client, or of all clients if `client_id` is None; or die."""
         match how:
             case "drop":
                 await self.sockets.drop(client_id)
@@ -149,13 +149,13 @@ class Core:
 
     async def forget(self) -> None:
         """Reset all state, as a restarted ComfyUI would."""
-        await _cancel_all(self._worker)
+        await _cancel_all(self._work_task)
         self.queue.forget_everything()
         self._executor.forget()
-        self._number = 0
-        self.sockets.client_id = self.sockets.running_node = None
+        self._next_prompt_number = 0
+        self.sockets.running_client_id = self.sockets.running_node = None
         await self.sockets.drop(None)
-        self._worker = self._task(self._work())
+        self._work_task = self._task(self._work())
 
     async def release(self) -> None:
         """Release hanging steps and stalled sockets."""
@@ -167,14 +167,14 @@ class Core:
             prompt = await self.queue.next_prompt()
             if prompt is not None:
                 await self._run(prompt)
-            if self._is_freeing:
-                self._is_freeing = False
+            if self._must_empty_cache:
+                self._must_empty_cache = False
                 self._executor.forget()
 
     async def _run(self, prompt: QueuedPrompt) -> None:
         started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
-        self.sockets.client_id = prompt.client_id
+        self.sockets.running_client_id = prompt.client_id
         progress = ProgressFrames(self.sockets, prompt)
         entry = await self._executor.run(prompt, progress)
         self.sockets.running_node = None
@@ -198,18 +198,18 @@ class Core:
         self.sockets.send_status()
 
     def _cut_client(self, how: Cut) -> None:
-        client_id = self.sockets.client_id
+        client_id = self.sockets.running_client_id
         self.sockets.call(lambda: self.cut(how, client_id))
 
     async def _die(self) -> None:
         if self._settings.is_own_process:
             os._exit(KILLED_EXIT_STATUS)
-        if self._worker is not None:
-            self._worker.cancel()
+        if self._work_task is not None:
+            self._work_task.cancel()
         await self._close_port()
 
     async def _close_port(self) -> None:
-        """Refuse connections and close the open ones. Without the loop, a half-accepted connection would leak."""
+        """Refuse new connections and close the open ones, including those that are accepted at this moment."""
         if self._reopening is not None:
             self._reopening.cancel()
         listener, self._listener = self._listener, None

@@ -1,4 +1,4 @@
-"""Runs one prompt: which nodes run, which cached results are reused, and what /history keeps.
+"""Runs prompts: decides which nodes run and which cached results are reused, and returns the entry of /history.
 
 Facts about ComfyUI:
 
@@ -11,8 +11,9 @@ Facts about ComfyUI:
   longer exist) and `progress_state` 1 of 1.
 - The graph that SaveImage writes into a PNG contains the hash of LoadImage's file as `is_changed`; the one in /history
   does not.
-- History's outputs are the UI outputs of the prompt's nodes, from this run or a cached one, even if the run failed.
-- Interruption is checked before every node and at every step. It sends no error, but the status in /history is `error`.
+- The outputs in /history are the UI outputs of the prompt's nodes, new or cached, even if the run failed.
+- ComfyUI checks for an interruption before every node and at every step. An interrupted prompt sends no error, but its
+  status in /history is `error`.
 - An error message ends in a line break, and a tip may follow it.
 - A literal instead of a link is accepted by /prompt. The node fails when it uses the value.
 """
@@ -64,7 +65,7 @@ class SharedTools:
 
 
 class Executor:
-    """Runs prompts one after the other, and caches the results of the last one."""
+    """Runs prompts one after the other, and caches the results of the last prompt."""
 
     def __init__(self, tools: SharedTools) -> None:
         self._tools = tools
@@ -77,12 +78,12 @@ class Executor:
     async def run(self, prompt: QueuedPrompt, progress: ProgressFrames) -> dict[str, Any]:
         """Run a prompt; return its history entry without the prompt itself."""
         self._tools.sampling.begin()
-        progress.message("execution_start", {})
+        progress.send_message("execution_start", {})
         graph = copy.deepcopy(prompt.graph)
         keys = signatures(graph, lambda node_id: _extra_identity(self._tools.folders, graph, node_id))
         self._cache = {key: self._cache[key] for key in keys.values() if key in self._cache}
         cached = [node_id for node_id, key in keys.items() if key in self._cache]
-        progress.message("execution_cached", {"nodes": cached})
+        progress.send_message("execution_cached", {"nodes": cached})
         run = _PromptRun(self._tools, self._cache, prompt, graph, progress, keys)
         is_success = await run.run_nodes(cached)
         entries = {node_id: self._cache[key] for node_id, key in keys.items() if key in self._cache}
@@ -96,7 +97,7 @@ class Executor:
 
 
 def _extra_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
-    """Return what the result of a node depends on besides its inputs, or None. A file's hash is noted in the graph."""
+    """Return what a node's result depends on besides its inputs, or None. Write a file's hash into the graph too."""
     node_type = NODE_TYPES[graph[node_id]["class_type"]]
     if node_type.name in NEVER_CACHED:
         return uuid.uuid4().hex
@@ -128,7 +129,7 @@ class _PromptRun:
             if not await self._run_node(node_id):
                 return False
             order.done(node_id)
-        self.progress.message("execution_success", {})
+        self.progress.send_message("execution_success", {})
         return True
 
     async def _run_node(self, node_id: str) -> bool:
@@ -141,9 +142,9 @@ class _PromptRun:
         self.progress.started(node_id)
         inputs = self._node_inputs(node_id)
         try:
-            result = await self._result(node_id, inputs)
+            result = await self._run_behaviour(node_id, inputs)
         except SamplingInterrupted:
-            self.progress.message("execution_interrupted", self._node_details(node_id))
+            self.progress.send_message("execution_interrupted", self._node_details(node_id))
             return False
         except FAILURES as failure:
             self._send_failure(node_id, inputs, failure)
@@ -156,10 +157,10 @@ class _PromptRun:
         self.executed.append(node_id)
         return True
 
-    async def _result(self, node_id: str, inputs: dict[str, Any]) -> Result:
+    async def _run_behaviour(self, node_id: str, inputs: dict[str, Any]) -> Result:
         self.tools.sampling.check()
         class_type = self.graph[node_id]["class_type"]
-        fault = self.tools.faults.node_fault(class_type)
+        fault = self.tools.faults.take_node_fault(class_type)
         if fault is not None:
             raise NodeFailure(fault.type_name, fault.message, fault.tip)
         _check_links(NODE_TYPES[class_type], self.graph[node_id]["inputs"])
@@ -213,7 +214,7 @@ class _PromptRun:
             },
             "current_outputs": list(self.graph),
         }
-        self.progress.message("execution_error", details)
+        self.progress.send_message("execution_error", details)
 
 
 def _check_links(node_type: NodeType, inputs: dict[str, Any]) -> None:

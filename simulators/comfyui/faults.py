@@ -1,7 +1,7 @@
 """The faults of the simulated ComfyUI, as methods. Any thread may call them, before or while prompts run.
 
-Steps are counted from 1 in each sampler. A step is reached when its progress was sent. With `None` instead of a step,
-the fault happens at once.
+Steps are counted from 1 in each sampler. The faults of websockets and connections happen after the progress of their
+step was sent, or at once if the step is `None`. `hang_sampling` and `block_server` happen at the start of their step.
 
 | fault | what a client sees |
 |---|---|
@@ -19,8 +19,8 @@ the fault happens at once.
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
 | hang_sampling(at_step=1, ignores_interrupt=False, times=1) | that step hangs until it is interrupted |
 | block_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
-| release() | ends every hang, stall and delay |
-| clear() | removes the faults that have not happened yet |
+| release() | ends every hang, block and stall, and the delay of history entries |
+| clear() | removes the faults that have not happened yet, but not `write_history_late` |
 
 A path is `/history`, which includes the paths below it, or `POST /history`. The prefix /api is ignored.
 """
@@ -107,7 +107,7 @@ class ComfyUIFaults:
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
         self.released = threading.Event()
-        """Set to end a block of the server."""
+        """Set when a blocked server may continue."""
 
     @property
     def armed(self) -> list[Fault]:
@@ -121,15 +121,15 @@ class ComfyUIFaults:
         return self._history_delay_s
 
     def drop_socket(self, at_step: int | None = 1) -> None:
-        """Close the client's websocket cleanly."""
+        """Close the client's websocket cleanly, or the websockets of all clients if `at_step` is None."""
         self._cut("drop", at_step)
 
     def reset_socket(self, at_step: int | None = 1) -> None:
-        """End the client's websocket with a TCP RST."""
+        """End the client's websocket with a TCP RST, or those of all clients if `at_step` is None."""
         self._cut("reset", at_step)
 
     def stall_socket(self, at_step: int | None = 1) -> None:
-        """Send no more frames to the client's websocket."""
+        """Send no more frames to the client's websocket, or to any websocket if `at_step` is None."""
         self._cut("stall", at_step)
 
     def die(self, at_step: int | None = 1) -> None:
@@ -178,34 +178,34 @@ class ComfyUIFaults:
         self._arm(ServerBlock(at_step), times)
 
     def release(self) -> None:
-        """End every hang, stall and delay."""
+        """End every hang, block and stall, and the delay of history entries."""
         self._history_delay_s = 0.0
         self.released.set()
         self._call(lambda core: core.release())
 
     def clear(self) -> None:
-        """Remove the faults that have not happened yet."""
+        """Remove the faults that have not happened yet, but not `write_history_late`."""
         with self._lock:
             self._armed = []
 
-    def node_fault(self, class_type: str) -> NodeFault | None:
-        """Remove and return the next fault of a node class."""
+    def take_node_fault(self, class_type: str) -> NodeFault | None:
+        """Remove and return the next fault of a node class, or None."""
         return self._take(NodeFault, lambda fault: class_type in fault.class_types)
 
-    def response_fault(self, method: str, path: str) -> ResponseFault | None:
-        """Remove and return the next fault of a request."""
+    def take_response_fault(self, method: str, path: str) -> ResponseFault | None:
+        """Remove and return the next fault of a request, or None."""
         return self._take(ResponseFault, lambda fault: fault.fits(method, path))
 
-    def hang(self, step: int) -> Hang | None:
-        """Remove and return the next hang of a step that starts."""
+    def take_hang(self, step: int) -> Hang | None:
+        """Remove and return the next hang of a step that starts, or None."""
         return self._take(Hang, lambda fault: fault.at_step == step)
 
-    def server_block(self, step: int) -> threading.Event | None:
+    def take_server_block(self, step: int) -> threading.Event | None:
         """Remove the next block of the server at a step that starts; return the event that ends it, or None."""
         return self.released if self._take(ServerBlock, lambda fault: fault.at_step == step) else None
 
-    def cut(self, step: int) -> CutFault | None:
-        """Remove and return the next connection fault of a step that was reached."""
+    def take_cut(self, step: int) -> CutFault | None:
+        """Remove and return the next connection fault of a step whose progress was sent, or None."""
         return self._take(CutFault, lambda fault: fault.at_step == step)
 
     def _cut(self, how: Cut, at_step: int | None) -> None:
@@ -228,12 +228,12 @@ class ComfyUIFaults:
 
 
 def parameters_of(name: str) -> list[inspect.Parameter]:
-    """Return the parameters of a fault."""
+    """Return the parameters of a fault, without `self`."""
     return list(inspect.signature(FAULTS[name]).parameters.values())[1:]
 
 
 def parse_fault(text: str) -> Callable[[ComfyUIFaults], None]:
-    """Parse `fault:argument:argument`; return a function that injects it.
+    """Parse `fault:argument:argument`; return a function that injects the fault.
 
     Raises:
         ValueError: the fault does not exist, or does not take these arguments.

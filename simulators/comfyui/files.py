@@ -67,7 +67,7 @@ class Folders:
         return self.base / name if name in FOLDERS else None
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
-        """Return a name without its annotation such as ` [output]`, and the folder that the annotation names."""
+        """Return a name without an annotation such as ` [output]`, and the folder of the annotation or None."""
         for folder in FOLDERS:
             if name.endswith(f"[{folder}]"):
                 return name[: -len(folder) - 3], self.base / folder
@@ -109,7 +109,7 @@ def save_target(folder: Path, prefix: str, size: tuple[int, int]) -> SaveTarget:
 
 
 def upload_name(folder: Path, name: str, content: bytes) -> str:
-    """Return the name under which an upload is stored without overwriting another content."""
+    """Return the name under which an upload is stored without overwriting different content."""
     stem, extension = os.path.splitext(name)  # noqa: PTH122  the name may hold folders
     names = itertools.chain([name], (f"{stem} ({number}){extension}" for number in itertools.count(1)))
     return next(each for each in names if not (folder / each).exists() or (folder / each).read_bytes() == content)

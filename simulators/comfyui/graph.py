@@ -47,7 +47,7 @@ def signatures(graph: Graph, extra_identity: Callable[[str], object]) -> dict[st
 
     def signature(node_id: str) -> str:
         if node_id not in known and node_id in graph:
-            known[node_id] = "part of a cycle"  # replaced, unless no valid output needs the node
+            known[node_id] = "part of a cycle"  # only a cycle reads this value; it is replaced below
             inputs = {name: identity(value) for name, value in inputs_of(graph, node_id).items()}
             text = json.dumps([graph[node_id]["class_type"], extra_identity(node_id), inputs], sort_keys=True)
             known[node_id] = hashlib.sha256(text.encode()).hexdigest()

@@ -6,9 +6,10 @@ Facts about ComfyUI:
 - SaveImage writes PNG at compression level 4 with the text chunk `prompt`. PreviewImage writes level 1 into temp, with
   a random suffix. SaveImageWebsocket sends PNG at level 1.
 - VAESave writes a file below the output folder and does not report it.
-- "Image Save" (from the pack WAS) has a name as `filename_prefix`. A slash in it is a folder that is not created, and
-  the error is swallowed.
-- "Image Saver" (from the pack by alexopus) has `filename` and `path` instead of `filename_prefix`, and overwrites.
+- "Image Save" (from the pack WAS) uses `filename_prefix` as a file name. A slash in it names a folder, which the node
+  does not create; the error is suppressed.
+- "Image Saver" (from the pack by alexopus) has `filename` and `path` instead of `filename_prefix`, and overwrites
+  existing files.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None
     return file.getvalue()
 
 
-def _saved(context: NodeContext, images: ImageBatch, prefix: str, folder: str, level: int) -> Result:
+def _save_images(context: NodeContext, images: ImageBatch, prefix: str, folder: str, level: int) -> Result:
     metadata = PngImagePlugin.PngInfo()
     for key, value in {"prompt": context.graph, **(context.extra_pnginfo or {})}.items():
         metadata.add_text(key, json.dumps(value))
@@ -87,12 +88,12 @@ def _saved(context: NodeContext, images: ImageBatch, prefix: str, folder: str, l
 
 
 def _save(context: NodeContext, inputs: Inputs) -> Result:
-    return _saved(context, inputs["images"], inputs["filename_prefix"], "output", SAVED_COMPRESSION)
+    return _save_images(context, inputs["images"], inputs["filename_prefix"], "output", SAVED_COMPRESSION)
 
 
 def _preview(context: NodeContext, inputs: Inputs) -> Result:
     suffix = "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311  a name, not a secret
-    return _saved(context, inputs["images"], f"ComfyUI_temp_{suffix}", "temp", SENT_COMPRESSION)
+    return _save_images(context, inputs["images"], f"ComfyUI_temp_{suffix}", "temp", SENT_COMPRESSION)
 
 
 async def _send(context: NodeContext, inputs: Inputs) -> Result:
@@ -114,7 +115,7 @@ def _save_under_name(context: NodeContext, inputs: Inputs) -> Result:
         path = context.folders.output / inputs["output_path"] / f"{inputs['filename_prefix']}_{number:04}.png"
         with contextlib.suppress(OSError):
             path.write_bytes(_png(image, SAVED_COMPRESSION))
-            ui_output.append(_reported(context, path))
+            ui_output.append(_output_entry(context, path))
     return Result(ui_output={"images": ui_output})
 
 
@@ -122,10 +123,10 @@ def _save_at_path(context: NodeContext, inputs: Inputs) -> Result:
     path = context.folders.output / inputs["path"] / f"{inputs['filename']}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_png(inputs["images"].frames[0], SAVED_COMPRESSION))
-    return Result(ui_output={"images": [_reported(context, path)]})
+    return Result(ui_output={"images": [_output_entry(context, path)]})
 
 
-def _reported(context: NodeContext, path: Path) -> dict[str, str]:
+def _output_entry(context: NodeContext, path: Path) -> dict[str, str]:
     subfolder = path.parent.relative_to(context.folders.output)
     return {"filename": path.name, "subfolder": "" if subfolder == Path() else str(subfolder), "type": "output"}
 

@@ -1,7 +1,7 @@
-"""Draws placeholder images with a text: that no model generated them, the prompt and the settings. No I/O.
+"""Draws placeholder images. Their text says that no model generated them, and has the prompt and settings. No I/O.
 
 The same recipe gives the same pixels: random colours from the seed and the prompt, with the text on a dark panel. For
-image to image the source is blended with the drawing, in the proportion `denoise`. Pillow's own font has only ASCII, so
+img2img, the source image is blended with the drawing in the proportion `denoise`. Pillow's own font has only ASCII, so
 accents are removed and other letters become escapes.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 TITLE = "ComfyUI simulator - not a Flux image"
 BACKGROUND_CELLS = 5
 PREVIEW_SIDE = 512
-UNSAMPLED = (128, 128, 128)
+UNSAMPLED_COLOR = (128, 128, 128)
 INK, PANEL = (255, 255, 255), (12, 14, 20)
 PANEL_OPACITY = 0.6
 TEXT_SIZES = (64, 44, 32, 24, 18, 14, 11, 8)
@@ -64,7 +64,7 @@ def decoded(sketch: Sketch) -> Image.Image:
     if source is not None and source.size != sketch.size:
         source = source.resize(sketch.size, Image.Resampling.BICUBIC)
     if sketch.recipe is None:
-        return source or Image.new("RGB", sketch.size, UNSAMPLED)
+        return source or Image.new("RGB", sketch.size, UNSAMPLED_COLOR)
     drawing = placeholder(sketch.recipe, sketch.size)
     return drawing if source is None else Image.blend(source, drawing, sketch.recipe.denoise)
 

@@ -54,7 +54,7 @@ def _encoded(inputs: Inputs) -> Latent:
     return Latent(tuple(frames))
 
 
-async def _sampled(
+async def _sample(
     context: NodeContext, latent: Latent, conditioning: Conditioning, recipe: Recipe, sigmas: Sigmas
 ) -> Latent:
     if conditioning.architecture != FLUX:
@@ -77,13 +77,13 @@ def _recipe(model: Model, conditioning: Conditioning, seed: int, steps: int, sam
 async def _ksampler(context: NodeContext, inputs: Inputs) -> Result:
     conditioning, sigmas = inputs["positive"], Sigmas(inputs["steps"], inputs["denoise"])
     recipe = _recipe(inputs["model"], conditioning, inputs["seed"], sigmas.steps, inputs["sampler_name"])
-    return Result((await _sampled(context, inputs["latent_image"], conditioning, recipe, sigmas),))
+    return Result((await _sample(context, inputs["latent_image"], conditioning, recipe, sigmas),))
 
 
 async def _custom_sampler(context: NodeContext, inputs: Inputs) -> Result:
     guider, sigmas = inputs["guider"], inputs["sigmas"]
     recipe = _recipe(guider.model, guider.conditioning, inputs["noise"], sigmas.steps, inputs["sampler"])
-    latent = await _sampled(context, inputs["latent_image"], guider.conditioning, recipe, sigmas)
+    latent = await _sample(context, inputs["latent_image"], guider.conditioning, recipe, sigmas)
     return Result((latent, latent))
 
 

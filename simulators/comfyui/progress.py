@@ -5,7 +5,8 @@ Facts about ComfyUI:
 - `execution_start`, `execution_cached`, `execution_success`, `execution_error` and `execution_interrupted` contain a
   time in milliseconds, and /history repeats them in `status.messages`. Without a client_id only
   `execution_interrupted` is sent, to all clients.
-- `progress_state` contains all nodes so far: with floats until a node has counted steps, then with integers.
+- `progress_state` contains all nodes that have started. A node's numbers are floats until it has counted steps, then
+  integers.
 - A step sends `progress_state`, then `progress`, then the preview.
 - `executing` and `executed` are sent only if the prompt has a client_id. Without one, progress goes to all clients.
 """
@@ -29,7 +30,7 @@ class ProgressFrames:
         self._nodes: dict[str, dict[str, Any]] = {}
         self.messages: list[list[Any]] = []
 
-    def message(self, event: str, data: dict[str, Any]) -> None:
+    def send_message(self, event: str, data: dict[str, Any]) -> None:
         """Send a message about the whole prompt, and keep it for /history."""
         data = {**data, "prompt_id": self._prompt_id, "timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])
@@ -52,7 +53,7 @@ class ProgressFrames:
             self._sockets.send_image(*image, self._client_id)
 
     def executed(self, node_id: str, ui_output: dict[str, Any] | None) -> None:
-        """Report a node's entry in /history."""
+        """Report a node's UI output, which becomes its entry in /history."""
         if self._client_id is not None:
             self._of_node("executed", node_id, {"output": ui_output})
 

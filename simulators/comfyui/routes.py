@@ -6,7 +6,8 @@ Facts about ComfyUI:
 - An exception in a handler (a body that is not JSON, a slash in an uploaded name) returns 500 in plain text and closes
   the connection. An upload outside its folder returns 400 without a body.
 - A POST that changes something returns 200 without a body, even if there was nothing to change.
-- /history/{id} is `{}` for a prompt that waits, runs or does not exist, and /object_info/{class} for an unknown class.
+- /history/{id} is `{}` for a prompt that waits, runs or does not exist. /object_info/{class} is `{}` for an
+  unknown class.
 - A browser's request to a loopback host is refused with 403 if its Origin is another host or port.
 - /free takes effect between prompts: `free_memory` empties the cache.
 """
@@ -90,7 +91,7 @@ def _middleware(core: Core) -> Any:  # noqa: ANN401  aiohttp's own type of a mid
             return web.Response(status=403)
         if request.method == "OPTIONS":
             return web.Response()
-        fault = core.faults.response_fault(request.method, request.path)
+        fault = core.faults.take_response_fault(request.method, request.path)
         if fault is not None and fault.is_500:
             response = web.Response(status=500, text=INTERNAL_ERROR)
             response.force_close()

@@ -1,4 +1,4 @@
-"""Runs the steps of a sampler. Each step takes time, can be interrupted, is reported, and can have faults."""
+"""Runs the steps of a sampler. A step takes time, can be interrupted, is reported, and can have faults."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class SamplingLoop:
             self.check()
             self.steps_done += 1
             on_step(step, await self._preview(sketch, step / steps))
-            while cut := self._faults.cut(step):
+            while cut := self._faults.take_cut(step):
                 self._cut(cut.how)
 
     async def _wait(self, step: int) -> None:
-        if (released := self._faults.server_block(step)) is not None:
+        if (released := self._faults.take_server_block(step)) is not None:
             released.wait()  # blocks the server's thread
-        hang = self._faults.hang(step)
+        hang = self._faults.take_hang(step)
         if hang is None:
             await (self._wait_until_woken(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))
             return

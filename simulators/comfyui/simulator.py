@@ -28,9 +28,9 @@ ACTION_TIMEOUT_S = 10.0
 
 
 class Simulator:
-    """A ComfyUI that needs no GPU, in a thread of this process.
+    """A simulated ComfyUI in a thread of this process.
 
-    `models` replaces the files of the folders that it names; they are iterated at each request. Without
+    `models` replaces the files of the folders that it names. Each request iterates over its values again. Without
     `base_directory`, input, output and temp are in a temporary folder that is deleted at the end.
     """
 
@@ -136,6 +136,7 @@ class Simulator:
 
         Raises:
             OSError: the port is taken.
+            OverflowError: the port is out of range.
         """
         if self._base_directory is None:
             self._own_base = tempfile.TemporaryDirectory(prefix="comfyui-simulator-")
@@ -150,7 +151,10 @@ class Simulator:
             self.stop()
 
     def stop(self) -> None:
-        """Stop the server at once, end its thread, and delete the temporary folder."""
+        """Stop the server at once, end its thread, and delete the temporary folder.
+
+        Raises the error of the server if it failed.
+        """
         self.faults.released.set()
         loop = self._loop
         if loop is not None:
@@ -178,13 +182,13 @@ class Simulator:
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._served())
+            asyncio.run(self._run_server())
         except (OSError, OverflowError) as failure:
             self._failure = failure
         finally:
             self._started.set()
 
-    async def _served(self) -> None:
+    async def _run_server(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             await self._core.serve(self._ready)

@@ -1,1 +1,1 @@
-"""Simulators of RunPod: the queue API with its worker protocol, and REST v2."""
+"""Simulators of RunPod: the queue API for clients and workers, the management API, and a worker without ComfyUI."""

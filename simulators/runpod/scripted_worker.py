@@ -28,7 +28,7 @@ POST_TIMEOUT_S = 30.0
 
 
 class ScriptedWorker:
-    """`threads` threads that take jobs and post the results of `make_result`."""
+    """Takes jobs and posts the results of `make_result`, in `threads` threads inside its `with` block."""
 
     def __init__(self, platform: RunPodPlatform, make_result: MakeResult, threads: int = 1) -> None:
         self._platform = platform
@@ -66,14 +66,14 @@ class ScriptedWorker:
 
 @cache
 def png(side: int = 8, seed: int = 0) -> bytes:
-    """Return a small PNG."""
+    """Return a PNG of one colour, which depends on the seed."""
     encoded = io.BytesIO()
     Image.new("RGB", (side, side), (seed % 256, seed // 256 % 256, 80)).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def incompressible_png(width: int, height: int) -> bytes:
-    """Return a PNG that cannot be compressed."""
+    """Return a PNG of random pixels, which cannot be compressed."""
     encoded = io.BytesIO()
     pixels = random.Random(1).randbytes(width * height * 3)  # noqa: S311 - no secret
     Image.frombytes("RGB", (width, height), pixels).save(encoded, "PNG", compress_level=0)
@@ -81,7 +81,7 @@ def incompressible_png(width: int, height: int) -> bytes:
 
 
 def image_entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: ANN401 - any JSON value
-    """Return an image's entry in a result of docs/api.md."""
+    """Return an image's entry in a result of docs/api.md. The default width and height are those of `png()`."""
     return {
         "filename": "flux-dev_00001_.png",
         "type": "base64",

@@ -1,7 +1,7 @@
 """Simulates Scenario's API on real sockets: Flux.1-dev jobs, assets and images.
 
 It imports nothing else of this project, so that it cannot repeat our mistakes. It reproduces these facts of
-docs/reference/scenario.md. `?` marks those that are not measured.
+docs/reference/scenario.md. `?` marks facts that are not measured.
 
 Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
   POST generate/custom/{model}  {"job": {…}, "creativeUnitsCost": n}; unknown fields and values out of range are 400 ?;
@@ -12,8 +12,8 @@ Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
   POST assets                   {"name", "image"}: {"asset": {…}}; 400 if it is not an image, 413 above 6 MB ?
   GET  assets/{id}              {"asset": {…}} with a signed URL below /assets, which needs no key
   GET  models/{id}              {"model": {…}} for the one Flux.1-dev id, else 404
-Errors are {"reason", "trace_id"}; 429 has `remainingSeconds` too, and no Retry-After. Image i of a job has the seed
-plus i in its asset's metadata, as text ?. Records satisfy the strict validation of the official SDK.
+Errors are {"reason", "trace_id"}; 429 also has `remainingSeconds`, and no Retry-After. The asset of image i
+has the job's seed plus i in its metadata, as text ?. Records satisfy the strict validation of the official SDK.
 """
 
 from .api import KEY, MODEL, SECRET, ScenarioSimulator

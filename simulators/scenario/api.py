@@ -1,4 +1,4 @@
-"""The simulator as a context manager: a thread that runs one server, with its state for tests."""
+"""The simulated API as a context manager: a thread that runs one server, with its state for tests."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ KNOWN_INPUTS = {"prompt", "image", "loras", "lorasScale", *RANGES}
 
 
 class ScenarioSimulator:
-    """Scenario's API inside the `with` block. A job takes `run_s` seconds."""
+    """Serves Scenario's API inside its `with` block. A job takes `run_s` seconds."""
 
     def __init__(self, run_s: float = 0.15) -> None:
         self.faults = ScenarioFaults()
         self.jobs: dict[str, ScenarioJob] = {}
         self.assets: dict[str, Asset] = {}
         self.calls: list[str] = []
-        """All received requests, as `POST /v1/assets`."""
+        """All received requests, such as `POST /v1/assets`."""
         self.submissions = 0
         """The number of accepted jobs. Scenario would bill each of them."""
         self._run_s = run_s
         self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._served()), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run_server()), daemon=True)
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -80,14 +80,14 @@ class ScenarioSimulator:
         return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
 
     def held_jobs(self) -> list[ScenarioJob]:
-        """Return the jobs that `hold_job` holds."""
+        """Return the unfinished jobs at the progress at which `hold_job` holds a job."""
         return [job for job in self.jobs.values() if job.progress == HELD_PROGRESS and not job.is_final]
 
     def unfinished_jobs(self) -> list[ScenarioJob]:
         """Return the jobs that have not ended."""
         return [job for job in self.jobs.values() if not job.is_final]
 
-    async def _served(self) -> None:
+    async def _run_server(self) -> None:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         for method, name, path, route in (
             (hdrs.METH_POST, "generate", "/v1/generate/custom/{model}", self._generate),
@@ -116,7 +116,7 @@ class ScenarioSimulator:
         self.calls.append(f"{request.method} {request.path}")
         if name != "image" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
-        fault = self.faults.of_call(name)
+        fault = self.faults.take_fault(name)
         if isinstance(fault, ScenarioResponse):
             return _response_of(fault)
         if isinstance(fault, ScenarioDrop) and not fault.after_handling:
@@ -151,22 +151,22 @@ class ScenarioSimulator:
             await asyncio.sleep(queue_s / 2)
         for step in range(JOB_STEPS):
             job.set_status("in-progress", step / JOB_STEPS)
-            if job.progress == HELD_PROGRESS and self.faults.holds_job():
-                await self._held(job)
+            if job.progress == HELD_PROGRESS and self.faults.take_hold():
+                await self._wait_while_held(job)
             await asyncio.sleep(self._run_s / JOB_STEPS)
         job.set_status("finalizing", 1.0)
         if self.faults.failure:
             job.failure, self.faults.failure = self.faults.failure, {}
             job.set_status("failure", 1.0)
         elif not (job.is_final or self.faults.loses_assets):
-            job.asset_ids = [self._generated(job, number) for number in range(job.body.get("numOutputs", 1))]
+            job.asset_ids = [self._add_image(job, number) for number in range(job.body.get("numOutputs", 1))]
         job.set_status("success", 1.0)
 
-    async def _held(self, job: ScenarioJob) -> None:
+    async def _wait_while_held(self, job: ScenarioJob) -> None:
         while not (self.faults.released.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.005)
 
-    def _generated(self, job: ScenarioJob, number: int) -> str:
+    def _add_image(self, job: ScenarioJob, number: int) -> str:
         width, height = job.body.get("width", 1104), job.body.get("height", 832)
         seed = job.body.get("seed", 0) + number
         kind = "img2img" if "image" in job.body else "txt2img"
@@ -231,7 +231,7 @@ class ScenarioSimulator:
 
 
 def _input_error(body: Record) -> str:
-    """Return the fault of a body, or an empty string."""
+    """Return the first fault of a body, or an empty string."""
     if not body.get("prompt"):
         return "Input prompt is required"
     if unknown := body.keys() - KNOWN_INPUTS:

@@ -2,14 +2,15 @@
 
 | fault | what callers see |
 |---|---|
-| respond(route, status, times, body) | this response; without a body it is an error of Scenario |
+| respond(route, status, times, body) | this response; without a body, it is an error in Scenario's format |
 | throttle(seconds, times) | 429 to a submit, with `remainingSeconds` |
-| drop_connection(route, times, after_handling) | no response; the request was handled or was not |
-| fail_job(error, hint) | the next job ends as `failure` with these texts in its metadata |
+| drop_connection(route, times, after_handling) | no response: the connection is closed before or after handling |
+| fail_job(error, hint) | the next job ends as `failure`, with these texts in its metadata |
 | hold_job() | the next job stays at 40 % until release(), or until it is cancelled |
 | wait_in_queue(seconds) | jobs are `queued`, then `warming-up`, for `seconds` |
-| cut_image(times) | an image has only half of its bytes, with the matching length |
+| cut_image(times) | only half of the bytes of an image, with that Content-Length |
 | lose_assets() | jobs succeed without assets |
+| release() | the held job continues |
 | clear() | removes all faults, and a held job continues |
 """
 
@@ -82,8 +83,8 @@ class ScenarioFaults:
         """Let the held job continue."""
         self.released.set()
 
-    def holds_job(self) -> bool:
-        """Return whether the job that runs now is held. Each call of `hold_job` holds one job."""
+    def take_hold(self) -> bool:
+        """End the effect of `hold_job`; return whether the job that runs now must be held."""
         with self._lock:
             holds, self._holds = self._holds, False
         return holds
@@ -93,7 +94,7 @@ class ScenarioFaults:
         self.queue_s = seconds
 
     def cut_image(self, times: int = 1) -> None:
-        """Send half of the next images that are downloaded."""
+        """Send only half of the bytes of the next images."""
         self._arm(Cut(), times)
 
     def lose_assets(self) -> None:
@@ -110,8 +111,8 @@ class ScenarioFaults:
         self._holds = False
         self.released.set()
 
-    def of_call(self, route: str) -> ScenarioResponse | ScenarioDrop | Cut | None:
-        """Remove and return the next fault of a request."""
+    def take_fault(self, route: str) -> ScenarioResponse | ScenarioDrop | Cut | None:
+        """Remove and return the next fault of a request, or None."""
         with self._lock:
             for index, fault in enumerate(self._armed):
                 if fault.route == route:

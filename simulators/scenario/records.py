@@ -22,7 +22,7 @@ def now() -> str:
 
 
 def new_id(kind: str) -> str:
-    """Return an id like `job_0123456789abcdef01234567`."""
+    """Return an id such as `job_0123456789abcdef01234567`."""
     return f"{kind}_{secrets.token_hex(12)}"
 
 

@@ -1,4 +1,4 @@
-"""Parsing assets.toml: prompts, seeds, sources, digests, and reporting all faults at once."""
+"""Plans from assets.toml: prompts, seeds, sources and digests; all faults are reported at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GAME: dict[str, Any] = {
 
 @pytest.fixture
 def plan_of(workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], AssetPlan]:
-    """Read a plan."""
+    """A function that reads a plan."""
     return lambda data: read_plan(data, workflows)
 
 
@@ -64,8 +64,8 @@ def test_a_default_seed_is_stable(plan_of: Callable[[dict[str, Any]], AssetPlan]
     assert len({asset.input["seed"] for asset in once.assets}) == 4
 
 
-def test_a_changed_prompt_changes_its_digest_and_its_chain(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """Only the digests of the changed image and of its derived images change."""
+def test_a_changed_prompt_changes_the_digests_of_derived_images(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+    """Only the digests of the images with the changed prompt and of images derived from them change."""
     changed = copy.deepcopy(GAME)
     changed["groups"]["entities"]["assets"][1]["who"] = "an old knight"
     before, after = ({asset.path: asset.digest for asset in plan_of(data).assets} for data in (GAME, changed))
@@ -77,8 +77,8 @@ def test_a_changed_prompt_changes_its_digest_and_its_chain(plan_of: Callable[[di
     }
 
 
-def test_a_type_includes_its_sources(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """`--type` keeps the sources of the selected images."""
+def test_a_type_includes_the_sources_of_its_images(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+    """`only` keeps the sources of the selected images. An unknown type is an error that names the similar type."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"].append({"name": "portrait", "from": "entities/knight", "prompt": "a portrait"})
     plan = plan_of(data)
@@ -104,10 +104,10 @@ def test_a_type_includes_its_sources(plan_of: Callable[[dict[str, Any]], AssetPl
         (lambda game: game["groups"]["ui"]["assets"][0].update(sampler=3), ("sampler",)),
     ],
 )
-def test_an_invalid_file_is_reported_with_paths(
+def test_an_invalid_file_is_explained(
     plan_of: Callable[[dict[str, Any]], AssetPlan], change: Callable[[dict[str, Any]], object], words: tuple[str, ...]
 ) -> None:
-    """Faults are reported before anything is paid."""
+    """The error names the invalid key or value, and the similar valid name if there is one."""
     data = copy.deepcopy(GAME)
     change(data)
 

@@ -1,4 +1,4 @@
-"""`comfy-client batch` on the simulated platform: each image once, however the run ends; a bucket; a gallery."""
+"""`comfy-client batch` on the simulated platform: each image is generated once, however a run ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.needs import small_disk
 
 pytestmark = pytest.mark.slow
-FILE = """
+ASSETS_TOML = """
 game = "castle"
 title = "The <Castle>"
 [defaults]
@@ -66,9 +66,9 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """An assets.toml of a game."""
+    """The path of an assets.toml."""
     path = tmp_path / "assets.toml"
-    path.write_text(FILE)
+    path.write_text(ASSETS_TOML)
     return path
 
 
@@ -108,10 +108,10 @@ def test_every_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> 
 
 
 def test_a_chain_uses_the_earlier_image(platform: RunPodPlatform, file: Path) -> None:
-    """A stage is sent with the image of the earlier stage, and is generated again when that one changes."""
+    """A derived image is generated from its source, and again when the source's prompt changes."""
     with ScriptedWorker(platform, image_result, threads=2):
         batch(platform, file)
-        file.write_text(FILE.replace('"a knight"', '"an old knight"'))
+        file.write_text(ASSETS_TOML.replace('"a knight"', '"an old knight"'))
         status, report = batch(platform, file, "--type=entity")
     [first, again] = [
         job.input for job in platform.jobs.values() if isinstance(job.input, dict) and "image" in job.input
@@ -135,13 +135,13 @@ def test_a_dry_run_sends_nothing(platform: RunPodPlatform, file: Path) -> None:
 
 
 def test_a_failed_image_does_not_stop_the_others(platform: RunPodPlatform, file: Path) -> None:
-    """A failed image and the images derived from it are reported with code and remedy.
+    """A failed image and the images derived from it are counted as failed.
 
-    The next run only generates those.
+    The next run generates only those.
     """
 
     def respond(job: Body) -> Body:
-        return FAILED if job["input"]["prompt"] == "a knight" else image_result(job)
+        return FAILED_RESPONSE if job["input"]["prompt"] == "a knight" else image_result(job)
 
     with ScriptedWorker(platform, respond, threads=2):
         status, report = batch(platform, file)
@@ -155,8 +155,8 @@ def test_a_failed_image_does_not_stop_the_others(platform: RunPodPlatform, file:
     assert again[1]["counts"] == {"made": 4, "reused": 2}
 
 
-FAILED: Body = {"error": '{"code": "execution_failed", "message": "A node failed.", "details": {}}'}
-FULL: Body = {"error": '{"code": "out_of_memory", "message": "The GPU is full.", "details": {}}'}
+FAILED_RESPONSE: Body = {"error": '{"code": "execution_failed", "message": "A node failed.", "details": {}}'}
+OUT_OF_MEMORY_RESPONSE: Body = {"error": '{"code": "out_of_memory", "message": "The GPU is full.", "details": {}}'}
 
 
 def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) ->
     def respond(job: Body) -> Body:
         if job["input"]["seed"] not in failed:
             failed.add(job["input"]["seed"])
-            return FULL
+            return OUT_OF_MEMORY_RESPONSE
         return image_result(job)
 
     with ScriptedWorker(platform, respond, threads=2):
@@ -177,40 +177,40 @@ def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) ->
 
 
 def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatform, file: Path) -> None:
-    """The run reports that the job may run, and a later run only sends it again with --resend-unsure."""
+    """The image is `unsure`, because its job may run; a later run sends the job again only with --resend-unsure."""
     platform.faults.drop_connection("run", after_handling=True)
     with ScriptedWorker(platform, image_result, threads=2):
         lost = batch(platform, file, "--type=ui")
         still = batch(platform, file, "--type=ui")
-        before = platform.submissions
+        submissions_before = platform.submissions
         report = batch(platform, file, "--type=ui", "--resend-unsure")
 
     assert lost[0] == still[0] == 4
     assert still[1]["counts"] == {"reused": 1, "unsure": 1}
-    assert before == 2
+    assert submissions_before == 2
     assert report == (0, {**report[1], "counts": {"reused": 1, "made": 1}})
     assert platform.submissions == 3
 
 
 def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
-    """SIGKILL at random moments: the next run continues, and only jobs that the owner allows are paid twice."""
-    file.write_text(FILE.replace("variations = 3", "variations = 16"))
+    """After SIGKILL at random moments the next run continues; --resend-unsure is needed to send a job twice."""
+    file.write_text(ASSETS_TOML.replace("variations = 3", "variations = 16"))
     chance = random.Random(5)  # noqa: S311 - reproducible, not secret
-    held = threading.Semaphore(0)
+    permits = threading.Semaphore(0)
 
     def respond(job: Body) -> Body:
-        assert held.acquire(timeout=60)
+        assert permits.acquire(timeout=60)
         return image_result(job)
 
     with ScriptedWorker(platform, respond, threads=4):
         for _ in range(KILLS):
             process = start_process(platform, file)
-            wanted = len(platform.jobs) + chance.randint(0, 3)
-            held.release(chance.randint(1, 3))
-            assert until(lambda: len(platform.jobs) >= wanted or process.poll() is not None, 60)  # noqa: B023 - called in the same iteration
+            expected_jobs = len(platform.jobs) + chance.randint(0, 3)
+            permits.release(chance.randint(1, 3))
+            assert until(lambda: len(platform.jobs) >= expected_jobs or process.poll() is not None, 60)  # noqa: B023 - called in the same iteration
             process.kill()
             process.wait()
-        held.release(1000)
+        permits.release(1000)
         status, report = batch(platform, file)
         unsure = report["counts"].get("unsure", 0)
         paid_once = len(seeds(platform)) == len(set(seeds(platform)))
@@ -253,7 +253,7 @@ def test_a_signal_leaves_jobs_for_the_next_run(
 
 
 def test_two_runs_do_not_share_a_folder(platform: RunPodPlatform, file: Path) -> None:
-    """The second is rejected while the first is running."""
+    """A second run for the same folder is rejected while the first one is running."""
     process = start_process(platform, file)
     platform.wait_until(lambda: platform.submissions >= 1, 60)
     status, report = batch(platform, file)
@@ -289,8 +289,8 @@ def test_a_full_disk_loses_no_image(platform: RunPodPlatform, file: Path, tmp_pa
 def test_too_little_disk_space_is_found_before_the_first_job(
     platform: RunPodPlatform, file: Path, tmp_path: Path
 ) -> None:
-    """The error has the free and the approximate required space."""
-    file.write_text(FILE.replace("width = 64\nheight = 64", ""))
+    """The error has the approximate required space."""
+    file.write_text(ASSETS_TOML.replace("width = 64\nheight = 64", ""))
     with small_disk(tmp_path / "small", "1m") as disk:
         status, report = batch(platform, file, f"--out={disk}")
 
@@ -303,7 +303,7 @@ def test_a_partial_run_is_merged_into_the_manifest(platform: RunPodPlatform, fil
     """After `--type` the manifest and the gallery have all images, also one whose prompt has changed since."""
     with ScriptedWorker(platform, image_result, threads=2):
         whole = batch(platform, file)
-        file.write_text(FILE.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
+        file.write_text(ASSETS_TOML.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
         part = batch(platform, file, "--type=ui")
     out = file.parent / "out"
     prompts = {asset["id"]: asset["prompt"] for asset in json.loads((out / "manifest.json").read_text())["assets"]}
@@ -317,14 +317,14 @@ def test_a_partial_run_is_merged_into_the_manifest(platform: RunPodPlatform, fil
 
 @pytest.mark.usefixtures("_in_folder")
 def test_each_game_has_its_own_folder(platform: RunPodPlatform, file: Path) -> None:
-    """`assets/GAME`. A folder with another game's images, or with a foreign index.html, is rejected."""
+    """It is `assets/GAME`. A folder with another game's images, or with a foreign index.html, is rejected."""
     arguments = ["batch", str(file), "--type=ui", "--json"]
     site = Path("site")
     site.mkdir()
     (site / "index.html").write_text("my page")
     with ScriptedWorker(platform, image_result, threads=2):
         assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
-        file.write_text(FILE.replace('"castle"', '"farm"'))
+        file.write_text(ASSETS_TOML.replace('"castle"', '"farm"'))
         assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
         refused = batch(platform, file, "--out=assets/castle")
         mine = batch(platform, file, "--out=site")
@@ -355,13 +355,13 @@ def test_a_direct_comfyui_has_no_price(file: Path) -> None:
 
 @pytest.fixture
 def s3() -> Iterator[S3Server]:
-    """A real S3 server."""
+    """An S3 server on this machine with the bucket `assets`."""
     with S3Server(("assets",)) as s3:
         yield s3
 
 
 def bucket_variables(s3: S3Server, **changes: str) -> dict[str, str]:
-    """Return the variables of a bucket."""
+    """Return the variables for buckets of `s3`, with `changes`."""
     return {
         "BUCKET_ENDPOINT_URL": s3.url,
         "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
@@ -372,7 +372,7 @@ def bucket_variables(s3: S3Server, **changes: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("_in_folder")
 def test_images_are_uploaded_to_a_bucket(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """Each with its name and type, with the manifest and the gallery; the URL was checked, and returns the image."""
+    """The bucket has every image, the manifest and the gallery; the report has an image's URL in the bucket."""
     with ScriptedWorker(platform, image_result, threads=2):
         status, report = batch(platform, file, "--out=s3://assets/castle", **bucket_variables(s3))
 
@@ -397,12 +397,14 @@ def test_images_are_uploaded_to_a_bucket(platform: RunPodPlatform, file: Path, s
 def test_an_unusable_bucket_is_found_before_the_first_job(
     platform: RunPodPlatform, file: Path, s3: S3Server, changes: dict[str, str], code: str, expected: str
 ) -> None:
-    """A small file is uploaded, read back and deleted first: nothing is paid, and no secret is shown."""
+    """The command fails with the reason before it submits a job, and shows no secret."""
     with StalledS3() as stalled, CuttingServer() as cutting:
-        patience = 1 if "stalled" in str(changes) else 60
+        upload_timeout_s = 1 if "stalled" in str(changes) else 60
         addresses = {"url": s3.url, "stalled": f"http://127.0.0.1:{stalled.server_port}", "cutting": cutting.url}
         variables = bucket_variables(s3, **{name: text.format(**addresses) for name, text in changes.items()})
-        status, report = batch(platform, file, "--out=s3://assets/castle", f"--upload-timeout={patience}", **variables)
+        status, report = batch(
+            platform, file, "--out=s3://assets/castle", f"--upload-timeout={upload_timeout_s}", **variables
+        )
 
     assert status == 1
     assert report["error"]["code"] == code
@@ -413,7 +415,7 @@ def test_an_unusable_bucket_is_found_before_the_first_job(
 
 @pytest.mark.usefixtures("_in_folder")
 def test_a_bucket_that_fails_later_loses_no_image(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """The error names it; the next run uploads the generated images, and pays for nothing."""
+    """The run fails with output_not_stored; the next run uploads the generated images without a new job."""
     with S3Server(("assets",)) as dying:
 
         def respond(job: Body) -> Body:
@@ -433,14 +435,14 @@ def test_a_bucket_that_fails_later_loses_no_image(platform: RunPodPlatform, file
 
 @pytest.fixture
 def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images for a bucket are stored in the current folder too."""
+    """Run the test in `tmp_path`, because images for a bucket are also written into the current folder."""
     monkeypatch.chdir(tmp_path)
 
 
 def test_the_real_worker_generates_the_assets(tmp_path: Path) -> None:
-    """A chain and two groups. The manifest has the versions of worker, ComfyUI and workflow."""
+    """The real worker generates the images of two groups, one of them derived from another, in the requested size."""
     file = tmp_path / "assets.toml"
-    file.write_text(FILE.replace("variations = 3", "variations = 1"))
+    file.write_text(ASSETS_TOML.replace("variations = 3", "variations = 1"))
     with running_worker(step_s=0.01) as setup:
         status, report = batch(setup.platform, file)
 
@@ -450,7 +452,7 @@ def test_the_real_worker_generates_the_assets(tmp_path: Path) -> None:
 
 
 def test_the_script_generates_the_shipped_game(tmp_path: Path) -> None:
-    """`scripts/generate_game_assets castle-defence --type=entity` generates its entities."""
+    """`scripts/generate_game_assets castle-defence --type=entity` generates the game's entities."""
     with Simulator() as simulator:
         done = subprocess.run(
             [ROOT / "scripts" / "generate_game_assets", "castle-defence", "--type=entity", f"--out={tmp_path}"],

@@ -31,11 +31,11 @@ pytestmark = pytest.mark.slow
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
 PRICE_VARIABLE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
 """With this rate the price catalogue is not requested."""
-DIRECT = {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
+DIRECT_ENDPOINT = {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
 
 
 def respond_with_timings(job: Body) -> Body:
-    """Respond like our worker, with timings and versions; every seed that ends with 7 fails."""
+    """Return a result like our worker's, with timings and versions; for a seed that ends with 7, return an error."""
     if job["input"]["seed"] % 10 == 7:
         return {"error": json.dumps({"code": "out_of_memory", "message": "no room", "retryable": True, "details": {}})}
     body = image_result(job)
@@ -50,7 +50,7 @@ def platform() -> Iterator[RunPodPlatform]:
 
 
 def run(environment: Mapping[str, str], folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Measure with few jobs; return the status and benchmark.json."""
+    """Run the benchmark with few jobs; return the exit status and the content of benchmark.json."""
     small = ["--jobs", "3", "--levels", "1,2", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
     status = main([*small, *arguments, "--output", str(folder)], environment)
     return status, json.loads((folder / "benchmark.json").read_text())
@@ -58,7 +58,7 @@ def run(environment: Mapping[str, str], folder: Path, *arguments: str) -> tuple[
 
 @pytest.fixture(scope="module")
 def measured(platform: RunPodPlatform, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path]:
-    """One run on the endpoint: seed 17 is among its jobs, and fails."""
+    """Exit status, benchmark.json and folder of one run on the endpoint. The job with seed 17 fails in it."""
     folder = tmp_path_factory.mktemp("measured")
     before = platform.submissions
     status, found = run({**platform.client_env(), **PRICE_VARIABLE}, folder)
@@ -67,7 +67,7 @@ def measured(platform: RunPodPlatform, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_every_job_and_second_is_accounted_for(measured: tuple[int, dict[str, Any], Path]) -> None:
-    """Each level's jobs are done or failed; the stages of each add up to its total; warm-ups are not samples."""
+    """Jobs of a level are done or failed, the stages of a job add up to its duration, and warm-ups are not samples."""
     _, found, _ = measured
 
     assert [level["concurrency"] for level in found["levels"]] == [1, 2]
@@ -97,7 +97,7 @@ def test_a_failure_is_counted_and_shown(
 
 
 def test_the_conditions_are_recorded(measured: tuple[int, dict[str, Any], Path], platform: RunPodPlatform) -> None:
-    """Machine, date, versions, inputs and price are recorded with the figures; the key is not."""
+    """Machine, date, versions, inputs and price are recorded with the figures. The API key is in no file."""
     _, found, folder = measured
 
     assert found["machine"].keys() == {"python", "system", "cpus"}
@@ -131,7 +131,7 @@ def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, An
 def test_two_runs_are_shown_side_by_side(
     measured: tuple[int, dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--compare reads both runs and names them by their files; nothing is sent."""
+    """--compare shows each of two runs under the name of its file, on the page and in the output."""
     _, found, folder = measured
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**found, "levels": found["levels"][:1]}))
@@ -151,7 +151,7 @@ def test_two_runs_are_shown_side_by_side(
 def test_a_file_that_is_not_a_benchmark_is_reported(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command exits with status 3 and prints no traceback."""
+    """--compare with such a file exits with status 3, and the error names the file."""
     (tmp_path / "a.json").write_text(text)
 
     assert main(["--compare", str(tmp_path / "a.json")], {}) == 3
@@ -170,7 +170,7 @@ def test_a_cold_start_is_recorded(platform: RunPodPlatform, tmp_path: Path) -> N
 
 
 def test_a_dry_run_sends_nothing(platform: RunPodPlatform, capsys: pytest.CaptureFixture[str]) -> None:
-    """--dry-run prints the number of jobs."""
+    """--dry-run prints the number of jobs and submits none."""
     before = platform.submissions
 
     assert main(["--dry-run", "--jobs", "5", "--levels", "2"], {**platform.client_env(), **PRICE_VARIABLE}) == 0
@@ -179,7 +179,7 @@ def test_a_dry_run_sends_nothing(platform: RunPodPlatform, capsys: pytest.Captur
 
 
 def test_a_comfyui_is_measured_directly(tmp_path: Path) -> None:
-    """Any provider can be measured; this one has no platform to wait for."""
+    """A run on a ComfyUI has no stage `wait`, because no platform queues the jobs."""
     with Simulator(step_s=0.001) as simulator:
         status, found = run({"COMFYUI_ENDPOINT": simulator.url}, tmp_path, "--warmups", "0")
 
@@ -201,7 +201,7 @@ def test_scenario_is_measured_without_a_price(tmp_path: Path) -> None:
 
 
 def respond_once(ended: threading.Event, job: Body) -> Body:
-    """Respond to the first job, and to no other until the end."""
+    """Return a result: at once for the first job, which has seed 10, and for others not until `ended` is set."""
     if job["input"]["seed"] != 10:
         ended.wait(60)
     return image_result(job)
@@ -209,7 +209,7 @@ def respond_once(ended: threading.Event, job: Body) -> Body:
 
 @pytest.fixture
 def stuck_platform() -> Iterator[RunPodPlatform]:
-    """An endpoint that has responded to one job, and never ends the others."""
+    """An endpoint that ends only the first job, which has seed 10."""
     ended = threading.Event()
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,
@@ -219,8 +219,8 @@ def stuck_platform() -> Iterator[RunPodPlatform]:
         ended.set()
 
 
-def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
-    """Running jobs are cancelled, unsent ones are counted, and the status is 1."""
+def test_the_time_limit_ends_the_benchmark(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
+    """Running jobs are cancelled, jobs that were not submitted are counted, and the exit status is 1."""
     limits = ("--max-s", "4", "--hold-s", "0", "--warmups", "0", "--levels", "2")
     status, found = run({**stuck_platform.client_env(), **PRICE_VARIABLE}, tmp_path, *limits)
 
@@ -234,7 +234,7 @@ def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) 
 
 
 def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
-    """A job over the time limit is cancelled, so that it is not billed after the benchmark."""
+    """A job over --job-timeout-s counts as failed, and is cancelled so that it is not billed after the benchmark."""
     limits = ("--job-timeout-s", "0.5", "--hold-s", "0", "--warmups", "0", "--levels", "1", "--jobs", "1")
     status, found = run({**stuck_platform.client_env(), **PRICE_VARIABLE}, tmp_path, *limits)
 
@@ -244,7 +244,7 @@ def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck_platform: RunPo
 
 
 def test_ctrl_c_cancels_running_jobs(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
-    """The status is 130, no job is left running, and the measurements so far are written."""
+    """The exit status is 130, all jobs have ended, and the measurements so far are written."""
     small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
     command = [sys.executable, "-m", "bench.endpoint", *small, "--hold-s", "0", "--warmups", "0"]
     environment = {**os.environ, **stuck_platform.client_env(), **PRICE_VARIABLE}
@@ -262,37 +262,37 @@ def test_ctrl_c_cancels_running_jobs(stuck_platform: RunPodPlatform, tmp_path: P
 
 
 def test_the_price_is_from_the_catalogue_if_there_is_a_key(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """RunPod's catalogue takes precedence over the table, the owner's own rate over both."""
-    one = ("--levels", "1", "--jobs", "1", "--warmups", "0")
+    """RunPod's catalogue takes precedence over the table, and COMFY_CLIENT_GPU_USD_PER_S over the catalogue."""
+    one_job = ("--levels", "1", "--jobs", "1", "--warmups", "0")
     with RunPodAccount(platform) as account:
         environment = account.environment() | platform.client_env()
-        _, live = run(environment, tmp_path, *one)
-        own = find_price("ADA_24", {**environment, **PRICE_VARIABLE})
-    table = find_price("ADA_24", {**environment, "RUNPOD_REST_BASE_URL": "http://127.0.0.1:9"})
+        _, found = run(environment, tmp_path, *one_job)
+        own_price = find_price("ADA_24", {**environment, **PRICE_VARIABLE})
+    table_price = find_price("ADA_24", {**environment, "RUNPOD_REST_BASE_URL": "http://127.0.0.1:9"})
 
-    assert live["price"]["source"] == "RunPod's catalogue"
-    assert own.source == "COMFY_CLIENT_GPU_USD_PER_S"
-    assert table == Price(0.00031, "the table of 2026-08-20", "ADA_24")
+    assert found["price"]["source"] == "RunPod's catalogue"
+    assert own_price.source == "COMFY_CLIENT_GPU_USD_PER_S"
+    assert table_price == Price(0.00031, "the table of 2026-08-20", "ADA_24")
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        (["--pool", "ADA_42"], DIRECT, "--pool 'ADA_42'"),
-        ([], {**DIRECT, "COMFY_CLIENT_GPU_USD_PER_S": "cheap"}, "COMFY_CLIENT_GPU_USD_PER_S"),
+        (["--pool", "ADA_42"], DIRECT_ENDPOINT, "--pool 'ADA_42'"),
+        ([], {**DIRECT_ENDPOINT, "COMFY_CLIENT_GPU_USD_PER_S": "cheap"}, "COMFY_CLIENT_GPU_USD_PER_S"),
         ([], {}, "RUNPOD_API_KEY"),
     ],
 )
 def test_an_invalid_setting_is_one_sentence(
     arguments: list[str], environment: dict[str, str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error is one sentence with status 3, before anything is sent."""
+    """The exit status is 3, and the error names the option or the variable."""
     assert main(arguments, environment) == 3
     assert expected in capsys.readouterr().err
 
 
-def test_the_script_is_one_command() -> None:
-    """`scripts/benchmark --help` describes the script."""
+def test_the_script_prints_its_help() -> None:
+    """`scripts/benchmark --help` describes what is measured."""
     command = [str(ROOT / "scripts" / "benchmark"), "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
 

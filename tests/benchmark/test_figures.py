@@ -1,4 +1,4 @@
-"""Computation of the figures from measurements, without I/O."""
+"""The figures that are computed from measurements, and how they are printed. Without I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMINGS = {"queue_s": 0.5, "execute_s": 4.0, "fetch_s": 0.25, "encode_s": 0.25, 
 
 
 def test_the_stages_of_a_job_on_our_worker() -> None:
-    """The platform's delay, the worker's timings, and the unexplained rest."""
+    """The stages are the platform's delay, the worker's timings, and the rest of the total."""
     assert stages_of(8.0, 2.0, 5.2, TIMINGS) == {
         "wait": 2.0,
         "queue": 0.5,
@@ -38,7 +38,7 @@ def test_the_stages_of_a_job_on_our_worker() -> None:
 
 
 def test_the_stages_of_a_direct_comfyui() -> None:
-    """A direct ComfyUI's queue time is the job's delay, and is not counted twice."""
+    """The delay of a job at a direct ComfyUI is the stage `queue`, and there is no stage `wait`."""
     direct = {name: value for name, value in TIMINGS.items() if name != "total_s"}
 
     assert stages_of(6.0, 0.5, 4.0, direct) == {
@@ -51,7 +51,7 @@ def test_the_stages_of_a_direct_comfyui() -> None:
 
 
 def test_the_stages_of_a_stock_worker() -> None:
-    """The stock worker reports no timings, so its execution is one stage."""
+    """The stock worker reports no timings, so its execution is one stage. An unknown time is part of the rest."""
     assert stages_of(8.0, 2.0, 5.0, {}) == {"wait": 2.0, "execute": 5.0, "rest": 1.0}
     assert stages_of(8.0, None, None, {}) == {"rest": 8.0}
 
@@ -65,7 +65,7 @@ def test_the_stages_of_a_stock_worker() -> None:
 def test_stages_are_known_ones_and_no_time_is_lost(
     total: float, delay: float | None, execution: float | None, timings: dict[str, float]
 ) -> None:
-    """The stages add up to at least the total, and none is negative."""
+    """The stages are in STAGES, add up to at least the total, and none is negative."""
     stages = stages_of(total, delay, execution, timings)
 
     assert set(stages) <= set(STAGES)
@@ -75,7 +75,7 @@ def test_stages_are_known_ones_and_no_time_is_lost(
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=50))
 def test_percentiles_are_ordered(values: list[float]) -> None:
-    """Between minimum and maximum, p50 below p95."""
+    """p50 is at most p95, and they are between the minimum and the maximum."""
     found = percentiles(values)
 
     assert found is not None
@@ -102,7 +102,7 @@ def succeeded_job(seed: int, begun_s: float, ended_s: float, execution_s: float 
 
 
 def test_a_level_counts_every_job_once() -> None:
-    """Failed, cancelled and unsent ones are counted and shown, but are not part of the times."""
+    """Failed, cancelled and unsent jobs are counted, but their times are in neither `total` nor `stages`."""
     samples = [
         succeeded_job(1, 0.0, 2.0),
         succeeded_job(2, 0.0, 4.0),
@@ -124,14 +124,17 @@ def test_a_level_counts_every_job_once() -> None:
 
 
 def test_a_level_without_a_success_has_no_figures() -> None:
-    """A level whose jobs all failed is not shown as fast or cheap."""
+    """A level whose jobs all failed has no times, no stages, no cost and no throughput."""
     level = level_figures(1, [Sample(1, FAILED, 0.0, 1.0, error=("network", "gone"))], PRICE, None)
 
     assert (level["total"], level["stages"], level["cost"], level["images_per_min"]) == (None, {}, None, None)
 
 
 def test_the_cost_of_an_image() -> None:
-    """By execution, each job's seconds are rounded up; by time, all workers are paid for the whole level."""
+    """By execution, the seconds of each job are rounded up. By time, all workers are paid for the whole level.
+
+    Without execution times there is no cost, and without a number of workers there is none by time.
+    """
     done = [succeeded_job(1, 0.0, 2.0), succeeded_job(2, 0.0, 4.0, 2.0)]
 
     assert cost(done, 3.5, PRICE, 2) == {"by_execution": 0.002, "by_time": 0.004}
@@ -141,11 +144,11 @@ def test_the_cost_of_an_image() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
 def test_seconds_have_three_digits(value: float | None, text: str) -> None:
-    """Seconds are formatted with three digits; a missing value is formatted too."""
+    """Seconds are printed with two or three significant digits; a missing value is printed as `-`."""
     assert seconds(value) == text
 
 
 def test_a_table_is_aligned() -> None:
-    """The first column to the left, the others to the right; cents are of dollars."""
+    """The first column is aligned left, the others right. Dollars are printed as cents, a missing value as `-`."""
     assert table([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc   d"
     assert (cents(0.0037), cents(None)) == ("0.370 ¢", "-")

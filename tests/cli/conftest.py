@@ -1,4 +1,4 @@
-"""Fixtures: the command in this process, and a platform for it."""
+"""Fixtures: a Shell that runs `comfy-client` in this process, and a simulated platform."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simulators.runpod.scripted_worker import ScriptedWorker, image_result, png
 
 @dataclass(frozen=True)
 class Completed:
-    """A completed command."""
+    """A completed command: its exit status, the bytes on its stdout, and the text on its stderr."""
 
     status: int
     data: bytes
@@ -26,12 +26,12 @@ class Completed:
 
     @property
     def out(self) -> str:
-        """Its standard output."""
+        """The text on stdout."""
         return self.data.decode("utf-8")
 
     @property
     def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        """The one JSON object in its standard output."""
+        """The value of the JSON text on stdout."""
         return json.loads(self.out)
 
 
@@ -42,7 +42,7 @@ class Shell:
     environment: Mapping[str, str]
 
     def __call__(self, *arguments: str, **changes: str) -> Completed:
-        """Run `comfy-client` with `arguments`."""
+        """Run `comfy-client` with `arguments`, and with `changes` to the variables."""
         data, err = io.BytesIO(), io.StringIO()
         with io.TextIOWrapper(data, encoding="utf-8", write_through=True) as out:
             status = main(arguments, {**self.environment, **changes}, out, err)
@@ -58,7 +58,7 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def shell(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """The command, run in a folder that only has one image."""
+    """A Shell in a new folder, which contains only in.png."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.png").write_bytes(png(16))
     return Shell(platform.client_env())

@@ -33,14 +33,14 @@ def test_an_image_is_written_to_its_file(shell: Shell, platform: RunPodPlatform)
 
 
 def test_the_default_name_has_workflow_and_seed(shell: Shell) -> None:
-    """The default file name has the seed, so an image with another seed does not overwrite it."""
+    """The default file name has the workflow and the seed, so an image with another seed gets another file."""
     shell("txt2img", "a knight", "--seed", "7")
 
     assert Path("flux-dev-txt2img-7.png").exists()
 
 
 def test_an_image_is_written_to_stdout(shell: Shell) -> None:
-    """`-o -` writes the bytes, and nothing else."""
+    """`-o -` writes only the image's bytes to stdout."""
     ended = shell("txt2img", "a knight", "-o", "-", "--seed", "7")
 
     assert ended.status == 0
@@ -74,7 +74,7 @@ def test_a_workflow_runs_by_name_with_pairs(shell: Shell, platform: RunPodPlatfo
 
 
 def test_loras_have_flags(shell: Shell, platform: RunPodPlatform) -> None:
-    """`--loras name:strength` may be repeated."""
+    """`--loras name:strength` may be repeated, and the strength may be left out."""
     shell("txt2img", "x", "--loras", "a.safetensors:0.8", "--loras", "b.safetensors")
     [job] = platform.jobs.values()
 
@@ -82,7 +82,7 @@ def test_loras_have_flags(shell: Shell, platform: RunPodPlatform) -> None:
 
 
 def test_a_graph_runs_from_its_file(shell: Shell, platform: RunPodPlatform, workflows: Mapping[str, Workflow]) -> None:
-    """`run --graph file.json --image name=path --set …`."""
+    """`run --graph` sends the graph of a file, the files of `--image name=path`, and the overrides of `--set`."""
     [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "image": "knight.png"})
     Path("graph.json").write_text(json.dumps(graph))
     ended = shell("run", "--graph", "graph.json", "--image", "knight.png=in.png", "--set", "KSampler.steps=3")
@@ -95,7 +95,7 @@ def test_a_graph_runs_from_its_file(shell: Shell, platform: RunPodPlatform, work
 
 
 def test_options_are_sent_to_runpod(shell: Shell, platform: RunPodPlatform) -> None:
-    """Policy and webhook have flags."""
+    """Flags set RunPod's policy, whose times are in milliseconds."""
     shell("submit", "txt2img", "-iprompt=x", "--ttl", "60", "--execution-timeout", "30", "--low-priority")
     [job] = platform.jobs.values()
 
@@ -103,22 +103,24 @@ def test_options_are_sent_to_runpod(shell: Shell, platform: RunPodPlatform) -> N
 
 
 def test_a_job_is_submitted_queried_awaited_and_cancelled(shell: Shell) -> None:
-    """`submit` prints an id that the other commands accept."""
+    """`submit` prints an id that `wait`, `status` and `cancel` accept."""
     job_id = shell("submit", "txt2img", "-i", "prompt=a knight", "-i", "seed=3").out.strip()
     waited = shell("wait", job_id, "-o", "x.png")
-    looked = shell("status", job_id)
+    queried = shell("status", job_id)
     cancelled = shell("cancel", job_id)
 
-    assert (waited.status, looked.status, cancelled.status) == (0, 0, 0)
+    assert (waited.status, queried.status, cancelled.status) == (0, 0, 0)
     assert Path("x.png").read_bytes() == png(8, 3)
-    assert looked.out == f"{job_id}  succeeded\n"
+    assert queried.out == f"{job_id}  succeeded\n"
     assert cancelled.out == f"{job_id}  succeeded\n"
 
 
 def test_several_images_are_numbered(platform: RunPodPlatform, shell: Shell) -> None:
-    """`-o knight.png` with two images writes knight-1.png and knight-2.png; `-o -` writes the others into files."""
-    two = {"output": {"images": [image_entry(png(8, 1), 1), image_entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
+    """With two images `-o knight.png` numbers the files; `-o -` writes both into files and exits with 1."""
+    two_images = {
+        "output": {"images": [image_entry(png(8, 1), 1), image_entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}
+    }
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two_images):
         both = shell("txt2img", "x", "-o", "knight.png", **other.client_env())
         piped = shell("txt2img", "x", "-o", "-", **other.client_env())
 
@@ -134,17 +136,17 @@ def test_a_failed_job_exits_with_1_and_a_wait_timeout_with_5(platform: RunPodPla
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: failure):
         failed = shell("txt2img", "x", **other.client_env())
         other.faults.throttle_workers()
-        over = shell("txt2img", "x", "--wait-timeout", "0.5", "--json", **other.client_env())
+        timed_out = shell("txt2img", "x", "--wait-timeout", "0.5", "--json", **other.client_env())
 
     assert failed.status == 1
     assert failed.err.endswith("comfy-client: out_of_memory: The GPU is full.\n")
-    assert over.status == 5
-    assert over.json["error"]["details"]["why"] == "throttled"
+    assert timed_out.status == 5
+    assert timed_out.json["error"]["details"]["why"] == "throttled"
     assert platform.submissions == 0
 
 
 def test_doctor_reports_each_check(shell: Shell, platform: RunPodPlatform) -> None:
-    """Each line has a mark; a key is not shown."""
+    """`doctor` prints one line for each check, and no API key."""
     ended = shell("doctor", "--generate")
 
     assert ended.status == 0
@@ -156,9 +158,9 @@ def test_doctor_reports_each_check(shell: Shell, platform: RunPodPlatform) -> No
 
 def test_doctor_names_missing_models(shell: Shell) -> None:
     """For a direct ComfyUI, `doctor` checks the files of the workflows' models."""
-    with Simulator() as whole, Simulator(models={"vae": ()}) as poor:
-        healthy = shell("doctor", COMFYUI_ENDPOINT=whole.url)
-        unhealthy = shell("doctor", COMFYUI_ENDPOINT=poor.url)
+    with Simulator() as complete, Simulator(models={"vae": ()}) as incomplete:
+        healthy = shell("doctor", COMFYUI_ENDPOINT=complete.url)
+        unhealthy = shell("doctor", COMFYUI_ENDPOINT=incomplete.url)
 
     assert healthy.status == 0
     assert unhealthy.status == 3
@@ -175,7 +177,7 @@ def test_doctor_warns_of_an_endpoint_without_workers(shell: Shell) -> None:
 
 
 def test_a_workflow_s_inputs_are_listed(shell: Shell, workflows: Mapping[str, Workflow]) -> None:
-    """Types, ranges and defaults, or the schema itself."""
+    """`workflows NAME` lists the inputs with ranges and defaults; `--schema` prints the schema."""
     listed = shell("workflows", "txt2img").out
     schema = json.loads(shell("workflows", "txt2img", "--schema").out)
 
@@ -186,14 +188,14 @@ def test_a_workflow_s_inputs_are_listed(shell: Shell, workflows: Mapping[str, Wo
 
 
 def test_every_error_is_explained(shell: Shell) -> None:
-    """`errors CODE` prints cause and remedy."""
+    """`errors CODE` prints the code's remedy."""
     for code in ErrorCode:
         assert code.remedy in shell("errors", code.value).out
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh"])
 def test_completion_is_a_script(shell: Shell, shell_name: str) -> None:
-    """The completion script has the commands, and the flags from the schemas."""
+    """The completion script contains commands, and flags from the schemas."""
     script = shell("completion", shell_name).out
 
     assert "img2img" in script

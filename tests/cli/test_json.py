@@ -35,13 +35,15 @@ JSON_COMMANDS = (
     ["completion", "bash"],
     ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
 )
-SERVERS = {"simulate", "scenario"}
-"""Commands that run a server: they print its URL."""
+SERVER_COMMANDS = {"simulate", "scenario"}
+"""Commands that run a server and print the server's URL."""
 
 
 def test_every_command_is_tested(workflows: Mapping[str, Workflow]) -> None:
-    """A new command must be added here; commands that run a server have their own tests."""
-    assert {arguments[0] for arguments in JSON_COMMANDS} | SERVERS >= {each.name for each in commands(workflows)}
+    """JSON_COMMANDS has every command except those that run a server, which have their own tests."""
+    assert {arguments[0] for arguments in JSON_COMMANDS} | SERVER_COMMANDS >= {
+        each.name for each in commands(workflows)
+    }
 
 
 @pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=lambda words: " ".join(words).replace(str(ROOT), ""))
@@ -55,8 +57,8 @@ def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
     assert ended.status == 0, ended
     assert isinstance(ended.json, dict)
     assert "error" not in ended.json
-    makes = arguments[0] in {"txt2img", "img2img", "run"}
-    assert ended.err == (f"job {ended.json['job_id']}\n" if makes else "")
+    generates = arguments[0] in {"txt2img", "img2img", "run"}
+    assert ended.err == (f"job {ended.json['job_id']}\n" if generates else "")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
 def test_every_error_has_its_status_and_its_object(
     shell: Shell, arguments: list[str], changes: dict[str, str], status: int, code: str
 ) -> None:
-    """With --json an error is `{"error": report}`; without, one sentence on stderr and nothing on stdout."""
+    """With --json an error is `{"error": report}`. Without it, all but `doctor` print only a sentence on stderr."""
     json_output = shell(*arguments, "--json", **changes)
     text_output = shell(*arguments, **changes)
 
@@ -108,7 +110,7 @@ def test_every_error_has_its_status_and_its_object(
 
 
 def test_json_may_precede_the_command(shell: Shell) -> None:
-    """`comfy-client --json health` is `comfy-client health --json`."""
+    """`comfy-client --json health` prints the same object as `comfy-client health --json`."""
     assert shell("--json", "health").json == shell("health", "--json").json
 
 
@@ -125,7 +127,7 @@ def test_every_error_code_is_printed(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", [["simulate"], ["scenario", "serve", "--insecure-local", "--data=."]], ids=" ".join)
 def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> None:
-    """The error has the remedy and no traceback."""
+    """The command exits with 3, and the error names --port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = shell(*command, "--port", str(taken.getsockname()[1]), "--json")
 
@@ -139,6 +141,6 @@ def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> N
     ids=" ".join,
 )
 def test_an_invalid_flag_of_the_simulator_is_rejected(shell: Shell, arguments: list[str]) -> None:
-    """Status 2 at once, before a server is started."""
+    """The command exits with 2, and the error is invalid_input."""
     assert shell("simulate", *arguments, "--json").json["error"]["code"] == "invalid_input"
     assert shell("simulate", *arguments).status == 2

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def respond_in_format(job: Body) -> Body:
-    """Return an image in the format that the job requests."""
+    """Return a result with an image in the format that the job requests."""
     wanted = job["input"].get("output_format", "png")
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, wanted)
@@ -101,7 +101,7 @@ def test_the_suffix_selects_the_format(shell: Shell, command: list[str], name: s
 
 
 def test_a_job_of_another_format_gets_its_own_suffix(shell: Shell) -> None:
-    """`wait` cannot choose the format: the file gets the matching suffix, and a message has the type."""
+    """`wait` cannot choose the format: the file gets the format's suffix, and a message has the MIME type."""
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, respond_in_format):
         job_id = shell("submit", "txt2img", "-iprompt=x", "-ioutput_format=webp", **other.client_env()).out.strip()
         ended = shell("wait", job_id, "-o", "a.png", **other.client_env())
@@ -128,10 +128,10 @@ def test_nothing_is_overwritten_without_force(shell: Shell, output: list[str]) -
 
 
 def test_a_graph_that_runs_twice_keeps_both_images(shell: Shell) -> None:
-    """ComfyUI numbers the images of each job from 1."""
+    """The second file gets another name, although ComfyUI numbers the images of each job from 1."""
     Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
-    graph: Body = {"output": {"images": [image_entry(png(8, 3), None)]}}
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
+    response: Body = {"output": {"images": [image_entry(png(8, 3), None)]}}
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: response):
         ended = [shell("run", "--graph", "g.json", **other.client_env()) for _ in range(2)]
 
     assert [each.out for each in ended] == ["flux-dev_00001_.png  8 x 8\n", "flux-dev_00001_-1.png  8 x 8\n"]
@@ -140,8 +140,10 @@ def test_a_graph_that_runs_twice_keeps_both_images(shell: Shell) -> None:
 
 def test_the_name_may_contain_the_seed(shell: Shell) -> None:
     """`{seed}` is replaced by each image's seed; then the images are not numbered."""
-    two = {"output": {"images": [image_entry(png(8, 1), 1), image_entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
+    two_images = {
+        "output": {"images": [image_entry(png(8, 1), 1), image_entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}
+    }
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two_images):
         ended = shell("txt2img", "x", "-o", "k-{seed}.png", **other.client_env())
 
     assert [line.split()[0] for line in ended.out.splitlines()] == ["k-1.png", "k-2.png"]
@@ -159,10 +161,10 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
     """A pipe with a slow reader delays the save. A signal then ends the command, which prints the job's id again."""
     incompressible_png = io.BytesIO()
     Image.frombytes("RGB", (300, 300), os.urandom(270_000)).save(incompressible_png, "png")  # more than a pipe holds
-    respond = {"output": {"images": [image_entry(incompressible_png.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
+    response = {"output": {"images": [image_entry(incompressible_png.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
     os.mkfifo(tmp_path / "x.png")
     reader = os.open(tmp_path / "x.png", os.O_RDONLY | os.O_NONBLOCK)
-    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, lambda _: respond):
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, lambda _: response):
         terminal = Terminal(["txt2img", "a knight", "-o", "x.png"], platform.client_env(), tmp_path)
         assert until(lambda: select.select([reader], [], [], 0)[0])
         terminal.process.send_signal(signal.SIGTERM)
@@ -174,11 +176,11 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
 
 def test_a_worker_s_file_name_cannot_leave_the_folder(shell: Shell) -> None:
     """A result's file is written into the folder, whatever its name is."""
-    graph: Body = {
+    response: Body = {
         "output": {"images": [image_entry(png(), None, filename=name) for name in ("../../a.png", "c:\\b.png")]}
     }
     Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: response):
         ended = shell("run", "--graph", "g.json", "-o", "out/", **other.client_env())
 
     assert [line.split()[0] for line in ended.out.splitlines()] == ["out/a.png", "out/b.png"]
@@ -186,7 +188,7 @@ def test_a_worker_s_file_name_cannot_leave_the_folder(shell: Shell) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["lines", "json"])
 def test_a_full_disk_loses_no_image(shell: Shell, tmp_path: Path, flags: list[str]) -> None:
-    """The image is written into the current folder; the message has its path and the job; the status is 1."""
+    """The image is written into the current folder; the message has the path and the job's id; the status is 1."""
     with small_disk(tmp_path / "small", "64k") as disk, RunPodPlatform(long_poll_s=0.1) as other:
 
         def respond(job: Body) -> Body:
@@ -207,7 +209,7 @@ def test_a_full_disk_loses_no_image(shell: Shell, tmp_path: Path, flags: list[st
 
 
 def free_bytes(disk: Path) -> int:
-    """Return the number of free bytes."""
+    """Return the number of free bytes of a disk."""
     found = os.statvfs(disk)
     return found.f_bavail * found.f_frsize
 
@@ -232,7 +234,7 @@ def test_a_broken_pipe_loses_no_image(platform: RunPodPlatform, tmp_path: Path) 
 
 
 def test_a_device_is_written_to(shell: Shell) -> None:
-    """`-o /dev/null` writes to the device and does not replace it by a file."""
+    """`-o` writes to a device, whether the write succeeds or fails, and does not replace it by a file."""
     assert shell("txt2img", "x", "-o", "/dev/null").status == 0
     assert Path("/dev/null").is_char_device()
     assert shell("txt2img", "x", "--seed", "7", "-o", "/dev/full").status == 1

@@ -11,10 +11,10 @@ from simulators.waiting import until
 
 
 def test_each_change_of_state_is_a_line() -> None:
-    """Steps do not cause a line; the next line has the latest step."""
+    """Further steps of one image cause no line; the next line has the latest step."""
     err = io.StringIO()
     clock = iter(range(0, 1000, 10))
-    lines = ProgressLog(err, clock=lambda: float(next(clock)))
+    log = ProgressLog(err, clock=lambda: float(next(clock)))
     for event in (
         Queued("job-1"),
         Waiting("cold", "1 worker is starting"),
@@ -24,8 +24,8 @@ def test_each_change_of_state_is_a_line() -> None:
         Sampling(1, 2, 1, 20, 2),
         Sampling(1, 2, 9, 20, 22),
     ):
-        lines.show(event)
-    lines.tick()
+        log.show(event)
+    log.tick()
 
     assert [re.sub(r"^\[ *\d+ s\] ", "", line) for line in err.getvalue().splitlines()] == [
         "queued",
@@ -40,6 +40,6 @@ def test_each_change_of_state_is_a_line() -> None:
 def test_a_line_at_each_interval() -> None:
     """At each interval a line with the elapsed time is printed."""
     err = io.StringIO()
-    with ProgressLog(err, tick_s=0.05) as lines:
-        lines.show(Queued("job-1"))
+    with ProgressLog(err, tick_s=0.05) as log:
+        log.show(Queued("job-1"))
         assert until(lambda: err.getvalue().count("queued") >= 4)

@@ -19,18 +19,18 @@ import pytest
 import requests
 
 from bench.worker_setup import running_worker
-from comfy_client.cli.call import raise_on_sigterm
+from comfy_client.cli.call import raise_on_signals
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
-SMALL = ["--width", "64", "--height", "64", "--steps", "8"]
+SMALL_FLAGS = ["--width", "64", "--height", "64", "--steps", "8"]
 
 
 class Terminal:
-    """A process whose stdin and stderr are a terminal, and its output."""
+    """A process of `comfy-client` whose stdin and stderr are a terminal, and the terminal's content."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
     """The bar runs through the stages on stderr; stdout only has the result."""
     with running_worker(step_s=0.4) as setup:
         terminal = Terminal(
-            ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL], setup.platform.client_env(), tmp_path
+            ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL_FLAGS], setup.platform.client_env(), tmp_path
         )
         status, out = terminal.end()
 
@@ -98,7 +98,7 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("columns", [60, 100])
 def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, columns: int) -> None:
-    """The bar is redrawn every second, and the reason for the wait is not truncated."""
+    """The bar is redrawn every second and fits into the terminal; the reason for the wait is not truncated."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path, columns)
         sentence = "RunPod sets it to 0 after a week without requests"
@@ -117,7 +117,7 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
 def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: signal.Signals, status: int) -> None:
-    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled, and its id is printed before and after."""
+    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled; its id is printed before and after that."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
@@ -146,7 +146,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """SIGHUP stays ignored in a command that `nohup` has started."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -167,7 +167,7 @@ def test_ctrl_c_of_wait_does_not_cancel_the_job(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["txt2img", "x"], ["wait", "job-1"], ["health"]], ids=" ".join)
 def test_ctrl_c_with_json(tmp_path: Path, command: list[str]) -> None:
-    """For every interrupted command stdout has one object, and the terminal shows no bar."""
+    """An interrupted command prints one error object on stdout, and the terminal shows no bar."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v2"
         environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": base_url}
@@ -202,7 +202,7 @@ def test_a_closed_pipe_is_not_an_error() -> None:
 
 
 def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
-    """`comfy-client scenario serve --json` prints its URL when it is ready; Ctrl-C stops it with status 0."""
+    """`comfy-client scenario serve --json` prints the shim's URL; Ctrl-C ends the command with status 0."""
     command = [*COMMAND, "scenario", "serve", "--port=0", "--insecure-local", f"--data={tmp_path}", "--json"]
     environment = {**os.environ, "RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep"}
     with killed_at_end(
@@ -218,12 +218,12 @@ def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_the_simulator_is_served(tmp_path: Path) -> None:
-    """`comfy-client simulate --json` prints its URL when it is ready, and generates images."""
+    """`comfy-client simulate --json` prints the simulator's URL, and the simulator generates an image."""
     command = [*COMMAND, "simulate", "--port", "0", "--json"]
     with killed_at_end(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)) as served:
         assert served.stdout is not None
         url = json.loads(served.stdout.readline())["url"]
-        terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
+        terminal = Terminal(["txt2img", "x", *SMALL_FLAGS, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
         assert terminal.end()[0] == 0, terminal.screen
 
     assert (tmp_path / "x.png").exists()

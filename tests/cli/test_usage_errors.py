@@ -65,7 +65,7 @@ def test_a_fault_names_the_flag(shell: Shell, platform: RunPodPlatform, argument
 
 
 def test_json_names_the_field(shell: Shell) -> None:
-    """With --json the fields of the request are named."""
+    """With --json a fault has the path of the field in the request, and not the flag."""
     error = shell("txt2img", "x", "--width", "1000", "--json").json["error"]
 
     assert error["details"]["faults"][0]["path"] == "width"
@@ -109,10 +109,10 @@ def test_json_names_the_field(shell: Shell) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_the_nearest_name_is_suggested(
+def test_an_invalid_command_line_is_explained(
     shell: Shell, platform: RunPodPlatform, arguments: list[str], expected: str
 ) -> None:
-    """Status 2, one sentence, and nothing is sent."""
+    """The command exits with 2, the message has the problem or the remedy, and nothing is sent."""
     ended = shell(*arguments)
 
     assert ended.status == 2
@@ -151,8 +151,8 @@ def test_help_is_available_in_each_way(shell: Shell) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_the_error_without_variables_lists_every_alternative(environment: dict[str, str], expected: str) -> None:
-    """Where to get a key, how to use a ComfyUI, and the simulator."""
+def test_an_invalid_environment_is_explained(environment: dict[str, str], expected: str) -> None:
+    """Without variables the error has every alternative; with wrong ones it has the correct variable or value."""
     ended = Shell(environment)("txt2img", "a knight")
 
     assert ended.status == 3
@@ -162,8 +162,8 @@ def test_the_error_without_variables_lists_every_alternative(environment: dict[s
 @pytest.mark.parametrize(
     "command", [["submit", "txt2img", "-iprompt=x"], ["wait", "a"], ["status", "a"], ["cancel", "a"]]
 )
-def test_submit_is_rejected_for_a_direct_comfyui(shell: Shell, command: list[str]) -> None:
-    """Jobs of a direct ComfyUI end with their process, so `submit` fails with the remedy and starts none."""
+def test_commands_for_submitted_jobs_are_rejected_for_a_direct_comfyui(shell: Shell, command: list[str]) -> None:
+    """A job of a direct ComfyUI ends with the command that sent it, so these commands fail with the remedy."""
     with Simulator() as simulator:
         ended = shell(*command, COMFYUI_ENDPOINT=simulator.url)
         prompts = simulator.executions
@@ -190,7 +190,7 @@ def test_simulate_has_help_without_aiohttp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_console_without_unicode_shows_no_traceback(platform: RunPodPlatform, tmp_path: Path, encoding: str) -> None:
-    """Names and help have characters that the console lacks; --json is still valid JSON."""
+    """File names and help texts may have characters that the console lacks, and --json prints valid JSON."""
     environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
     for arguments in (
         ["txt2img", "x", "-o", "城😀.png"],

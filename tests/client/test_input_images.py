@@ -16,34 +16,36 @@ from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.scripted_worker import incompressible_png, png
 
-TEXT = base64.b64encode(png()).decode()
+PNG_BASE64 = base64.b64encode(png()).decode()
 
 
 def test_every_kind_of_image_becomes_the_same_text(tmp_path: Path) -> None:
-    """A path, a file name, bytes, and base64 result in the same text."""
+    """A Path, a file name, each kind of bytes, and base64 result in the same text."""
     file = tmp_path / "a b.png"
     file.write_bytes(png())
-    for source in (file, str(file), png(), bytearray(png()), memoryview(png()), TEXT):
-        assert image_text(source, "image") == TEXT
+    for source in (file, str(file), png(), bytearray(png()), memoryview(png()), PNG_BASE64):
+        assert image_text(source, "image") == PNG_BASE64
 
 
-@pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
+@pytest.mark.parametrize(
+    "source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{PNG_BASE64}"]
+)
 def test_urls_and_data_uris_are_not_changed(source: str) -> None:
     """URLs and data URIs are sent unchanged; the worker downloads or decodes them."""
     assert image_text(source, "image") == source
 
 
 def test_an_asset_id_is_not_changed_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An asset id belongs to Scenario, unless a file with that name exists."""
+    """An asset id of Scenario is sent unchanged, unless a file with that name exists."""
     monkeypatch.chdir(tmp_path)
     assert image_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
     (tmp_path / "asset_knight").write_bytes(png())
-    assert image_text("asset_knight", "image") == TEXT
+    assert image_text("asset_knight", "image") == PNG_BASE64
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16"])
 def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
-    """The pixels are unchanged."""
+    """The image in the text has the same pixels."""
     image = Image.new(mode, (8, 8))
     sent = Image.open(io.BytesIO(base64.b64decode(image_text(image, "image"))))
 
@@ -67,7 +69,7 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_an_invalid_image_is_reported(source: Any, expected: str) -> None:  # noqa: ANN401 - whatever a caller gives
-    """The error names the input and the problem."""
+    """The error is invalid_image, and has the problem and the input's path."""
     with pytest.raises(JobError, match=expected) as info:
         image_text(source, "image")
 
@@ -76,7 +78,7 @@ def test_an_invalid_image_is_reported(source: Any, expected: str) -> None:  # no
 
 
 def test_a_folder_and_a_file_that_is_too_large_are_reported(tmp_path: Path) -> None:
-    """A folder and a file over the limit are rejected; the file is not read."""
+    """A folder and a file over the limit are invalid_image."""
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
@@ -101,7 +103,7 @@ def test_a_graph_s_files_may_be_of_any_type(tmp_path: Path) -> None:
 
 def test_a_graph_s_images_have_names() -> None:
     """A mapping or a wire-format list is accepted; invalid entries are left to validation; None is omitted."""
-    expected = {"images": [{"name": "a.png", "image": TEXT}]}
+    expected = {"images": [{"name": "a.png", "image": PNG_BASE64}]}
 
     assert with_texts({"images": {"a.png": png()}, "seed": None}) == expected
     assert with_texts({"images": [{"name": "a.png", "image": png()}]}) == expected

@@ -1,4 +1,4 @@
-"""The input types match the workflow schemas."""
+"""The input types and the docstrings of `Client` match the workflow schemas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def keys_of(kind: type) -> set[str]:
 
 
 def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """The types and the schemas have the same keys."""
+    """The types have the keys of the schemas, except for positional arguments, and the call options."""
     call = keys_of(CallOptions) | (ENVELOPE.keys() - {"workflow", "images"})
     txt2img, img2img = workflows["flux-dev-txt2img"].inputs, workflows["flux-dev-img2img"].inputs
 
@@ -55,7 +55,7 @@ def test_the_docstring_has_each_input_with_its_range_and_default(
 
 
 def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """Each input has the Python type of its schema, or None, which omits it."""
+    """Each input has the Python type of its schema, or is None, which omits the input."""
     hints = get_type_hints(Img2ImgInputs, None, {**vars(inputs), **NAMES})
     for name, rule in {**workflows["flux-dev-img2img"].inputs, **ENVELOPE}.items():
         if name in hints and "type" in rule:

@@ -18,14 +18,16 @@ from tests.comfyui.conftest import png
 
 COLOUR = (13, 57, 201)
 """The colour of every planted image; no hostile graph generates it."""
-_NEAR = 2
+_MAX_COLOUR_DEVIATION = 2
 """The maximum deviation of a colour channel in a lossy format."""
 MARKER = "canary-4d1f0b"
 """Text in every planted file that is not an image."""
 UNNAMED = "unnamed-9c27e3"
-"""Part of the names of planted files that no request names: if it is returned, a folder was listed."""
+"""Part of the names of those planted files that no request names. If a result contains it, a folder was listed."""
 OTHER_JOB = f"run-{'c' * 32}"
-NEVER_THERE = f"run-{'e' * 32}"
+"""The run folder of another job, with planted files."""
+ABSENT_JOB = f"run-{'e' * 32}"
+"""A run folder that does not exist."""
 FOLDERS = ("input", "output", "temp")
 SYSTEM_FILES = ("/etc/shadow", "/proc/self/environ", "/dev/zero", "/dev/stdin", "/root/.ssh/id_rsa")
 
@@ -77,7 +79,9 @@ class Canaries:
         if directory is not None:
             self.folders += [directory / kind / OTHER_JOB for kind in FOLDERS]
             self.folders += [directory / "output", directory / "temp", directory / "input-private"]
-        self._closed = [folder for folder in self.folders if folder.name in {"private", OTHER_JOB, "input-private"}]
+        self._forbidden_folders = [
+            folder for folder in self.folders if folder.name in {"private", OTHER_JOB, "input-private"}
+        ]
         self._files = [
             folder / f"{mark}{name}" for folder in self.folders for name in CONTENTS for mark in ("", f"{UNNAMED}-")
         ]
@@ -95,15 +99,15 @@ class Canaries:
         """The absolute paths that attacks try to reach; some do not exist."""
         planted = [str(folder / name) for folder in self.folders for name in CONTENTS]
         absent = [str(folder / "absent.png") for folder in self.folders]
-        missing = [str((self._directory or self.folders[0]) / "input" / NEVER_THERE / "0.png")]
+        missing = [str((self._directory or self.folders[0]) / "input" / ABSENT_JOB / "0.png")]
         return [*planted, *absent, *missing, *SYSTEM_FILES]
 
     def is_forbidden(self, path: Path) -> bool:
-        """Return whether `path` is a planted file, a path next to one, or a secret of the machine."""
-        return str(path) in SYSTEM_FILES or any(map(path.is_relative_to, self._closed))
+        """Return whether `path` is in a planted folder that no job may access, or is a secret of the machine."""
+        return str(path) in SYSTEM_FILES or any(map(path.is_relative_to, self._forbidden_folders))
 
     def changes(self) -> list[str]:
-        """Return the files that were added, changed or removed, except empty folders of custom save nodes."""
+        """Return the files that were added, changed or removed since the start. New empty folders do not count."""
         now = self._tree()
         return sorted(
             [f"+ {path}" for path in now.keys() - self._before.keys()]
@@ -122,12 +126,12 @@ class Canaries:
         """Remove the planted files."""
         for file in self._files:
             file.unlink(missing_ok=True)
-        for folder in self._closed:
+        for folder in self._forbidden_folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def leaks(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each part of a planted file, or of a listing of them, that is in a result or an error."""
+    """Yield a description of each name or content of a planted file that a result or an error contains."""
     words = json.dumps({**result, "images": [], "files": []}, default=str)
     if UNNAMED in words:
         yield "the name of a file that the request does not have"
@@ -147,7 +151,7 @@ def _has_colour(data: bytes) -> bool:
     except OSError:
         return False
     return any(
-        all(abs(value - planted) <= _NEAR for value, planted in zip(colour, COLOUR, strict=True))
+        all(abs(value - planted) <= _MAX_COLOUR_DEVIATION for value, planted in zip(colour, COLOUR, strict=True))
         for _, colour in image.getcolors(1 << 20) or []
         if isinstance(colour, tuple)
     )

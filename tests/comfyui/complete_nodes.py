@@ -1,7 +1,7 @@
-"""Completes a graph that has only the inputs of interest, from the engine's /object_info. Pure.
+"""Completes a graph whose nodes have only the inputs under test, according to ComfyUI's /object_info. Does no I/O.
 
-Each node gets its other required inputs: defaults, first choices, and links to small source nodes. Each output that can
-be saved gets a save node, so that the result contains what a node has read.
+Each node gets its other required inputs: defaults, first choices, and links to small source nodes. Each output of node
+`x` gets a node that saves or previews it, so that the result contains what node `x` has read.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SOURCES: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
     "CONDITIONING": ("CLIPTextEncode", {"text": "x", "clip": ["source-CLIP", 0]}),
 }
-KEEPERS: Mapping[str, tuple[str, str]] = {
+SAVE_NODES: Mapping[str, tuple[str, str]] = {
     "IMAGE": ("SaveImage", "images"),
     "LATENT": ("SaveLatent", "samples"),
     "AUDIO": ("SaveAudio", "audio"),
     "VIDEO": ("SaveVideo", "video"),
 }
-"""Maps an output type to the node class that saves it, and that node's input. Other types are shown by PreviewAny."""
-SIDES = {"width", "height"}
+"""Maps an output type to the node class that saves it, and that node's input. PreviewAny shows the other types."""
+SIZE_INPUTS = {"width", "height"}
 
 
 def declared_inputs(
@@ -50,7 +50,10 @@ def declared_inputs(
 
 
 def completed(graph: Graph, node_types: NodeTypes, *, with_sources: bool = True) -> Graph:
-    """Return `graph` with the missing inputs of its nodes, their source nodes, and save nodes for node `x`."""
+    """Return `graph` with the missing required inputs of its nodes.
+
+    If `with_sources`, the source nodes of the new links and the save nodes of node `x` are added too.
+    """
     done: Graph = {}
     for node_id, node in graph.items():
         inputs = dict(node["inputs"])
@@ -59,13 +62,13 @@ def completed(graph: Graph, node_types: NodeTypes, *, with_sources: bool = True)
                 inputs |= _filled(name, kind, options)
         done[node_id] = {**node, "inputs": inputs}
     if with_sources:
-        done |= _keepers(graph.get("x"), node_types)
+        done |= _save_nodes(graph.get("x"), node_types)
         _add_sources(done)
     return done
 
 
 def _filled(name: str, kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    """Return a value for the input `name`, and for the inputs that depend on it."""
+    """Return values, by input name, for the input `name` and the inputs that depend on it."""
     match kind:
         case list() | "COMBO":
             choices = kind if isinstance(kind, list) else options.get("options", [])
@@ -73,7 +76,7 @@ def _filled(name: str, kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
             return {name: options.get("default", choices[0] if choices and not is_upload else "none")}
         case "INT" | "FLOAT":
             number = options.get("default", 0)
-            small = min(number, 16) if name in SIDES else number
+            small = min(number, 16) if name in SIZE_INPUTS else number
             return {name: max(options.get("min", small), small)}
         case "COMFY_DYNAMICCOMBO_V3":
             return _first_option(name, options["options"][0])
@@ -95,28 +98,28 @@ def _first_option(name: str, option: Mapping[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _keepers(node: Mapping[str, Any] | None, node_types: NodeTypes) -> Graph:
-    keepers: Graph = {}
+def _save_nodes(node: Mapping[str, Any] | None, node_types: NodeTypes) -> Graph:
+    save_nodes: Graph = {}
     outputs = node_types.get(node["class_type"], {}).get("output", []) if node else []
     for slot, kind in enumerate(outputs):
         link: Any = ["x", slot]
         if kind == "MASK" and "MaskToImage" in node_types:
-            keepers[f"mask-{slot}"] = {"class_type": "MaskToImage", "inputs": {"mask": link}}
+            save_nodes[f"mask-{slot}"] = {"class_type": "MaskToImage", "inputs": {"mask": link}}
             link, kind = [f"mask-{slot}", 0], "IMAGE"  # noqa: PLW2901 - the mask was converted to an image
-        class_type, name = KEEPERS.get(kind, ("PreviewAny", "source"))
+        class_type, name = SAVE_NODES.get(kind, ("PreviewAny", "source"))
         if class_type not in node_types:
             continue
         if class_type == "SaveVideo":
             inputs = {name: link, "filename_prefix": "kept", "format": "auto", "codec": "auto"}
         else:
             inputs = {name: link, "filename_prefix": "kept"} if class_type != "PreviewAny" else {name: link}
-        keepers[f"keep-{slot}"] = {"class_type": class_type, "inputs": inputs}
-    if not any(keeper["class_type"].startswith("Save") for keeper in keepers.values()):
-        keepers["keep"] = {
+        save_nodes[f"keep-{slot}"] = {"class_type": class_type, "inputs": inputs}
+    if not any(save_node["class_type"].startswith("Save") for save_node in save_nodes.values()):
+        save_nodes["keep"] = {
             "class_type": "SaveImage",
             "inputs": {"images": ["source-IMAGE", 0], "filename_prefix": "kept"},
         }
-    return keepers
+    return save_nodes
 
 
 def _add_sources(graph: Graph) -> None:

@@ -1,4 +1,7 @@
-"""A ComfyUI for the tests of this folder: the simulator, or the real one at COMFYUI_URL. The tests are the same."""
+"""A ComfyUI for the tests of this folder: the simulator, or a real one at COMFYUI_URL. The tests are the same for each.
+
+Also the function that runs a job on it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-PATIENT = WaitLimits(timeout_s=110, queue_timeout_s=110)
+PATIENT_LIMITS = WaitLimits(timeout_s=110, queue_timeout_s=110)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +37,7 @@ def comfyui_url() -> Iterator[str]:
 
 @pytest.fixture
 def server(comfyui_url: str) -> Iterator[ComfyServer]:
-    """A ComfyServer for it."""
+    """A client of that ComfyUI."""
     server = ComfyServer(comfyui_url)
     yield server
     server.close()
@@ -42,7 +45,7 @@ def server(comfyui_url: str) -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def get_json(comfyui_url: str) -> Callable[[str], Any]:
-    """Return a function that sends GET requests to ComfyUI without our own code, and returns the JSON."""
+    """Return a function that sends a GET request for a path to ComfyUI, without our client, and returns the JSON."""
 
     def get(path: str) -> Any:  # noqa: ANN401 - any JSON value
         return requests.get(comfyui_url + path, timeout=30).json()
@@ -51,21 +54,21 @@ def get_json(comfyui_url: str) -> Callable[[str], Any]:
 
 
 @pytest.fixture
-def job(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a function that runs a job's input, small unless the test changes it."""
+def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function that runs a job. For a template the defaults are two steps and, without an image, 64 x 64."""
     worker = Worker(server, workflows, Settings(job_timeout_s=110))
 
-    def run(job_input: dict[str, Any]) -> dict[str, Any]:
+    def run_input(job_input: dict[str, Any]) -> dict[str, Any]:
         small = {} if isinstance(job_input.get("workflow"), dict) else {"steps": 2}
         if "image" not in job_input and not isinstance(job_input.get("workflow"), dict):
             small |= {"width": 64, "height": 64}
         return run_job(worker, {"id": "test", "input": {**small, **job_input}}, Control())
 
-    return run
+    return run_input
 
 
-def never() -> JobError | None:
-    """Stop nothing."""
+def no_reason_to_stop() -> JobError | None:
+    """Return None: the run continues."""
     return None
 
 

@@ -18,14 +18,14 @@ _WRITES = {"mkdir", "mkdirat", "rename", "renameat", "renameat2", "unlink", "unl
 }  # fmt: skip
 _OPENS = {"open", "openat", "openat2"}
 _CREATED_BY_COMFYUI = {"input", "output", "temp", "input/3d"}
-"""Folders that ComfyUI creates whenever the choices of a loader are read."""
+"""Folders that ComfyUI creates whenever it lists the files a loader node can load (for `/object_info`)."""
 _OWN_FILES = re.compile(r"(^|/)(input|output|temp|datasets)/(run-[0-9a-f]{32}(/|$)|ComfyUI_temp_[a-z]{5}_\d+_\.png$)")
-"""The folders of a run, and images of preview nodes, which have random names and are deleted with the run."""
+"""The folders of runs, and the images of preview nodes: these have random names and are deleted with their run."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """One system call of the process."""
+    """One path in one system call of the process."""
 
     at: float
     call: str
@@ -39,7 +39,7 @@ class Access:
 
 
 def accesses(log: Iterable[str]) -> Iterator[Access]:
-    """Yield the accesses in a log of strace."""
+    """Yield each path of each system call in a log of strace."""
     for line in log:
         found = _CALL.match(line)
         if not found:
@@ -54,15 +54,20 @@ def accesses(log: Iterable[str]) -> Iterator[Access]:
 
 
 def strays(
-    log: Iterable[str], directory: Path, is_forbidden: Callable[[Path], bool], since: float, engine: Iterable[Path]
+    log: Iterable[str],
+    directory: Path,
+    is_forbidden: Callable[[Path], bool],
+    since: float,
+    writable_folders: Iterable[Path],
 ) -> Iterator[Access]:
-    """Yield the accesses after `since` that are not explained by a job's own folder.
+    """Yield the accesses after `since` that a job must not cause.
 
-    `engine` are folders that ComfyUI itself writes to. Accesses to the input folder are allowed: ComfyUI lists it and
-    reads its files whenever a loader's choices are read, and a graph may load files there that are not in a job's
-    folder.
+    These are writes outside the job's own folders, opened files of other jobs or outputs, and any forbidden path. Each
+    folder of a run counts as the job's own unless `is_forbidden`. Reads in the input folder are allowed, except in the
+    folders of other runs: ComfyUI lists the folder and reads files there for `/object_info`, and a graph may load the
+    files that belong to no run. ComfyUI itself may write to `writable_folders`.
     """
-    allowed = (Path("/dev/null"), Path("/dev/shm"), *engine)  # noqa: S108 - semaphores of libraries
+    allowed = (Path("/dev/null"), Path("/dev/shm"), *writable_folders)  # noqa: S108 - semaphores of libraries
     for access in accesses(log):
         if access.at < since or (_OWN_FILES.search(str(access.path)) and not is_forbidden(access.path)):
             continue
@@ -71,9 +76,9 @@ def strays(
             is_allowed = inside in _CREATED_BY_COMFYUI or any(map(access.path.is_relative_to, allowed))
             is_stray = not is_allowed and access.path.name != "datasets"
         elif inside.partition("/")[0] in {"input", "output", "temp"}:
-            is_of_comfyui = inside.startswith("input/") and not inside.startswith("input/run-")
+            is_shared_input = inside.startswith("input/") and not inside.startswith("input/run-")
             is_file = not access.is_directory and inside not in _CREATED_BY_COMFYUI
-            is_stray = access.opens and is_file and not is_of_comfyui
+            is_stray = access.opens and is_file and not is_shared_input
         else:
             is_stray = is_forbidden(access.path)
         if is_stray:

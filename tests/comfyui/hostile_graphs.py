@@ -1,6 +1,6 @@
-"""Generator of graphs and requests that try to read, write or probe files that do not belong to their job. Pure.
+"""Generator of graphs and requests that try to read, write or probe files that do not belong to their job. Does no I/O.
 
-An attack puts one path, in one spelling, by one means into one input of a node class:
+An attack puts one path, in one spelling, by one means into one input of a node class, or into a request for a template:
 
 - path: a file that the generator is given (another job's, one outside ComfyUI's folders, a device, a secret);
 - spelling: absolute, relative with `..`, Windows, percent-encoded, annotated, ... (`spellings`);
@@ -39,9 +39,9 @@ FOLDERS = ("input", "output", "temp")
 LOAD_3D_KEYS = ("image", "mask", "normal", "lineart", "recording")
 FFMPEG_NODES = {"LoadVideo", "LoadAudio", "RecordAudio"}
 """Nodes that open their file with ffmpeg."""
-PAID_NODES = "comfy_api_nodes"
-
+PAID_NODES_PACKAGE = "comfy_api_nodes"
 TEMPLATE_EVERY = 25
+"""Of this number of attacks one is a request for a template; the others send a graph."""
 
 JobInput = dict[str, Any]
 Graph = dict[str, dict[str, Any]]
@@ -49,7 +49,16 @@ Graph = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Attack:
-    """One request, and the file that it tries to reach."""
+    """One request, and the file that it tries to reach.
+
+    Attributes:
+        number: the position of the attack, from 0.
+        target: the path of the file.
+        value: the path in the spelling that the request contains.
+        file_input: the attacked input, such as `LoadImage.image`, or `template`.
+        means: the way in which the value gets into the input.
+        job_input: the input of the job.
+    """
 
     number: int
     target: str
@@ -70,7 +79,7 @@ class FileInput:
     input: str
     kind: str
     is_rare: bool
-    """Whether this input is attacked less often: ComfyUI checks model names, or the node writes a whole model."""
+    """Whether this input is attacked less often: ComfyUI checks it (a model name), or its node writes a whole model."""
 
 
 def file_inputs(node_types: NodeTypes) -> list[FileInput]:
@@ -78,7 +87,7 @@ def file_inputs(node_types: NodeTypes) -> list[FileInput]:
     return [
         FileInput(class_type, name, str(kind), _is_rare(class_type, name))
         for class_type, node_type in sorted(node_types.items())
-        if not str(node_type.get("python_module", "")).startswith(PAID_NODES)
+        if not str(node_type.get("python_module", "")).startswith(PAID_NODES_PACKAGE)
         for name, kind, options in declared_inputs(node_type)
         if _may_name_a_file(name, kind, options)
     ]
@@ -174,7 +183,7 @@ def _object(value: str) -> object:
     return {"image": value, "filename": value, "subfolder": "", "type": "input"}
 
 
-LITERALS: tuple[Callable[[str], object], ...] = (
+LITERAL_FORMS: tuple[Callable[[str], object], ...] = (
     *[_literal] * 6,
     *[_wrapped] * 2,
     _listed,
@@ -185,7 +194,10 @@ LITERALS: tuple[Callable[[str], object], ...] = (
 
 
 def _text_links(value: str, node_types: NodeTypes) -> list[tuple[str, Graph]]:
-    """Return graphs whose node `t` outputs `value` as text, each with the name of its node class."""
+    """Return pairs of a node class and a graph. The node `t` of the graph has this class and outputs `value` as text.
+
+    Graphs with nodes that ComfyUI does not have are left out.
+    """
     half = len(value) // 2
     made: dict[str, Graph] = {
         "PrimitiveString": {"t": _node("PrimitiveString", value=value)},
@@ -221,10 +233,12 @@ def _text_links(value: str, node_types: NodeTypes) -> list[tuple[str, Graph]]:
             "t": _node("ComfySwitchNode", switch=True, on_true=["s", 0], on_false=["s", 0]),
         },
     }
-    known = [
+    available = [
         (name, graph) for name, graph in made.items() if all(n["class_type"] in node_types for n in graph.values())
     ]
-    return [(name, {key: _completed_text(node, node_types) for key, node in graph.items()}) for name, graph in known]
+    return [
+        (name, {key: _completed_text(node, node_types) for key, node in graph.items()}) for name, graph in available
+    ]
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
@@ -241,7 +255,7 @@ class Generator:
 
     Args:
         node_types: ComfyUI's /object_info.
-        base: the folder that contains its input, output and temp folders.
+        base: the folder that contains ComfyUI's folders input, output and temp.
         targets: absolute paths that no job may reach. The files may or may not exist.
         seed: the seed of the random choices.
     """
@@ -277,8 +291,8 @@ class Generator:
             means, given = "playlist", "list.m3u8"
             job_input["images"] = [{"name": given, "image": self._playlist(target)}]
         elif means == "literal":
-            carrier = self._random.choice(LITERALS)
-            means, given = carrier.__name__.strip("_"), carrier(value)
+            form = self._random.choice(LITERAL_FORMS)
+            means, given = form.__name__.strip("_"), form(value)
         elif means == "link":
             means, extra = self._random.choice(_text_links(value, self._node_types) or [("none", {})])
             given = ["t", self._random.choice((0, 0, 0, 1))] if extra else value
@@ -305,7 +319,7 @@ class Generator:
         )
 
     def _playlist(self, target: str) -> str:
-        """Return a playlist, as base64, that makes ffmpeg play another file."""
+        """Return a playlist, as base64, that makes ffmpeg open `target`."""
         lists = (
             f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n",
             f"ffconcat version 1.0\nfile {target}\n",
@@ -313,7 +327,7 @@ class Generator:
         return base64.b64encode(self._random.choice(lists).encode()).decode()
 
     def _override(self, file_input: FileInput, given: object, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return overrides that replace a harmless input by `given`, and put the harmless value into the graph."""
+        """Put a harmless value into the attacked input in `inputs`; return overrides that replace it by `given`."""
         inputs[file_input.input] = "harmless.png"
         node = self._random.choice(("x", "The Node"))
         if self._random.random() < 0.2:

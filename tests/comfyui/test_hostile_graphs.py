@@ -1,8 +1,8 @@
 """Requests that try to access files outside their job's folders, on the simulator or on a real ComfyUI.
 
-60 by default, on the simulator; `COMFYUI_HOSTILE_GRAPHS=1000` sends a thousand. For a real ComfyUI set `COMFYUI_URL`,
-`COMFYUI_DATA_DIR` (the folder of its input, output and temp), and `COMFYUI_FILE_TRACE`, its log of strace
-(`file_trace`).
+`COMFYUI_HOSTILE_GRAPHS` is the number of requests, 60 by default. For a real ComfyUI set `COMFYUI_URL`,
+`COMFYUI_DATA_DIR` (the folder that contains its folders input, output and temp), and `COMFYUI_FILE_TRACE`, a log of
+strace for its process (`file_trace`).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
 FILE_TRACE = os.environ.get("COMFYUI_FILE_TRACE")
 COUNT = int(os.environ.get("COMFYUI_HOSTILE_GRAPHS", "60"))
 SEED = int(os.environ.get("COMFYUI_HOSTILE_SEED", "11"))
-JOB_S = 20.0
+JOB_TIMEOUT_S = 20.0
 
 Send = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path | None]]:
-    """The URL of a ComfyUI, and its folders if this process can access them."""
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path | None]]:
+    """The URL of a ComfyUI, and its base folder if this process can access it."""
     if COMFYUI_URL:
         yield COMFYUI_URL, Path(DATA_DIRECTORY).resolve() if DATA_DIRECTORY else None
         return
@@ -53,40 +53,40 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 
 @pytest.fixture
-def canaries(engine: tuple[str, Path | None], tmp_path: Path) -> Iterator[Canaries]:
+def canaries(comfyui: tuple[str, Path | None], tmp_path: Path) -> Iterator[Canaries]:
     """Files that no job may reach."""
-    planted = Canaries(engine[1], tmp_path.resolve())
+    planted = Canaries(comfyui[1], tmp_path.resolve())
     yield planted
     planted.remove()
 
 
 @pytest.fixture(params=["worker", "direct"])
 def send(
-    request: pytest.FixtureRequest, engine: tuple[str, Path | None], workflows: Mapping[str, Workflow]
+    request: pytest.FixtureRequest, comfyui: tuple[str, Path | None], workflows: Mapping[str, Workflow]
 ) -> Iterator[Send]:
-    """Return a function that runs a request through the worker or the direct provider."""
-    url, directory = engine
+    """Yield a function that runs a request through the worker or the direct provider."""
+    url, directory = comfyui
     if request.param == "worker":
         server = ComfyServer(url, directory=directory)
-        worker = Worker(server, workflows, Settings(job_timeout_s=JOB_S, max_result_bytes=64 << 20))
+        worker = Worker(server, workflows, Settings(job_timeout_s=JOB_TIMEOUT_S, max_result_bytes=64 << 20))
         yield lambda job_input: run_job(worker, {"id": "hostile", "input": job_input}, Control())
         server.close()
         return
     provider = DirectProvider(url, workflows, directory=directory)
 
-    def direct(job_input: dict[str, Any]) -> Mapping[str, Any]:
-        status = provider.submit(GenerationRequest({**job_input, "timeout_s": JOB_S}), wait_s=4 * JOB_S)
+    def send_directly(job_input: dict[str, Any]) -> Mapping[str, Any]:
+        status = provider.submit(GenerationRequest({**job_input, "timeout_s": JOB_TIMEOUT_S}), wait_s=4 * JOB_TIMEOUT_S)
         result = provider.result(status)
         files = [{"filename": each.filename, "data": base64.b64encode(each.bytes).decode()} for each in result.images]
         files += [{"filename": each.filename, "data": base64.b64encode(each.bytes).decode()} for each in result.files]
         return {"images": files, "texts": result.texts, "warnings": result.warnings, "inputs": result.inputs}
 
-    yield direct
+    yield send_directly
     provider.close()
 
 
 def response_to(send: Send, attack: Attack) -> Mapping[str, Any]:
-    """Return the result of an attack, or its error's report."""
+    """Send an attack; return its result, or its error report."""
     try:
         return send(attack.job_input)
     except JobError as error:
@@ -94,32 +94,36 @@ def response_to(send: Send, attack: Attack) -> Mapping[str, Any]:
 
 
 @pytest.mark.timeout(120 + 2 * COUNT)
-def test_no_graph_reaches_a_file_of_others(send: Send, engine: tuple[str, Path | None], canaries: Canaries) -> None:
-    """No content and no name of another file is returned; no such file is read or written, and none is left."""
-    url, directory = engine
+def test_no_graph_reaches_a_file_of_others(send: Send, comfyui: tuple[str, Path | None], canaries: Canaries) -> None:
+    """No result has the content or the name of a planted file, and no job adds, changes or removes a file.
+
+    If there is a trace, ComfyUI also accessed no path that a job must not reach.
+    """
+    url, directory = comfyui
     node_types = requests.get(f"{url}/object_info", timeout=60).json()
     generator = Generator(node_types, str(directory or "/comfyui"), canaries.targets, SEED)
     started_at = time.time()
-    reached, log = [], []
+    reached, sent = [], []
     for attack in generator.attacks(COUNT):
         sent_at = time.time()
         response = response_to(send, attack)
-        log.append((sent_at, attack))
+        sent.append((sent_at, attack))
         reached += [f"{attack}: {leak}" for leak in leaks(response)]
     if FILE_TRACE and directory is not None:
-        reached += _traced(Path(FILE_TRACE), directory, canaries, started_at, log)
+        reached += _stray_accesses(Path(FILE_TRACE), directory, canaries, started_at, sent)
 
     assert not reached, "\n".join(reached)
     assert until(lambda: not canaries.changes(), 5), "\n".join(canaries.changes())
 
 
-def _traced(
-    trace: Path, directory: Path, canaries: Canaries, started_at: float, log: list[tuple[float, Attack]]
+def _stray_accesses(
+    trace: Path, directory: Path, canaries: Canaries, started_at: float, sent: list[tuple[float, Attack]]
 ) -> list[str]:
-    """Return the accesses of ComfyUI's process outside the jobs' folders, each with the attack that ran at the time."""
+    """Return the accesses of ComfyUI's process that no job may cause, each with the attack that ran at the time."""
     with trace.open(encoding="utf-8", errors="replace") as lines:
         found = list(strays(lines, directory, canaries.is_forbidden, started_at, [directory / "user"]))
     assert trace.stat().st_mtime >= started_at, "the trace has ended; start ComfyUI under strace"
     return [
-        f"{max((each for each in log if each[0] <= stray.at), key=lambda each: each[0])[1]}: {stray}" for stray in found
+        f"{max((each for each in sent if each[0] <= stray.at), key=lambda each: each[0])[1]}: {stray}"
+        for stray in found
     ]

@@ -65,7 +65,7 @@ def recording(name: str) -> list[dict[str, Any]]:
 def events_of(name: str) -> list[AttributedEvent]:
     """Return the events of a recording.
 
-    A reconnect (a note) resets the node attribution, as our websocket client does.
+    A note that the websocket was closed resets the attribution of frames to nodes, as our websocket client does.
     """
     attribution, events = Attribution(), []
     for entry in recording(name):
@@ -79,7 +79,7 @@ def events_of(name: str) -> list[AttributedEvent]:
 
 
 def frame_of(entry: dict[str, Any]) -> str | bytes | None:
-    """Return the frame of an entry; for a binary frame only the header was recorded."""
+    """Return the frame of an entry, or None for another entry. The recording of a binary frame has only its header."""
     match entry:
         case {"ws": message}:
             return json.dumps(message)
@@ -89,7 +89,7 @@ def frame_of(entry: dict[str, Any]) -> str | bytes | None:
 
 
 def history_of(name: str) -> tuple[str, Outcome]:
-    """Return the prompt's id, and its outcome according to the last history entry of a recording."""
+    """Return the id and the outcome of the prompt in the last history entry of a recording."""
     bodies = [entry["body"] for entry in recording(name) if "/history/" in json.dumps(entry)[:200] and entry["body"]]
     [(prompt_id, _)] = bodies[-1].items()
     outcome = read_history(bodies[-1], prompt_id)
@@ -106,7 +106,7 @@ def saved_by(name: str) -> OutputFile:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_ends_with_its_last_frame_and_is_a_success_in_history(name: str) -> None:
-    """Each recorded run starts, ends once, and is a success according to its history."""
+    """Each recorded run starts once, its last frame is the end, and its history is a success."""
     prompt_id, outcome = history_of(name)
     events = events_of(name)
 
@@ -117,8 +117,8 @@ def test_a_run_ends_with_its_last_frame_and_is_a_success_in_history(name: str) -
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failed_run_ends_with_the_same_frame_as_a_successful_one(name: str) -> None:
-    """The last frame of a failed or interrupted run is Finished too, and no earlier frame is."""
+def test_a_failed_run_is_not_a_success_in_history(name: str) -> None:
+    """The end of a failed or interrupted run is reported at most once, and its history is not a success."""
     prompt_id, outcome = history_of(name)
     ends = [each.event for each in events_of(name) if isinstance(each.event, Finished)]
 
@@ -127,7 +127,7 @@ def test_a_failed_run_ends_with_the_same_frame_as_a_successful_one(name: str) ->
 
 
 def test_recorded_files_are_the_outputs() -> None:
-    """A run's history names the files that it saved, even if they belong to an earlier run."""
+    """A run's history names the files that the run saved. For a cached run these are the files of the earlier run."""
     _, warm = history_of("txt2img_warm")
     _, cached = history_of("txt2img_cached_same_seed")
     _, batch = history_of("txt2img_batch2")
@@ -169,14 +169,14 @@ def test_previews_are_jpeg_and_of_the_sampler() -> None:
 
 
 def test_steps_are_counted() -> None:
-    """The sampler's progress counts its steps."""
+    """The progress frames count the sampler's steps."""
     steps = [each.event for each in events_of("img2img") if isinstance(each.event, StepProgress)]
 
     assert [(step.value, step.maximum) for step in steps] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_a_corrupt_image_names_node_and_exception_without_paths() -> None:
-    """A node's exception has its id, type and message, and no folder of the container."""
+    """The outcome has the node's id and class, and the exception's type and message without a folder."""
     _, outcome = history_of("err_corrupt_image")
 
     assert outcome == Failed("img", "LoadImage", "PIL.UnidentifiedImageError", "cannot identify image file 'bad.png'")
@@ -207,7 +207,10 @@ def test_an_interruption_is_not_a_failure() -> None:
 
 
 def test_after_a_reconnect_the_end_is_not_reported() -> None:
-    """After a reconnect the node frame has no prompt id; the progress frame has it; the end is not reported."""
+    """After a reconnect the frame with the running node has no prompt id, but the next progress frame has it.
+
+    No frame reports the end; the history has the success.
+    """
     events = events_of("reconnect")
     prompt_id, outcome = history_of("reconnect")
 
@@ -223,17 +226,16 @@ def test_an_interrupted_prompt_has_a_history_and_a_deleted_one_has_none() -> Non
     history_entries = [
         entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))
     ]
-    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in history_entries]
-    read = [read_history(body, prompt_id) for prompt_id, body in outcomes]
+    bodies = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in history_entries]
 
-    assert read == [
+    assert [read_history(body, prompt_id) for prompt_id, body in bodies] == [
         None,
         Interrupted("ks", "KSampler"),
         None,
         Succeeded((saved_by("queue_delete_interrupt"),), ()),
     ]
     ended = [each.prompt_id for each in events_of("queue_delete_interrupt") if isinstance(each.event, Finished)]
-    assert ended == [outcomes[1][0], outcomes[3][0]]
+    assert ended == [bodies[1][0], bodies[3][0]]
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -286,7 +288,7 @@ def test_all_invalid_values_are_named() -> None:
 
 
 def test_the_choices_of_an_input_are_read_from_object_info() -> None:
-    """A refusal does not list the many names of samplers; /object_info does."""
+    """/object_info lists the choices of an input; a number and an unknown node have none."""
     object_info = json.loads((RECORDINGS / "object_info.json").read_text())
 
     assert "euler" in combo_choices(object_info["KSampler"], "sampler_name")

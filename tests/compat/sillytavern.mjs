@@ -1,6 +1,6 @@
-// Requests one image as SillyTavern's RunPod backend does, and prints how many times an answer had an `output` without
-// an image, and the image. It submits without a Content-Type of JSON, looks at no status, and reads `output.images[0]`
-// as soon as a job has an `output`.
+// Requests one image as SillyTavern's RunPod backend does: the request has no Content-Type of JSON, and the loop ignores
+// the job's status and reads `output.images[0]` as soon as the job has an `output`.
+// Prints the image, and how many responses had an `output` without an image.
 const [endpoint, key, pollMs, graph] = process.argv.slice(2);
 const headers = { Authorization: `Bearer ${key}` };
 

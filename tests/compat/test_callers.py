@@ -1,4 +1,7 @@
-"""Polling loops and request bodies of real callers, with the worker in production mode: each gets its image."""
+"""Polling loops and request bodies of real callers: each gets its image from a worker in production mode.
+
+Clover's other loop gets its image directly from a ComfyUI.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ from PIL import Image
 from bench.worker_setup import WorkerSetup, running_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from tests.needs import programs
+from tests.needs import require_programs
 from tools.recorded_graphs import Graph
 from tools.stock_worker.graphs import as_base64, checkpoint, custom_sampler, flux, png
 
 pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent
-CHECKPOINT = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
+MODELS = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
 POLL_S = 0.05
 
 
 @pytest.fixture(scope="module")
 def setup() -> Iterator[WorkerSetup]:
     """A worker on the simulated platform, whose ComfyUI takes a second for 20 steps."""
-    with running_worker(step_s=0.05, models=CHECKPOINT) as setup:
+    with running_worker(step_s=0.05, models=MODELS) as setup:
         yield setup
 
 
@@ -48,20 +51,22 @@ def size_of(data: str) -> tuple[int, int]:
 
 
 def poll_until_ended(setup: WorkerSetup, response: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    """Return an ended job from /status. Like most callers, it polls only `status`."""
-    seen = [response]
+    """Poll /status until the job of `response` has ended; return the job. Like most callers, read only `status`."""
+    responses = [response]
 
     def has_ended() -> bool:
         job_id = response["id"]
-        seen.append(requests.get(f"{setup.platform.endpoint_url}/status/{job_id}", headers=headers, timeout=10).json())
-        return seen[-1]["status"] not in ("IN_QUEUE", "IN_PROGRESS")
+        responses.append(
+            requests.get(f"{setup.platform.endpoint_url}/status/{job_id}", headers=headers, timeout=10).json()
+        )
+        return responses[-1]["status"] not in ("IN_QUEUE", "IN_PROGRESS")
 
     assert response["status"] == "COMPLETED" or until(has_ended, 30)
-    return seen[-1]
+    return responses[-1]
 
 
 def submit_and_wait(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Submit a request with this body; return the ended job."""
+    """Submit a request with this body; return the job when it has ended."""
     headers = {"Authorization": f"Bearer {setup.platform.api_key}"}
     response = requests.post(f"{setup.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
     response.raise_for_status()
@@ -73,7 +78,7 @@ def submit_and_wait(setup: WorkerSetup, route: str, body: dict[str, Any]) -> dic
 
 def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
     """SillyTavern polls a job that reports progress, reads `output.images[0]`, and gets the image at the end."""
-    programs("node")
+    require_programs("node")
     arguments = [setup.platform.endpoint_url, setup.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
         ["node", str(FOLDER / "sillytavern.mjs"), *arguments],  # noqa: S607
@@ -94,7 +99,7 @@ def test_sillytavern_gets_its_image(setup: WorkerSetup) -> None:
 
 def test_the_curl_of_the_stock_readme_gets_its_images(setup: WorkerSetup, tmp_path: Path) -> None:
     """The README's command works with its example: two save nodes, a preview, and an image that no node loads."""
-    programs("curl")
+    require_programs("curl")
     image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"input": {"images": [image], "workflow": checkpoint()}}))
@@ -202,7 +207,7 @@ def test_clover_direct_gets_its_image(image_name: str | None) -> None:
 
 
 def _direct(url: str, graph: Graph) -> dict[str, Any]:
-    """Return the history of a graph that was queued without a client id, when its status is completed."""
+    """Queue a graph without a client id, and poll /history until it is completed; return its history entry."""
     prompt_id = requests.post(f"{url}/prompt", json={"prompt": graph}, timeout=10).json()["prompt_id"]
     found: list[dict[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""worker-comfyui's requests on this worker; docs/worker-comfyui.md lists the different responses."""
+"""Requests of worker-comfyui on this worker. docs/worker-comfyui.md lists the responses that differ."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ UPDATE_COMMAND = "run `python -m tools.stock_worker.record ours`, then scripts/d
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
 def test_the_page_has_this_worker_s_responses(case: Case) -> None:
-    """The recording from which the page is generated is equal to the handler's current responses."""
+    """The recording from which docs/worker-comfyui.md is generated is equal to the handler's current response."""
     assert outcome_of(case, our_handler) == recorded(THIS_WORKER)[case.request], UPDATE_COMMAND
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
 def test_a_difference_has_a_reason(case: Case) -> None:
-    """If worker-comfyui's response has something that this worker's lacks, the page has the reason."""
+    """A case has a reason for the page if, and only if, the two workers' responses differ."""
     different = verdict(recorded(STOCK_WORKER)[case.request], recorded(THIS_WORKER)[case.request]) is Verdict.DIFFERENT
 
     assert different == bool(case.why)
 
 
 def test_both_recordings_have_every_request() -> None:
-    """No request is missing, and none is superfluous."""
-    requests = [case.request for case in CASES]
+    """The recordings of the two workers have the requests of all cases, in order, and no others."""
+    names = [case.request for case in CASES]
 
-    assert list(recorded(THIS_WORKER)) == list(recorded(STOCK_WORKER)) == requests
+    assert list(recorded(THIS_WORKER)) == list(recorded(STOCK_WORKER)) == names

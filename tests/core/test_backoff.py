@@ -27,5 +27,5 @@ def test_delays_double_up_to_the_maximum() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
-    """An invalid header is ignored, and a date in the past means no delay."""
+    """The header has seconds or a date. An invalid header is ignored, and a date in the past means no delay."""
     assert parse_retry_after(header) == seconds

@@ -31,7 +31,7 @@ SOURCES = (
     ROOT / "handler.py",
 )
 
-RESEND = {
+RESEND_CODES = {
     "out_of_memory",
     "interrupted",
     "deadline_exceeded",
@@ -43,7 +43,7 @@ RESEND = {
     "worker_lost",
     "job_expired",
 }
-NO = {
+NO_RETRY_CODES = {
     "invalid_input",
     "invalid_image",
     "unknown_workflow",
@@ -61,7 +61,9 @@ NO = {
     "misconfigured",
     "unrecognized",
 }
-PUBLISHED = dict.fromkeys(RESEND, Retry.RESEND) | dict.fromkeys(NO, Retry.NO) | {"queue_timeout": Retry.WAIT}
+PUBLISHED = (
+    dict.fromkeys(RESEND_CODES, Retry.RESEND) | dict.fromkeys(NO_RETRY_CODES, Retry.NO) | {"queue_timeout": Retry.WAIT}
+)
 """The codes of released versions. A caller's program may depend on each code and its retry word."""
 
 JSON = st.recursive(
@@ -72,7 +74,7 @@ JSON = st.recursive(
 
 
 def codes_in(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield each `ErrorCode.X` in a file, and whether an error is built with it (or has it as its default)."""
+    """Yield the name of each `ErrorCode.X` in a file, and whether `ErrorCode.X` is an argument or a default there."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     arguments = {
         id(argument)
@@ -89,7 +91,7 @@ def codes_in(file: Path) -> Iterator[tuple[str, bool]]:
 
 @given(code=st.sampled_from(ErrorCode), message=st.text(), details=st.dictionaries(st.text(), JSON, max_size=3))
 def test_a_report_survives_json(code: ErrorCode, message: str, details: dict[str, object]) -> None:
-    """Every report parsed from its JSON text is equal to the original."""
+    """A report that is written as JSON and parsed again is equal to the original."""
     report = ErrorReport(code, message, details)
 
     assert ErrorReport.from_json(report.to_json()) == report
@@ -109,14 +111,14 @@ def test_a_report_is_json_of_four_keys() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_report_is_always_valid_json(value: float) -> None:
-    """NaN and infinity, which are not JSON, are replaced."""
+def test_a_number_that_json_lacks_is_an_error(value: float) -> None:
+    """`to_json` raises ValueError for NaN and infinity, which are not JSON."""
     with pytest.raises(ValueError, match="JSON"):
         ErrorReport(ErrorCode.INTERNAL, "x", {"value": value}).to_json()
 
 
 def test_an_unknown_code_is_unrecognized() -> None:
-    """The report of a newer worker keeps its message and details."""
+    """A report with the code of a newer worker keeps its message; the details contain the whole report."""
     newer = {"code": "of_tomorrow", "message": "what happened", "retryable": True, "details": {"a": 1}}
 
     report = ErrorReport.from_json(json.dumps(newer))
@@ -142,7 +144,7 @@ def test_an_unknown_code_is_unrecognized() -> None:
     ids=lambda text: text[:30],
 )
 def test_text_that_is_not_a_report_is_unrecognized(text: str) -> None:
-    """Any other text becomes the message."""
+    """Any text that is not a report becomes the message, and is repeated in the details."""
     assert ErrorReport.from_json(text) == ErrorReport(ErrorCode.UNRECOGNIZED, text, {"error": text})
 
 
@@ -170,7 +172,7 @@ def test_published_codes_stay() -> None:
 
 @pytest.mark.parametrize("code", ErrorCode)
 def test_retryable_means_that_the_request_can_be_resent(code: ErrorCode) -> None:
-    """`retryable` is true for `resend` only: not if the job still runs, and not if it may have been accepted."""
+    """`retryable` is true only for the retry word `resend`, and false if the job may still run."""
     sent = json.loads(ErrorReport(code, "x").to_json())
     unsure = ErrorReport(code, "x", {"may_run": True})
 
@@ -179,7 +181,7 @@ def test_retryable_means_that_the_request_can_be_resent(code: ErrorCode) -> None
 
 
 def test_the_code_and_the_registry_agree() -> None:
-    """Every code that the source mentions has a row, and every row's code is raised somewhere."""
+    """The source mentions exactly the codes of the registry, and has an error that is built with each."""
     mentioned = {name for file in SOURCES for name, _ in codes_in(file)}
     built = {name for file in SOURCES for name, is_built in codes_in(file) if is_built}
 
@@ -188,7 +190,7 @@ def test_the_code_and_the_registry_agree() -> None:
 
 
 def test_the_envelope_is_a_json_schema() -> None:
-    """The keys of every request are valid JSON Schema with descriptions and valid defaults."""
+    """Each request key is a JSON Schema with a description and a valid default; no alias is a workflow's name."""
     jsonschema.Draft202012Validator.check_schema({"properties": ENVELOPE})
     for rule in ENVELOPE.values():
         assert rule["description"].endswith(".")
@@ -216,7 +218,7 @@ def test_a_cancelled_job_has_its_own_exception() -> None:
 
 @pytest.mark.parametrize("problem", ["It broke", "It broke.", ""])
 def test_a_message_has_a_problem_and_the_remedy(problem: str) -> None:
-    """An error that is raised without a description of the problem has the registry's cause."""
+    """A message is the problem and the registry's remedy. Without a problem the message begins with the cause."""
     code = ErrorCode.RATE_LIMITED
     message = f"{'It broke.' if problem else code.cause} {code.remedy}"
 
@@ -227,17 +229,17 @@ def test_a_message_has_a_problem_and_the_remedy(problem: str) -> None:
 
 def test_a_request_error_keeps_status_and_body() -> None:
     """A caller can read the server's response; without a response there is no status."""
-    answered = RequestError("ComfyUI answered 500", status=500, body="oops")
-    silent = RequestError("ComfyUI was not reached")
+    with_response = RequestError("ComfyUI answered 500", status=500, body="oops")
+    without_response = RequestError("ComfyUI was not reached")
 
-    assert (answered.status, answered.body) == (500, "oops")
-    assert (silent.status, silent.body) == (None, "")
+    assert (with_response.status, with_response.body) == (500, "oops")
+    assert (without_response.status, without_response.body) == (None, "")
     assert issubclass(ConfigError, ComfyClientError)
     assert issubclass(RequestError, ComfyClientError)
 
 
 def test_all_faults_are_in_one_error() -> None:
-    """Message and details of invalid_input have every fault; one of the whole request has the path `input`."""
+    """The message and the details have every fault. The message says `input` for a fault of the whole request."""
     error = invalid_input([Fault("", "must be a JSON object"), Fault("steps", "must be at least 1, not 0")])
 
     assert (

@@ -1,4 +1,4 @@
-"""Environment variables: parsers, defaults, errors, and that docs/configure.md has every one that the source reads."""
+"""Environment variables: parsers, defaults and errors. docs/configure.md has every variable that the source reads."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ("comfy_core", "comfy_client", "worker", "simulators", "bench", "scripts", "tools")
-ALLOWED = {("tools/demo.py", "COMFYUI_URL"), ("worker/snapshot/__main__.py", "PATH")}
-"""The demo starts a worker with its COMFYUI_URL; PATH is the operating system's."""
-READERS = re.compile(r"(os\.)?_?env(iron(ment)?)?|.*\._?environment")
+UNDECLARED = {("tools/demo.py", "COMFYUI_URL"), ("worker/snapshot/__main__.py", "PATH")}
+"""Files that read a variable without a declaration. The worker declares COMFYUI_URL; the operating system sets PATH."""
+ENVIRONMENT = re.compile(r"(os\.)?_?env(iron(ment)?)?|.*\._?environment")
+"""Expressions whose value is an environment."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def test_a_variable_that_is_not_set_has_its_default() -> None:
 
 
 def test_a_group_is_read_from_its_variables() -> None:
-    """White space around a value is ignored, other fields are arguments, and no secret is in the repr."""
+    """White space around a value is ignored, other fields are passed as arguments, and the repr has no secret."""
     group = read(Group, {"PORT": " 3\n", "KEY": "s3cret", "other": "ignored"}, other="y")
 
     assert group == Group(3, "s3cret", "y")
@@ -97,7 +98,7 @@ def test_values_are_parsed(parse: Parse[Any], text: str, value: object) -> None:
     ],
 )
 def test_an_error_has_the_variable_s_help(parse: Parse[Any], text: str, expected: str) -> None:
-    """The error has the variable's name, value and help text."""
+    """The error has the variable's name and value, the rule that the value breaks, and the variable's help text."""
     with pytest.raises(ConfigError, match=re.escape(f"NAME={text!r}: {expected}")) as info:
         Variable("NAME", parse, "Help.").read({"NAME": text})
 
@@ -128,8 +129,8 @@ def test_a_switch_accepts_the_same_values_everywhere(text: str) -> None:
     assert ShimSettings.from_env({"SCENARIO_SHIM_STRICT": text}).is_strict
 
 
-def sources() -> Iterator[tuple[str, ast.AST]]:
-    """Yield each node of our source with the name of its file."""
+def source_nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Yield each syntax node of our source files, after the file's path. scripts/release/ is left out."""
     for path in (ROOT / "handler.py", *(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))):
         name = str(path.relative_to(ROOT))
         if not name.startswith("scripts/release/"):
@@ -149,7 +150,7 @@ def read_name(node: ast.AST) -> str | None:
     match node:
         case ast.Call(
             func=ast.Attribute(holder, "get" | "setdefault"), args=[ast.Constant(str(name)), *_]
-        ) | ast.Subscript(holder, ast.Constant(str(name)), ast.Load()) if READERS.fullmatch(ast.unparse(holder)):
+        ) | ast.Subscript(holder, ast.Constant(str(name)), ast.Load()) if ENVIRONMENT.fullmatch(ast.unparse(holder)):
             return name
         case ast.Call(func=ast.Attribute(attr="getenv"), args=[ast.Constant(str(name)), *_]):
             return name
@@ -157,9 +158,9 @@ def read_name(node: ast.AST) -> str | None:
 
 
 def test_every_variable_is_documented() -> None:
-    """docs/configure.md has a row for each variable that the source declares or reads."""
+    """docs/configure.md has a row for each variable that the source declares or reads, except PATH."""
     page = (ROOT / "docs" / "configure.md").read_text()
-    found = {name for _, node in sources() if (name := declared_name(node) or read_name(node))}
+    found = {name for _, node in source_nodes() if (name := declared_name(node) or read_name(node))}
 
     assert {"WORKER_CONCURRENCY", "HF_TOKEN_FILE", "BUCKET_NAME", "RUNPOD_API_KEY", "COLUMNS"} <= found
     assert {name for name in found if f"| `{name}` |" not in page} == {"PATH"}
@@ -167,7 +168,7 @@ def test_every_variable_is_documented() -> None:
 
 @pytest.mark.parametrize("title", VARIABLE_TABLES)
 def test_every_variable_has_a_description(title: str) -> None:
-    """A table has each variable once, with a sentence."""
+    """A table has each variable once, with a help text that ends as a sentence."""
     variables = list(VARIABLE_TABLES[title])
 
     assert len({each.name for each in variables}) == len(variables)
@@ -175,7 +176,7 @@ def test_every_variable_has_a_description(title: str) -> None:
 
 
 def test_every_variable_is_declared() -> None:
-    """Nothing reads a variable by its name except through `comfy_core.environment`."""
-    undeclared = {(file, name) for file, node in sources() if (name := read_name(node))}
+    """Only the files in UNDECLARED read a variable that is not declared with `comfy_core.environment`."""
+    undeclared = {(file, name) for file, node in source_nodes() if (name := read_name(node))}
 
-    assert undeclared == ALLOWED
+    assert undeclared == UNDECLARED

@@ -12,7 +12,7 @@ from comfy_core.contract import MAX_FAULTS
 from comfy_core.graphs import (
     Graph,
     graph_faults,
-    has_nodes,
+    has_only_nodes,
     is_link,
     normalise_links,
     remove_unneeded,
@@ -22,8 +22,8 @@ from comfy_core.graphs import (
 from comfy_core.validation import Faults
 
 
-def pruned(graph: Graph) -> Faults:
-    """Remove the nodes that no output needs; return the report."""
+def removal_report(graph: Graph) -> Faults:
+    """Remove broken nodes that no output needs from `graph`; return the faults and warnings."""
     faults = Faults()
     remove_unneeded(graph, faults)
     return faults
@@ -65,7 +65,7 @@ GRAPH: Graph = {
     ],
 )
 def test_an_invalid_graph_is_reported(graph: object, path: str, problem: str) -> None:
-    """Each kind of invalid graph has a path and the remedy."""
+    """Each kind of invalid graph has one fault, with the path of the problem and a description."""
     [fault] = graph_faults(graph)
 
     assert fault.path == path
@@ -73,26 +73,26 @@ def test_an_invalid_graph_is_reported(graph: object, path: str, problem: str) ->
 
 
 def test_nodes_with_broken_links_can_be_read() -> None:
-    """A graph with broken links can still be read; one with an incomplete node cannot."""
-    assert has_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
-    assert not has_nodes({"a": {"class_type": "A"}})
-    assert not has_nodes("a")
+    """`has_only_nodes` accepts a graph with broken links, but no graph with an incomplete node."""
+    assert has_only_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
+    assert not has_only_nodes({"a": {"class_type": "A"}})
+    assert not has_only_nodes("a")
 
 
 @pytest.mark.parametrize("value", [["3", 0], ["a", 5]])
 def test_a_link_is_a_node_and_a_number(value: object) -> None:
-    """A list of a text and an integer is a link."""
+    """A list of a string and an integer is a link."""
     assert is_link(value)
 
 
 @pytest.mark.parametrize("value", [["3"], [3, 0], ["3", "0"], ["3", 0, 0], "30", None, []])
-def test_other_lists_are_values(value: object) -> None:
-    """Any other list is a value."""
+def test_anything_else_is_a_value(value: object) -> None:
+    """A list of another form, or anything that is not a list, is a value."""
     assert not is_link(value)
 
 
 def test_a_node_without_a_title_has_its_type() -> None:
-    """A node without a title is addressed by its class, as in ComfyUI's editor."""
+    """The title of a node without a title is its class, as in ComfyUI's editor."""
     assert title_of({"class_type": "KSampler", "inputs": {}}) == "KSampler"
     assert title_of({"class_type": "KSampler", "_meta": {"title": None}}) == "KSampler"
     assert title_of({"class_type": "KSampler", "_meta": {"title": "Refine"}}) == "Refine"
@@ -102,7 +102,7 @@ def test_a_node_without_a_title_has_its_type() -> None:
     "link", [[3, 0], ["3", "0"], [3.0, 0.0], ["3", 0.0], [3, "0"]], ids=["int", "text", "floats", "float", "mixed"]
 )
 def test_a_link_in_another_spelling_is_a_link(link: object) -> None:
-    """Ids may be numbers and slots may be text: ComfyUI treats every list of two as a link."""
+    """Ids may be numbers and slots may be strings: ComfyUI treats every list of two items as a link."""
     graph = {**copy.deepcopy(GRAPH), "8": {"class_type": "SaveImage", "inputs": {"images": link}}}
 
     normalise_links(graph)
@@ -113,7 +113,7 @@ def test_a_link_in_another_spelling_is_a_link(link: object) -> None:
 
 @pytest.mark.parametrize("value", [[1, 2], [64, 128], ["3", "a"], ["3", 0.5], [3, 0, 0], [3, -1], ["x", "0"]])
 def test_a_list_of_values_is_not_changed(value: list[Any]) -> None:
-    """A list whose first item is not a node's id, or without a slot, is a value."""
+    """A list is a value unless it consists of the id of a node and the number of a slot."""
     graph: Graph = {"3": {"class_type": "A", "inputs": {"sizes": value}}}
 
     normalise_links(graph)
@@ -122,7 +122,7 @@ def test_a_list_of_values_is_not_changed(value: list[Any]) -> None:
 
 
 def complete_graph(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
-    """Return a complete graph that saves an image, with more nodes."""
+    """Return a graph that saves an image, with additional `nodes`."""
     return {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -152,11 +152,11 @@ def complete_graph(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
     ids=["whole", "dangling", "chain", "note"],
 )
 def test_broken_nodes_that_no_output_needs_are_removed(nodes: Graph, removed: set[str], warnings: list[str]) -> None:
-    """A warning names each; the rest of the graph runs."""
+    """The broken nodes and those that depend on them are removed, and a warning names each broken node."""
     graph = complete_graph(**nodes)
     before = set(graph)
 
-    report = pruned(graph)
+    report = removal_report(graph)
     found = report.warnings
 
     assert not report.listed()
@@ -192,7 +192,7 @@ def test_broken_nodes_that_an_output_needs_are_faults(nodes: Graph, paths: list[
     """If any output needs a broken link, the whole graph is rejected; no output is dropped silently."""
     graph = complete_graph(**nodes)
 
-    report = pruned(graph)
+    report = removal_report(graph)
 
     assert [fault.path for fault in report.listed()] == paths
     assert report.warnings == []
@@ -200,15 +200,15 @@ def test_broken_nodes_that_an_output_needs_are_faults(nodes: Graph, paths: list[
 
 
 def test_a_graph_without_a_complete_output_is_rejected() -> None:
-    """If nothing could run, broken links and cycles are faults."""
+    """If no output remains, each broken link is a fault, also in a cycle."""
     lone = {"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}
     circle = {
         "1": {"class_type": "A", "inputs": {"x": ["2", 0]}},
         "2": {"class_type": "A", "inputs": {"x": ["1", 0], "y": ["9", 0]}},
     }
 
-    assert [fault.path for fault in pruned(lone).listed()] == ["workflow.1.inputs.x"]
-    assert [fault.path for fault in pruned(circle).listed()] == ["workflow.2.inputs.y"]
+    assert [fault.path for fault in removal_report(lone).listed()] == ["workflow.1.inputs.x"]
+    assert [fault.path for fault in removal_report(circle).listed()] == ["workflow.2.inputs.y"]
 
 
 def test_thousands_of_broken_nodes_are_reported_quickly() -> None:
@@ -216,7 +216,7 @@ def test_thousands_of_broken_nodes_are_reported_quickly() -> None:
     broken: Graph = {str(number): {"class_type": "Save", "inputs": {"x": ["y", 0]}} for number in range(20_000)}
 
     begun_at = time.process_time()
-    faults = pruned(broken).listed()
+    faults = removal_report(broken).listed()
 
     assert len(faults) == len(graph_faults(broken)) == MAX_FAULTS
     assert time.process_time() - begun_at < 6

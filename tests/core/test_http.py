@@ -1,4 +1,4 @@
-"""HTTP: every response, and the lack of one, becomes a value or a RequestError."""
+"""HTTP: every response becomes a value or a RequestError, and a missing response becomes a RequestError."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
 from comfy_core.urls import is_base_url, quoted_url
 from simulators.http_server import HttpHandler, HttpServer
 
-PATIENCE_S = 10.0
-SILENCE_S = 0.2
+TIMEOUT_S = 10.0
+SHORT_TIMEOUT_S = 0.2
 
-RAW: dict[str, bytes] = {
+RAW_RESPONSES: dict[str, bytes] = {
     "/no-response": b"",
     "/garbage": b"hello world\r\n\r\n",
     "/bad-status": b"HTTP/1.1 abc OK\r\n\r\n",
@@ -34,9 +34,9 @@ RAW: dict[str, bytes] = {
     "/to-bracket": b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
     "/to-long-name": b"HTTP/1.1 302 Found\r\nLocation: http://" + b"a" * 70 + b".x/\r\nContent-Length: 0\r\n\r\n",
 }
-"""Responses that are not valid HTTP, by path; the connection is closed after each."""
+"""Responses of invalid HTTP or with an invalid redirect, by path. The connection is closed after each."""
 
-NO_JSON: dict[str, bytes] = {
+BODIES_NOT_JSON: dict[str, bytes] = {
     "/html": b"<html>Bad gateway</html>",
     "/nothing": b"",
     "/half": b'{"a": ',
@@ -62,15 +62,15 @@ class ApiHandler(HttpHandler):
         """Respond to one request."""
         self.server.requests.append((self.command, self.path, dict(self.headers), self.body()))
         path, _, number = self.path.partition("?")[0].rpartition("/")
-        if self.path in RAW:
-            self.wfile.write(RAW[self.path])
+        if self.path in RAW_RESPONSES:
+            self.wfile.write(RAW_RESPONSES[self.path])
             self.close_connection = True
-        elif self.path in NO_JSON:
-            self.send(200, NO_JSON[self.path])
+        elif self.path in BODIES_NOT_JSON:
+            self.send(200, BODIES_NOT_JSON[self.path])
         elif path == "/status":
             self.send(int(number), b"because " + b"x" * 3000)
         elif self.path == "/silent":
-            self.server.released.wait(PATIENCE_S)
+            self.server.released.wait(TIMEOUT_S)
             self.send(200, b"{}")
         elif self.path == "/stalls":
             self.send_response(200)
@@ -78,7 +78,7 @@ class ApiHandler(HttpHandler):
             self.end_headers()
             self.wfile.write(b"abc")
             self.wfile.flush()
-            self.server.released.wait(PATIENCE_S)
+            self.server.released.wait(TIMEOUT_S)
             self.close_connection = True
         else:
             self.send(200, json.dumps({"größe": [1, None]}).encode())
@@ -105,7 +105,7 @@ class RecordingServer(HttpServer):
 
 @pytest.fixture
 def server() -> Iterator[RecordingServer]:
-    """A running server."""
+    """A running RecordingServer."""
     with RecordingServer() as api:
         yield api
         api.released.set()
@@ -120,9 +120,9 @@ def api(server: RecordingServer) -> Iterator[HttpApi]:
 
 
 def failure(api: HttpApi, path: str, **options: Any) -> RequestError:  # noqa: ANN401 - whatever `call` takes
-    """Return the error of a call; any other exception fails the test."""
+    """Return the RequestError of a GET, after a check that the message has the server and the path."""
     with pytest.raises(RequestError) as info:
-        api.json("GET", path, **{"timeout_s": PATIENCE_S, **options})
+        api.json("GET", path, **{"timeout_s": TIMEOUT_S, **options})
     assert str(info.value).startswith("The server ")
     assert path in str(info.value)
     return info.value
@@ -130,7 +130,7 @@ def failure(api: HttpApi, path: str, **options: Any) -> RequestError:  # noqa: A
 
 def test_json_is_sent_and_received(api: HttpApi, server: RecordingServer) -> None:
     """A call posts JSON to the path below the base URL, and returns the response's JSON."""
-    assert api.json("POST", "/prompt", timeout_s=PATIENCE_S, json={"text": "größer"}) == {"größe": [1, None]}
+    assert api.json("POST", "/prompt", timeout_s=TIMEOUT_S, json={"text": "größer"}) == {"größe": [1, None]}
 
     [(method, path, headers, body)] = server.requests
     assert (method, path) == ("POST", "/prompt")
@@ -143,7 +143,7 @@ def test_files_forms_and_query_parameters_are_sent(api: HttpApi, server: Recordi
     response = api.call(
         "POST",
         "/upload",
-        timeout_s=PATIENCE_S,
+        timeout_s=TIMEOUT_S,
         files={"image": ("a.png", b"\x89PNG", "image/png")},
         data={"overwrite": "true"},
         params={"type": "input folder"},
@@ -158,11 +158,11 @@ def test_files_forms_and_query_parameters_are_sent(api: HttpApi, server: Recordi
 
 
 def test_headers_are_sent_with_every_call(server: RecordingServer) -> None:
-    """Headers such as an API key are configured once."""
+    """Headers that are configured once, such as an API key, are in every request."""
     client = HttpApi(server.url, name="The server", headers={"Authorization": "Bearer abc"}, use_proxies=False)
 
     for path in ("/a", "/b"):
-        client.json("GET", path, timeout_s=PATIENCE_S)
+        client.json("GET", path, timeout_s=TIMEOUT_S)
 
     assert [headers["Authorization"] for _, _, headers, _ in server.requests] == ["Bearer abc"] * 2
     client.close()
@@ -171,7 +171,7 @@ def test_headers_are_sent_with_every_call(server: RecordingServer) -> None:
 @pytest.mark.parametrize("status", [200, 201, 204, 304, 399])
 def test_a_status_below_400_is_returned(api: HttpApi, status: int) -> None:
     """A status below 400 is returned and does not raise an error."""
-    assert api.call("GET", f"/status/{status}", timeout_s=PATIENCE_S).status_code == status
+    assert api.call("GET", f"/status/{status}", timeout_s=TIMEOUT_S).status_code == status
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 502, 503, 599])
@@ -185,7 +185,7 @@ def test_a_status_from_400_is_an_error(api: HttpApi, status: int) -> None:
     assert len(error.body) == (3008 if status == 400 else 2000)
 
 
-@pytest.mark.parametrize("path", NO_JSON)
+@pytest.mark.parametrize("path", BODIES_NOT_JSON)
 def test_a_body_that_is_not_json_is_an_error(api: HttpApi, path: str) -> None:
     """The error has the status and the start of the body."""
     error = failure(api, path)
@@ -195,7 +195,7 @@ def test_a_body_that_is_not_json_is_an_error(api: HttpApi, path: str) -> None:
     assert len(error.body) <= 2000
 
 
-@pytest.mark.parametrize("path", RAW)
+@pytest.mark.parametrize("path", RAW_RESPONSES)
 def test_a_response_that_is_not_http_is_an_error(api: HttpApi, path: str) -> None:
     """Invalid HTTP or an invalid redirect counts as no response; no exception of requests or urllib3 is raised."""
     error = failure(api, path)
@@ -207,18 +207,18 @@ def test_a_response_that_is_not_http_is_an_error(api: HttpApi, path: str) -> Non
 @pytest.mark.parametrize("path", ["/silent", "/stalls"])
 def test_a_silent_server_times_out(api: HttpApi, path: str) -> None:
     """A server that sends nothing, or stops in the middle, is abandoned after the caller's timeout."""
-    assert failure(api, path, timeout_s=SILENCE_S).status is None
+    assert failure(api, path, timeout_s=SHORT_TIMEOUT_S).status is None
 
 
 def test_a_timeout_is_reported_as_such(api: HttpApi) -> None:
     """A timeout is distinguished from a refused connection."""
-    assert "no response in time" in str(failure(api, "/silent", timeout_s=SILENCE_S))
+    assert "no response in time" in str(failure(api, "/silent", timeout_s=SHORT_TIMEOUT_S))
 
 
 def test_a_refused_connection_is_an_error() -> None:
     """The error is short and contains no memory addresses."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     api = HttpApi(f"http://127.0.0.1:{port}", name="The server", use_proxies=False)
 
     error = failure(api, "/x")
@@ -241,7 +241,7 @@ def test_a_full_backlog_times_out() -> None:
             waiting.append(client)
         api = HttpApi(f"http://127.0.0.1:{full.getsockname()[1]}", name="The server", use_proxies=False)
 
-        error = failure(api, "/x", timeout_s=SILENCE_S)
+        error = failure(api, "/x", timeout_s=SHORT_TIMEOUT_S)
 
         assert "connect timed out" in str(error)
         for client in waiting:
@@ -262,7 +262,7 @@ def test_an_invalid_url_is_an_error(address: str) -> None:
 
 
 def test_nan_is_not_sent(api: HttpApi, server: RecordingServer) -> None:
-    """NaN is not JSON."""
+    """NaN is not JSON: the call fails before anything is sent."""
     assert failure(api, "/x", json={"a": float("nan")}).status is None
     assert server.requests == []
 
@@ -273,11 +273,11 @@ def test_a_connection_is_reused(api: HttpApi, server: RecordingServer) -> None:
         if path in ("/status/404", "/html"):
             failure(api, path)
         else:
-            api.json("GET", path, timeout_s=PATIENCE_S)
+            api.json("GET", path, timeout_s=TIMEOUT_S)
     assert server.connections == 1
 
     api.close()
-    api.json("GET", "/d", timeout_s=PATIENCE_S)
+    api.json("GET", "/d", timeout_s=TIMEOUT_S)
 
     assert server.connections == 2
 
@@ -292,28 +292,28 @@ def test_a_call_is_not_repeated(api: HttpApi, server: RecordingServer) -> None:
 def test_proxies_of_the_environment_are_used_if_enabled(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A remote server is reached through the environment's proxy, a local one directly."""
+    """Calls use the environment's proxy, unless `use_proxies` is false."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "")
-    elsewhere = HttpApi(server.url, name="The server")
-    own = HttpApi(server.url, name="The server", use_proxies=False)
+    proxied = HttpApi(server.url, name="The server")
+    direct = HttpApi(server.url, name="The server", use_proxies=False)
 
-    assert own.json("GET", "/x", timeout_s=PATIENCE_S) == {"größe": [1, None]}
-    assert failure(elsewhere, "/x").status is None
-    elsewhere.close()
-    own.close()
+    assert direct.json("GET", "/x", timeout_s=TIMEOUT_S) == {"größe": [1, None]}
+    assert failure(proxied, "/x").status is None
+    proxied.close()
+    direct.close()
 
 
 def test_several_threads_share_one_api(api: HttpApi, server: RecordingServer) -> None:
     """Concurrent calls get their own responses, with at most one connection per thread."""
     responses: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: responses.append(api.json("GET", "/x", timeout_s=PATIENCE_S))) for _ in range(6)
+        threading.Thread(target=lambda: responses.append(api.json("GET", "/x", timeout_s=TIMEOUT_S))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
 
     assert responses == [{"größe": [1, None]}] * 6
     assert server.connections <= 6
@@ -322,12 +322,12 @@ def test_several_threads_share_one_api(api: HttpApi, server: RecordingServer) ->
 def test_a_password_of_netrc_does_not_replace_the_key(
     server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests would send it instead of the configured header."""
+    """The configured header is sent; otherwise the library requests would send the password in .netrc instead."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     api = HttpApi(server.url, name="The server", headers={"Authorization": "Bearer key"})
-    api.json("GET", "/x", timeout_s=PATIENCE_S)
+    api.json("GET", "/x", timeout_s=TIMEOUT_S)
     api.close()
 
     assert [headers["Authorization"] for _, _, headers, _ in server.requests] == ["Bearer key"]
@@ -335,7 +335,7 @@ def test_a_password_of_netrc_does_not_replace_the_key(
 
 @pytest.mark.parametrize(("prefix", "requests"), [("/status", 3), ("/other", 1)])
 def test_a_retry_policy_applies_to_the_paths_below_it(server: RecordingServer, prefix: str, requests: int) -> None:
-    """Other paths are requested once."""
+    """A failed call below the policy's prefix is made three times, any other call once."""
     api = HttpApi(server.url, name="The server", use_proxies=False, policies={prefix: retries(2)})
 
     assert failure(api, "/status/503").is_transient
@@ -347,7 +347,7 @@ def test_a_retry_policy_applies_to_the_paths_below_it(server: RecordingServer, p
 def test_a_lost_call_is_repeated_if_the_policy_allows_it(
     server: RecordingServer, is_repeatable: bool, requests: int
 ) -> None:
-    """The call may have arrived before the connection was lost."""
+    """The server may have received a call whose connection was lost, so only a repeatable call is sent again."""
     policies = {"": retries(1, is_repeatable=is_repeatable)}
     api = HttpApi(server.url, name="The server", use_proxies=False, policies=policies)
 
@@ -365,15 +365,15 @@ def test_retry_after_has_a_maximum(header: str, seconds: float) -> None:
 def test_an_error_does_not_show_the_query(api: HttpApi) -> None:
     """The query may contain a signature, so no error shows it."""
     with pytest.raises(RequestError) as info:
-        api.call("GET", "/status/403?signature=secret", timeout_s=PATIENCE_S)
+        api.call("GET", "/status/403?signature=secret", timeout_s=TIMEOUT_S)
 
     assert "secret" not in str(info.value)
 
 
 def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
     """After a refused connection any call may be repeated, because nothing was sent."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     api = HttpApi(f"http://127.0.0.1:{port}", name="The server", use_proxies=False)
 
     error = failure(api, "/x")
@@ -382,7 +382,7 @@ def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_one"),
+    ("text", "is_valid"),
     [
         ("http://127.0.0.1:8188", True),
         ("https://host.example/comfy/", True),
@@ -399,7 +399,7 @@ def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
         ("http://ho st", False),
     ],
 )
-def test_base_urls_are_validated(text: str, is_one: bool) -> None:
-    """A path must be able to follow. No text raises another exception, and no error shows a password."""
-    assert is_base_url(text) is is_one
+def test_base_urls_are_validated(text: str, is_valid: bool) -> None:
+    """A base URL has a scheme and a host, but no password, query or fragment. `quoted_url` shows no secret."""
+    assert is_base_url(text) is is_valid
     assert "s3cret" not in quoted_url(text)

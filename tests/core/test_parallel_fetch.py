@@ -15,17 +15,17 @@ from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import MAX_PARALLEL, fetch_images
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
-from tests.core.test_safe_fetch import LOOPBACK, ImageServer, drip, reply, url_of
+from tests.core.test_safe_fetch import LOOPBACK, ImageServer, dripping_response, reply, url_of
 
-SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
-"""A response of a few bytes per second."""
+SLOW_RESPONSE = dripping_response(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
+"""A response that sends one byte every 20 ms, for 8 seconds."""
 
 
 @pytest.fixture
 def server() -> Iterator[ImageServer]:
     """A new server."""
     with ImageServer(LOOPBACK) as server:
-        server.responses |= {"/cat.png": reply(), "/slow.png": SLOW}
+        server.responses |= {"/cat.png": reply(), "/slow.png": SLOW_RESPONSE}
         yield server
 
 
@@ -37,13 +37,13 @@ def rules(server: ImageServer) -> FetchRules:
     )
 
 
-def wanted(server: ImageServer, resource: str, count: int) -> list[tuple[str, str]]:
-    """Return `count` URLs of one resource with their paths in the request."""
+def image_urls(server: ImageServer, resource: str, count: int) -> list[tuple[str, str]]:
+    """Return the URL of a resource `count` times, each with a path of its own in the request."""
     return [(url_of(server, resource), f"images[{number}].image") for number in range(count)]
 
 
 def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) -> None:
-    """Each URL gets its own bytes, however many there are."""
+    """The images are in the order of the URLs, also if there are more URLs than threads."""
     images = {f"/{number}.png": f"picture {number}".encode() for number in range(MAX_PARALLEL + 3)}
     server.responses |= {resource: reply(image) for resource, image in images.items()}
     addresses = [(url_of(server, resource), resource) for resource in images]
@@ -53,28 +53,28 @@ def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) ->
 
 
 def test_sixteen_slow_urls_end_together(server: ImageServer, rules: FetchRules) -> None:
-    """Slow URLs are fetched concurrently: one time limit ends all of them, and the error names the first."""
+    """Slow URLs are fetched concurrently: one time limit ends all of them, and the error names one."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"images\[\d\]\.image was not fetched") as info:
-        fetch_images(wanted(server, "/slow.png", 16), replace(rules, timeout_s=1.0), lambda: None)
+        fetch_images(image_urls(server, "/slow.png", 16), replace(rules, timeout_s=1.0), lambda: None)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert time.monotonic() - begun < 3
 
 
 def test_all_images_share_one_time_limit(server: ImageServer, rules: FetchRules) -> None:
-    """URLs that each respond just in time cannot delay a job by the sum of their times."""
+    """The fetches of one request have a time limit in all, in addition to the limit of each."""
     begun = time.monotonic()
     with pytest.raises(
         JobError, match=r"images\[0\]\.image was not fetched: the request's URLs took more than 1 s in all"
     ):
-        fetch_images(wanted(server, "/slow.png", 16), replace(rules, total_timeout_s=1.0), lambda: None)
+        fetch_images(image_urls(server, "/slow.png", 16), replace(rules, total_timeout_s=1.0), lambda: None)
 
     assert time.monotonic() - begun < 3
 
 
 def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchRules) -> None:
-    """A cancellation ends the wait within half a second, and the threads soon after, while servers still send."""
+    """A cancellation ends the wait within 0.5 s and the threads soon after, while the server still sends."""
     cancelled_at: list[float] = []
 
     def check() -> None:
@@ -83,7 +83,7 @@ def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchR
             raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
     with pytest.raises(JobError, match="cancelled"):
-        fetch_images(wanted(server, "/slow.png", 16), rules, check)
+        fetch_images(image_urls(server, "/slow.png", 16), rules, check)
 
     assert time.monotonic() - cancelled_at[0] < 0.5
     assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")], 5)

@@ -33,7 +33,7 @@ LOOPBACK = "127.0.0.1"
 OTHER_ADDRESS = "127.0.0.2"
 """A second loopback address, which the tests' rules do not allow."""
 
-CERTIFIED = "images.example"
+CERTIFIED_HOST = "images.example"
 GRACE_S = 0.5
 _TLS_HELLO = b"\x16"
 
@@ -50,7 +50,7 @@ Response = Callable[[], Iterable[bytes]]
 
 
 def reply(body: bytes = PNG, *, status: str = "200 OK", length: int | None = None, extra: str = "") -> Response:
-    """Return a response with a Content-Length, its own or a false one."""
+    """Return a response whose Content-Length is `length`, which may be false, or by default the length of `body`."""
     size = len(body) if length is None else length
     return lambda: [f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{extra}\r\n".encode("latin-1"), body]
 
@@ -60,12 +60,12 @@ def redirect(location: str, status: str = "302 Found") -> Response:
     return reply(b"", status=status, extra=f"Location: {location}\r\n")
 
 
-def raw(*pieces: bytes) -> Response:
-    """Return a response of just these bytes."""
+def raw_response(*pieces: bytes) -> Response:
+    """Return a response that consists of these bytes only."""
     return lambda: pieces
 
 
-def drip(head: bytes, drop: bytes, drops: int = 400) -> Response:
+def dripping_response(head: bytes, drop: bytes, drops: int = 400) -> Response:
     """Return a response that sends `drop` every 20 ms, `drops` times or until the client disconnects."""
     pause = threading.Event()
 
@@ -104,12 +104,12 @@ class ImageServer(InThread, socketserver.ThreadingTCPServer):
         return True
 
     def visits(self) -> int:
-        """Return the number of connections so far: those before a probe of our own."""
+        """Return the number of connections so far, without the probe that this method makes."""
         with socket.create_connection(
             (LOOPBACK if self.server_address[0] == LOOPBACK else OTHER_ADDRESS, self.port)
         ) as probe:
-            mine = probe.getsockname()[1]
-            self._visits += sum(1 for _ in iter(lambda: self._accepted.get(timeout=5), mine))
+            probe_port = probe.getsockname()[1]
+            self._visits += sum(1 for _ in iter(lambda: self._accepted.get(timeout=5), probe_port))
         return self._visits
 
 
@@ -150,8 +150,8 @@ def server() -> Iterator[ImageServer]:
 
 
 @pytest.fixture
-def private(server: ImageServer) -> Iterator[ImageServer]:
-    """A server on the same port at an address that the rules do not allow; it has an image too."""
+def private_server(server: ImageServer) -> Iterator[ImageServer]:
+    """A server on the port of `server`, at an address that `rules` do not allow. It also has an image at /cat.png."""
     with ImageServer(OTHER_ADDRESS, server.port) as running:
         running.responses["/cat.png"] = reply()
         yield running
@@ -159,7 +159,7 @@ def private(server: ImageServer) -> Iterator[ImageServer]:
 
 @pytest.fixture
 def rules(server: ImageServer) -> FetchRules:
-    """Rules that allow the fixture's server, and no other private address."""
+    """Rules that allow `server`, and no other private address."""
     return FetchRules(
         allow_http=True,
         allowed_networks=(ip_network(LOOPBACK),),
@@ -170,7 +170,7 @@ def rules(server: ImageServer) -> FetchRules:
 
 
 class Resolver:
-    """A DNS that returns different addresses for successive look-ups; the last ones are repeated. Records the names."""
+    """A fake resolver. Each call returns the next addresses; the last ones are repeated. `hosts` records the names."""
 
     def __init__(self, *addresses: Sequence[str]) -> None:
         self.hosts: list[str] = []
@@ -183,15 +183,15 @@ class Resolver:
 
 
 def refusal(
-    url: str, rules: FetchRules, resolve: Callable[[str, int], Sequence[str]] = resolve_host, path: str = "image"
+    url: str, rules: FetchRules, resolve: Callable[[str, int], Sequence[str]] = resolve_host, field: str = "image"
 ) -> str:
-    """Return the problem in the error for `url`, after a check that it has the path and is invalid_image."""
+    """Return the problem in the error for `url`, after a check of the error's code, details and secrecy."""
     with pytest.raises(JobError) as info:
-        fetch_image(url, path, rules, resolve=resolve)
+        fetch_image(url, field, rules, resolve=resolve)
     assert info.value.code is ErrorCode.INVALID_IMAGE
-    assert info.value.report.details == {"path": path}
+    assert info.value.report.details == {"path": field}
     problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
-    assert problem.startswith(f"{path} was not fetched")
+    assert problem.startswith(f"{field} was not fetched")
     assert "SECRET" not in "".join(traceback.format_exception(info.value))
     return problem
 
@@ -229,14 +229,14 @@ def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules
 @pytest.mark.parametrize(
     "response",
     [
-        raw(
+        raw_response(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n",
             PNG[:4],
             b"\r\n1\r\n",
             PNG[4:5],
             b"\r\n0\r\n\r\n",
         ),
-        raw(b"HTTP/1.0 200 OK\r\n\r\n", PNG[:5]),
+        raw_response(b"HTTP/1.0 200 OK\r\n\r\n", PNG[:5]),
         reply(PNG[:5], extra="Content-Encoding: Identity\r\n"),
     ],
     ids=["chunked", "until the end of the connection", "identity"],
@@ -256,22 +256,22 @@ def test_an_image_of_the_largest_size(server: ImageServer, rules: FetchRules) ->
 
 
 def test_environment_is_ignored(
-    server: ImageServer, private: ImageServer, rules: FetchRules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: ImageServer, private_server: ImageServer, rules: FetchRules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Neither the environment's proxies nor ~/.netrc change the request or its destination."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, url_of(private, "", OTHER_ADDRESS))
+        monkeypatch.setenv(name, url_of(private_server, "", OTHER_ADDRESS))
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".netrc").write_text(f"machine {LOOPBACK} login somebody password SECRET\n")
     (tmp_path / ".netrc").chmod(0o600)
 
     assert fetch_image(url_of(server), "image", rules) == PNG
     assert "authorization" not in server.requests[0].lower()
-    assert private.visits() == 0
+    assert private_server.visits() == 0
 
 
 def test_cookies_are_not_kept(server: ImageServer, rules: FetchRules) -> None:
-    """A cookie of a redirect is not sent."""
+    """A cookie that a redirect sets is not sent."""
     server.responses["/old"] = reply(b"", status="302 Found", extra="Location: /cat.png\r\nSet-Cookie: a=b\r\n")
 
     assert fetch_image(url_of(server, "/old"), "image", rules) == PNG
@@ -340,7 +340,7 @@ def test_public_addresses(address: str) -> None:
 
 @pytest.mark.parametrize("addresses", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
 def test_mixed_addresses(addresses: list[str]) -> None:
-    """One private address among a host's addresses is enough to reject it."""
+    """One private address among a host's addresses is enough to reject the host."""
     assert "not on the public internet" in refusal("https://images.example/", FetchRules(), Resolver(addresses))
 
 
@@ -349,22 +349,22 @@ def test_a_resolver_s_invalid_address() -> None:
     assert "the connection failed" in refusal("https://images.example/", FetchRules(), Resolver(["127.1"]))
 
 
-def test_rebinding(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
+def test_rebinding(server: ImageServer, private_server: ImageServer, rules: FetchRules) -> None:
     """The connection goes to the address that was checked, whatever DNS returns later."""
     resolve = Resolver([LOOPBACK], [OTHER_ADDRESS])
 
     assert fetch_image(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
     assert resolve.hosts == ["rebind.example"]
-    assert private.visits() == 0
+    assert private_server.visits() == 0
 
 
-def test_rebinding_between_redirects(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
+def test_rebinding_between_redirects(server: ImageServer, private_server: ImageServer, rules: FetchRules) -> None:
     """A redirect to the same host is resolved and checked again."""
     server.responses["/old"] = redirect("/cat.png")
     url = url_of(server, "/old", "rebind.example")
 
     assert "not on the public internet" in refusal(url, rules, Resolver([LOOPBACK], [OTHER_ADDRESS]))
-    assert private.visits() == 0
+    assert private_server.visits() == 0
 
 
 def test_the_next_address_is_tried(server: ImageServer, rules: FetchRules) -> None:
@@ -453,14 +453,14 @@ def test_a_redirect_keeps_its_bytes(server: ImageServer, rules: FetchRules) -> N
     assert server.requests[1].startswith("GET /cat.png?name=%C3%BC HTTP/1.1\r\n")
 
 
-def test_redirect_to_a_private_address(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
-    """A redirect to an address that is not allowed is rejected by its host, without a connection."""
-    server.responses["/old"] = redirect(url_of(private, "/cat.png?sig=SECRET", OTHER_ADDRESS))
+def test_redirect_to_a_private_address(server: ImageServer, private_server: ImageServer, rules: FetchRules) -> None:
+    """A redirect to a private address is rejected before a connection is made; the error names the redirect's host."""
+    server.responses["/old"] = redirect(url_of(private_server, "/cat.png?sig=SECRET", OTHER_ADDRESS))
 
     message = refusal(url_of(server, "/old"), rules)
 
     assert message.startswith(f"image was not fetched from {OTHER_ADDRESS}: the host is not on the public internet")
-    assert private.visits() == 0
+    assert private_server.visits() == 0
 
 
 @pytest.mark.parametrize(
@@ -510,14 +510,14 @@ def test_too_large_by_its_header(server: ImageServer, rules: FetchRules) -> None
 )
 def test_too_large_without_a_header(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
     """A body without a length is aborted when it exceeds the limit."""
-    server.responses["/cat.png"] = drip(head, drop)
+    server.responses["/cat.png"] = dripping_response(head, drop)
 
     assert "the image is larger than 100,000 bytes" in refusal(url_of(server), rules)
 
 
 def test_a_chunk_of_negative_length(server: ImageServer, rules: FetchRules) -> None:
-    """http.client would read such a chunk until the end of the stream; the limit applies."""
-    endless = drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"x" * 2**17)
+    """http.client would read such a chunk until the end of the stream; here the size is limited."""
+    endless = dripping_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"x" * 2**17)
     server.responses["/cat.png"] = endless
 
     assert "the response is too long" in refusal(url_of(server), rules)
@@ -537,7 +537,7 @@ def test_a_chunk_of_negative_length(server: ImageServer, rules: FetchRules) -> N
 )
 def test_a_slow_response_ends_at_the_deadline(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
     """However a server delays its response, the wait ends at the deadline."""
-    server.responses["/cat.png"] = drip(head, drop, drops=60)
+    server.responses["/cat.png"] = dripping_response(head, drop, drops=60)
     started = time.monotonic()
 
     assert "the download took more than 0.3 s" in refusal(url_of(server), replace(rules, timeout_s=0.3))
@@ -546,7 +546,9 @@ def test_a_slow_response_ends_at_the_deadline(server: ImageServer, rules: FetchR
 
 def test_redirects_share_the_deadline(server: ImageServer, rules: FetchRules) -> None:
     """Slow redirects count towards one deadline."""
-    server.responses["/loop"] = drip(b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1)
+    server.responses["/loop"] = dripping_response(
+        b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1
+    )
     started = time.monotonic()
     patient = replace(rules, timeout_s=0.5, max_redirects=1000)
 
@@ -586,7 +588,7 @@ def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: Fetch
 
 def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
     """A status other than 200 is in the error."""
-    assert refusal(url_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
+    assert refusal(url_of(server, "/gone?sig=SECRET"), rules, field="images[1].image") == (
         f"images[1].image was not fetched from {LOOPBACK}: it returned 404; "
         "send a URL that returns 200 without a login."
     )
@@ -598,12 +600,18 @@ def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
         (reply(extra="Content-Encoding: gzip\r\n"), "it sent a compressed response"),
         (reply(PNG[:20], length=30), "the response ended 10 bytes early"),
         (reply(PNG, status="206 Partial Content"), "it returned 206"),
-        (raw(), "the connection failed (RemoteDisconnected)"),
-        (raw(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
-        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"), "the connection failed (Incompl"),
-        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n"), "the connection failed (ValueError)"),
-        (raw(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"), "the connection failed (HTTPException)"),
-        (raw(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000), "the connection failed (LineTooLong)"),
+        (raw_response(), "the connection failed (RemoteDisconnected)"),
+        (raw_response(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
+        (
+            raw_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"),
+            "the connection failed (Incompl",
+        ),
+        (
+            raw_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n"),
+            "the connection failed (ValueError)",
+        ),
+        (raw_response(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"), "the connection failed (HTTPException)"),
+        (raw_response(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000), "the connection failed (LineTooLong)"),
     ],
 )
 def test_invalid_responses(server: ImageServer, rules: FetchRules, response: Response, problem: str) -> None:
@@ -625,8 +633,8 @@ def test_invalid_responses(server: ImageServer, rules: FetchRules, response: Res
 def test_any_response_results_in_bytes_or_a_job_error(
     server: ImageServer, rules: FetchRules, status: bytes, headers: list[bytes], body: list[bytes]
 ) -> None:
-    """No other exception is raised, whatever bytes a server sends."""
-    server.responses["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
+    """Whatever bytes a server sends, the fetch returns bytes or raises a JobError."""
+    server.responses["/cat.png"] = raw_response(status + b"".join(headers) + b"\r\n" + b"".join(body))
 
     with contextlib.suppress(JobError):
         assert isinstance(fetch_image(url_of(server), "image", rules), bytes)
@@ -634,12 +642,12 @@ def test_any_response_results_in_bytes_or_a_job_error(
 
 @given(st.text() | st.builds("https://{}/{}".format, st.text(), st.text()))
 def test_any_url_results_in_a_job_error(url: str) -> None:
-    """No other exception is raised for any text."""
+    """Any text in place of a public URL raises a JobError of the expected form."""
     refusal(url, FetchRules(), Resolver(["10.0.0.1"]))
 
 
 def test_connection_refused(server: ImageServer, rules: FetchRules) -> None:
-    """A refused connection is reported as such."""
+    """The error of a refused connection names the host and the reason."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         free = taken.getsockname()[1]
     url = f"http://{LOOPBACK}:{free}/cat.png?sig=SECRET"
@@ -652,7 +660,7 @@ def test_connection_refused(server: ImageServer, rules: FetchRules) -> None:
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
 def test_dns_failure(error: Exception) -> None:
-    """A host that cannot be resolved is reported as such."""
+    """The error of a failed look-up says that the host was not found."""
 
     def failing(_host: str, _port: int) -> Sequence[str]:
         raise error
@@ -665,25 +673,25 @@ def test_dns_failure(error: Exception) -> None:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and a self-signed certificate of `CERTIFIED`."""
-    return write_certificate(tmp_path_factory.mktemp("tls") / "server.pem", CERTIFIED)
+    """A file with a key and a self-signed certificate of `CERTIFIED_HOST`."""
+    return write_certificate(tmp_path_factory.mktemp("tls") / "server.pem", CERTIFIED_HOST)
 
 
 class SecureServer:
-    """An https server with the name `CERTIFIED`, the rules that trust it, and the SNI names of its connections."""
+    """An https server with the name `CERTIFIED_HOST`, the rules that trust it, and the SNI names of its connections."""
 
     def __init__(self, server: ImageServer, rules: FetchRules, names: list[str | None]) -> None:
         self.server = server
         self.rules = rules
         self.names = names
 
-    def url(self, resource: str = "/cat.png", host: str = CERTIFIED) -> str:
+    def url(self, resource: str = "/cat.png", host: str = CERTIFIED_HOST) -> str:
         """Return the URL of a resource on this server."""
         return f"https://{host}:{self.server.port}{resource}"
 
 
 @pytest.fixture
-def secure(certificate: Path) -> Iterator[SecureServer]:
+def secure_server(certificate: Path) -> Iterator[SecureServer]:
     """An https server with an image."""
     names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -700,29 +708,29 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
         yield SecureServer(server, rules, names)
 
 
-@pytest.mark.parametrize("host", [CERTIFIED, "Images.Example."])
-def test_an_image_over_tls(secure: SecureServer, host: str) -> None:
+@pytest.mark.parametrize("host", [CERTIFIED_HOST, "Images.Example."])
+def test_an_image_over_tls(secure_server: SecureServer, host: str) -> None:
     """The certificate is checked for the host's name, although the connection goes to an address."""
-    assert fetch_image(secure.url(host=host), "image", secure.rules, resolve=Resolver([LOOPBACK])) == PNG
-    assert secure.names == [CERTIFIED]
-    assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.requests[0]
+    assert fetch_image(secure_server.url(host=host), "image", secure_server.rules, resolve=Resolver([LOOPBACK])) == PNG
+    assert secure_server.names == [CERTIFIED_HOST]
+    assert f"\r\nHost: {CERTIFIED_HOST}:{secure_server.server.port}\r\n" in secure_server.server.requests[0]
 
 
 @pytest.mark.parametrize("host", ["other.example", LOOPBACK])
-def test_the_certificate_of_another_host(secure: SecureServer, host: str) -> None:
+def test_the_certificate_of_another_host(secure_server: SecureServer, host: str) -> None:
     """A server whose certificate has another name gets no request."""
-    message = refusal(secure.url("/cat.png?sig=SECRET", host), secure.rules, Resolver([LOOPBACK]))
+    message = refusal(secure_server.url("/cat.png?sig=SECRET", host), secure_server.rules, Resolver([LOOPBACK]))
 
     assert message.startswith(f"image was not fetched from {host}: its TLS certificate is not valid (")
-    assert secure.server.requests == []
+    assert secure_server.server.requests == []
 
 
-def test_an_unknown_authority(secure: SecureServer) -> None:
-    """Rules without their own authority only trust public ones."""
-    message = refusal(secure.url(), replace(secure.rules, tls=None), Resolver([LOOPBACK]))
+def test_an_unknown_authority(secure_server: SecureServer) -> None:
+    """Rules without a TLS context trust only public certificate authorities."""
+    message = refusal(secure_server.url(), replace(secure_server.rules, tls=None), Resolver([LOOPBACK]))
 
     assert "its TLS certificate is not valid (self-signed certificate)" in message
-    assert secure.server.requests == []
+    assert secure_server.server.requests == []
 
 
 def test_a_server_without_tls(server: ImageServer, rules: FetchRules) -> None:
@@ -744,14 +752,16 @@ def test_a_handshake_that_never_ends(rules: FetchRules) -> None:
         assert time.monotonic() - started < 0.2 + GRACE_S
 
 
-def test_downgrade(secure: SecureServer, server: ImageServer) -> None:
+def test_downgrade(secure_server: SecureServer, server: ImageServer) -> None:
     """A redirect from https to http is rejected even if http is allowed."""
-    secure.server.responses["/old"] = redirect(url_of(server))
-    lenient = replace(secure.rules, allow_http=True, extra_ports=frozenset({secure.server.port, server.port}))
+    secure_server.server.responses["/old"] = redirect(url_of(server))
+    lenient = replace(
+        secure_server.rules, allow_http=True, extra_ports=frozenset({secure_server.server.port, server.port})
+    )
 
-    message = refusal(secure.url("/old"), lenient, Resolver([LOOPBACK]))
+    message = refusal(secure_server.url("/old"), lenient, Resolver([LOOPBACK]))
 
-    assert message.startswith(f"image was not fetched from {CERTIFIED}: it redirects from https to http")
+    assert message.startswith(f"image was not fetched from {CERTIFIED_HOST}: it redirects from https to http")
     assert server.visits() == 0
 
 
@@ -795,7 +805,7 @@ def _is_one_public_host(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _must_be_rejected(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether `address` itself must be rejected; a mapped address counts as the address in it."""
+    """Return whether `address` is not public. False for an IPv4-mapped address, which counts as the IPv4 address."""
     mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
     return not (mapped or _is_one_public_host(address))
 
@@ -821,7 +831,7 @@ def test_private_ipv6_addresses_are_rejected(address: IPv6Address) -> None:
 
 @given(st.ip_addresses())
 def test_public_addresses_are_global(address: IPv4Address | IPv6Address) -> None:
-    """An address counts as public only if the registry calls it global, or if it embeds a public IPv4 address."""
+    """An address counts as public only if the registry calls it global, or if it contains an IPv4 address."""
     translated = isinstance(address, IPv6Address) and (
         address.ipv4_mapped is not None or address in ip_network("64:ff9b::/96")
     )

@@ -26,7 +26,7 @@ from tests.core.test_graphs import GRAPH
     ],
 )
 def test_a_place_is_a_node_and_an_input(place: str, target: Target) -> None:
-    """A node is named by title or id, an input by its name, an item of a list by its index."""
+    """The target of a place can be found, set and read."""
     assert TargetFinder(GRAPH).target(place) == target
     graph = copy.deepcopy(GRAPH)
     target.set(graph, "new")
@@ -44,7 +44,7 @@ def test_an_id_takes_precedence_over_a_title() -> None:
 
 
 def test_an_ambiguous_title_is_reported_with_the_ids() -> None:
-    """If several nodes have a title, the error lists their ids, shortened if they are long."""
+    """If several nodes have the same title, the error lists their ids, shortened if they are long."""
     graph = {node_id: {"class_type": "A", "inputs": {"x": 1}} for node_id in ("4", "y" * 500)}
 
     with pytest.raises(LookupError) as info:
@@ -69,7 +69,7 @@ def test_overrides_are_applied_in_order() -> None:
 
 
 def test_overrides_without_a_target_are_faults() -> None:
-    """Each override without an existing input is a fault, also if an earlier one removed the list."""
+    """Each override that names no existing node, input or item is a fault."""
     faults = Faults()
 
     override(copy.deepcopy(GRAPH), {"3.sizes.3": 5, "Stile v1.5.text": "", "seed": 1}, faults)
@@ -82,13 +82,13 @@ def test_overrides_without_a_target_are_faults() -> None:
 
 
 def test_an_input_that_does_not_exist_is_named_with_the_nearest_one() -> None:
-    """A template's override cannot add an input."""
+    """The error suggests the nearest input of the node."""
     with pytest.raises(LookupError, match='node "3" has no input "txt"; did you mean "text"'):
         TargetFinder(GRAPH).target("3.txt")
 
 
 def test_an_input_may_have_dots() -> None:
-    """The node is the longest part that names one; the rest is the input, including its dots."""
+    """The longest part of the place that names a node is the node; the rest, with its dots, is the input."""
     graph: Graph = {
         "3": {"class_type": "ResizeImage", "inputs": {"resize_type": "a", "resize_type.width": 8, "v.0": 1}},
         "75:70": {"class_type": "UNETLoader", "inputs": {"unet_name": "a"}, "_meta": {"title": "v1.5.2"}},
@@ -106,7 +106,7 @@ def test_an_input_may_have_dots() -> None:
 
 
 def test_an_input_that_the_node_lacks_is_added() -> None:
-    """A newer engine may require inputs that an older export lacks; a likely typo is a warning."""
+    """An override adds an input, because a newer ComfyUI may require it; a likely typo is a warning."""
     graph: Graph = {"45": {"class_type": "ImageScaleToTotalPixels", "inputs": {"megapixels": 1.0}}}
     overrides = {"45.resolution_steps": 1, "45.resize_type.width": 8, "45.megapixel": 2.0, "45.": 1, "46.x": 1}
 
@@ -126,7 +126,7 @@ def test_an_input_that_the_node_lacks_is_added() -> None:
 
 
 def test_thousands_of_invalid_overrides_are_reported_quickly() -> None:
-    """4,000 overrides without a target in a graph of 4,000 nodes take less than a second."""
+    """4,000 overrides without a node, and 4,000 that add an input, take less than 6 s in a graph of 4,000 nodes."""
     graph: Graph = {
         str(number): {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": f"Node number {number}"}}
         for number in range(4000)

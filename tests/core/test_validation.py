@@ -11,7 +11,7 @@ import pytest
 from comfy_core.contract import Fault
 from comfy_core.validation import MAX_DEPTH, Faults, filled, nearest, path_of, plain, schema_faults, shown
 
-LONG = "x" * 10_000
+LONG_TEXT = "x" * 10_000
 
 
 def nested(levels: int) -> Any:  # noqa: ANN401 - a JSON value
@@ -52,7 +52,7 @@ def test_paths_are_readable(parts: list[str | int], path: str) -> None:
         ([1], "a list"),
         ({"a": 1}, "an object"),
         ("\ud800\0", r'"\ud800\u0000"'),
-        (LONG, f'"{"x" * 56}...'),
+        (LONG_TEXT, f'"{"x" * 56}...'),
         ("x" * 58, f'"{"x" * 58}"'),
     ],
 )
@@ -63,10 +63,10 @@ def test_a_quoted_value_is_short(value: object, text: str) -> None:
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    """A similar name is suggested, a dissimilar one is not, and a long one takes no time."""
+    """The name that is similar is suggested; for a dissimilar or a very long name there is no suggestion."""
     assert nearest("stesp", ["steps", "seed"]) == '; did you mean "steps"?'
     assert nearest("banana", ["steps", "seed"]) == ""
-    assert nearest(LONG * 100, ["steps", "seed"]) == ""
+    assert nearest(LONG_TEXT * 100, ["steps", "seed"]) == ""
 
 
 def test_a_valid_value_is_copied() -> None:
@@ -97,7 +97,7 @@ def test_a_valid_value_is_copied() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_a_value_that_cannot_be_encoded_is_a_fault(value: object, problem: str) -> None:
-    """Values that JSON Schema allows but JSON cannot represent are removed and reported with their path."""
+    """A value that JSON cannot represent, or that is nested too deeply, is a fault, and None in the copy."""
     faults = Faults()
     copied = plain({"ok": 1, "bad": value}, faults)
     [fault] = faults.listed()
@@ -109,7 +109,7 @@ def test_a_value_that_cannot_be_encoded_is_a_fault(value: object, problem: str) 
 
 
 def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
-    """A key with half a surrogate pair or a NUL is not renamed silently; two such keys have one path."""
+    """A key with half a surrogate pair or a NUL is a fault; several such keys of an object are one fault."""
     faults = Faults()
     copied = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4}, faults)
 
@@ -117,7 +117,7 @@ def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
     json.dumps(copied).encode("utf-8")
 
 
-OBJECT = {
+OBJECT_SCHEMA = {
     "type": "object",
     "required": ["prompt"],
     "additionalProperties": False,
@@ -143,7 +143,7 @@ OBJECT = {
         ({"prompt": None}, "prompt", "must be text, not null; leave the key out instead"),
         ({"prompt": ""}, "prompt", "must not be empty"),
         ({"prompt": " \n"}, "prompt", "must not be blank"),
-        ({"prompt": LONG}, "prompt", "has 10,000 characters; at most 10 are allowed"),
+        ({"prompt": LONG_TEXT}, "prompt", "has 10,000 characters; at most 10 are allowed"),
         ({"code": "ab"}, "code", "has 2 characters; at least 3 are needed"),
         ({"code": "abc!"}, "code", 'must match the pattern "^[a-z]+$", and "abc!" does not'),
         ({"steps": True}, "steps", "must be a whole number, not true"),
@@ -158,7 +158,7 @@ OBJECT = {
         ({"strength": 0}, "strength", "must be above 0, not 0"),
         ({"flag": "yes"}, "flag", 'must be true or false or null, not "yes"'),
         ({"format": "wepb"}, "format", 'must be one of "png", "webp", not "wepb"; did you mean "webp"?'),
-        ({"format": [LONG]}, "format", 'must be one of "png", "webp", not a list'),
+        ({"format": [LONG_TEXT]}, "format", 'must be one of "png", "webp", not a list'),
         ({"loras": []}, "loras", "must not be empty"),
         ({"loras": [{"name": 1}] * 3}, "loras", "has 3 items; at most 2 are allowed"),
         ({"loras": [{"name": 1}, "a"]}, "loras[1]", 'must be an object, not "a"'),
@@ -168,13 +168,13 @@ OBJECT = {
     ],
 )
 def test_each_fault_has_its_path_and_message(change: dict[str, Any], path: str, message: str) -> None:
-    """Each rule has a path to the value and a message with the remedy."""
-    assert schema_faults({"prompt": "x", **change}, OBJECT) == [Fault(path, message)]
+    """A broken rule is one fault, with the path of the value and a message that states the rule."""
+    assert schema_faults({"prompt": "x", **change}, OBJECT_SCHEMA) == [Fault(path, message)]
 
 
 def test_all_faults_are_reported_once() -> None:
-    """A value that breaks two rules is reported once, and all other faults with it."""
-    faults = schema_faults({"steps": -0.5, "width": "x", "aa": 1, "bb": 2}, OBJECT)
+    """A value that breaks two rules is one fault, and the faults of all other values are reported too."""
+    faults = schema_faults({"steps": -0.5, "width": "x", "aa": 1, "bb": 2}, OBJECT_SCHEMA)
 
     assert [fault.path for fault in faults] == ["prompt", "aa", "bb", "steps", "width"]
 
@@ -192,7 +192,7 @@ def test_a_condition_has_a_reason() -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    """A valid value gets its defaults as copies, and integers are ints, also in lists of objects."""
+    """A valid value gets copies of the defaults, and a whole number of type integer becomes an int, also in lists."""
     default: list[int] = []
     schema = {
         "properties": {

@@ -1,4 +1,4 @@
-"""Workflows: the two that ship are valid, a third needs two files and no code, and errors name the file."""
+"""Workflows: the two shipped ones are valid, a third one needs two files and no code, and errors name the file."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FOLDERS = {
     for name, entry in node.inputs.items()
     if entry.folder not in {"", "input"}
 }
-"""The folder below ComfyUI's models of each input that names a model file, as the simulator has it."""
+"""The folder below models/ for each input that names a model file, by node class and input."""
 
-EXAMPLES = {"seed", "prompt", "image"}
+WITHOUT_DEFAULT = {"seed", "prompt", "image"}
 """Inputs without a default; the graph has an example of each."""
 
 INPUTS: JsonObject = {
@@ -47,8 +47,8 @@ INPUTS: JsonObject = {
 }
 
 
-def write(folder: Path, graph: object = GRAPH, inputs: object = INPUTS) -> Path:
-    """Write a workflow of these two files into `folder`; return the folder."""
+def write_workflow(folder: Path, graph: object = GRAPH, inputs: object = INPUTS) -> Path:
+    """Write `graph` and `inputs` as the workflow `style` into `folder`; return the folder."""
     folder.joinpath("style.json").write_text(json.dumps(graph), encoding="utf-8")
     folder.joinpath("style.inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
     return folder
@@ -67,74 +67,74 @@ def image_base64() -> str:
 
 
 @pytest.fixture(params=SHIPPED)
-def shipped(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -> Workflow:
-    """Each shipped workflow."""
+def shipped_workflow(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -> Workflow:
+    """A shipped workflow; a test runs once for each."""
     return workflows[request.param]
 
 
 def test_the_workflows_of_the_commands_ship(workflows: Mapping[str, Workflow]) -> None:
-    """The folder has the workflows of `txt2img` and `img2img`, and each workflow has a version of its own."""
+    """The folder has the workflows of `txt2img` and `img2img`, and no two workflows have the same version."""
     assert {name: workflows[name].schema["x-task"] for name in ALIASES.values()} == {
         name: alias for alias, name in ALIASES.items()
     }
     assert len({workflow.version for workflow in workflows.values()}) == len(workflows)
 
 
-def test_a_graph_has_comfyui_s_export_format(shipped: Workflow) -> None:
-    """Each node has a number, its inputs, a type and a title, in the order and indentation of ComfyUI's export."""
-    for node_id, node in shipped.graph.items():
+def test_a_graph_has_comfyui_s_export_format(shipped_workflow: Workflow) -> None:
+    """Each node's id is a number, and the file has the order and indentation of ComfyUI's export."""
+    for node_id, node in shipped_workflow.graph.items():
         assert node_id.isdecimal()
         assert list(node) == ["inputs", "class_type", "_meta"]
         assert list(node["_meta"]) == ["title"]
         assert isinstance(node["_meta"]["title"], str)
-    assert graph_faults(shipped.graph) == []
-    text = default_directory().joinpath(f"{shipped.name}.json").read_text(encoding="utf-8")
-    assert text.rstrip("\n") == json.dumps(shipped.graph, indent=2, ensure_ascii=False)
+    assert graph_faults(shipped_workflow.graph) == []
+    text = default_directory().joinpath(f"{shipped_workflow.name}.json").read_text(encoding="utf-8")
+    assert text.rstrip("\n") == json.dumps(shipped_workflow.graph, indent=2, ensure_ascii=False)
 
 
-def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
+def test_the_models_are_those_that_the_graph_loads(shipped_workflow: Workflow) -> None:
     """`x-models` are exactly the files that the loader nodes name."""
     loaded = {
         f"{FOLDERS[node['class_type'], name]}/{value}"
-        for node in shipped.graph.values()
+        for node in shipped_workflow.graph.values()
         for name, value in node["inputs"].items()
         if (node["class_type"], name) in FOLDERS
     }
 
-    assert sorted(loaded) == sorted(shipped.schema["x-models"])
-    files = json.dumps(shipped.graph).count(".safetensors")
+    assert sorted(loaded) == sorted(shipped_workflow.schema["x-models"])
+    files = json.dumps(shipped_workflow.graph).count(".safetensors")
     assert files == len(loaded)
 
 
-def test_every_input_is_bound_to_the_graph(shipped: Workflow) -> None:
-    """Every input but num_images has its own place, and every place that callers may set is bound."""
-    targets = [target for name in shipped.inputs for target in shipped.targets(name)]
+def test_every_input_is_bound_to_the_graph(shipped_workflow: Workflow) -> None:
+    """Every input but num_images has its own targets; the sampler's values but denoise are targets."""
+    targets = [target for name in shipped_workflow.inputs for target in shipped_workflow.targets(name)]
 
-    assert [name for name in shipped.inputs if not shipped.targets(name)] == ["num_images"]
+    assert [name for name in shipped_workflow.inputs if not shipped_workflow.targets(name)] == ["num_images"]
     assert len(set(targets)) == len(targets)
-    [sampler] = [node_id for node_id, node in shipped.graph.items() if node["class_type"] == "KSampler"]
-    own = {name for name, value in shipped.graph[sampler]["inputs"].items() if not is_link(value)}
+    [sampler] = [node_id for node_id, node in shipped_workflow.graph.items() if node["class_type"] == "KSampler"]
+    own = {name for name, value in shipped_workflow.graph[sampler]["inputs"].items() if not is_link(value)}
     bound = {target.input for target in targets if target.node_id == sampler}
     assert own - bound <= {"denoise"}
 
 
-def test_every_default_is_the_graph_s_value(shipped: Workflow) -> None:
-    """A request without inputs generates the same image as the exported graph in the editor."""
+def test_every_default_is_the_graph_s_value(shipped_workflow: Workflow) -> None:
+    """A default is the value in the exported graph, so a request without inputs generates the editor's image."""
     compared = set()
-    for name, rule in shipped.inputs.items():
+    for name, rule in shipped_workflow.inputs.items():
         if "default" not in rule or "x-insert" in rule:
             continue
-        held = rule["default"] + rule["x-add"] if "x-add" in rule else rule["default"]
-        for target in shipped.targets(name):
-            assert target.get(shipped.graph) == held
+        expected = rule["default"] + rule["x-add"] if "x-add" in rule else rule["default"]
+        for target in shipped_workflow.targets(name):
+            assert target.get(shipped_workflow.graph) == expected
             compared.add(name)
-    without = {name for name in shipped.inputs if name not in compared} - {"loras", "num_images"}
-    assert without <= EXAMPLES | ({"width", "height"} if shipped.image_inputs else set())
+    without = {name for name in shipped_workflow.inputs if name not in compared} - {"loras", "num_images"}
+    assert without <= WITHOUT_DEFAULT | ({"width", "height"} if shipped_workflow.image_inputs else set())
 
 
-def test_every_input_has_a_description(shipped: Workflow) -> None:
-    """The docs are generated from the schema: each input has a sentence and its limits."""
-    rules = shipped.inputs
+def test_every_input_has_a_description(shipped_workflow: Workflow) -> None:
+    """The docs are generated from the schema: each input has a description, and numbers have limits."""
+    rules = shipped_workflow.inputs
 
     assert all(rule["description"].endswith(".") for rule in rules.values())
     assert (rules["prompt"]["minLength"], rules["prompt"]["maxLength"]) == (1, 4096)
@@ -154,7 +154,7 @@ def test_every_input_has_a_description(shipped: Workflow) -> None:
 
 
 def test_strength_is_only_in_image_to_image(workflows: Mapping[str, Workflow]) -> None:
-    """The two workflows differ in `image` and `strength`; everything else is equal."""
+    """Only img2img has `image` and `strength`; the rules of all other inputs but `width` and `height` are equal."""
     txt2img, img2img = (workflows[name].inputs for name in ("flux-dev-txt2img", "flux-dev-img2img"))
 
     assert img2img.keys() - txt2img.keys() == {"image", "strength"}
@@ -179,7 +179,7 @@ def test_strength_is_only_in_image_to_image(workflows: Mapping[str, Workflow]) -
 def test_a_negative_prompt_needs_its_strength(
     workflows: Mapping[str, Workflow], inputs: JsonObject, paths: list[str]
 ) -> None:
-    """A negative prompt without effect is rejected, with the missing input."""
+    """A negative prompt without effect is rejected; the fault names `negative_strength`."""
     faults = []
     try:
         read_request({"prompt": "a", **inputs}, workflows)
@@ -191,8 +191,8 @@ def test_a_negative_prompt_needs_its_strength(
 
 
 def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
-    """The two files have an image of another name, a value in two places, one in a list, and one with a sum."""
-    workflows = load_workflows(write(tmp_path))
+    """The workflow has an image input, a value in two places, a value in a list, and a value with `x-add`."""
+    workflows = load_workflows(write_workflow(tmp_path))
     request = read_request(
         {"workflow": "style", "sketch": image_base64(), "words": "c", "size": 512, "amount": 0.5}, workflows
     )
@@ -213,8 +213,8 @@ def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
 
 
 def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
-    """A request with only the required inputs gets the schema's defaults, without the shipped workflows."""
-    workflows = load_workflows(write(tmp_path))
+    """A request with only the required inputs gets the schema's defaults. The shipped workflows are not loaded."""
+    workflows = load_workflows(write_workflow(tmp_path))
 
     [graph] = read_request({"workflow": "style", "sketch": image_base64()}, workflows).render(lambda: 1).graphs
 
@@ -227,10 +227,10 @@ def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
 
 def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
     """A version identifies the exact bytes of both files."""
-    first = load_workflows(write(tmp_path))["style"].version
-    again = load_workflows(write(tmp_path))["style"].version
-    changed_graph = load_workflows(write(tmp_path, graph={**GRAPH, "9": GRAPH["8"]}))["style"].version
-    changed_inputs = load_workflows(write(tmp_path, inputs={**INPUTS, "title": "x"}))["style"].version
+    first = load_workflows(write_workflow(tmp_path))["style"].version
+    again = load_workflows(write_workflow(tmp_path))["style"].version
+    changed_graph = load_workflows(write_workflow(tmp_path, graph={**GRAPH, "9": GRAPH["8"]}))["style"].version
+    changed_inputs = load_workflows(write_workflow(tmp_path, inputs={**INPUTS, "title": "x"}))["style"].version
 
     assert first == again
     assert len({first, changed_graph, changed_inputs}) == 3
@@ -247,9 +247,9 @@ def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_graph_names_its_file(tmp_path: Path, graph: object, problem: str) -> None:
-    """An invalid graph prevents the start, with the file and the place."""
+    """The ConfigError of an invalid graph names the graph's file and the place."""
     with pytest.raises(ConfigError) as info:
-        load_workflows(write(tmp_path, graph=graph))
+        load_workflows(write_workflow(tmp_path, graph=graph))
 
     assert str(tmp_path / "style.json") in str(info.value)
     assert problem in str(info.value)
@@ -303,9 +303,9 @@ def test_an_invalid_graph_names_its_file(tmp_path: Path, graph: object, problem:
     ],
 )
 def test_invalid_inputs_name_their_file(tmp_path: Path, inputs: object, problem: str) -> None:
-    """Inputs that could never be rendered prevent the start, instead of failing a job."""
+    """Inputs that could not be rendered are a ConfigError of `load_workflows`, so no job fails because of them."""
     with pytest.raises(ConfigError) as info:
-        load_workflows(write(tmp_path, inputs=inputs))
+        load_workflows(write_workflow(tmp_path, inputs=inputs))
 
     assert str(tmp_path / "style.inputs.json") in str(info.value)
     assert problem in str(info.value)
@@ -316,8 +316,8 @@ def test_invalid_inputs_name_their_file(tmp_path: Path, inputs: object, problem:
     "content", [b"{", b"\xff\xfe\xff", b"", b"[" * 200_000], ids=["cut", "binary", "empty", "deep"]
 )
 def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    """Only the file that cannot be parsed is named."""
-    write(tmp_path).joinpath(name).write_bytes(content)
+    """The error starts with the path of the file that cannot be parsed."""
+    write_workflow(tmp_path).joinpath(name).write_bytes(content)
 
     with pytest.raises(ConfigError, match="is not JSON") as info:
         load_workflows(tmp_path)
@@ -327,7 +327,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str, content: by
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
     """Inputs without their graph are an incomplete workflow."""
-    write(tmp_path).joinpath("style.json").unlink()
+    write_workflow(tmp_path).joinpath("style.json").unlink()
 
     with pytest.raises(ConfigError, match=r"style\.json cannot be read: No such file"):
         load_workflows(tmp_path)
@@ -345,7 +345,7 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "not-there"])
 def test_a_folder_without_workflows_is_named(tmp_path: Path, name: str) -> None:
-    """An empty or missing folder is an invalid setting; the error describes its content."""
+    """An empty or missing folder is a ConfigError, which has the folder and the files that it must contain."""
     with pytest.raises(ConfigError, match=r"<name>\.inputs\.json") as info:
         load_workflows(tmp_path / name)
 
@@ -353,7 +353,7 @@ def test_a_folder_without_workflows_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_workflow_is_found_by_name_and_alias(workflows: Mapping[str, Workflow]) -> None:
-    """The aliases are those of the shipped workflows."""
+    """A shipped workflow is found by its alias and by its own name."""
     assert find_workflow("txt2img", workflows).name == "flux-dev-txt2img"
     assert find_workflow("img2img", workflows).name == "flux-dev-img2img"
     assert find_workflow("flux-dev-txt2img", workflows).name == "flux-dev-txt2img"
@@ -371,7 +371,7 @@ def test_a_workflow_is_found_by_name_and_alias(workflows: Mapping[str, Workflow]
     ],
 )
 def test_an_unknown_workflow_lists_the_known_ones(workflows: Mapping[str, Workflow], name: str, sentence: str) -> None:
-    """The error has the nearest and all known names, and a shortened value."""
+    """The error has the unknown name, shortened if it is long, the nearest name and all known names."""
     with pytest.raises(JobError) as info:
         find_workflow(name, workflows)
 

@@ -161,15 +161,17 @@ CALLS = (0, 4, 5, 6, 7)
 """After how many of its eight calls a deployment fails. The first four only read, so one of them is enough."""
 
 
-@pytest.mark.parametrize("handles_last", [False, True])
-def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySetup, *, handles_last: bool) -> None:
+@pytest.mark.parametrize("handles_first_refused", [False, True])
+def test_after_any_failed_call_the_next_run_does_the_rest(
+    deploy_setup: DeploySetup, *, handles_first_refused: bool
+) -> None:
     """If a call of a deployment fails, the next run creates the rest; `destroy` likewise deletes everything.
 
-    With `handles_last` RunPod executes the failed call.
+    With `handles_first_refused` RunPod executes the first failed call.
     """
     deploy_setup.write(STORAGE_TABLE)
     for calls in CALLS:
-        deploy_setup.account.faults.end_after(calls, handles_last=handles_last)
+        deploy_setup.account.faults.refuse_after(calls, handles_first_refused=handles_first_refused)
         assert deploy_setup.deploy().status == 3
         deploy_setup.account.faults.clear()
         ended = deploy_setup.deploy()
@@ -179,7 +181,7 @@ def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySe
         assert list(deploy_setup.account.cached_models.values()) == [[MODEL]]
         assert "Nothing to do" in deploy_setup.deploy().err
 
-        deploy_setup.account.faults.end_after(calls, handles_last=handles_last)
+        deploy_setup.account.faults.refuse_after(calls, handles_first_refused=handles_first_refused)
         deploy_setup.destroy()
         deploy_setup.account.faults.clear()
         assert deploy_setup.destroy().status == 0

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def write_certificate(file: Path, host: str) -> Path:
-    """Write a key and a certificate for `host`, a name or an IP address, into one file; return it."""
+    """Write a key and a certificate for `host`, a name or an IP address, into `file`; return `file`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test's own authority")])
     now = dt.datetime.now(dt.UTC)

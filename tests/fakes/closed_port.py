@@ -20,13 +20,13 @@ class ClosedPort:
         self._path = parts.path
         self._port = free_port()
         self._listener: socket.socket | None = None
-        self._pairs: list[socket.socket] = []
+        self._connections: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in [*self._pairs, *([self._listener] if self._listener else [])]:
+        for each in [*self._connections, *([self._listener] if self._listener else [])]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -46,7 +46,7 @@ class ClosedPort:
             while True:
                 near, _ = listener.accept()
                 far = socket.create_connection(self._target)
-                self._pairs += [near, far]
+                self._connections += [near, far]
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=_pipe, args=(source, sink), daemon=True).start()
 

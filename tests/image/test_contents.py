@@ -29,16 +29,16 @@ COMFYUI_REQUIREMENTS = ("aiohttp", "pillow")
 """Requirements of the substitute for ComfyUI; a real ComfyUI requires torch instead."""
 
 
-Saved: TypeAlias = Callable[[str], Path]
+ArchiveOf: TypeAlias = Callable[[str], Path]
 """Maps the name of an image to its archive, as `docker save` writes it."""
 
 
 @pytest.fixture(scope="module")
-def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def archive_of(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> ArchiveOf:
     """Return a function that saves an image as an archive, once for all tests."""
-    folder = tmp_path_factory.mktemp("saved")
+    folder = tmp_path_factory.mktemp("archives")
 
-    def archive_of(name: str) -> Path:
+    def saved_archive(name: str) -> Path:
         image = engine.images.get(name)
         archive = folder / f"{str(image.id).partition(':')[2]}.tar"
         if not archive.exists():
@@ -46,7 +46,7 @@ def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
                 file.writelines(image.save())
         return archive
 
-    return archive_of
+    return saved_archive
 
 
 def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
@@ -59,12 +59,12 @@ def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
                 yield layer
 
 
-def weights_of(engine: docker.DockerClient, saved: Saved, image: str) -> list[str]:
+def weights_layers(engine: docker.DockerClient, archive_of: ArchiveOf, image: str) -> list[str]:
     """Return the hashes of the layers that contain a model."""
     hashes = engine.images.get(image).attrs["RootFS"]["Layers"]
-    names = [layer.getnames() for layer in layers_of(saved(image))]
+    names = [layer.getnames() for layer in layers_of(archive_of(image))]
     return [
-        each for each, held in zip(hashes, names, strict=True) if any(name.endswith(".safetensors") for name in held)
+        each for each, files in zip(hashes, names, strict=True) if any(name.endswith(".safetensors") for name in files)
     ]
 
 
@@ -84,7 +84,7 @@ def test_structure(image: str) -> None:
 
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS, SIMULATOR])
 def test_health_check_and_stop_signal(engine: docker.DockerClient, image: str) -> None:
-    """The image has a health check and a stop signal."""
+    """The image's health check runs worker.health, and its stop signal is SIGTERM."""
     config = engine.images.get(image).attrs["Config"]
 
     assert config["Healthcheck"]["Test"] == ["CMD", "/opt/venv/bin/python", "-m", "worker.health"]
@@ -92,11 +92,11 @@ def test_health_check_and_stop_signal(engine: docker.DockerClient, image: str) -
 
 
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS, SIMULATOR])
-def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
+def test_no_file_is_world_writable(archive_of: ArchiveOf, image: str) -> None:
     """No file or folder of a layer is world-writable except sticky folders such as /tmp."""
     found = [
         member.name
-        for layer in layers_of(saved(image))
+        for layer in layers_of(archive_of(image))
         for member in layer
         if (member.isfile() or member.isdir()) and member.mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
     ]
@@ -105,12 +105,12 @@ def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
 
 
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
-def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
-    """No layer contains .git, tests, caches of pip or apt, or Python's temporary files."""
+def test_no_repository_or_cache_is_left(archive_of: ArchiveOf, image: str) -> None:
+    """No layer contains .git, a cache of root, apt or pytest, or a partial download."""
     forbidden = (".git/", "/root/.cache", "var/lib/apt/lists/", "/.pytest_cache", ".part")
     found = [
         member.name
-        for layer in layers_of(saved(image))
+        for layer in layers_of(archive_of(image))
         for member in layer
         if member.size and any(word in f"/{member.name}" for word in forbidden)
     ]
@@ -118,13 +118,16 @@ def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
     assert found == []
 
 
-def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+def test_the_token_is_not_in_the_image(engine: docker.DockerClient, archive_of: ArchiveOf, images: BuiltImages) -> None:
     """The token that gave access to the models is in no layer, history, configuration or log."""
     assert {request.token for request in images.server.received} == {TOKEN}
 
-    with saved(WITH_WEIGHTS).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+    with (
+        archive_of(WITH_WEIGHTS).open("rb") as archive,
+        mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+    ):
         assert whole.find(TOKEN.encode()) == -1
-    for layer in layers_of(saved(WITH_WEIGHTS)):
+    for layer in layers_of(archive_of(WITH_WEIGHTS)):
         for member in layer:
             file = layer.extractfile(member) if member.isfile() else None
             assert file is None or TOKEN.encode() not in file.read(), member.name
@@ -133,12 +136,15 @@ def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved
 
 
 def test_models_have_their_own_layers_and_notices(
-    engine: docker.DockerClient, saved: Saved, images: BuiltImages
+    engine: docker.DockerClient, archive_of: ArchiveOf, images: BuiltImages
 ) -> None:
-    """Each file of models.txt is in its own layer; its licence and the notices are in the image too."""
+    """Each file of models.txt is in a layer without other models.
+
+    The licence is a file in the image, and the image's description names it.
+    """
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
-        for layer in layers_of(saved(WITH_WEIGHTS))
+        for layer in layers_of(archive_of(WITH_WEIGHTS))
     ]
     names = [line.split()[2] for line in (images.models / "models.txt").read_text().splitlines()]
 
@@ -150,48 +156,52 @@ def test_models_have_their_own_layers_and_notices(
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
-def test_rebuilt_weights_have_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
-    """Models that are downloaded again produce layers with the same hashes, which need no new push or pull."""
+def test_rebuilt_weights_have_the_same_layers(
+    engine: docker.DockerClient, archive_of: ArchiveOf, images: BuiltImages
+) -> None:
+    """If the models are downloaded again, their layers have the same hashes and need no new push or pull."""
     tag = WITH_WEIGHTS + "-again"
-    images.weights.run(tag, "--no-cache-filter=weights")
+    images.worker_with_weights.run(tag, "--no-cache-filter=weights")
 
-    layers = [weights_of(engine, saved, each) for each in (WITH_WEIGHTS, tag)]
+    layers = [weights_layers(engine, archive_of, each) for each in (WITH_WEIGHTS, tag)]
     engine.images.remove(tag, force=True)
     assert len(layers[0]) == len((images.models / "models.txt").read_text().splitlines())
     assert layers[0] == layers[1]
 
 
 def test_new_code_downloads_no_weights(engine: docker.DockerClient, images: BuiltImages, tmp_path: Path) -> None:
-    """A change of the handler does not change the models' layers, and their server gets no request."""
+    """A change of the handler changes one layer only, and no model is requested again."""
     before, after = WITH_WEIGHTS + "-before", WITH_WEIGHTS + "-after"
-    images.weights.run(before)
-    asked_before = len(images.server.received)
+    images.worker_with_weights.run(before)
+    requests_before = len(images.server.received)
     ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache", "debug-output", "tests")
     shutil.copytree(ROOT, tmp_path / "changed", ignore=ignored)
     (tmp_path / "changed" / "handler.py").write_text("print('changed')\n")
 
-    images.weights.run(after, context=tmp_path / "changed")
+    images.worker_with_weights.run(after, context=tmp_path / "changed")
 
     layers = [engine.images.get(each).attrs["RootFS"]["Layers"] for each in (before, after)]
     for each in (before, after):
         engine.images.remove(each, force=True)
-    assert len(images.server.received) == asked_before
+    assert len(images.server.received) == requests_before
     assert [one == other for one, other in zip(*layers, strict=True)].count(False) == 1
 
 
 def test_the_worker_adds_at_most_100_mb(engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the base image, its Python and ComfyUI's dependencies, the worker has at most 100 MB."""
+    """Without the base image, the packages of apt and ComfyUI's dependencies, the image has at most 100 MiB."""
     image = engine.images.get(WORKER)
     sizes = {layer["CreatedBy"].removeprefix("/bin/sh -c ")[:90]: layer["Size"] for layer in image.history()}
-    own = _comfyui_bytes(engine)
+    comfyui_bytes = _comfyui_bytes(engine)
     with capsys.disabled():
-        lines = [f"{image.attrs['Size'] / MIB:9.1f} MiB  {WORKER}, ComfyUI's own packages {own / MIB:.1f} of it"]
+        lines = [
+            f"{image.attrs['Size'] / MIB:9.1f} MiB  {WORKER}, ComfyUI's own packages {comfyui_bytes / MIB:.1f} of it"
+        ]
         lines += [f"{size / MIB:9.1f} MiB  {name}" for name, size in sizes.items() if size]
         print("", *lines, sep="\n")  # noqa: T201 - shown in the output of each run
 
     base = engine.images.get(BASE_IMAGE).attrs["Size"]
     runtime = next(size for name, size in sizes.items() if "apt-get install" in name)
-    assert image.attrs["Size"] - base - runtime - own <= ALLOWED_EXTRA_BYTES
+    assert image.attrs["Size"] - base - runtime - comfyui_bytes <= ALLOWED_EXTRA_BYTES
 
 
 def _comfyui_bytes(engine: docker.DockerClient) -> int:
@@ -202,7 +212,7 @@ def _comfyui_bytes(engine: docker.DockerClient) -> int:
 
 
 def test_a_wrong_model_fails_the_build(images: BuiltImages, tmp_path: Path) -> None:
-    """A model whose hash differs from the list fails the build, which prints the file and both hashes."""
+    """A model whose hash differs from the list fails the build, which prints the file and the expected hash."""
     lines: Mapping[str, list[str]] = {
         line.split()[2]: line.split() for line in (images.models / "models.txt").read_text().splitlines()
     }
@@ -210,7 +220,9 @@ def test_a_wrong_model_fails_the_build(images: BuiltImages, tmp_path: Path) -> N
     (tmp_path / "models.txt").write_text("\n".join(" ".join(fields) for fields in lines.values()) + "\n")
 
     with pytest.raises(BuildFailedError) as info:
-        replace(images.weights, contexts={**images.weights.contexts, "model-list": str(tmp_path)}).run(FAILED_BUILD)
+        replace(
+            images.worker_with_weights, contexts={**images.worker_with_weights.contexts, "model-list": str(tmp_path)}
+        ).run(FAILED_BUILD)
 
     log = str(info.value)
     assert "vae/ae.safetensors" in log

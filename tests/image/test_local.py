@@ -29,8 +29,8 @@ def _responds(port: int) -> bool:
 
 def _run_job(port: int, **inputs: object) -> dict[str, object]:
     response = requests.post(f"http://127.0.0.1:{port}/runsync", json={"input": {**SMALL_JOB, **inputs}}, timeout=60)
-    answered: dict[str, object] = response.json()
-    return answered
+    job: dict[str, object] = response.json()
+    return job
 
 
 def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) -> None:
@@ -54,8 +54,8 @@ def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) ->
 
 
 def compose(environment: dict[str, str], *arguments: str) -> str:
-    """Return the output of docker compose."""
-    done = subprocess.run(
+    """Run docker compose; return its output."""
+    ended = subprocess.run(
         ["docker", "compose", *arguments],  # noqa: S607
         cwd=ROOT,
         env={**os.environ, **environment},
@@ -63,8 +63,8 @@ def compose(environment: dict[str, str], *arguments: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def project() -> Iterator[dict[str, str]]:
 
 
 def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
-    """`docker compose --profile cpu up` starts two healthy containers, whose local API returns a placeholder."""
+    """`docker compose --profile cpu up` starts two healthy containers, and a job at the local API succeeds."""
     compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
 
     response = _run_job(int(project["PORT"]))

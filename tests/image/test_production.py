@@ -23,12 +23,12 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 from tests.image.conftest import WITH_WEIGHTS, WORKER, BuiltImages
-from tests.image.substitutes import fill, make_models
+from tests.image.substitutes import make_models, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
-SOON = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 10**10}
-ENVIRONMENTS = """\
+HEALTH_CHECK = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 10**10}
+PRINT_ENVIRONMENTS = """\
 import os, pathlib
 for process in pathlib.Path("/proc").glob("[0-9]*"):
     if process.name == str(os.getpid()):
@@ -41,7 +41,7 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
             except PermissionError as error:
                 print(name, type(error).__name__)
 """
-CONNECT = """\
+TRY_TO_CONNECT = """\
 import socket, sys
 try:
     socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
@@ -49,7 +49,7 @@ try:
 except OSError as error:
     print(error.strerror or error)
 """
-WRITE = """\
+TRY_TO_WRITE = """\
 import pathlib, sys
 for folder in sys.argv[1:]:
     try:
@@ -58,12 +58,12 @@ for folder in sys.argv[1:]:
     except OSError:
         pass
 """
-QUICK_HEALTH = {**SOON, "interval": 10**9, "start_period": 10**9, "retries": 1}
+FREQUENT_HEALTH_CHECK = {**HEALTH_CHECK, "interval": 10**9, "start_period": 10**9, "retries": 1}
 
 
 @pytest.fixture(scope="module")
 def worker(engine: docker.DockerClient, network: Network) -> Iterator[WorkerContainer]:
-    """A worker with baked weights, shared by the tests that follow."""
+    """A container of the image with weights, shared by the tests that use this fixture."""
     with worker_container(engine, network, WITH_WEIGHTS) as shared:
         yield shared
 
@@ -78,7 +78,7 @@ def test_txt2img(worker: WorkerContainer) -> None:
 
 
 def test_img2img(worker: WorkerContainer) -> None:
-    """An img2img job accepts an image and returns one."""
+    """A job with an image succeeds with the template flux-dev-img2img."""
     image = base64.b64encode((ROOT / "examples" / "knight.png").read_bytes()).decode()
 
     job = worker.platform.wait_for(
@@ -90,7 +90,7 @@ def test_img2img(worker: WorkerContainer) -> None:
 
 
 def test_a_caller_s_graph_runs(worker: WorkerContainer) -> None:
-    """A whole graph in API format runs unchanged."""
+    """A job whose input is a graph in API format succeeds."""
     [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], {**SMALL_JOB, "seed": 7})
 
     assert code_of(worker.platform.wait_for(worker.platform.submit({"workflow": graph}), 60)) is None
@@ -108,7 +108,7 @@ def test_two_jobs_are_active_at_once(worker: WorkerContainer) -> None:
 
 
 def test_a_cancelled_job_does_not_delay_the_next(worker: WorkerContainer) -> None:
-    """A job that would take a minute is cancelled, and the next one does not wait for it."""
+    """A job that would take a minute is cancelled, and the next job succeeds without waiting for it."""
     long = worker.submit(steps=100, num_images=8)
     worker.await_sampling(long)
 
@@ -131,8 +131,8 @@ def test_a_killed_comfyui_is_restarted(worker: WorkerContainer) -> None:
     assert worker.state()["Status"] == "running"
 
 
-def test_no_process_is_root(worker: WorkerContainer) -> None:
-    """Every process runs as user 1000 without capabilities, and PID 1 is tini."""
+def test_pid_1_is_not_root(worker: WorkerContainer) -> None:
+    """PID 1 is tini. It runs as user 1000, without capabilities, and cannot gain privileges."""
     status = worker.output_of("cat", "/proc/1/status")
     words = {line.split(":")[0]: line.split()[1:] for line in status.splitlines() if len(line.split()) > 1}
 
@@ -143,8 +143,13 @@ def test_no_process_is_root(worker: WorkerContainer) -> None:
 
 
 def test_other_processes_cannot_read_the_secrets_of_tini_and_the_worker(worker: WorkerContainer) -> None:
-    """A custom node, which runs as the same user, can only read ComfyUI's environment, which has no secret."""
-    environments = dict(line.split(" ", 1) for line in worker.output_of("python", "-c", ENVIRONMENTS).splitlines())
+    """A process of the same user, such as a custom node, can only read ComfyUI's environment.
+
+    ComfyUI's environment has no variable of RunPod.
+    """
+    environments = dict(
+        line.split(" ", 1) for line in worker.output_of("python", "-c", PRINT_ENVIRONMENTS).splitlines()
+    )
 
     assert [environments[name] for name in ("tini", "handler.py")] == ["PermissionError"] * 2
     assert "PATH" in environments["main.py"]
@@ -154,27 +159,27 @@ def test_other_processes_cannot_read_the_secrets_of_tini_and_the_worker(worker: 
 def test_there_is_no_network_access_except_to_the_platform(
     worker: WorkerContainer, engine: docker.DockerClient
 ) -> None:
-    """The container has no network access except to the platform; the jobs above ran without it."""
+    """The container can connect to the platform, but to no other network. The jobs above ran in this container."""
     routes = [line.split()[1] for line in worker.output_of("cat", "/proc/net/route").splitlines()[1:]]
     elsewhere = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     port = str(urlsplit(worker.platform.base_url).port)
 
     assert routes
     assert "00000000" not in routes
-    assert "unreachable" in worker.output_of("python", "-c", CONNECT, elsewhere, port)
-    assert worker.output_of("python", "-c", CONNECT, worker.platform.host, port) == "connected\n"
+    assert "unreachable" in worker.output_of("python", "-c", TRY_TO_CONNECT, elsewhere, port)
+    assert worker.output_of("python", "-c", TRY_TO_CONNECT, worker.platform.host, port) == "connected\n"
 
 
 def test_only_tmp_can_be_written(worker: WorkerContainer) -> None:
     """The root file system is read-only: files can only be created in /tmp."""
     folders = ("/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - a folder in the container
-    written = worker.output_of("python", "-c", WRITE, *folders)
+    written = worker.output_of("python", "-c", TRY_TO_WRITE, *folders)
 
     assert written == "/tmp\n"  # noqa: S108 - a folder in the container
 
 
 def test_8_gb_of_memory_suffice(worker: WorkerContainer) -> None:
-    """The jobs above ran within a memory limit of 8 GB, without an OOM kill."""
+    """The jobs above ran within a memory limit of 8 GiB, without an OOM kill."""
     stats: Any = worker.container.stats(stream=False)  # the type also allows a stream
     memory = stats["memory_stats"]
 
@@ -184,7 +189,7 @@ def test_8_gb_of_memory_suffice(worker: WorkerContainer) -> None:
 
 
 def test_no_file_of_a_job_is_left(worker: WorkerContainer) -> None:
-    """After the jobs above ComfyUI's folders contain no image."""
+    """After the jobs above ComfyUI's input and output folders contain only empty files."""
     found = worker.output_of("find", "/tmp/comfyui/input", "/tmp/comfyui/output", "-type", "f", "-size", "+0")  # noqa: S108
 
     assert found == ""
@@ -212,7 +217,7 @@ def test_a_busy_container_exits_after_its_result_is_posted(engine: docker.Docker
 
 def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -> None:
     """The engine reports the container as healthy while ComfyUI responds, and as unhealthy otherwise."""
-    with worker_container(engine, network, WITH_WEIGHTS, healthcheck=QUICK_HEALTH) as worker:
+    with worker_container(engine, network, WITH_WEIGHTS, healthcheck=FREQUENT_HEALTH_CHECK) as worker:
         assert until(lambda: worker.state()["Health"]["Status"] == "healthy", 20)
 
         worker.signal_comfyui(signal.SIGSTOP)
@@ -226,11 +231,11 @@ def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -
 def test_the_models_of_a_volume_are_found(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """The image without weights uses those of a read-only network volume."""
-    fill(tmp_path / "models", images.models, images.server)
+    """The image without weights uses the models of a read-only network volume."""
+    write_models(tmp_path / "models", images.models, images.server)
 
     with worker_container(
-        engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], **_listed(images)
+        engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], **_with_small_models(images)
     ) as worker:
         assert code_of(worker.run()) is None
 
@@ -238,13 +243,13 @@ def test_the_models_of_a_volume_are_found(
 def test_a_missing_model_is_named(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """If a model is missing the worker takes no job, logs the model and the locations searched, and exits."""
-    fill(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
+    """If models are missing, the worker takes no job, logs them and the folder that was searched, and exits."""
+    write_models(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
 
     options: dict[str, Any] = {
         "volumes": [f"{tmp_path}:/runpod-volume:ro"],
         "waits_until_ready": False,
-        **_listed(images),
+        **_with_small_models(images),
     }
     with worker_container(engine, network, WORKER, **options) as worker:
         assert worker.await_end() != 0
@@ -258,9 +263,9 @@ def test_a_missing_model_is_named(
 def test_models_are_downloaded_at_the_first_boot(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """WORKER_FETCH_MODELS=true downloads them to a new volume, as in compose.yaml; a second worker finds them there."""
+    """With WORKER_FETCH_MODELS=true the first worker downloads the models to a new volume; a second one uses them."""
     name = "comfy-client-test-models"
-    options = {"volumes": [f"{name}:/opt/models"], **_listed(images)}
+    options = {"volumes": [f"{name}:/opt/models"], **_with_small_models(images)}
     with ModelServer(gateway_address(network)) as server:
         make_models(tmp_path, server)
         environment = {"WORKER_FETCH_MODELS": "true", "HF_ENDPOINT": server.url}
@@ -276,8 +281,8 @@ def test_models_are_downloaded_at_the_first_boot(
 def test_an_unreadable_volume_is_reported(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """The error for a volume that only another user can read reports that it cannot be read, not that it is empty."""
-    fill(tmp_path / "models", images.models, images.server)
+    """If only another user can read the volume, the log says that it cannot be read."""
+    write_models(tmp_path / "models", images.models, images.server)
     tmp_path.chmod(0o700)
 
     with worker_container(
@@ -287,8 +292,11 @@ def test_an_unreadable_volume_is_reported(
         assert "/runpod-volume/models (cannot be read by this user)" in worker.log()
 
 
-def _listed(images: BuiltImages) -> dict[str, Any]:
-    """Mount the substitutes' models.txt over the real one, so that a container expects their sizes."""
+def _with_small_models(images: BuiltImages) -> dict[str, Any]:
+    """Return the option that mounts the substitutes' models.txt over the image's.
+
+    The container then expects the sizes of the substitutes.
+    """
     return {
         "mounts": [docker.types.Mount("/app/models.txt", str(images.models / "models.txt"), "bind", read_only=True)]
     }

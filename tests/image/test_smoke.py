@@ -1,4 +1,4 @@
-"""The smoke test that image.yml runs before it pushes: scripts/release/smoke_image, on images built here."""
+"""scripts/release/smoke_image, which image.yml runs before it pushes an image, on the images of these tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
 def test_a_built_image_passes_the_smoke_test(image: str) -> None:
-    """The image's labels are correct, a job on the simulator succeeds, and SIGTERM ends it.
+    """The image has its labels, a job on the simulator succeeds, and SIGTERM ends the container.
 
-    Its own ComfyUI is not tested.
+    The image's own ComfyUI is not tested.
     """
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "smoke_image"), image, SIMULATOR, "--without-comfyui"],

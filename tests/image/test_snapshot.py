@@ -1,4 +1,4 @@
-"""A build with custom nodes: all nodes at their commits with their requirements, or the build fails."""
+"""A build with custom nodes: the image contains the nodes and their requirements, or the build fails."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
 from bench.worker_setup import code_of
 from tests.image.conftest import FAILED_BUILD, WORKER, BuiltImages
-from tests.image.substitutes import fill
+from tests.image.substitutes import write_models
 
 pytestmark = pytest.mark.slow
 TAG = WORKER + "-nodes"
 
 
 def write_snapshot(folder: Path, images: BuiltImages, nodes: dict[str, str]) -> dict[str, str]:
-    """Write a snapshot.json with the small ComfyUI and `nodes` (commits by repository); return the build contexts."""
+    """Write a snapshot.json with ComfyUI's substitute and `nodes` (commits by name); return the build contexts."""
     folder.mkdir()
     pinned = {images.git.url(name): {"hash": commit, "disabled": False} for name, commit in nodes.items()}
     snapshot = {"comfyui": images.worker.args["COMFYUI_REF"], "git_custom_nodes": pinned}
@@ -32,23 +32,23 @@ def write_snapshot(folder: Path, images: BuiltImages, nodes: dict[str, str]) -> 
 def test_nodes_are_built_in_and_loaded(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """Two nodes, one with a requirement: both are in ComfyUI's folder, pip is removed again, and a job works."""
+    """Two custom nodes are in ComfyUI's folder, the requirement of one is installed, and a job succeeds without pip."""
     node = {"__init__.py": "NODE_CLASS_MAPPINGS = {}\n"}
     commits = {
         "node-with": images.git.put("node-with", {**node, "requirements.txt": "iniconfig\n"}, node)[0],
         "node-without": images.git.put("node-without", node)[0],
     }
     replace(images.worker, contexts=write_snapshot(tmp_path / "snapshot", images, commits)).run(TAG)
-    fill(tmp_path / "models", images.models, images.server)
+    write_models(tmp_path / "models", images.models, images.server)
 
-    with worker_container(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as box:
-        assert code_of(box.run()) is None
-        found = box.output_of("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
-        where = box.output_of("python", "-c", "import iniconfig; print(iniconfig.__file__)")
-        pip = box.container.exec_run(["python", "-m", "pip", "--version"])
+    with worker_container(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as worker:
+        assert code_of(worker.run()) is None
+        found = worker.output_of("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
+        requirement_file = worker.output_of("python", "-c", "import iniconfig; print(iniconfig.__file__)")
+        pip = worker.container.exec_run(["python", "-m", "pip", "--version"])
     engine.images.remove(TAG, force=True)
     assert sorted(found) == [f"/opt/comfyui/custom_nodes/{name}/__init__.py" for name in commits]
-    assert where.startswith("/opt/venv/")
+    assert requirement_file.startswith("/opt/venv/")
     assert pip.exit_code != 0
 
 
@@ -56,7 +56,7 @@ def test_nodes_are_built_in_and_loaded(
 def test_a_missing_repository_or_commit_fails_the_build(
     images: BuiltImages, tmp_path: Path, name: str, commit: str
 ) -> None:
-    """A repository or commit that does not exist ends the build and is named."""
+    """If a repository or a commit does not exist, the build fails and its error names the repository."""
     contexts = write_snapshot(tmp_path / "snapshot", images, {name: commit})
 
     with pytest.raises(BuildFailedError, match=name):

@@ -24,8 +24,8 @@ def variables(s3: S3Server) -> dict[str, str]:
     }
 
 
-def stored(job: QueueJob) -> list[dict[str, object]]:
-    """Return the images of a successful job, each downloaded from its URL and checked."""
+def downloaded_images(job: QueueJob) -> list[dict[str, object]]:
+    """Return the images of a successful job. Each was downloaded from its URL, and its hash was checked."""
     assert code_of(job) is None
     images: list[dict[str, object]] = job.output["images"]
     for image in images:
@@ -36,19 +36,19 @@ def stored(job: QueueJob) -> list[dict[str, object]]:
 
 
 def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
-    """12 MB of images are returned as working URLs; a small result stays inline; no secret is logged."""
+    """12 MB of images are returned as valid URLs; a small result is returned as base64; no secret is logged."""
     with S3Server() as s3, running_worker(environment=variables(s3)) as setup:
         job = setup.run_large()
         small = setup.run()
 
-        assert len(stored(job)) == 13
+        assert len(downloaded_images(job)) == 13
         assert [image["type"] for image in small.output["images"]] == ["base64"]
         assert SECRET_ACCESS_KEY not in setup.worker.log
         assert "X-Amz-Signature" not in setup.worker.log
 
 
 def test_a_job_s_own_bucket_is_used() -> None:
-    """`s3Config`, sent next to `input`, names another bucket of the same provider, which gets the images."""
+    """The image is stored in the bucket that `s3Config`, sent next to `input`, names."""
     with S3Server(["pictures", "of-the-caller"]) as s3:
         s3_config = {
             "endpointUrl": s3.url,
@@ -58,14 +58,14 @@ def test_a_job_s_own_bucket_is_used() -> None:
         }
         with running_worker(environment=variables(s3)) as setup:
             job_id = setup.platform.submit({**SMALL_JOB, "delivery": "s3"}, s3Config=s3_config)
-            [image] = stored(setup.platform.wait_for(job_id, 30))
+            [image] = downloaded_images(setup.platform.wait_for(job_id, 30))
 
             assert "/of-the-caller/" in str(image["data"])
             assert SECRET_ACCESS_KEY not in setup.worker.log
 
 
 def test_a_bucket_that_rejects_the_key_is_output_not_stored() -> None:
-    """A wrong key ends as output_not_stored, and names no key."""
+    """With a wrong key the job fails with output_not_stored, its error does not name the key, and the next job runs."""
     with (
         S3Server() as s3,
         running_worker(environment={**variables(s3), "BUCKET_ACCESS_KEY_ID": "another-key-id"}) as setup,

@@ -25,7 +25,7 @@ def outcome(job: QueueJob) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[WorkerSetup]:
+def shared_setup() -> Iterator[WorkerSetup]:
     """A worker that several faults share."""
     with running_worker() as setup:
         yield setup
@@ -33,12 +33,12 @@ def shared() -> Iterator[WorkerSetup]:
 
 @contextlib.contextmanager
 def worker_for(row: FaultRow, request: pytest.FixtureRequest) -> Iterator[WorkerSetup]:
-    """Yield the shared worker if the row needs no special settings and leaves it alive; otherwise a new one."""
+    """Yield the shared worker, or a new one if the row needs special settings or makes its worker unusable."""
     if row.needs_own_worker:
         with running_worker(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as setup:
             yield setup
         return
-    setup = request.getfixturevalue("shared")
+    setup = request.getfixturevalue("shared_setup")
     yield setup
     setup.simulator.faults.clear()
     setup.platform.faults.clear()
@@ -46,7 +46,10 @@ def worker_for(row: FaultRow, request: pytest.FixtureRequest) -> Iterator[Worker
 
 @pytest.mark.parametrize("row", FAULT_ROWS, ids=[row.fault for row in FAULT_ROWS])
 def test_a_fault_has_the_result_in_its_row(row: FaultRow, request: pytest.FixtureRequest) -> None:
-    """The caller gets the row's outcome in time; the next job runs or the worker has exited; nothing is left."""
+    """The caller gets the row's outcome in time.
+
+    Then the next job succeeds and no file is left, or the worker has reported itself unhealthy and exited with 1.
+    """
     with worker_for(row, request) as setup:
         job = row.cause(setup)
 
@@ -65,7 +68,7 @@ def test_a_fault_has_the_result_in_its_row(row: FaultRow, request: pytest.Fixtur
 
 @pytest.mark.parametrize("other", FAULTS_TESTED_ELSEWHERE, ids=[other.fault for other in FAULTS_TESTED_ELSEWHERE])
 def test_a_fault_tested_elsewhere_has_its_test(other: FaultTestedElsewhere) -> None:
-    """Each row without a cause of its own names an existing test."""
+    """Each fault that is tested elsewhere names an existing test."""
     file, _, name = other.test.partition("::")
 
     assert f"def {name}(" in (ROOT / file).read_text()

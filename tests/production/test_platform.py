@@ -1,4 +1,4 @@
-"""A misbehaving platform with the real SDK: taken jobs get a response, and the worker continues."""
+"""A misbehaving platform, with the real SDK: jobs that were taken get a result, and the worker continues."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def setup() -> Iterator[WorkerSetup]:
 
 
 def job_text(job_id: object, **inputs: object) -> str:
-    """Return a job as job-take returns it."""
+    """Return a job as JSON, as job-take returns it."""
     return json.dumps({"id": job_id, "input": {**SMALL_JOB, **inputs}})
 
 
-def take_batch(setup: WorkerSetup, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
-    """Send items in one batch; return the jobs of `ids` once each has ended, and check that the worker still polls."""
+def jobs_after_batch(setup: WorkerSetup, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
+    """Hand out the items in one batch; wait until the jobs of `ids` have ended, and return these jobs.
+
+    Asserts that the worker also runs a later job.
+    """
     for job_id in ids:
         setup.platform.adopt(job_id)
     setup.platform.faults.hand_out(f"[{', '.join(items)}]")
@@ -45,35 +48,35 @@ def take_batch(setup: WorkerSetup, *items: str, ids: tuple[str, ...]) -> list[Qu
     ["null", "5", "[]", '{"input": {}}', '{"id": null, "input": {}}', job_text("x" * 200_000), job_text(["a"])],
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )
-def test_an_invalid_item_costs_no_other_job(setup: WorkerSetup, item: str) -> None:
+def test_an_invalid_item_does_not_affect_other_jobs(setup: WorkerSetup, item: str) -> None:
     """An invalid item is dropped with one log line, and the other job of the batch runs."""
-    lines = setup.worker.log.count("dropped a job whose result")
-    [good] = take_batch(setup, item, job_text("beside"), ids=("beside",))
+    drops_before = setup.worker.log.count("dropped a job whose result")
+    [good] = jobs_after_batch(setup, item, job_text("beside"), ids=("beside",))
 
     assert code_of(good) is None
-    assert setup.worker.log.count("dropped a job whose result") == lines + 1
+    assert setup.worker.log.count("dropped a job whose result") == drops_before + 1
 
 
 @pytest.mark.parametrize(("given", "posted"), [(5, "5"), ("a\r\nb", "a\r\nb"), ("ü/?#%20", "ü/?#%20")])
 def test_a_result_is_posted_under_an_unusual_id(setup: WorkerSetup, given: object, posted: str) -> None:
-    """An integer, a line break, and URL characters: the result is posted, and later requests work."""
-    [job] = take_batch(setup, job_text(given), ids=(posted,))
+    """The result of a job is posted if the job's id is an integer, or has a line break or URL characters."""
+    [job] = jobs_after_batch(setup, job_text(given), ids=(posted,))
 
     assert code_of(job) is None
 
 
 def test_a_job_without_input_gets_an_error(setup: WorkerSetup) -> None:
-    """RunPod strips an empty input; the caller gets an error within seconds."""
-    [job] = take_batch(setup, '{"id": "no-input"}', ids=("no-input",))
+    """RunPod strips an empty input, and the job fails with invalid_input."""
+    [job] = jobs_after_batch(setup, '{"id": "no-input"}', ids=("no-input",))
 
     assert code_of(job) == "invalid_input"
 
 
-def test_a_batch_with_extreme_json_costs_no_job(setup: WorkerSetup) -> None:
-    """990 levels of nesting, or an integer of 5,000 digits: an error for that job, a result for the other."""
+def test_a_batch_with_extreme_json_does_not_affect_other_jobs(setup: WorkerSetup) -> None:
+    """Jobs with 990 levels of nesting or an integer of 5,000 digits get an error; the third job gets a result."""
     deep = f'{{"id": "deep", "input": {{"workflow": {"[" * 990}{"]" * 990}}}}}'
     long = f'{{"id": "long", "input": {{"prompt": "x", "seed": {"9" * 5000}}}}}'
-    jobs = take_batch(setup, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
+    jobs = jobs_after_batch(setup, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
 
     assert [code_of(job) for job in jobs] == ["invalid_input", "invalid_input", None]
     assert "levels deep" in str(jobs[0].error)
@@ -81,11 +84,11 @@ def test_a_batch_with_extreme_json_costs_no_job(setup: WorkerSetup) -> None:
 
 
 def test_the_same_id_twice_runs_once_and_is_posted_once(setup: WorkerSetup) -> None:
-    """Twice in a batch, or again while it runs: one run, one result."""
+    """A job that is twice in a batch runs once, and its result is posted once."""
     assert setup.simulator is not None
     before = len(setup.simulator.executed_prompts)
-    twin = job_text("twin", seed=4711)
-    [job] = take_batch(setup, twin, twin, ids=("twin",))
+    duplicated = job_text("twin", seed=4711)
+    [job] = jobs_after_batch(setup, duplicated, duplicated, ids=("twin",))
 
     assert code_of(job) is None
     assert job.final_posts == 1
@@ -97,7 +100,7 @@ def test_the_same_id_twice_runs_once_and_is_posted_once(setup: WorkerSetup) -> N
     [(400, ""), (404, "{}"), (200, "<html>"), (200, "[1, 2"), (200, "[]"), (200, "{}"), (302, "")],
 )
 def test_after_any_response_to_job_take_the_next_job_is_taken(setup: WorkerSetup, status: int, body: str) -> None:
-    """After an invalid response the worker polls again."""
+    """After an invalid response the worker polls again, and runs the next job."""
     headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {"Content-Type": "application/json"}
     setup.platform.faults.respond("take", status, body=body, headers=headers)
     taken = len(setup.platform.takes)
@@ -107,16 +110,19 @@ def test_after_any_response_to_job_take_the_next_job_is_taken(setup: WorkerSetup
 
 
 def test_repeated_errors_are_polled_with_backoff_and_logged_once() -> None:
-    """For ten seconds every request gets 500 at once: few requests, one log line; then the worker continues."""
+    """While job-take and job-stop return 500 for ten seconds, the worker polls rarely and logs one line.
+
+    After that it runs the next job.
+    """
     with running_worker(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as setup:
         setup.platform.faults.respond("job-take-batch", 500, times=100_000)
         setup.platform.faults.respond("job-stop", 500, times=100_000)
-        log, takes = len(setup.worker.log), len(setup.platform.takes)
+        log_length, takes = len(setup.worker.log), len(setup.platform.takes)
         assert not until(lambda: setup.worker.exit_code is not None, 10)
 
         assert 2 <= len(setup.platform.takes) - takes <= 6
-        assert setup.worker.log[log:].count("job-take failed") == 1
-        assert len(setup.worker.log) - log < 3000
+        assert setup.worker.log[log_length:].count("job-take failed") == 1
+        assert len(setup.worker.log) - log_length < 3000
         assert LOG_EVERY_S >= 60
         setup.platform.faults.clear()
         job = setup.platform.wait_for(setup.submit(), MAX_WAIT_S + 20)
@@ -124,7 +130,7 @@ def test_repeated_errors_are_polled_with_backoff_and_logged_once() -> None:
 
 
 def test_hanging_posts_are_retried_while_jobs_continue() -> None:
-    """Both slots' posts hang: further jobs run at once, and the two results are posted after the timeout."""
+    """While the posts of two results hang, further jobs run at once. After the timeout the two results are posted."""
     with running_worker() as setup:
         setup.platform.faults.hang("final", times=2)
         first, second = setup.submit(seed=1), setup.submit(seed=2)
@@ -141,7 +147,7 @@ def test_hanging_posts_are_retried_while_jobs_continue() -> None:
 
 
 def test_a_result_is_posted_again_after_a_broken_connection(setup: WorkerSetup) -> None:
-    """The SDK would give up; posting twice is harmless."""
+    """A result whose post lost its connection is posted again. The SDK would give up; a second post is harmless."""
     setup.platform.faults.drop_connection("final", times=2)
 
     assert code_of(setup.run()) is None

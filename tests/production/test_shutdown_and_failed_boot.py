@@ -29,7 +29,7 @@ def test_sigterm_while_idle_exits_at_once() -> None:
 
 
 def test_sigterm_while_busy_lets_the_job_finish() -> None:
-    """A running job is finished and posted, then the worker exits 0; no further job is taken."""
+    """A running job is finished and its result is posted; then the worker stops ComfyUI and exits 0."""
     with running_worker(own_comfyui=True, step_s=0.2, platform=RunPodPlatform(long_poll_s=30)) as setup:
         job_id = setup.submit(steps=10)
         setup.await_sampling(job_id)
@@ -42,7 +42,7 @@ def test_sigterm_while_busy_lets_the_job_finish() -> None:
 
 
 def test_sigterm_interrupts_the_job_after_the_grace_period() -> None:
-    """A job that exceeds the grace period ends as interrupted, which may be sent again, and is posted."""
+    """A job that exceeds the grace period is interrupted in ComfyUI, and its error is posted; the worker exits 0."""
     with running_worker(step_s=0.2, environment={"WORKER_SHUTDOWN_GRACE_S": "1"}) as setup:
         job_id = setup.submit(steps=100)
         setup.await_sampling(job_id)
@@ -65,7 +65,7 @@ def test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs() 
 
 
 def test_a_queued_job_is_left_to_another_worker_at_sigterm() -> None:
-    """Jobs that were not taken stay queued on the platform."""
+    """At SIGTERM the running jobs are finished, and a job that was not taken stays queued on the platform."""
     with running_worker(step_s=0.2) as setup:
         running = [setup.submit(steps=10, seed=seed) for seed in (1, 2)]
         setup.await_sampling(running[0])
@@ -78,7 +78,7 @@ def test_a_queued_job_is_left_to_another_worker_at_sigterm() -> None:
 
 
 def test_sigterm_while_comfyui_starts_exits_without_an_error() -> None:
-    """A boot that is stopped by SIGTERM is not an error: nothing is reported, ComfyUI is stopped, exit 0."""
+    """If SIGTERM ends the boot, the worker exits 0 and does not report itself unhealthy."""
     with RunPodPlatform(long_poll_s=1.0) as platform, tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         put_models(directory / "baked")
@@ -92,7 +92,7 @@ def test_sigterm_while_comfyui_starts_exits_without_an_error() -> None:
 
 
 def test_sigterm_during_a_model_download_keeps_the_partial_file() -> None:
-    """The download ends, its partial file is kept for the next worker, exit 0."""
+    """SIGTERM ends the download, the worker exits 0, and the partial file is kept for the next worker."""
     with ModelServer() as hub, RunPodPlatform(long_poll_s=1.0) as platform, tempfile.TemporaryDirectory() as name:
         directory, vae = Path(name), next(model for model in MODELS if model.path == "vae/ae.safetensors")
         put_models(directory / "baked", *(model.path for model in MODELS if model != vae))

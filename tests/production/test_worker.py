@@ -1,4 +1,4 @@
-"""handler.py in production mode: a backlog, progress, cancellation, boot, and shutdown."""
+"""handler.py in production mode: a backlog, progress, logs, a worker without graphs, and a boot without a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
-    """Six jobs through the SDK and the worker's own ComfyUI, two at a time: all end, in order, after a warm-up."""
+    """Six jobs on the worker's own ComfyUI succeed in order, after a warm-up. No file and no process is left."""
     with running_worker(own_comfyui=True, step_s=0.02, environment={"WORKER_WARMUP": "true"}) as setup:
         ids = [setup.submit(seed=seed) for seed in range(6)]
         jobs = [setup.platform.wait_for(job_id, 60) for job_id in ids]
@@ -33,7 +33,7 @@ def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
 
 
 def test_progress_arrives_in_order_and_never_after_the_result() -> None:
-    """The caller receives step k of n of image i at most once a second, and the result is the last post."""
+    """A few progress posts name the image and the step, in order, and the result is the last post."""
     with running_worker(step_s=0.2) as setup:
         job = setup.run(steps=10, num_images=2)
 
@@ -47,7 +47,7 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
 
 
 def test_progress_has_small_previews_if_enabled() -> None:
-    """With WORKER_PREVIEWS, progress contains small previews."""
+    """With WORKER_PREVIEWS, progress contains previews of less than 40,000 characters."""
     with running_worker(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as setup:
         job_id = setup.submit(steps=100)
 
@@ -59,7 +59,7 @@ def test_progress_has_small_previews_if_enabled() -> None:
 
 
 def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
-    """Each log line of the worker is one JSON object with the job's id; none contains prompts or images."""
+    """The worker's log lines are JSON objects, some with the id of the job. None contains the prompt or an image."""
     with running_worker() as setup:
         job = setup.run(prompt="a very secret castle")
         lines = [json.loads(line) for line in setup.worker.log.splitlines() if '"logger"' in line]
@@ -71,7 +71,7 @@ def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
 
 
 def test_a_worker_without_graphs_rejects_a_graph() -> None:
-    """WORKER_ALLOW_GRAPHS=false rejects a graph, and lists the templates."""
+    """With WORKER_ALLOW_GRAPHS=false a graph is rejected, the error lists the templates, and a template runs."""
     with running_worker(environment={"WORKER_ALLOW_GRAPHS": "false"}) as setup:
         job = setup.platform.wait_for(
             setup.platform.submit({"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}), 30
@@ -83,7 +83,7 @@ def test_a_worker_without_graphs_rejects_a_graph() -> None:
 
 
 def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> None:
-    """The boot error names the missing file; the worker reports itself unhealthy, takes no job and leaves nothing."""
+    """The worker reports itself unhealthy with the missing file, takes no job, and exits without leaving a ComfyUI."""
     for file in default_directory().glob("flux-dev-txt2img*"):
         text = file.read_text().replace("vae/ae.safetensors", "vae/other.safetensors")
         (tmp_path / file.name).write_text(text)

@@ -1,4 +1,4 @@
-"""Stages of the Dockerfile that contain only a few files of this repository: these files are enough."""
+"""Stages of the Dockerfile: two stages copy all files that their commands need, and each model has a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def copy_stage(stage: str, folder: Path) -> None:
-    """Copy into `folder` what the COPY lines of a stage copy into its image."""
+    """Copy the sources of a stage's COPY lines into `folder`, which takes the place of the image's root."""
     dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     [body] = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM |\Z)", dockerfile, re.MULTILINE | re.DOTALL)
     for words in (line.split() for line in re.findall(r"^COPY (.+)$", body, re.MULTILINE)):
@@ -32,21 +32,21 @@ def copy_stage(stage: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "path", "command"),
+    ("stage", "python_path", "command"),
     [
         ("restorer", "", ("-S", "-m", "worker.snapshot")),  # -S: no installed packages
         ("downloader", "downloader", ("-m", "worker.models")),
     ],
 )
 def test_a_stage_has_all_modules_of_its_command(
-    tmp_path: Path, stage: str, path: str, command: tuple[str, ...]
+    tmp_path: Path, stage: str, python_path: str, command: tuple[str, ...]
 ) -> None:
-    """The command starts with the copied files only, in any working directory."""
+    """`--help` of the command works with the copied files only, in another working directory."""
     copy_stage(stage, tmp_path / stage)
     ended = subprocess.run(
         [sys.executable, *command, "--help"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / stage / path), "PYTHONSAFEPATH": "1"},
+        env={"PYTHONPATH": str(tmp_path / stage / python_path), "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         check=False,

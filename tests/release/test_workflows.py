@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped] # has no types
 from bench.worker_setup import ROOT
 from scripts.release.metadata import version_in
 from tests.fakes.commands import FakeCommands
-from tests.needs import programs
+from tests.needs import require_programs
 
 pytestmark = pytest.mark.slow
 FOLDER = ROOT / ".github" / "workflows"
@@ -33,7 +33,7 @@ EXPRESSIONS = {
 }
 """Values of the expressions in the environments of the steps."""
 FAKED_SCRIPTS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
-"""Scripts that have tests of their own. Here a fake takes their place."""
+"""Scripts that have other tests. These tests replace them by fakes."""
 HUB = "docker.io/octo/flux-comfyui-worker"
 GHCR = "ghcr.io/octo-org/flux-comfyui-worker"
 BAKE = "docker buildx bake --file docker-bake.hcl"
@@ -41,7 +41,7 @@ FP8 = "worker-flux1-dev-fp8"
 ATTESTED = "--push --sbom=true --provenance=mode=max"
 
 
-def pushed(target: str, suffix: str, *repositories: str) -> str:
+def push_command(target: str, suffix: str, *repositories: str) -> str:
     """Return the command that pushes a target under its names."""
     names = [f"{repository}:{name}{suffix}" for repository in repositories for name in (VERSION, SHORT)]
     sets = " ".join(f"--set {target}.tags={name}" for name in names)
@@ -49,20 +49,26 @@ def pushed(target: str, suffix: str, *repositories: str) -> str:
     return f"{BAKE} {target} {ATTESTED} {sets}{to}"
 
 
-def candidate(target: str, cache: str) -> str:
-    """Return the options that build a target into the engine."""
+def candidate_options(target: str, cache: str) -> str:
+    """Return the options that name a target's image `candidate`, and read the build cache at GHCR."""
     return f"--set {target}.tags=candidate:{target} --set {target}.cache-from=type=registry,ref={GHCR}:cache-{cache}"
 
 
 CALLS: dict[str, list[str]] = {
     "image/image: Build": [
-        f"{BAKE} worker simulator --load {candidate('worker', 'worker')} {candidate('simulator', 'simulator')}",
+        (
+            f"{BAKE} worker simulator --load {candidate_options('worker', 'worker')} "
+            f"{candidate_options('simulator', 'simulator')}"
+        ),
     ],
     "image/weights: Build": [
-        f"{BAKE} {FP8} simulator --load {candidate(FP8, 'worker')} {candidate('simulator', 'simulator')}",
+        (
+            f"{BAKE} {FP8} simulator --load {candidate_options(FP8, 'worker')} "
+            f"{candidate_options('simulator', 'simulator')}"
+        ),
     ],
-    "image/image: Push": [pushed("worker", "", GHCR, HUB), pushed("simulator", "-simulator", GHCR, HUB)],
-    "image/weights: Push": [pushed(FP8, "-flux1-dev-fp8", HUB)],
+    "image/image: Push": [push_command("worker", "", GHCR, HUB), push_command("simulator", "-simulator", GHCR, HUB)],
+    "image/weights: Push": [push_command(FP8, "-flux1-dev-fp8", HUB)],
     "image/weights: Copy to GHCR, if it accepts the layers": [
         f"docker buildx imagetools create --tag {GHCR}:{name}-flux1-dev-fp8 {HUB}:{name}-flux1-dev-fp8"
         for name in (VERSION, SHORT)
@@ -87,19 +93,19 @@ class WorkflowStep:
 
 
 def workflows() -> dict[str, Any]:
-    """Return the workflows by their files' names."""
+    """Return the workflows by file name, without the suffix."""
     return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yml"))}
 
 
 def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield every job with its workflow's name and its own."""
+    """Yield, for every job, the name of its workflow, the name of the job, and the job."""
     for workflow, content in workflows().items():
         for name, job in content["jobs"].items():
             yield workflow, name, job
 
 
 def steps() -> Iterator[WorkflowStep]:
-    """Yield every step that has a script, under the name that CALLS uses."""
+    """Yield every step that has a script. Its name is built like those in CALLS."""
     for workflow, job_name, job in jobs():
         for step in job.get("steps", []):
             if "run" in step:
@@ -117,26 +123,29 @@ def expanded(text: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A checkout with the files that the scripts read, at a commit whose version has notes. Other scripts are fakes."""
-    place = tmp_path / "checkout"
+    """A folder with the files of the repository that the steps use, and a changelog with notes for the version.
+
+    FAKED_SCRIPTS are missing.
+    """
+    checkout = tmp_path / "checkout"
     ignored = shutil.ignore_patterns("__pycache__", *(name.rpartition("/")[2] for name in FAKED_SCRIPTS))
-    shutil.copytree(ROOT / "scripts", place / "scripts", ignore=ignored)
+    shutil.copytree(ROOT / "scripts", checkout / "scripts", ignore=ignored)
     for name in ("pyproject.toml", "docker-bake.hcl"):
-        shutil.copy(ROOT / name, place)
+        shutil.copy(ROOT / name, checkout)
     dated = f"## [Unreleased]\n\n## [{VERSION}] - 2026-11-25"
     changelog = (ROOT / "CHANGELOG.md").read_text()
     if f"## [{VERSION}]" not in changelog:
         changelog = changelog.replace("## [Unreleased]", dated, 1)
-    (place / "CHANGELOG.md").write_text(changelog)
-    (place / "dist").mkdir()
-    (place / "dist" / "package.whl").touch()
-    return place
+    (checkout / "CHANGELOG.md").write_text(changelog)
+    (checkout / "dist").mkdir()
+    (checkout / "dist" / "package.whl").touch()
+    return checkout
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
     """Each step's script succeeds as GitHub runs it (bash -e -o pipefail), and publishes only what CALLS lists."""
-    programs("jq")
+    require_programs("jq")
     responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
     fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
     for name in FAKED_SCRIPTS:
@@ -164,7 +173,7 @@ def test_every_step_of_calls_exists() -> None:
 
 @pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
 def test_the_required_job_fails_unless_all_succeeded(result: str) -> None:
-    """The required job fails if any other job failed, was skipped or was cancelled."""
+    """The required job fails if another job failed, was skipped or was cancelled."""
     [step] = [step for step in STEPS if step.name == "ci/required: All jobs succeeded"]
     ended = subprocess.run(
         ["bash", "-e", "-c", step.script],  # noqa: S607
@@ -189,7 +198,7 @@ def test_without_docker_hub_the_images_only_go_to_ghcr(repository: Path, tmp_pat
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_shellcheck_finds_nothing_in_a_step(step: WorkflowStep) -> None:
-    """The scripts of the steps must meet the same rules as scripts/."""
+    """The script of every step passes shellcheck."""
     ended = subprocess.run(
         ["shellcheck", "--shell=bash", "-"],  # noqa: S607
         input=step.script,
@@ -203,7 +212,7 @@ def test_shellcheck_finds_nothing_in_a_step(step: WorkflowStep) -> None:
 
 
 def test_permissions_and_timeouts_are_set_by_each_job() -> None:
-    """Each job sets its own permissions and timeout; the workflow itself has no permission."""
+    """Each job sets permissions and a timeout. The workflow itself has a concurrency group and no permission."""
     for name, content in workflows().items():
         assert content["permissions"] == {}, name
         assert content["concurrency"]["group"], name
@@ -216,8 +225,8 @@ def test_every_action_is_one_commit() -> None:
     """An action is named by its full commit, with the version next to it; a checkout keeps no credentials."""
     for path in FOLDER.glob("*.yml"):
         for line in re.findall(r"uses: (.*)", path.read_text()):
-            local = line.startswith("./")
-            assert local or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+            is_local = line.startswith("./")
+            assert is_local or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
     for workflow, name, job in jobs():
         for step in job.get("steps", []):
             if step.get("uses", "").startswith("actions/checkout@"):
@@ -225,9 +234,9 @@ def test_every_action_is_one_commit() -> None:
 
 
 def test_no_script_has_an_expression_in_it() -> None:
-    """GitHub inserts an expression into a script's text, where it could be code.
+    """No script contains an expression, because GitHub would insert its value into the script as code.
 
-    Values are passed by the environment.
+    Values are passed in environment variables.
     """
     assert not [step.name for step in STEPS if "${{" in step.script]
 

@@ -1,4 +1,4 @@
-"""tools/record_comfyui.py, on the simulator: it records the files of tests/recordings."""
+"""tools/record_comfyui.py, run on the simulator, records the files of tests/recordings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ OTHER_CONTENT = {"http", "object_info", "queue_delete_interrupt"}
 """Recordings with facts of the machine, with nodes that the simulator lacks, and with another order of entries."""
 
 
-def test_it_records_what_tests_recordings_has(tmp_path: Path) -> None:
-    """Two runs, one of them with previews, make all files; those that can be equal are equal."""
+def test_the_recorder_makes_the_files_of_tests_recordings(tmp_path: Path) -> None:
+    """Recordings of two simulators, one with previews, have the names of all files in tests/recordings.
+
+    The contents are equal too, except those of OTHER_CONTENT.
+    """
     with Simulator(step_s=0.3) as plain, Simulator(step_s=0.3, previews=True) as previewing:
         made = dict(without_previews(ComfyUI(plain.url))) | dict(with_previews(ComfyUI(previewing.url)))
 

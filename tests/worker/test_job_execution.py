@@ -93,7 +93,7 @@ def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, jo
         (job_setup.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (job_setup.directory / name).write_bytes(b"x")
     job_setup.service = replace(
-        job_setup.service, full_disk=lambda: "The disk of /tmp/comfyui is full: 0.0 MB are left."
+        job_setup.service, full_disk_problem=lambda: "The disk of /tmp/comfyui is full: 0.0 MB are left."
     )
     simulator.faults.respond_500("/upload/image")
     report = job_setup.report(image=IMAGE)
@@ -106,7 +106,7 @@ def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, jo
 
 def test_a_node_s_full_disk_is_not_a_fault_of_the_graph(simulator: Simulator, job_setup: JobSetup) -> None:
     """If a node fails with `No space left on device`, the error is disk_full and not execution_failed."""
-    job_setup.service = replace(job_setup.service, full_disk=lambda: "The disk of /x is full: 0.0 MB are left.")
+    job_setup.service = replace(job_setup.service, full_disk_problem=lambda: "The disk of /x is full: 0.0 MB are left.")
     simulator.faults.fail_node("KSampler", "OSError", "[Errno 28] No space left on device")
 
     assert job_setup.report().code is ErrorCode.DISK_FULL

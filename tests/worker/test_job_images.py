@@ -20,7 +20,7 @@ from PIL import Image
 
 from comfy_client.providers.interface import GenerationResult, JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import PromptResult, SavedImage, job_outputs
+from comfy_core.comfyui.outputs import OutputImage, PromptResult, job_outputs
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
@@ -157,9 +157,9 @@ def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str
 
     begun_at = time.monotonic()
     with pytest.raises(JobError, match=r"images\[0\]\.image cannot be decoded: it takes longer than") as info:
-        intake.render_request(request, decode_s=0.5)
+        intake.render_request(request, decode_timeout_s=0.5)
     with pytest.raises(JobError, match=r"images\[0\]\.image was not decoded"):
-        intake.render_request(request, decode_s=0.0)
+        intake.render_request(request, decode_timeout_s=0.0)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert time.monotonic() - begun_at < 10
@@ -172,7 +172,7 @@ def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str
 def test_a_cancellation_ends_encoding(workflows: Mapping[str, Workflow]) -> None:
     """Encoding a WebP of 6 megapixels takes seconds, but a cancellation ends it within half a second."""
     request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
-    result = PromptResult("id", (SavedImage(noise(3000, 2000), "photo"),), (), ())
+    result = PromptResult("id", (OutputImage(noise(3000, 2000), "photo"),), (), ())
     cancellation = DelayedCancellation()
 
     def check() -> None:

@@ -49,8 +49,8 @@ def test_an_invalid_item_is_dropped_alone(item: str) -> None:
     taken = read_take_response(batch(item))
 
     assert taken.jobs == (VALID,)
-    assert len(taken.dropped) == 1
-    assert len(taken.dropped[0]) < 100
+    assert len(taken.drop_reasons) == 1
+    assert len(taken.drop_reasons[0]) < 100
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import JobOutput, PromptResult, SavedFile, SavedImage, job_outputs
+from comfy_core.comfyui.outputs import JobOutput, OutputImage, PromptResult, SavedFile, job_outputs
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport
@@ -325,7 +325,7 @@ def test_texts_count_towards_the_limit_with_a_bucket(s3: S3Server) -> None:
 def test_an_image_that_the_graph_encoded_itself_is_not_changed(workflows: Mapping[str, Workflow]) -> None:
     """A JPEG that the graph encoded itself is returned as it is, although output_format is webp."""
     jpeg = encoded_image("JPEG")
-    result = PromptResult("id", (SavedImage(jpeg, "photo"),), (), ())
+    result = PromptResult("id", (OutputImage(jpeg, "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1, "output_format": "webp"}, workflows)
     [output] = job_outputs(request, request.render(lambda: 0), (result,)).images
 
@@ -335,7 +335,7 @@ def test_an_image_that_the_graph_encoded_itself_is_not_changed(workflows: Mappin
 
 def test_an_unreadable_image_is_returned_with_a_warning(workflows: Mapping[str, Workflow]) -> None:
     """The caller gets the bytes that ComfyUI sent, and a warning, because the GPU time has been paid for."""
-    result = PromptResult("id", (SavedImage(b"no picture", "photo"),), (), ())
+    result = PromptResult("id", (OutputImage(b"no picture", "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1}, workflows)
 
     outputs = job_outputs(request, request.render(lambda: 0), (result,))

@@ -21,11 +21,11 @@ LICENCE = (
     "Black Forest Labs offers a commercial licence for hosting the model yourself.",
     "Whether the images may be used commercially without that licence is disputed: ask Black Forest Labs.",
 )
-"""The licence in three sentences, for pages that lead to a first image."""
+"""The licence in three sentences, for pages that explain how to generate images."""
 
 
 def licence_box() -> str:
-    """Return the note about the model's licence, as one of GitHub's alerts."""
+    """Return the note about the model's licence, in GitHub's syntax for alerts."""
     return "> [!IMPORTANT]\n" + "".join(f"> {sentence}\n" for sentence in LICENCE)
 
 
@@ -39,7 +39,7 @@ def variables_table(variables: Iterable[Variable[Any]]) -> str:
 
 
 def faults_table() -> str:
-    """Return the table of faults. The column `within` is the time that the fault's test allows."""
+    """Return the table of faults. The column `within` has the time limit in the fault's test."""
     rows = ["| fault | what happens | the caller gets | within | the next job works |", "|---|---|---|---|---|"]
     for row in FAULT_ROWS:
         caller_gets = "a result" if row.code is None else row.code
@@ -104,7 +104,7 @@ def prices_table() -> str:
 
 
 def commands_table() -> str:
-    """Return a section for each command of comfy-client, with a table of its arguments."""
+    """Return a section for each command of comfy-client, with a table of the command's arguments."""
     parts = []
     for command in all_commands(load_workflows(default_directory())):
         summary = SUMMARIES[command.name]

@@ -43,7 +43,7 @@ GENERAL_DIFFERENCES = (
     ("values that lead out of ComfyUI's folders", "passed to ComfyUI", "refused"),
     ("image formats", "what the graph saves", "`output_format` and `output_quality` change PNGs to WebP or JPEG"),
 )
-"""Differences that affect every request: subject, worker-comfyui, this worker."""
+"""Differences that affect every request: the subject, the behaviour of worker-comfyui, and that of this worker."""
 
 VARIABLE_DIFFERENCES = (
     (

@@ -16,7 +16,7 @@ IMAGE_NAME = "in.png"
 
 
 def _no_fault(_: Simulator) -> None:
-    """Leave ComfyUI as it is."""
+    """Inject no fault."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Case:
     Attributes:
         request: unique description of the request, which docs/worker-comfyui.md prints.
         input: the job's `input`.
-        why: why the responses differ; empty if they are equal, or if worker-comfyui fails.
-        before: inputs of jobs that the same worker runs first.
+        why: why the responses differ; empty if they are equal or if worker-comfyui fails.
+        before: inputs of the jobs that the worker runs before this one.
         prepare: injects a fault into ComfyUI before the request.
     """
 

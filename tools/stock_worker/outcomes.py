@@ -29,7 +29,7 @@ Handler = Callable[[Any], Any]
 
 
 def outcome_of(case: Case, make_handler_for: Callable[[Simulator], Handler]) -> Outcome:
-    """Return the outcome of a case on a new simulated ComfyUI."""
+    """Run a case on a new simulated ComfyUI, and return its outcome."""
     with Simulator(models=MODELS) as simulator:
         handle = make_handler_for(simulator)
         for number, job_input in enumerate(case.before):
@@ -46,7 +46,7 @@ def our_handler(simulator: Simulator) -> Handler:
 
 
 def outcome_from(result: dict[str, Any]) -> Outcome:
-    """Return the SDK's result as recorded: images by format and size, an error by its text or code."""
+    """Return the outcome to record for a result of the SDK: images by format and size, an error by its text or code."""
     if "error" in result:
         return {"status": "FAILED", "error": _shortened(result["error"])}
     output = result["output"]
@@ -72,7 +72,7 @@ def _format_and_size(text: str) -> str:
 
 
 def _shortened(error: str) -> str:
-    """Return the code of this worker's error, the message of an exception, or the first line of another error."""
+    """Return the code of this worker's error, the type and message of an exception, or the start of another error."""
     with contextlib.suppress(ValueError):
         match json.loads(error):
             case {"code": str(code)}:

@@ -23,7 +23,7 @@ HandlerFactory = Callable[[Simulator], Handler]
 
 
 def stock_handler(folder: str) -> HandlerFactory:
-    """Return a function that makes worker-comfyui's handler for a simulator, from the folder with its files."""
+    """Import worker-comfyui's handler from `folder`; return a function that connects it to a simulator."""
     sys.modules.pop("handler", None)  # the handler.py of this project, which tools.stock_worker.outcomes imports
     sys.path.insert(0, folder)
     module = importlib.import_module("handler")

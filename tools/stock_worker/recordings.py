@@ -32,7 +32,7 @@ def source_of(file: Path) -> str:
 
 
 def verdict(stock: Outcome, ours: Outcome) -> Verdict:
-    """Return how two outcomes compare: by their status, and by the name, type and size of their images in order."""
+    """Return how two outcomes compare. Completed outcomes are the same if all their recorded parts are equal."""
     if stock["status"] == "FAILED":
         return Verdict.BOTH_FAIL if ours["status"] == "FAILED" else Verdict.ONLY_OURS
     return Verdict.SAME if stock == ours else Verdict.DIFFERENT

@@ -1,4 +1,7 @@
-"""The command python -m worker.models --to DIR. Exit status 0: all models present; 1: some missing; 3: usage error."""
+"""The command python -m worker.models --to DIR, which downloads or verifies models.
+
+Exit status 0: all models are present; 1: some are missing or wrong; 3: usage or configuration error; 130: interrupted.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
-    """Download or check models according to `arguments`; return the exit status."""
+    """Download or verify models according to `arguments`; return the exit status."""
     try:
         options = _parser().parse_args(arguments)
         models = filter_models(read_models(options.list), options.only)
@@ -44,8 +47,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             else:
                 fetch_models(models, options.to, hub, jobs=options.jobs, progress=progress)
     except ModelsError as error:
-        failed = "".join(f"  {each}\n" for each in error.errors)
-        err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failed}")
+        failure_lines = "".join(f"  {each}\n" for each in error.errors)
+        err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failure_lines}")
         return EXIT_FAILED
     except KeyboardInterrupt:
         err.write("Interrupted. Partial downloads are kept; run the same command to resume\n")

@@ -1,4 +1,4 @@
-"""Downloads missing models: decides which are missing, fetches them in parallel, retries. Safe to run concurrently.
+"""Downloads missing models in parallel and with retries, or verifies existing ones. Safe to run concurrently.
 
 A model is written to `<name>.part` next to its final path and hashed while it is written. It is moved to the final path
 only when it is complete and has the listed sha256. So a file at its final path has been verified, even if the process
@@ -27,16 +27,16 @@ LOG = logging.getLogger(__name__)
 JOBS = 4
 MAX_BACKOFF_S = 30.0
 MAX_RETRY_AFTER_S = 300.0
-"""With a longer Retry-After the download fails at once."""
+"""If the server's Retry-After is longer, the download fails at once."""
 
 
 @dataclass(frozen=True)
 class DownloadRetryPolicy:
-    """Retry limits of a download. Retrying is safe: a GET that resumes at the current offset.
+    """Retry limits of a download. Retrying is safe: an attempt is a GET request that resumes at the current offset.
 
     Attributes:
-        max_in_a_row: consecutive failures without a new byte, after which the download fails.
-        max_total: total failures of one model, after which the download fails.
+        max_in_a_row: number of consecutive failures without a new byte, after which the download fails.
+        max_total: number of failures of one model in all, after which the download fails.
         first_s: pause after the first failure; doubled after each further one, up to MAX_BACKOFF_S.
     """
 
@@ -72,11 +72,11 @@ def fetch_models(
     progress: Progress = ignore_progress,
     retry_policy: DownloadRetryPolicy = DEFAULT_RETRY_POLICY,
 ) -> None:
-    """Download `models` into `directory`, ComfyUI's models folder. Blocks until all are present; `stop` ends it early.
+    """Download `models` into `directory`, ComfyUI's models folder. Blocks until all are present.
 
     An existing model is kept. If it was downloaded or verified before, only its size and modification time are checked;
     otherwise it is hashed once. A file with other content is replaced after the correct one has been downloaded. Raises
-    ModelsError with every model that failed, after trying all of them.
+    ModelsError with every model that failed, after trying all of them. Setting `stop` ends the downloads early.
     """
     context = FetchContext(ModelSource(hub), retry_policy, stop or threading.Event(), progress)
     wanted: list[ModelFile] = []
@@ -123,7 +123,7 @@ def _find_fault(model: ModelFile, target: Path, stop: threading.Event, progress:
         return f"does not exist ({target})"
     if size != model.size:
         return f"wrong size: {model.size:,} bytes were expected, {target} has {size:,}"
-    sha256 = files.verify(model, target, stop, progress)
+    sha256 = files.hash_and_mark(model, target, stop, progress)
     return "" if sha256 == model.sha256 else f"wrong bytes: sha256 {model.sha256} was expected, {target} has {sha256}"
 
 
@@ -220,7 +220,7 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
 def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> None:
     """Request the missing bytes once. Raises RetryableDownloadError if not all were received."""
     if context.stop.is_set():
-        raise files.stopped(model)
+        raise files.stopped_error(model)
     if part.size == model.size:
         return
     with context.source.open(model, part.size) as stream:
@@ -229,7 +229,7 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
             part.clear()
         for chunk in stream.chunks:
             if context.stop.is_set():
-                raise files.stopped(model)
+                raise files.stopped_error(model)
             if part.size + len(chunk) > model.size:
                 part.discard()
                 raise ModelError(

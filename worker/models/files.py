@@ -1,8 +1,8 @@
 """Model files on disk: existence, checksum, and the `.part` file during a download. No network access.
 
 A marker file (`<name>.verified`) records that a file had the listed sha256, with its size and modification time. A boot
-then reads one line instead of 17 GB, and a changed file is hashed again. A marker is trusted only if no user except
-this one and root could have written the marker or the file (`_only_we_can_write`).
+then reads one line instead of 17 GB, and a changed file is hashed again. A marker is trusted only if only
+this user and root could have written the marker and the file (`_only_we_can_write`).
 
 On a shared volume other users could replace our files by links. A part file is never opened through a link, and writing
 a marker replaces a link.
@@ -45,7 +45,7 @@ Flock = Callable[[int, int], None]
 
 
 def size_of(path: Path) -> int | None:
-    """Return the size of a file in bytes; None if it does not exist."""
+    """Return the size of a file in bytes; None if it does not exist, cannot be accessed, or is not a regular file."""
     try:
         status = path.stat()
     except OSError:
@@ -56,7 +56,7 @@ def size_of(path: Path) -> int | None:
 def is_verified(model: ModelFile, target: Path) -> bool:
     """Return whether `target` has the model's size, and a matching, trusted marker.
 
-    False for a symbolic link, because another user may be able to change its target: it is hashed each time.
+    False for a symbolic link, because another user may be able to change its target: the file is hashed each time.
     """
     try:
         owners = _owners_of(target.parent)
@@ -75,8 +75,8 @@ def is_verified(model: ModelFile, target: Path) -> bool:
         return False
 
 
-def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
-    """Return the sha256 of `target`. If it is the model's, write the marker, otherwise delete the marker."""
+def hash_and_mark(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
+    """Hash `target` and return the sha256. If it is the one in the list, write the marker, else delete the marker."""
     with target.open("rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.sha256()
@@ -121,14 +121,14 @@ def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Even
     read_bytes = 0
     while count := os.readv(fd, [buffer]):
         if stop.is_set():
-            raise stopped(model)
+            raise stopped_error(model)
         digest.update(buffer[:count])
         read_bytes += count
         progress(model, read_bytes)
     return read_bytes
 
 
-def stopped(model: ModelFile) -> ModelError:
+def stopped_error(model: ModelFile) -> ModelError:
     """Return the error of a model whose download was stopped."""
     return ModelError(model, "was stopped; the partial download is kept. Run it again to resume")
 
@@ -171,7 +171,10 @@ class PartFile:
         return self._digest.hexdigest()
 
     def move_to(self, target: Path) -> None:
-        """Move the file to `target`: sync it, rename it atomically, then write the marker."""
+        """Move the file to `target`: sync it, rename it atomically, then write the marker.
+
+        Raises ModelError if the disk is full, or if another process replaced the file.
+        """
         try:
             os.fsync(self._fd)
         except OSError as error:  # a network volume may report only now that it is full
@@ -213,9 +216,10 @@ def locked_part(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     flock: Flock = fcntl.flock,
 ) -> Iterator[PartFile]:
-    """Lock the part file next to `target`; wait if another process holds it. An empty one is deleted at the end.
+    """Yield the part file next to `target`, locked. Wait if another process holds the lock.
 
-    The lock is on the part file itself, so it is released when the process dies and leaves nothing behind.
+    An empty part file is deleted at the end. The lock is on the part file itself, so it is released when the process
+    dies, and there is no lock file. Raises ModelError if `stop` is set, or if the part file cannot be locked.
     """
     path = _part(target)
     while not stop.is_set():
@@ -232,11 +236,11 @@ def locked_part(
                 return
         finally:
             os.close(fd)
-    raise stopped(model)
+    raise stopped_error(model)
 
 
 def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> None:
-    """Lock `fd`. Waits for another process for as long as that one makes progress."""
+    """Lock `fd`. Wait while another process holds the lock and makes progress. Raises ModelError."""
     size, since = -1, time.monotonic()
     while not stop.is_set():
         try:
@@ -263,7 +267,7 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s
                 "that process and run this again; the partial download is kept",
             )
         stop.wait(_POLL_S)
-    raise stopped(model)
+    raise stopped_error(model)
 
 
 def _owners_of(folder: Path) -> frozenset[int]:
@@ -275,7 +279,7 @@ def _owners_of(folder: Path) -> frozenset[int]:
 
 
 def _only_we_can_write(status: os.stat_result, owners: frozenset[int]) -> bool:
-    """Return whether only `owners`, this process's group and root's group can write to a file or folder."""
+    """Return whether nobody but `owners`, this process's group and root's group can write to a file or folder."""
     by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}
     return status.st_uid in owners and not by_group and not status.st_mode & stat.S_IWOTH
 
@@ -323,7 +327,7 @@ def _marker(target: Path) -> Path:
 
 
 def _marker_content(model: ModelFile, status: os.stat_result) -> bytes:
-    """Return the marker's content. Whole seconds, because image layers store no fractions."""
+    """Return the marker's content. It has whole seconds, because image layers store no fractions."""
     return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
 
 

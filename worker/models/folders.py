@@ -3,8 +3,8 @@
 There are four kinds of location, searched in this order: ComfyUI's own folder, WORKER_MODELS_DIR (baked into the image,
 or downloaded), the network volume, and RunPod's cached models. The first three have ComfyUI's folder layout. A cached
 repository has its own layout, so a needed file is found by name and linked into the data folder, which ComfyUI searches
-first. A link is also created if a later location has the file with the size in models.txt, and an earlier one a
-different file of that name.
+first. A link is also created if an earlier location has a file of that name with a wrong size, and a later one has
+the file with the size in models.txt.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ModelLocations:
         links: the worker's own folder for links; ComfyUI searches it first.
         roots: folders with ComfyUI's layout, in search order; some may not exist.
         caches: the folders of RunPod's cached models; some may not exist.
-        snapshots: the repositories in the caches, the most likely revision of each first.
+        snapshots: the folders of the cached revisions; those of one repository are in order of preference.
         volume: the network volume, which may not exist.
     """
 
@@ -95,7 +95,16 @@ class LocatedModels:
 def model_locations(
     *, comfyui: Path, data: Path, models: Path, volume: Path, cache: Path, revision: str = ""
 ) -> ModelLocations:
-    """Return the locations of models. `cache` is RunPod's folder on the host, `revision` is MODEL_REVISION."""
+    """Return the locations of models.
+
+    Args:
+        comfyui: ComfyUI's folder.
+        data: ComfyUI's data folder.
+        models: WORKER_MODELS_DIR.
+        volume: the mount point of the network volume.
+        cache: RunPod's folder of cached models on the host.
+        revision: MODEL_REVISION, the cached revision to use.
+    """
     hub = volume / "huggingface-cache" / "hub"
     store = cache / "model-store" / "huggingface"
     older = cache / "cache"
@@ -105,7 +114,7 @@ def model_locations(
 
 
 def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLocations) -> LocatedModels:
-    """Search the models `wanted` (`folder/file`). `sizes` has the required sizes, if known."""
+    """Search for the models `wanted` (`folder/file`). `sizes` has the required sizes, if known."""
     models = tuple(dict.fromkeys(wanted))
     cached = _cached(frozenset(model.rpartition("/")[2] for model in models), locations.snapshots)
     files: dict[str, Path] = {}
@@ -136,7 +145,10 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLoca
 
 
 def link(located: LocatedModels, locations: ModelLocations) -> list[str]:
-    """Create the required links; return a sentence for each link that a file blocks. Safe to run concurrently."""
+    """Create the required links; return a sentence for each link that a file blocks. Safe to run concurrently.
+
+    Raises ConfigError if a link cannot be created.
+    """
     problems = []
     for model, file in located.links.items():
         link_path = locations.links / model
@@ -179,12 +191,12 @@ def paths_config(locations: ModelLocations) -> str:
 
 
 def is_on_volume(located: LocatedModels, locations: ModelLocations) -> bool:
-    """Return whether a model is read from the network volume, or from RunPod's cache on it."""
+    """Return whether any located model is on the network volume, in its models folder or in RunPod's cache."""
     volume = _resolved(locations.volume)
     return any(_resolved(file).is_relative_to(volume) for file in located.files.values())
 
 
-def fetch_directory(models: Path, volume: Path) -> Path | None:
+def download_directory(models: Path, volume: Path) -> Path | None:
     """Return the folder for downloads: on the volume if there is one, so that they persist, otherwise `models`.
 
     The folder is created. Returns None if neither can be written.
@@ -202,7 +214,7 @@ def fetch_directory(models: Path, volume: Path) -> Path | None:
 
 
 def missing_message(missing: Collection[str], locations: ModelLocations) -> str:
-    """Return the error for models that were not found: their names, the locations searched, and the remedies."""
+    """Return the error message for models that were not found: names, searched locations, and remedies."""
     return (
         f"Models not found: {', '.join(missing)}. Put each on the network volume "
         f"({locations.volume / VOLUME_LAYOUTS[0]}/<folder>/<file>), set WORKER_FETCH_MODELS=true, or use the image "
@@ -246,7 +258,7 @@ def _hub_snapshots(hub: Path, revision: str) -> Iterator[Path]:
 
 
 def _store_snapshots(store: Path, revision: str) -> Iterator[Path]:
-    """Yield the revision folders of `organisation/name/revision`."""
+    """Yield the revision folders of a store with the layout `organisation/name/revision`."""
     for organisation in _folders(store):
         for repository in _folders(organisation):
             yield from _by_revision(repository, (revision, "main"))
@@ -274,7 +286,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _state(folder: Path) -> str:
-    """Return why a folder cannot be searched; empty if it can."""
+    """Return a remark in parentheses if a folder cannot be searched; empty if it can."""
     try:
         folder.stat()
     except PermissionError:

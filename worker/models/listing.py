@@ -1,4 +1,4 @@
-"""Parses models.txt: path, size, sha256 and URL of each model. Reads only the list."""
+"""Parses models.txt: sha256, size, path, URL and licence of each model. Does not access the model files."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class ModelFile:
 
 
 class ModelError(ComfyClientError):
-    """A model is missing or wrong. The message names the model, what was expected, what was found, and the remedy."""
+    """A model is missing or wrong, or was not downloaded. The message names the model, the problem and the remedy."""
 
     def __init__(self, model: ModelFile, problem: str) -> None:
         super().__init__(f"{model.path}: {problem}")
 
 
 class ModelsError(ComfyClientError):
-    """Some models are missing or wrong. `errors` has one error for each."""
+    """Some models are missing or wrong, or were not downloaded. `errors` has one error for each."""
 
     def __init__(self, errors: tuple[ModelError, ...]) -> None:
         super().__init__("; ".join(map(str, errors)))
@@ -117,7 +117,10 @@ def _model_or_fault(line: str) -> ModelFile | str:
 
 
 def filter_models(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[ModelFile, ...]:
-    """Return the models whose path matches one of `patterns`, or all. Raises ConfigError if a pattern matches none."""
+    """Return the models whose path matches one of `patterns`, or all models if there are no patterns.
+
+    Raises ConfigError if a pattern matches no model.
+    """
     for pattern in patterns:
         if not any(fnmatchcase(model.path, pattern) for model in models):
             known = ", ".join(model.path for model in models)

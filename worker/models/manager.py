@@ -1,4 +1,4 @@
-"""Finds the models of the worker's own ComfyUI, links them into a folder that ComfyUI searches, or downloads them."""
+"""Finds or downloads the models of the worker's own ComfyUI, and links those that ComfyUI would not find."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.models.download import fetch_models
 from worker.models.folders import (
     LocatedModels,
     ModelLocations,
-    fetch_directory,
+    download_directory,
     is_on_volume,
     link,
     locate,
@@ -87,7 +87,7 @@ class ModelManager:
         self._require_found([model for model in located.missing if model in self._needed and model not in fetched])
         if not to_fetch:
             return
-        target = fetch_directory(settings.models_directory, settings.volume_directory)
+        target = download_directory(settings.models_directory, settings.volume_directory)
         if target is None:
             raise ConfigError(
                 f"WORKER_FETCH_MODELS: neither WORKER_MODELS_DIR ({settings.models_directory}) nor a volume at "
@@ -99,11 +99,14 @@ class ModelManager:
         self._fetch = ModelFetch(to_fetch, target, self._hub, settings.fetch_timeout_s)
         self._fetch.start()
 
-    def await_all(self, failed: Callable[[], JobError | None]) -> None:
-        """Return when all models are present. Raises ModelsMissing, or the error that `failed` returns."""
+    def await_all(self, find_error: Callable[[], JobError | None]) -> None:
+        """Return when all downloads have ended and all needed models are present.
+
+        Raises ModelsMissing, or the error that `find_error` returns.
+        """
         if self._fetch is None:
             return
-        self._fetch.await_end(failed)
+        self._fetch.await_end(find_error)
         located = self._locate()
         self._require_found([model for model in located.missing if model in self._needed])
 
@@ -138,7 +141,7 @@ class ModelManager:
         return located
 
     def _require_found(self, missing: Sequence[str]) -> None:
-        """Raise ModelsMissing for `missing`, unless ComfyUI may find them in folders that only it knows."""
+        """Raise ModelsMissing for `missing`, unless ComfyUI has further model folders that are not searched here."""
         if not missing:
             return
         has_more_folders = any(
@@ -153,7 +156,7 @@ class ModelManager:
 class ModelFetch:
     """One download of several models, in a thread, while ComfyUI starts.
 
-    Call `start`, then `await_end`; `stop` ends it early and keeps partial files.
+    Call `start`, then `await_end`. `stop` ends the download early and keeps partial files.
     """
 
     def __init__(
@@ -188,16 +191,16 @@ class ModelFetch:
         """Stop the download at its next data or timeout. Does not wait for that."""
         self._stop.set()
 
-    def await_end(self, failed: Callable[[], JobError | None]) -> None:
-        """Return when all models are present. Progress is logged every ten seconds.
+    def await_end(self, find_error: Callable[[], JobError | None]) -> None:
+        """Return when all models are present. Progress is logged every `log_every_s` seconds.
 
-        Raises ModelsMissing with the error of each model, or after the time limit; or the error that `failed` returns,
-        after stopping the download.
+        Raises ModelsMissing with the error of each model that failed. Stops the download and raises ModelsMissing after
+        `timeout_s`, or the error that `find_error` returns.
         """
         logged_at = time.monotonic()
         while not self._ended.wait(_POLL_S):
             now = time.monotonic()
-            error = failed()
+            error = find_error()
             is_late = now - self._begun_at > self._timeout_s
             if error is not None or is_late:
                 self._stop.set()

@@ -1,8 +1,8 @@
-"""Downloads a model over HTTP, resuming at an offset. Does not retry. The only module here that uses requests.
+"""Downloads a model over HTTP, resuming at an offset. Does not retry. Only this module of the package uses requests.
 
-The token is sent only to Hugging Face (or the mirror in HF_ENDPOINT). It is added for each request, never after a
-redirect has left that host, never over http except to this machine, and .netrc files are ignored. Errors contain host
-names instead of URLs, because a URL after a redirect is signed and therefore secret.
+The token is sent only to Hugging Face (or the mirror in HF_ENDPOINT), only over https or to this machine, and never
+after a redirect has left that host. Logins in .netrc files are ignored. Errors contain host names instead of redirect
+URLs, because those are signed and therefore secret.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RetryableDownloadError(Exception):
     Attributes:
         remedy: advice if all retries fail.
         retry_after_s: the server's Retry-After, None if it sent none.
-        must_restart: whether the download cannot be resumed.
+        must_restart: whether the next attempt must begin at byte 0.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Hub:
         return hub
 
     def download_url(self, url: str) -> str:
-        """Return the download URL for a URL of the list."""
+        """Return `url`, a URL of the list, with the mirror in place of Hugging Face."""
         return self.endpoint + url[len(HUGGING_FACE) :] if url.startswith(HUGGING_FACE + "/") else url
 
     def is_at(self, url: str) -> bool:
@@ -97,7 +97,10 @@ class Hub:
 
 @dataclass(frozen=True)
 class Stream:
-    """A response body: the model's bytes from `start`. Raises RetryableDownloadError if the connection is lost."""
+    """A response body: the model's bytes from `start`.
+
+    The iteration of `chunks` raises RetryableDownloadError if the connection is lost.
+    """
 
     start: int
     chunks: Iterator[bytes]
@@ -119,9 +122,10 @@ class ModelSource:
     def open(self, model: ModelFile, offset: int) -> Iterator[Stream]:
         """Request a model from `offset`. The server may still start at byte 0.
 
-        If-Range is not sent: the list identifies the content by its sha256, while CDN copies have ETags of their own,
-        and a changed ETag would discard gigabytes of correct data.
-        Raises RetryableDownloadError or ModelError, also if the server reports another size.
+        The header If-Range is not sent. The list identifies the content by its sha256, but copies on a CDN have
+        different ETags, and a different ETag would discard gigabytes of correct data.
+
+        Raises RetryableDownloadError, or ModelError for a permanent failure or a size that is not the list's.
         """
         with requests.Session() as session:
             response, url, token_sent = self._follow(session, model, offset)
@@ -191,7 +195,7 @@ class ModelSource:
 
 
 class _Token(AuthBase):
-    """Adds the token to a request. Without a token, it prevents requests from using a login from .netrc."""
+    """Adds the token, if there is one, to a request. Also keeps the library requests from using a login in .netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token

@@ -1,4 +1,7 @@
-"""The command python -m worker.snapshot --to DIR. Exit status 0: restored; 1: failed; 3: usage or snapshot error."""
+"""The command python -m worker.snapshot --to DIR, which restores a snapshot.
+
+Exit status 0: restored; 1: failed; 3: usage error or invalid snapshot; 130: interrupted.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
-    """Restore according to `arguments`; return the exit status."""
+    """Restore a snapshot according to `arguments`; return the exit status."""
     with logging_to("worker.snapshot", logging.StreamHandler(err), logging.INFO):
         try:
             options = _parser().parse_args(arguments)
@@ -39,8 +42,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             err.write(f"{error}\n")
             return EXIT_USAGE_ERROR
         except SnapshotError as error:
-            failed = "".join(f"- {each}\n" for each in error.errors)
-            err.write(f"The snapshot was not restored, and {options.to} was not created:\n{failed}")
+            failure_lines = "".join(f"- {each}\n" for each in error.errors)
+            err.write(f"The snapshot was not restored, and {options.to} was not created:\n{failure_lines}")
             return EXIT_FAILED
         except OSError as error:
             err.write(f"The snapshot was not restored: {error.strerror} ({error.filename})\n")

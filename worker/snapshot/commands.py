@@ -1,6 +1,6 @@
-"""Runs git, pip and the nodes' scripts. Each runs with a timeout and without interactive prompts.
+"""Runs git, pip and the install scripts of custom nodes, with a timeout and without interactive prompts.
 
-Their output may contain a URL with a password, so it must be passed through `redacted` before it is shown.
+The output of these commands may contain a URL with a password. Pass it through `redacted` before it is shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.snapshot.listing import redacted
 _KEPT_OUTPUT_BYTES = 64 * 1024
 _SHOWN_LINES = 20
 _NOT_INHERITED = {
-    # Set if this process runs inside a repository, for example from a git hook.
+    # Set if git started this process, for example as a hook.
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
     *("GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
     # Settings of this process's Python. With PYTHONSAFEPATH, install.py could not import files next to it.
@@ -40,9 +40,9 @@ class CompletedCommand:
     """The outcome of a command.
 
     Attributes:
-        status: exit status; a negative number is the signal that ended it.
-        output: the end of its combined stdout and stderr.
-        is_timed_out: whether it was killed because of the timeout.
+        status: exit status; a negative number is the signal that ended the command.
+        output: the end of the combined stdout and stderr.
+        is_timed_out: whether the command was killed because of the timeout.
     """
 
     status: int
@@ -51,19 +51,19 @@ class CompletedCommand:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it exited with status 0 in time."""
+        """Whether the command exited with status 0 in time."""
         return self.status == 0 and not self.is_timed_out
 
     def tail(self) -> str:
-        """Return its last lines, redacted, each on an indented line."""
+        """Return the last lines of the output, redacted and indented."""
         lines = [line for line in redacted(self.output).splitlines() if line.strip()]
         return "".join(f"\n    {line}" for line in lines[-_SHOWN_LINES:])
 
 
 def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], timeout_s: float) -> CompletedCommand:
-    """Run a command and return its outcome. It is killed at the timeout, and if this process is interrupted.
+    """Run a command and return its outcome. The command is killed at the timeout, or if this process is interrupted.
 
-    Raises OSError if it cannot be started.
+    Raises OSError if the command cannot be started.
     """
     inherited = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
     # A file instead of a pipe: a surviving child of the command would keep a pipe open and block the reader.
@@ -84,8 +84,9 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
             is_timed_out = True
         finally:
             if process.poll() is None:
+                # The command leads its own process group, so this also kills its children.
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # the command leads its process group: includes its children
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         output.seek(max(0, output.seek(0, os.SEEK_END) - _KEPT_OUTPUT_BYTES))
         return CompletedCommand(process.returncode, output.read().decode("utf-8", "replace"), is_timed_out)

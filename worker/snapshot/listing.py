@@ -1,15 +1,16 @@
-"""Parses snapshot.json: the commits of ComfyUI and its custom nodes. Reads only the file.
+"""Parses snapshot.json: the commits of ComfyUI and its custom nodes. Reads no other file.
 
 The format of ComfyUI-Manager 4.3 (older versions lack some keys):
 
     comfyui            the commit, or null if only the nodes were saved
-    comfyui_version    its version; ours, not the Manager's, and not used here
+    comfyui_version    ComfyUI's version; ComfyUI-Manager does not write this key, and it is not used here
     git_custom_nodes   {url: {"hash": commit, "disabled": bool}}
     cnr_custom_nodes   {id: version}, nodes of registry.comfy.org
     file_custom_nodes  [{"filename", "disabled"}], files in custom_nodes/, one of which ComfyUI itself ships
-    pips               output of `pip freeze`: {"name==version": ""}, {"name": url}; null if comfyui is
+    pips               output of `pip freeze`: {"name==version": ""}, {"name": url}; null if `comfyui` is null
 
-Only commits are restored. Entries of the last three keys are faults, because nothing in the file pins their content.
+Only commits are restored. Entries of the last three keys that would have to be installed are faults, because nothing in
+the file pins their content.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ class Repository:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in custom_nodes/, as chosen by the Manager."""
+        """Name of the repository's folder in custom_nodes/, derived from the URL as ComfyUI-Manager does."""
         return re.split(r"[/:]", self.url.rstrip("/"))[-1].removesuffix(".git")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of the file.
+    """The content of snapshot.json.
 
     Attributes:
         comfyui: the commit, or empty if the file has none.
-        nodes: repositories of the custom nodes.
+        nodes: repositories of the custom nodes to install.
         notices: one sentence for each entry that is ignored.
     """
 
@@ -150,7 +151,7 @@ class _SnapshotReader:
         return Snapshot(comfyui, nodes, tuple(self._notices))
 
     def _repositories(self, found: dict[str, Any]) -> Iterator[Repository]:
-        urls: dict[str, str] = {}  # of each folder, in lower case, because some disks are case-insensitive
+        urls: dict[str, str] = {}  # by folder in lower case, because some disks are case-insensitive
         for url, node in found.items():
             shown = redacted(url)
             entry = f"git_custom_nodes[{shown}]"

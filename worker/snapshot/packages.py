@@ -1,4 +1,4 @@
-"""Installs the nodes' requirements and runs their install.py, without changing locked packages.
+"""Installs the nodes' requirements and runs their install.py, and rejects changes of locked packages.
 
 All requirements are installed by one call of pip, because with separate calls a later node could change packages that
 an earlier node needs. If that call fails, a dry run for each node finds the node that causes the failure.
@@ -23,9 +23,10 @@ _SCRIPT = "install.py"
 
 
 def read_constraints(files: Sequence[Path]) -> tuple[str, ...]:
-    """Return the lines of constraints files, without extras, which pip rejects there, and without hashes.
+    """Return the lines of constraints files without comments, extras and hashes.
 
-    If a constraint has a hash, pip requires hashes for the nodes' requirements too. Raises ConfigError.
+    pip rejects extras in constraints. If a constraint has a hash, pip requires hashes for the nodes' requirements too.
+    Raises ConfigError if a file cannot be read.
     """
     lines: list[str] = []
     for file in files:
@@ -52,9 +53,9 @@ class Python:
     """ComfyUI's Python, with its own pip.
 
     Attributes:
-        executable: of its virtual environment.
-        lock: constraints: installed packages that must not change.
-        env: the environment of its processes.
+        executable: the interpreter in its virtual environment.
+        lock: lines of pip constraints, with the installed packages that must not change.
+        env: the environment of pip and of the scripts.
         timeout_s: maximum time of one run of pip or of an install.py.
     """
 
@@ -64,7 +65,7 @@ class Python:
     timeout_s: float
 
     def require_pip(self) -> None:
-        """Raise ConfigError if it is not a Python with pip."""
+        """Raise ConfigError if `executable` is not a Python with pip."""
         try:
             done = self._run("-m", "pip", "--version")
         except OSError as error:
@@ -76,26 +77,26 @@ class Python:
             )
 
     def install(self, nodes: Sequence[Path], scratch: Path) -> list[RestoreError]:
-        """Install the requirements of all nodes; return an error for each that cannot be installed."""
-        lists = {node.name: ("-r", str(file)) for node in nodes if (file := node / _REQUIREMENTS).is_file()}
-        if not lists:
+        """Install the requirements of all nodes; return the errors. The list is empty if everything was installed."""
+        options_by_node = {node.name: ("-r", str(file)) for node in nodes if (file := node / _REQUIREMENTS).is_file()}
+        if not options_by_node:
             return []
         if not self.lock:
             _LOG.warning("No --constraints: the nodes' requirements may change ComfyUI's packages")
         constraints = self._write_constraints(scratch)
-        _LOG.info("installing the requirements of %s", ", ".join(lists))
-        done = self._pip(constraints, *(word for words in lists.values() for word in words))
+        _LOG.info("installing the requirements of %s", ", ".join(options_by_node))
+        done = self._pip(constraints, *(word for words in options_by_node.values() for word in words))
         if done.succeeded:
             return []
         if done.is_timed_out:
             return [RestoreError("pip", f"it timed out after {self.timeout_s:g} s{done.tail()}")]
-        results = dict.fromkeys(lists, done)
-        if len(lists) > 1:
-            results = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
+        results = dict.fromkeys(options_by_node, done)
+        if len(options_by_node) > 1:
+            results = {name: self._pip(constraints, "--dry-run", *words) for name, words in options_by_node.items()}
         errors = [RestoreError(name, _pip_problem(each)) for name, each in results.items() if not each.succeeded]
         return errors or [
             RestoreError(
-                " and ".join(lists),
+                " and ".join(options_by_node),
                 f"their requirements conflict, though each alone can be installed{done.tail()}\n  Pin compatible "
                 "commits, or remove one of them",
             )
@@ -134,14 +135,14 @@ class Python:
         return str(file)
 
     def _pip(self, constraints: str, *arguments: str) -> CompletedCommand:
-        quiet = ("--no-input", "--disable-pip-version-check", "--root-user-action=ignore", "--progress-bar=off")
-        return self._run("-m", "pip", "install", *quiet, "--constraint", constraints, *arguments)
+        fixed_options = ("--no-input", "--disable-pip-version-check", "--root-user-action=ignore", "--progress-bar=off")
+        return self._run("-m", "pip", "install", *fixed_options, "--constraint", constraints, *arguments)
 
     def _run(self, *arguments: str) -> CompletedCommand:
         return run([self.executable, *arguments], Path("/"), self.env, self.timeout_s)
 
     def _locked_packages(self) -> dict[str, str]:
-        """Return the installed versions of the locked packages."""
+        """Return the installed versions of the locked packages, by name. Raises RestoreError if pip fails."""
         done = self._run("-I", "-m", "pip", "--disable-pip-version-check", "list", "--format=freeze")
         if not done.succeeded:
             raise RestoreError(str(self.executable), f"its packages could not be listed{done.tail()}")

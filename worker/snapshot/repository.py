@@ -1,7 +1,7 @@
 """Fetches one commit of a git repository by its hash, verifies it, and fetches its submodules.
 
-The hash is trusted, not the transport: git identifies every file by its content, from the commit down. A URL may
-therefore be http or a mirror.
+The hash is trusted, not the connection: a commit's hash covers the content of all its files. A URL may therefore be one
+of a mirror, or begin with http://.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SETTINGS = (
     "advice.detachedHead=false",
     "core.autocrlf=false",
     "core.hooksPath=/dev/null",
-    "gc.auto=0",  # it would continue in the background
+    "gc.auto=0",  # automatic garbage collection would continue in the background
     "http.lowSpeedLimit=1000",
     "http.lowSpeedTime=60",
     "init.defaultBranch=main",
@@ -60,7 +60,7 @@ class Git:
     """Runs git.
 
     Attributes:
-        env: its environment.
+        env: the environment of git.
         timeout_s: maximum time of one call.
         pause_s: pause after the first failed attempt to fetch; doubled after the second.
     """
@@ -95,7 +95,7 @@ def fetch_commit(part: str, repository: Repository, folder: Path, git: Git) -> N
 
 
 def remove_git(folder: Path) -> None:
-    """Delete every `.git` in a folder and its subfolders. That of a submodule is a file."""
+    """Delete every `.git` in a folder and its subfolders. The `.git` of a submodule is a file."""
     for found in list(folder.rglob(".git")):
         if found.is_dir():
             shutil.rmtree(found)
@@ -129,8 +129,8 @@ def _raise_failure(part: str, step: str, completed: CompletedCommand) -> NoRetur
     """Raise RestoreError for a permanent failure of `step`, _TemporaryError for any other."""
     if completed.is_timed_out:
         raise _TemporaryError(f"{step} timed out{completed.tail()}")
-    failed = f"{step} failed{completed.tail()}"
+    problem = f"{step} failed{completed.tail()}"
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, completed.output, re.IGNORECASE):
-            raise RestoreError(part, f"{failed}\n  {remedy}")
-    raise _TemporaryError(failed)
+            raise RestoreError(part, f"{problem}\n  {remedy}")
+    raise _TemporaryError(problem)

@@ -42,7 +42,7 @@ class Restore:
     keep_git: bool = False
 
     def run(self, target: Path) -> None:
-        """Create `target`, ComfyUI's folder. It must not exist, or be empty.
+        """Create `target`, ComfyUI's folder. The folder must not exist, or it must be empty.
 
         Raises ConfigError for an invalid target or Python, and SnapshotError with all errors of one stage: first
         fetching, then requirements, then scripts.
@@ -87,7 +87,7 @@ class Restore:
         _LOG.info("%s: %s of %s, fetched and verified in %.1f s", part, repository.commit, shown, duration_s)
 
     def _install(self, target: Path, scratch: Path) -> None:
-        """Install the nodes' requirements, then run their scripts. Raises SnapshotError."""
+        """Install the nodes' requirements, then run the nodes' install.py. Raises SnapshotError."""
         nodes = [target / _NODES / node.folder for node in self.nodes]
         if self.python is None:
             advice = "it requires packages. Pass ComfyUI's Python with --python"
@@ -103,7 +103,7 @@ class Restore:
 
 @contextlib.contextmanager
 def _collect_error(part: str, errors: list[RestoreError]) -> Iterator[None]:
-    """Append a failure to `errors` and continue."""
+    """Catch a RestoreError or OSError of the block, and append it to `errors`."""
     try:
         yield
     except RestoreError as error:

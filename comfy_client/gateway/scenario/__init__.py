@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ScenarioShim", "ShimError"]
 
-_HOMES = {"ScenarioShim": "comfy_client.gateway.scenario.client", "ShimError": "comfy_client.gateway.scenario.errors"}
+_MODULES = {"ScenarioShim": "comfy_client.gateway.scenario.client", "ShimError": "comfy_client.gateway.scenario.errors"}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Combines the database, the image files and the clock. Retries writes while the disk is full."""
+"""Combines the database, the image files and the clock. Retries the writes that belong to a running job."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from comfy_core.images.codec import EncodedImage
 DECODED_AT_ONCE = 2
 """Uploaded images that are decoded concurrently. Each may need 256 MB of memory and one CPU core."""
 IMAGE_PATIENCE_S = 6 * 3600.0
-"""How long storing a generated image is retried. This process may have the only copy, because RunPod deletes a result
-after 30 minutes (docs/reference/runpod.md#retention)."""
+"""How long the storage of a generated image is retried. This process may have the only copy, because RunPod deletes a
+result after 30 minutes (docs/reference/runpod.md#retention)."""
 LOG_EVERY = 8
 """Every eighth failure of a retried write is logged, starting with the first: about one line a minute."""
 
@@ -45,7 +45,7 @@ class AssetStorage:
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
     async def checked(self, data: bytes, *, flatten: bool) -> EncodedImage:
-        """Validate and return a caller's image. Raises JobError (invalid_image)."""
+        """Return a caller's image in a form that LoadImage accepts. Raises JobError."""
         async with self._decoding:
             return await asyncio.to_thread(check_image, data, "image", flatten=flatten)
 
@@ -56,14 +56,14 @@ class AssetStorage:
 
     @asynccontextmanager
     async def locked(self, *sha256s: str) -> AsyncIterator[None]:
-        """Lock images by SHA-256, so that none is deleted as unused between its upload and its database row."""
+        """Lock images by SHA-256, so that none is deleted as unused before its database row is written."""
         async with AsyncExitStack() as stack:
             for sha256 in sorted(set(sha256s)):
                 await stack.enter_async_context(self._locks.setdefault(sha256, asyncio.Lock()))
             yield
 
     async def delete_unused(self, *sha256s: str) -> None:
-        """Delete those of the images that no database row uses."""
+        """Delete each of these images that no asset and no unfinished job uses."""
         for sha256 in set(sha256s):
             async with self.locked(sha256):
                 if not self.store.is_used(sha256):
@@ -76,7 +76,7 @@ class AssetStorage:
         )
 
     async def write(self, write: Callable[[], _Result]) -> _Result:
-        """Call the database write `write` until it succeeds, and return its result."""
+        """Call `write`, which writes to the database, until it succeeds. Return the result of that call."""
 
         async def write_async() -> _Result:
             return write()
@@ -85,9 +85,10 @@ class AssetStorage:
 
     @asynccontextmanager
     async def stored(self, image: EncodedImage) -> AsyncIterator[str]:
-        """Store a caller's image, lock it until the block has written its database row, and yield its SHA-256.
+        """Store and lock a caller's image, and yield its SHA-256. The block then writes the database row of the image.
 
-        Raises ShimError (507), or a ComfyClientError of the bucket. If the block fails, the image is deleted.
+        Raises ShimError (507), or a ComfyClientError of the bucket. If the disk has no space for the image or for its
+        row, the image is deleted, unless something else uses it.
         """
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(image.data).hexdigest())
         try:
@@ -104,7 +105,7 @@ class AssetStorage:
 async def retry_until_stored(
     store: Callable[[], Awaitable[_Result]], what: str, patience_s: float = math.inf
 ) -> _Result:
-    """Call `store` until it succeeds and return its result. Raise its error after `patience_s`.
+    """Call `store` until it succeeds, and return its result. After `patience_s`, raise the last error.
 
     The disk may be full, or the bucket unreachable. `what` names the stored thing in the log.
     """

@@ -36,7 +36,7 @@ class StoredImage:
 
 
 class Assets:
-    """The assets in `storage`. `url_of` returns the signed URL of an asset's image."""
+    """The assets in `storage`. `url_of` returns the URL of an asset's image."""
 
     def __init__(self, storage: AssetStorage, url_of: AssetUrl) -> None:
         self._storage = storage
@@ -44,7 +44,7 @@ class Assets:
         self._url_of = url_of
 
     async def upload(self, owner: str, body: object) -> JsonObject:
-        """Store an image sent as base64 or a data URL (`POST /assets`). Raises ShimError, JobError (400)."""
+        """Store an image sent as base64 or a data URL (`POST /assets`). Raises ShimError, or JobError."""
         match body:
             case {"name": str(name), "image": str(image), **rest} if name.strip():
                 data = await asyncio.to_thread(decode_image, image, "image")
@@ -53,7 +53,7 @@ class Assets:
         raise bad_request([Fault("", "must have the strings name and image (base64 or a data URL)")])
 
     async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> ShimAsset:
-        """Store an uploaded image. Raises JobError (invalid_image), ShimError (507)."""
+        """Store an uploaded image. Raises JobError if the image is invalid or too large, or ShimError (507)."""
         image = await self._storage.checked(data, flatten=False)
         now = self._storage.clock()
         async with self._storage.stored(image) as sha256:
@@ -80,7 +80,7 @@ class Assets:
         return asset_record(asset, self._url_of)
 
     def get(self, owner: str, asset_id: str) -> JsonObject:
-        """Return one asset (`GET /assets/{id}`)."""
+        """Return one asset (`GET /assets/{id}`). Raises ShimError (404)."""
         return {"asset": self.record(self.find(owner, asset_id))}
 
     def find(self, owner: str, asset_id: str) -> ShimAsset:
@@ -97,12 +97,15 @@ class Assets:
         return {"assets": [self.record(row) for row in rows], **next_page}
 
     def get_bulk(self, owner: str, body: object) -> JsonObject:
-        """Return assets by id (`POST /assets/get-bulk`). Unknown ids are ignored."""
+        """Return assets by id (`POST /assets/get-bulk`). Unknown ids are ignored. Raises ShimError (400)."""
         rows = [self._store.asset(each, owner) for each in _ids(body, MAX_BULK)]
         return {"assets": [self.record(row) for row in rows if row is not None]}
 
     async def delete(self, owner: str, body: object) -> JsonObject:
-        """Delete assets by id (`DELETE /assets`), and the image files that nothing else uses."""
+        """Delete assets by id (`DELETE /assets`), and the image files that nothing else uses. Unknown ids are ignored.
+
+        Raises ShimError (400).
+        """
         rows = [row for each in _ids(body, MAX_DELETED) if (row := self._store.asset(each, owner)) is not None]
         self._store.delete_assets([row.id for row in rows])
         await self._storage.delete_unused(*(row.sha256 for row in rows))
@@ -111,11 +114,12 @@ class Assets:
     def update_tags(self, owner: str, asset_id: str, body: object) -> JsonObject:
         """Add and remove tags (`PUT /assets/{id}/tags`).
 
-        With `strict`, adding an existing tag or removing a missing tag raises ShimError (400).
+        Raises ShimError: 404, or 400 for invalid lists or too many tags. With `strict`, adding an existing tag or
+        removing a missing tag also raises ShimError (400).
         """
         asset = self.find(owner, asset_id)
         given = body if isinstance(body, dict) else {}
-        added, deleted = (_texts(given.get(name), name) for name in ("add", "delete"))
+        added, deleted = (_tags(given.get(name), name) for name in ("add", "delete"))
         if given.get("strict"):
             faults = [
                 Fault("add", f"has {tag[:40]!r}, which the asset already has") for tag in added if tag in asset.tags
@@ -139,7 +143,10 @@ class Assets:
         }
 
     def download(self, owner: str, asset_id: str, body: object) -> JsonObject:
-        """Return an asset's download URL, optionally in another format (`POST /assets/{id}/download`)."""
+        """Return an asset's download URL, optionally in another format (`POST /assets/{id}/download`).
+
+        Raises ShimError: 404, or 400 for an unsupported format.
+        """
         asset = self.find(owner, asset_id)
         wanted = body.get("targetFormat") if isinstance(body, dict) else None
         if wanted is None:
@@ -150,7 +157,7 @@ class Assets:
         return {"url": f"{self._url_of(asset.id)}&format={name}", "mimeType": OUTPUT_FORMATS[name]}
 
     async def image(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredImage:
-        """Return an asset's image. Raises ShimError (404).
+        """Return an asset's image, converted if `output_format` or `width` is given. Raises ShimError (404).
 
         The owner is not checked: the signed URL authorises the caller.
         """
@@ -169,13 +176,13 @@ class Assets:
         return StoredImage(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
 
 
-def decode_image(text: str, path: str) -> bytes:
+def decode_image(text: str, field: str) -> bytes:
     """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
     try:
         return decode_base64_in_pieces(text.data) if isinstance(text, Attached) else decode_base64(text)
     except ValueError as error:
         why = str(error) if str(error).startswith("is ") else "is not base64"
-        raise bad_request([Fault(path, why)]) from None
+        raise bad_request([Fault(field, why)]) from None
 
 
 def _ids(body: object, maximum: int) -> Sequence[str]:
@@ -187,7 +194,7 @@ def _ids(body: object, maximum: int) -> Sequence[str]:
     raise bad_request([Fault("assetIds", "must be a list of asset ids")])
 
 
-def _texts(value: object, name: str) -> list[str]:
+def _tags(value: object, name: str) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(each, str) and 0 < len(each) <= 64 for each in value):  # noqa: PLR2004 - a tag's length

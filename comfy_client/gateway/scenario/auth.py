@@ -30,7 +30,7 @@ PART_LIFE_S = 3600.0
 
 @dataclass(frozen=True)
 class Keys:
-    """The configured keys, each a separate owner. Without keys (`--insecure-local`), all callers share one owner."""
+    """The configured keys. Each key is a separate owner. Without keys (`--insecure-local`), there is one owner."""
 
     accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
     tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -43,7 +43,7 @@ class Keys:
     def owner(self, authorization: str) -> str:
         """Return the owner for an `Authorization` header. Raises ShimError (401).
 
-        All keys are compared, each in constant time, to prevent timing attacks.
+        All keys of the scheme are compared, each in constant time, to prevent timing attacks.
         """
         if self.is_open:
             return LOCAL_OWNER
@@ -97,7 +97,7 @@ class Signer:
         return urlencode({"Expires": text, "Signature": self._signature(path, text)})
 
     def is_valid(self, path: str, query: Mapping[str, str], now: float) -> bool:
-        """Return whether a URL's signature is valid and has not expired."""
+        """Return whether the signature of a URL is valid and the URL has not expired."""
         expires = query.get("Expires", "")
         is_ours = hmac.compare_digest(query.get("Signature", "").encode(), self._signature(path, expires).encode())
         return is_ours and expires.isascii() and expires.isdigit() and int(expires) > now
@@ -114,7 +114,7 @@ def image_expiry(now: float) -> float:
 def url_secret(configured: str, directory: Path) -> bytes:
     """Return the secret that signs URLs: the configured one, or a random one stored in `directory`.
 
-    Raises ConfigError if it cannot be stored.
+    Raises ConfigError if the random secret cannot be stored or read.
     """
     if configured:
         return configured.encode()

@@ -46,7 +46,7 @@ class FolderBlobs:
         return self._path(sha256).read_bytes()
 
     def delete(self, sha256: str) -> None:
-        """Remove the file."""
+        """Delete the file if it exists."""
         self._path(sha256).unlink(missing_ok=True)
 
     def _path(self, sha256: str) -> Path:
@@ -68,14 +68,14 @@ class BucketBlobs:
         return sha256
 
     def get(self, sha256: str) -> bytes:
-        """Return the bytes."""
+        """Download the bytes."""
         return self._store.get(sha256)
 
     def delete(self, sha256: str) -> None:
-        """Remove the file."""
+        """Delete the file if it exists."""
         self._store.delete(sha256)
 
 
 def make_blobs(directory: Path, bucket: Bucket | None) -> Blobs:
-    """Return the storage of a shim's images: the bucket, or else a subfolder of the shim's folder."""
+    """Return the storage of a shim's images: the bucket if there is one, otherwise a subfolder of `directory`."""
     return BucketBlobs(bucket) if bucket else FolderBlobs(directory / "pictures")

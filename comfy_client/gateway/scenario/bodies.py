@@ -25,7 +25,7 @@ MAX_JSON_BYTES = 131_072
 MAX_VALUES = 2_000
 """Maximum number of JSON values in a body, including object keys. A request with 200 asset ids has about 200."""
 MAX_QUOTES = 4 * MAX_VALUES + 8_192
-"""With more quotes in its first megabyte, a body has more values than MAX_VALUES."""
+"""A body with more quotes in its first megabyte is rejected: it has too many values or too many escaped quotes."""
 LONG_TEXT_BYTES = 50_000
 """Strings above this size are cut out. The longest prompt has 4,096 characters: 49,152 bytes if all are escaped."""
 _CHUNK_BYTES = 1 << 20
@@ -48,7 +48,9 @@ class Attached(str):
 
 
 def read_json(data: bytes) -> object:
-    """Return the JSON value of a body, or None if the body is empty. Long strings become `Attached`.
+    """Return the JSON value of a body, or None if the body is empty.
+
+    In a body of more than MAX_JSON_BYTES, long strings become `Attached`.
 
     Raises ShimError: 413 if the body without its images is too large; 400 if it is not JSON, has too many values, or
     has a long string in a field that is not an image.
@@ -88,7 +90,10 @@ def _without_long_texts(data: bytes) -> tuple[bytes, dict[str, bytes]]:
 
 
 def _end_of_text(data: bytes, begin: int) -> int:
-    """Return the end of the string that starts at `begin`, or -1. Raises ShimError (413) if a long one has quotes."""
+    """Return the index of the quote that ends the string at `begin`, or -1 if there is none.
+
+    Raises ShimError (413) if the string has an escaped quote after LONG_TEXT_BYTES.
+    """
     end = data.find(b'"', begin)
     while end > 0 and _is_escaped(data, begin, end):
         if end - begin > LONG_TEXT_BYTES:
@@ -139,9 +144,9 @@ def _attached(key: object, text: bytes) -> Attached:
 
 
 def decode_base64_in_pieces(text: bytes) -> bytes:
-    """Decode base64 or a data URI that still has JSON escapes; see encoded.decode_base64.
+    """Return the bytes of base64 or of a data URL that still has JSON escapes, as encoded.decode_base64 does.
 
-    Raises ValueError if it is neither.
+    Raises ValueError for any other text.
     """
     if len(text) <= _CHUNK_BYTES:
         return decode_base64("".join(piece.decode() for piece in _pieces(text, 0)))
@@ -156,7 +161,7 @@ def decode_base64_in_pieces(text: bytes) -> bytes:
 
 
 def _pieces(text: bytes, begin: int) -> Iterator[bytes]:
-    """Yield the unescaped string in pieces. No piece ends within a JSON escape, which has 6 bytes at most."""
+    """Yield the string from `begin` on, in pieces, with its JSON escapes decoded. An escape has 6 bytes at most."""
     while begin < len(text):
         end = begin + _CHUNK_BYTES
         if end < len(text) and (escape := text.find(b"\\", end - 6, end)) >= 0:

@@ -39,8 +39,8 @@ SHIM_START_TIMEOUT_S = 30.0
 class ScenarioShim:
     """Scenario's API as methods, with Scenario's request and response fields. Thread-safe.
 
-    Use it in a `with` block, or call `close`. Unfinished jobs continue when a shim is next started with the same
-    folder. Only one process can use a folder at a time; a second one gets ConfigError.
+    Use it in a `with` block, or call `close`. Unfinished jobs continue when a shim is next started with the same data
+    folder. Only one process can use a data folder at a time; in a second one, the constructor raises ConfigError.
     """
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs | None = None) -> None:
@@ -76,7 +76,7 @@ class ScenarioShim:
         self.close()
 
     def close(self) -> None:
-        """Wait for submits in progress, stop, and close the connections."""
+        """Wait for submits in progress, stop the shim, and close the client."""
         if not self._thread.is_alive():
             return
         self._run(self._service.__aexit__(None, None, None))
@@ -110,9 +110,9 @@ class ScenarioShim:
         return self._unwrapped(self._call(lambda: self._service.job(OWNER, job_id)), "job")
 
     def wait_for_job(self, job_id: str, timeout_s: float = TIMEOUT_S) -> JsonObject:
-        """Wait for a job and return it. Check its `status`: it may have failed.
+        """Wait until a job has ended and return it. Check its `status`: the job may have failed.
 
-        Raises WaitTimeout; the job continues.
+        Raises ShimError (404), or WaitTimeout after `timeout_s`. The job continues after a WaitTimeout.
         """
         deadline = time.monotonic() + timeout_s
         pause = threading.Event()
@@ -123,7 +123,7 @@ class ScenarioShim:
         return job
 
     def cancel_job(self, job_id: str) -> JsonObject:
-        """Cancel a job and return it."""
+        """Cancel a job and return it. Raises ShimError (404)."""
         return self._unwrapped(self._run(self._service.act(OWNER, job_id, {"action": "cancel"})), "job")
 
     def get_asset(self, asset_id: str) -> JsonObject:

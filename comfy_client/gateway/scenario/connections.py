@@ -26,26 +26,26 @@ class LimitedProtocol(H11Protocol):
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
     stall_timeout_s: ClassVar[float] = STALL_TIMEOUT_S
     idle: ClassVar[dict[LimitedProtocol, asyncio.TimerHandle]] = {}
-    """The connections without a request in progress and their timeouts, oldest first."""
-    _stalled: asyncio.TimerHandle | None = None
+    """The connections without a request in progress, and their timeouts. The longest idle connection is first."""
+    _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Start the timeout for the first request."""
         super().connection_made(transport)
-        # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio only sets it on sockets that it creates.
+        # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio sets TCP_NODELAY only on its own sockets.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._begin_idle()
         if len(self.connections) > self.max_connections:
             next(iter(self.idle)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Stop the timeout when a request has started."""
+        """Stop the timeout when the head of a request has arrived."""
         super().data_received(data)
         if self._has_request():
             self._end_idle()
 
     def on_response_complete(self) -> None:
-        """Start the timeout for the next request, unless it has already arrived."""
+        """Start the timeout for the next request, unless that request has already arrived."""
         super().on_response_complete()
         if not self._has_request() and not self.transport.is_closing():
             self._begin_idle()
@@ -59,7 +59,7 @@ class LimitedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Start the timeout for a client that stopped reading."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
+        self._stall_timer = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Cancel the timeout: the client reads again."""
@@ -79,19 +79,22 @@ class LimitedProtocol(H11Protocol):
             timer.cancel()
 
     def _cancel_stall(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
 
 def limited_protocol(file_limit: int) -> type[LimitedProtocol]:
-    """Return the protocol class for a process that can open `file_limit` files. Half of them are for connections."""
+    """Return the protocol class for a process that can open `file_limit` files.
+
+    Half of the files are for connections, but at least MIN_CONNECTIONS and at most MAX_CONNECTIONS.
+    """
     max_connections = min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, file_limit // 2))
     return type("Protocol", (LimitedProtocol,), {"max_connections": max_connections, "idle": {}})
 
 
 def raise_file_limit() -> int:
-    """Raise this process's limit on open files as far as allowed, and return it."""
+    """Raise this process's limit on open files, up to 4 times MAX_CONNECTIONS, and return the limit."""
     try:
         import resource  # noqa: PLC0415 - not available on Windows
     except ImportError:

@@ -25,8 +25,8 @@ class RequestField:
 
     Attributes:
         rule: JSON Schema of the values that Scenario accepts.
-        becomes: the field of docs/api.md to which it is converted, or a description of the conversion. Empty if the
-            field is not supported.
+        becomes: the field of docs/api.md that gets the value, or a description of the conversion. Empty if the field is
+            not supported.
         why_not: why the field is not supported.
         is_rejected: whether a request with the unsupported field is rejected, because ignoring it would change the
             image. Otherwise the field is ignored and the job's notes list it.
@@ -50,7 +50,7 @@ class GenerateRoute:
     defaults: JsonObject
 
     def schema(self) -> JsonObject:
-        """Return the JSON Schema (2020-12) of the request body for callers. Numbers may be strings (`"512"`)."""
+        """Return the JSON Schema (2020-12) of the body, for the OpenAPI document. Numbers may be strings (`"512"`)."""
         schema = self.rules()
         for rule in schema["properties"].values():
             if rule.get("type") in ("integer", "number"):
@@ -183,13 +183,13 @@ _IMAGE_FIELDS: Mapping[str, RequestField] = {
     "imageUrl": RequestField(_TEXT, "image: an https URL"),
     "strength": RequestField(_number(0.01, 1), "strength (denoise)"),
 }
-_REJECTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
+_UNSUPPORTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
     name: RequestField(_ANY, why_not="txt2img has no start image; use img2img", is_rejected=name != "strength")
     for name in _IMAGE_FIELDS
 }
 
-# numSamples: Scenario's specification says 4, its documentation says 1 (docs/reference/scenario.md#route-b). 1 is the
-# cheaper default, and nearly all callers send 1.
+# numSamples: the default is 4 in Scenario's specification, and 1 in its documentation
+# (docs/reference/scenario.md#route-b). 1 is the cheaper default, and nearly all callers send 1.
 _CLASSIC_DEFAULTS: JsonObject = {"width": 512, "height": 512, "numInferenceSteps": 30, "numSamples": 1, "guidance": 3.5}
 
 ROUTES: Mapping[str, GenerateRoute] = {
@@ -215,7 +215,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/txt2img",
             "Generate images from a prompt",
             "inference",
-            {**_COMMON_FIELDS, **_REJECTED_IMAGE_FIELDS},
+            {**_COMMON_FIELDS, **_UNSUPPORTED_IMAGE_FIELDS},
             _CLASSIC_DEFAULTS,
         ),
         GenerateRoute(
@@ -228,4 +228,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
         ),
     )
 }
-"""Every generate route. `/models/{modelId}/inferences`, the oldest one, wraps the fields of txt2img or img2img."""
+"""The generate routes by name.
+
+The oldest route, `/models/{modelId}/inferences`, is not among them: it wraps the fields of txt2img or img2img.
+"""

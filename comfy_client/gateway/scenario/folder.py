@@ -12,11 +12,11 @@ from comfy_core.errors import ConfigError, missing_extra
 
 LOCK_FILE_NAME = "lock"
 HOLDER_FILE_NAME = "lock-holder.txt"
-"""File that describes the process with the lock, for error messages. Not every OS can read the lock file itself."""
+"""File that describes the process with the lock, for error messages. Some systems cannot read a locked file."""
 
 
 class FolderLock:
-    """Acquires the lock on `directory`. Raises ConfigError if another process has it, or locking fails."""
+    """Acquires the lock on `directory`. Raises ConfigError if another process has the lock, or locking fails."""
 
     def __init__(self, directory: Path) -> None:
         self._holder = directory / HOLDER_FILE_NAME

@@ -1,7 +1,7 @@
 """Runs jobs: submits each one once, polls it until it ends, and stores its images. One asyncio task per job.
 
 A job is acknowledged to the caller when it is stored, and submitted after that. Phase `sending` is stored before the
-submit, and the endpoint's job id after it. So after a crash the next process can distinguish three cases:
+submit, and the endpoint's job id after the submit. So after a crash the next process can distinguish three cases:
 
 - Not submitted: the job is submitted.
 - Submitted: the job is polled.
@@ -43,9 +43,9 @@ from comfy_core.errors import ComfyClientError, JobCancelled, JobError, RequestE
 
 SUBMITS_AT_ONCE = 16
 LOCAL_JOBS_AT_ONCE = 4
-"""Concurrent jobs at a directly connected ComfyUI. It runs one at a time, and polling each job occupies a thread."""
+"""Concurrent jobs at a directly connected ComfyUI, which runs one prompt at a time. Polling a job occupies a thread."""
 SUBMIT_PATIENCE_S = 900.0
-"""How long a submit is retried while the endpoint is unreachable or rejects it (429)."""
+"""How long a submit is retried while the endpoint is unreachable or responds with 429."""
 POLL_PATIENCE_S = 3600.0
 """How long polling is retried while the endpoint does not respond or responds with errors."""
 MAX_JOB_LIFE_S = 7 * 86_400.0
@@ -97,8 +97,9 @@ class JobRunner:
     async def cancel(self, job_id: str) -> None:
         """Cancel a job. A finished job does not change.
 
-        A job that was not submitted yet ends immediately. Otherwise a cancel request is sent to the endpoint, and is
-        retried in the background until the job has ended. Returns after CANCEL_WAIT_S at most.
+        A job that was not submitted yet ends immediately. For a submitted job, a cancel request is sent to the
+        endpoint, with retries in the background. While the submit is in progress, the cancel request is sent after it.
+        Returns after CANCEL_WAIT_S at most.
         """
         job = self._job(job_id)
         if job.phase is Phase.ENDED or job.is_cancel_wanted:
@@ -162,7 +163,7 @@ class JobRunner:
             await self._storage.delete_unused(job.picture)
 
     async def _send(self, job_id: str) -> None:
-        """Submit the job. Only a submit that certainly created no job is retried."""
+        """Submit the job. After a temporary error the submit is retried if `_is_safe_to_resend`."""
         give_up_at = time.monotonic() + SUBMIT_PATIENCE_S
         attempt = 0
         while True:
@@ -182,7 +183,7 @@ class JobRunner:
             await asyncio.sleep(pause_s)
 
     async def _submit(self, job_id: str) -> None:
-        """Submit the job once, unless it was cancelled."""
+        """Submit the job once, unless the job was cancelled or the shim stops."""
         job = self._job(job_id)
         if job.phase is not Phase.STORED:
             return
@@ -193,7 +194,7 @@ class JobRunner:
         if self._is_stopping or self._job(job_id).phase is not Phase.STORED:
             return
         await self._change(job_id, phase=Phase.SENDING)
-        # With a wait time, a large request can use RunPod's /runsync: see RunPodEndpoint.submit.
+        # With a `wait_s` of 0, a request that is too large for RunPod's /run uses /runsync: see RunPodEndpoint.submit.
         is_large = len(request.input.get("image", "")) > LARGE_IMAGE_CHARACTERS
         status = await asyncio.to_thread(self._provider.submit, request, 0.0 if is_large else None)
         await self._change(job_id, phase=Phase.SENT, endpoint_id=status.job_id)
@@ -214,10 +215,10 @@ class JobRunner:
                 image = base64.b64encode(self._storage.blobs.get(image)).decode("ascii")
             except FileNotFoundError:
                 raise JobError.because(ErrorCode.INVALID_IMAGE, "The start image does not exist any more") from None
-        return GenerationRequest({**job.input, **({"image": image} if image else {})})
+        return GenerationRequest({**job.worker_request, **({"image": image} if image else {})})
 
     async def _poll(self, job_id: str) -> None:
-        """Poll the job until it ends. Errors of the endpoint are tolerated for POLL_PATIENCE_S."""
+        """Poll the job until it ends. Temporary errors of the endpoint are tolerated for POLL_PATIENCE_S."""
         last_response_at = time.monotonic()
         while True:
             job = self._job(job_id)
@@ -229,7 +230,7 @@ class JobRunner:
             events: AsyncIterator[Event] = coroutines.aiterate(poller.events(MAX_JOB_LIFE_S))
             try:
                 async for event in events:
-                    if not isinstance(event, Queued | ProviderUnavailable):  # These are emitted without a response.
+                    if not isinstance(event, Queued | ProviderUnavailable):  # These events need no response.
                         last_response_at = time.monotonic()
                     if isinstance(event, Done):
                         await self._store_result(job_id, event.result)
@@ -262,7 +263,7 @@ class JobRunner:
         return task
 
     async def _cancel_at_endpoint(self, job: ShimJob) -> None:
-        """Cancel a job at the endpoint, with retries until the endpoint responds or the job has ended."""
+        """Cancel a job at the endpoint. Temporary errors are retried until the job has ended."""
         poller = JobPoller(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
         while self._job(job.id).phase is not Phase.ENDED:
             try:

@@ -20,9 +20,9 @@ from comfy_core.request.spellings import respelled
 from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
 
 INFERENCES = "inferences"
-"""The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
+"""The name of the oldest route, whose body is `{"parameters": {"type": "txt2img", …}}`."""
 _SIDE_MULTIPLE = 16
-RANDOM = -1
+RANDOM_SEED = -1
 """The seed value that requests a random seed, as in ComfyUI."""
 MAX_LISTED_KEYS = 20
 """Unknown keys that a job's notes list by name. The rest are only counted."""
@@ -39,6 +39,7 @@ class MappedCall:
 
     Attributes:
         task: `txt2img` or `img2img`.
+        job_type: Scenario's `jobType`.
         input: the request of docs/api.md, without its start image.
         image: the start image as an asset id, URL or base64, or None.
         model_id: Scenario's model id, as the caller sent it.
@@ -62,7 +63,8 @@ def map_call(
 ) -> MappedCall:
     """Convert the body of a request to route `name` (a key of ROUTES, or INFERENCES).
 
-    `loras` maps Scenario's LoRA ids to file names. Raises ShimError: 400 with all faults, 404 for an unknown model.
+    `loras` maps Scenario's LoRA ids to file names. Raises ShimError: 400 with all faults, 404 for an unknown
+    `model_id`.
     """
     report = _Report(is_strict)
     given = plain(body, report.faults)
@@ -114,7 +116,7 @@ def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
 
 
 def _check_support(given: JsonObject, route: GenerateRoute, report: _Report) -> None:
-    """Report the unsupported fields. Fields with false or empty values are ignored."""
+    """Report the unsupported fields, except those with a false or empty value."""
     unknown = 0
     for key, value in given.items():
         known = route.fields.get(key)
@@ -180,7 +182,10 @@ class _CallMapper:
         return {**defaults, **({} if _is_long("", unknown) else unknown), **known}
 
     def _uses_default(self, key: str, task: str) -> bool:
-        """Return whether Scenario's default applies. Sizes have none if the image or `aspectRatio` determines them."""
+        """Return whether Scenario's default of the field `key` applies.
+
+        The defaults of the size do not apply if the image or `aspectRatio` determines it.
+        """
         if key in ("width", "height"):
             has_size = {"width", "height"} & self.given.keys()
             return bool(has_size) or (task == "txt2img" and "aspectRatio" not in self.given)
@@ -189,7 +194,7 @@ class _CallMapper:
         return key != "strength" or task == "img2img"
 
     def _model(self, path_id: str | None) -> tuple[str, list[JsonObject]]:
-        """Return the model id, and the LoRA if the model is one."""
+        """Return the model id, and the LoRAs among the models that the path and the body name."""
         in_body = self.given.get("modelId") or None
         named = [each for each in (path_id, in_body) if each]
         if not named:
@@ -254,7 +259,7 @@ class _CallMapper:
             "guidance": given.get("guidance", defaults["guidance"]),
             "num_images": max(counts, default=1),
         }
-        if given.get("seed", RANDOM) != RANDOM:
+        if given.get("seed", RANDOM_SEED) != RANDOM_SEED:
             numbers["seed"] = int(given["seed"])
         if task == "img2img":
             numbers["strength"] = given.get("strength", defaults["strength"])

@@ -29,7 +29,7 @@ def rejection_reason(method: str, headers: Mapping[str, str], public_url: str = 
 
 
 def is_json(content_type: str) -> bool:
-    """Return whether a content type is JSON. Cross-origin pages cannot send it without a CORS preflight."""
+    """Return whether a content type is JSON. Cross-origin pages cannot send JSON types without a CORS preflight."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 

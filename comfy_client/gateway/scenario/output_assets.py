@@ -10,7 +10,7 @@ from comfy_core.contract import JsonObject
 
 def output_assets(job: ShimJob, result: GenerationResult, now: float) -> list[ShimAsset]:
     """Return an asset for each image of a job's result."""
-    is_classic = job.job_type == "inference"
+    is_inference = job.job_type == "inference"
     return [
         ShimAsset(
             id=new_id("asset"),
@@ -23,28 +23,28 @@ def output_assets(job: ShimJob, result: GenerationResult, now: float) -> list[Sh
             height=image.height,
             bytes=len(image.bytes),
             name=image.filename,
-            type=f"inference-{job.task}" if is_classic else job.task,
-            source=f"inference-{job.task[:3]}" if is_classic else job.task,
+            type=f"inference-{job.task}" if is_inference else job.task,
+            source=f"inference-{job.task[:3]}" if is_inference else job.task,
             job_id=job.id,
             model_id=job.model_id,
             output_index=number,
             is_hidden=job.is_hidden,
-            about=_about(job, image, number),
+            metadata=_metadata(job, image, number),
         )
         for number, image in enumerate(result.images)
     ]
 
 
-def _about(job: ShimJob, image: GeneratedImage, number: int) -> JsonObject:
+def _metadata(job: ShimJob, image: GeneratedImage, number: int) -> JsonObject:
     """Return the `metadata` of a generated image (docs/reference/scenario.md#assets)."""
-    request = {name: job.asked.get(name) for name in ("prompt", "negativePrompt", "guidance", "numInferenceSteps")}
-    about = {
-        **request,
+    shown_fields = ("prompt", "negativePrompt", "guidance", "numInferenceSteps")
+    metadata = {
+        **{name: job.scenario_request.get(name) for name in shown_fields},
         "seed": None if image.seed is None else str(image.seed),
         "modelId": job.model_id,
         "inferenceId": job.id,
         "outputIndex": number,
-        "strength": job.input.get("strength"),
-        "scheduler": job.asked.get("scheduler"),
+        "strength": job.worker_request.get("strength"),
+        "scheduler": job.scenario_request.get("scheduler"),
     }
-    return {name: value for name, value in about.items() if value is not None}
+    return {name: value for name, value in metadata.items() if value is not None}

@@ -17,6 +17,7 @@ from comfy_core.contract import Fault, JsonObject
 
 Query: TypeAlias = Mapping[str, str]
 Condition: TypeAlias = tuple[str, Callable[[str], tuple[object, ...]]]
+"""An SQL condition, and the parser that turns the text of a query parameter into the values of the condition."""
 
 _DEFAULT_SIZE = 50
 _MAX_PAGE_SIZE = 100
@@ -95,13 +96,13 @@ def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | Non
     """Parse the query of a list request for `owner`'s records. Unknown keys are ignored. Raises ShimError (400)."""
     faults: list[Fault] = []
     wanted = (only or Filter()).where("owner = ?", owner)
-    for name, (condition, values) in FILTERS[kind].items():
+    for name, (condition, parse) in FILTERS[kind].items():
         if text := query.get(name, ""):
             try:
-                wanted = wanted.where(condition, *values(text))
+                wanted = wanted.where(condition, *parse(text))
             except (ValueError, OverflowError):
                 faults.append(
-                    Fault(name, "must be true or false" if values is _parse_boolean else "must be an ISO 8601 time")
+                    Fault(name, "must be true or false" if parse is _parse_boolean else "must be an ISO 8601 time")
                 )
     order, direction = query.get("sortBy") or "createdAt", query.get("sortDirection") or "desc"
     if order not in _ORDERS:
@@ -124,7 +125,7 @@ def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | Non
 
 
 def fetch_page(store: Store, kind: type[Record], page: PageQuery) -> tuple[list[Record], JsonObject]:
-    """Return the records of a page, and a dict with `nextPaginationToken` unless this is the last page."""
+    """Return the records of a page, and a dict that has `nextPaginationToken` unless it is the last page."""
     rows = store.page(kind, page.wanted, order=page.order, is_descending=page.is_descending, size=page.size + 1)
     if len(rows) <= page.size:
         return rows, {}

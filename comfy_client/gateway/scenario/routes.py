@@ -21,7 +21,7 @@ class ApiRequest:
     """A parsed request: owner, path parameters, query, JSON body or None, and retry headers."""
 
     owner: str
-    path: Mapping[str, str]
+    path_parameters: Mapping[str, str]
     query: Mapping[str, str]
     body: object = field(repr=False)
     retry: RetryHint = field(default_factory=RetryHint)
@@ -48,7 +48,7 @@ class ShimRoute:
         summary: the operation's summary in the OpenAPI document.
         handler: returns the JSON of the response, or an awaitable of it.
         body: JSON Schema of the request body, or None if the route has none.
-        result_key: the key of the response that has the result. For lists it selects the query parameters.
+        result_key: the key of the result in the response, or empty. A key of LISTS means that the route has a query.
         is_generating: whether the route generates images. With `dryRun`, its response is a cost estimate (269).
         is_poll: whether requests count against the rate limit for polling instead of the general one.
         may_have_image: whether the request body may contain a base64 image.
@@ -66,10 +66,10 @@ class ShimRoute:
 
 
 def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> ShimRoute:
-    """Return the route `name`, a key of fields.ROUTES or INFERENCES."""
+    """Return the generate route `name`: a key of fields.ROUTES, or INFERENCES."""
 
     def handler(shim: ShimService, request: ApiRequest) -> Awaitable[JsonObject]:
-        model_id = request.path.get("modelId")
+        model_id = request.path_parameters.get("modelId")
         if request.is_dry_run:
             return shim.estimate(name, request.body, model_id=model_id)
         return shim.generate(request.owner, name, request.body, model_id=model_id, retry=request.retry)
@@ -78,7 +78,7 @@ def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> Shi
 
 
 def _route(
-    line: str,
+    method_and_path: str,
     summary: str,
     operation: Operation,
     body: JsonObject | None = None,
@@ -87,11 +87,11 @@ def _route(
     is_poll: bool = False,
     may_have_image: bool = False,
 ) -> ShimRoute:
-    """Return the route `line`. Its operation gets the owner, the path parameters, and the body or a list's query."""
-    method, _, path = line.partition(" ")
+    """Return a route. `operation` gets the owner, the path parameters, and the route's body or query, if any."""
+    method, _, path = method_and_path.partition(" ")
 
     def handler(shim: ShimService, request: ApiRequest) -> JsonObject | Awaitable[JsonObject]:
-        arguments = [request.owner, *request.path.values()]
+        arguments = [request.owner, *request.path_parameters.values()]
         if body is not None:
             return operation(shim)(*arguments, request.body)
         return operation(shim)(*arguments, request.query) if result_key in LISTS else operation(shim)(*arguments)

@@ -18,12 +18,12 @@ from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 
 AssetUrl: TypeAlias = Callable[[str], str]
-"""Returns the signed, expiring URL of an asset's image."""
+"""Returns the URL of an asset's image. The HTTP server signs it, and it expires."""
 PartUrl: TypeAlias = Callable[[str, int], tuple[str, float]]
 """Returns the signed URL for an upload's part, and its expiry in seconds since 1970."""
 
-_EPOCH = 1_700_000_000.0
-"""A placeholder for the creation time of models, which the API requires."""
+_MODEL_CREATED_AT = 1_700_000_000.0
+"""A placeholder: the API requires a creation time, and the shim's models have none."""
 
 
 def iso(at: float) -> str:
@@ -63,7 +63,7 @@ def cost(usd: float, costs: CostRules) -> JsonObject:
 def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
     """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
-    metadata: JsonObject = {"input": dict(job.asked), "assetIds": list(job.asset_ids), "output": {}}
+    metadata: JsonObject = {"input": dict(job.scenario_request), "assetIds": list(job.asset_ids), "output": {}}
     if job.endpoint_id:
         metadata["endpointJobId"] = job.endpoint_id
     if job.notes:
@@ -101,12 +101,12 @@ def inference_record(job: ShimJob, url_of: AssetUrl) -> JsonObject:
         "status": _INFERENCE_STATES.get(job.status, job.status.value),
         "progress": job.progress,
         "createdAt": iso(job.created_at),
-        "parameters": {**job.asked, "type": job.task},
+        "parameters": {**job.scenario_request, "type": job.task},
         "images": [
-            {"id": asset_id, "url": url_of(asset_id), "seed": str(job.input.get("seed", ""))}
+            {"id": asset_id, "url": url_of(asset_id), "seed": str(job.worker_request.get("seed", ""))}
             for asset_id in job.asset_ids
         ],
-        "imagesNumber": job.input.get("num_images", 1),
+        "imagesNumber": job.worker_request.get("num_images", 1),
         **({"error": job.error} if job.error else {}),
     }
 
@@ -121,7 +121,7 @@ def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
         "kind": "image",
         "source": asset.source,
         "status": "success",
-        "metadata": {"kind": "image", "type": asset.type, "name": asset.name, **size, **asset.about},
+        "metadata": {"kind": "image", "type": asset.type, "name": asset.name, **size, **asset.metadata},
         "properties": size,
         "ownerId": asset.owner,
         "authorId": asset.owner,
@@ -137,7 +137,7 @@ def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
 
 
 def upload_record(upload: ShimUpload, part_of: PartUrl) -> JsonObject:
-    """Return an upload as in `GET /uploads/{id}`. It has the URLs of its parts only while it is pending."""
+    """Return an upload as in `GET /uploads/{id}`, with the URLs of the parts while the upload is pending."""
     parts = []
     if upload.state == "pending":
         part_urls = [(number, *part_of(upload.id, number)) for number in range(1, upload.parts + 1)]
@@ -181,8 +181,8 @@ def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> Jso
         "custom": kind == "custom",
         "exampleAssetIds": [],
         "trainingImagesNumber": 0,
-        "createdAt": iso(_EPOCH),
-        "updatedAt": iso(_EPOCH),
+        "createdAt": iso(_MODEL_CREATED_AT),
+        "updatedAt": iso(_MODEL_CREATED_AT),
         "inputs": inputs,
     }
 
@@ -195,11 +195,14 @@ def _inputs() -> list[JsonObject]:
     route = ROUTES["custom"]
     entries = []
     for name, field in route.fields.items():
-        kind = field.rule.get("type")
+        schema_type = field.rule.get("type")
         if not field.becomes or name in _OTHER_SPELLINGS:
             continue
-        entry: JsonObject = {"name": name, "type": _KINDS.get(name) or _TYPES.get(str(kind), "string")}
-        entry |= {ours: field.rule[theirs] for ours, theirs in _LIMITS.items() if theirs in field.rule}
+        entry: JsonObject = {
+            "name": name,
+            "type": _TYPES_BY_NAME.get(name) or _TYPES_BY_SCHEMA_TYPE.get(str(schema_type), "string"),
+        }
+        entry |= {key: field.rule[keyword] for key, keyword in _LIMITS.items() if keyword in field.rule}
         if name in route.defaults:
             entry["default"] = route.defaults[name]
         if name == "prompt":
@@ -215,6 +218,13 @@ def _inputs() -> list[JsonObject]:
 
 
 _OTHER_SPELLINGS = frozenset({"numSamples", "imageId", "imageUrl", "concepts"})
-_KINDS = {"image": "file", "seed": "number", "loras": "model_array", "lorasScale": "number_array", "modelId": "model"}
-_TYPES = {"integer": "number", "number": "number", "boolean": "boolean"}
+_TYPES_BY_NAME = {
+    "image": "file",
+    "seed": "number",
+    "loras": "model_array",
+    "lorasScale": "number_array",
+    "modelId": "model",
+}
+_TYPES_BY_SCHEMA_TYPE = {"integer": "number", "number": "number", "boolean": "boolean"}
+# Scenario's keys, and the keywords of JSON Schema.
 _LIMITS = {"min": "minimum", "max": "maximum", "maxLength": "maxLength", "allowedValues": "enum"}

@@ -43,16 +43,16 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     """Serve until SIGTERM or Ctrl-C and return the exit status. Raises ConfigError.
 
     `is_open` (`--insecure-local`) requires no keys; it is only allowed on a loopback address. `on_ready` is called
-    with the server's URL once it listens.
+    with the server's URL when the server listens.
     """
     settings = ShimSettings.from_env(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     _check_access(settings, host, is_open=is_open)
-    uvicorn, app = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
+    uvicorn, server_module = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
     connections = _import_optional("comfy_client.gateway.scenario.connections")
     logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
-        shim = app.ShimServer(client, settings, make_blobs(settings.directory, settings.bucket))
+        shim = server_module.ShimServer(client, settings, make_blobs(settings.directory, settings.bucket))
         try:
             sockets = listen(host, port)
         except ConfigError:
@@ -71,7 +71,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,
         )
         server = uvicorn.Server(config)
-        # Handles signals before uvicorn does, and the signal that uvicorn raises again after a graceful shutdown.
+        # For a signal before uvicorn sets its handlers, and for the signal that uvicorn raises again after a shutdown.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         asyncio.run(_serve(shim.service, server, sockets, log_stream, on_ready))

@@ -60,11 +60,11 @@ MAX_BODY_BYTES = 40 * 1024 * 1024
 """An image of MAX_BYTES as base64, plus a margin."""
 SMALL_BODY_BYTES = 1024 * 1024
 LARGE_AT_ONCE = 4
-"""Concurrent request bodies above SMALL_BODY_BYTES per key. They are held in memory."""
+"""Concurrent large request bodies per key: above SMALL_BODY_BYTES, or parts of uploads. They are held in memory."""
 MULTIPART_ADVICE = "Use a multipart upload (POST /uploads), or send a smaller image"
 UPLOAD_EXAMPLE = '{"name": "knight.png", "image": "…"} to POST /assets'
 _CHUNK_BYTES = 64 * 1024
-_MAX_KEY = 255
+_MAX_KEY_CHARACTERS = 255
 _PREFIXES = ("", "/v1")
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -77,7 +77,7 @@ _base_url: ContextVar[str] = ContextVar("_base_url", default="")
 
 
 class ShimServer:
-    """Builds the ASGI application `app`. The caller has to close the client."""
+    """The ASGI application `app` of the shim. The caller has to close the client."""
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs) -> None:
         self._settings = settings
@@ -85,7 +85,7 @@ class ShimServer:
         self._is_open = keys.is_open
         self._logins = LoginThrottle(keys)
         self._limits = CallLimits(settings.requests_per_minute, settings.polls_per_minute)
-        self._large: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._large_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self.service = ShimService(client, settings, blobs, url_of=self._image_url, part_of=self._part_url)
         self._signer = Signer(url_secret(settings.url_secret, settings.directory))
         endpoints: list[tuple[str, str, Endpoint]] = [
@@ -144,14 +144,14 @@ class ShimServer:
         self._limits.check(owner, is_poll=route.is_poll)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))
-        sent = await self._body(route, request, owner)
-        call = ApiRequest(owner, request.path_params, dict(request.query_params), sent, _retry_hint(request))
+        request_body = await self._body(route, request, owner)
+        call = ApiRequest(owner, request.path_params, dict(request.query_params), request_body, _retry_hint(request))
         result = route.handler(self.service, call)
-        body = await result if isawaitable(result) else result
-        match body:
+        response_body = await result if isawaitable(result) else result
+        match response_body:
             case {"job": {"jobId": str(job_id)}} if route.method == "POST" and not await request.is_disconnected():
                 self.service.mark_answered(job_id)
-        return _json(body, DRY_RUN if route.is_generating and call.is_dry_run else 200)
+        return _json(response_body, DRY_RUN if route.is_generating and call.is_dry_run else 200)
 
     async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
         """Return the JSON body of a request, or None if it is empty. Raises ShimError."""
@@ -167,7 +167,7 @@ class ShimServer:
             return await asyncio.to_thread(read_json, data)
 
     def _large_body_slots(self, owner: str) -> asyncio.Semaphore:
-        return self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
+        return self._large_slots.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
 
     def _check_type(self, request: Request, data: bytes) -> None:
         """Raise ShimError (400) if a body is multipart, or, on a shim without keys, not declared as JSON."""
@@ -247,7 +247,7 @@ def _json(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None
 
 def _retry_hint(request: Request) -> RetryHint:
     count = request.headers.get("x-stainless-retry-count", "")
-    key = request.headers.get("idempotency-key", "")[:_MAX_KEY]
+    key = request.headers.get("idempotency-key", "")[:_MAX_KEY_CHARACTERS]
     return RetryHint(int(count) if count.isascii() and count.isdigit() and len(count) < 3 else 0, key)  # noqa: PLR2004 - limits the size of the number
 
 

@@ -1,7 +1,7 @@
 """The shim's business logic without HTTP: one method per Scenario API call, JSON in and JSON out.
 
 All methods must be called in one event loop. They raise ShimError, or another ComfyClientError that `shim_error`
-converts into one. `owner` identifies the caller's API key; a caller only sees its own objects.
+converts into a ShimError. `owner` identifies the caller's API key; a caller only sees its own objects.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class _StartImage:
     """The image that a job starts from.
 
     Attributes:
-        name: the SHA-256 of a stored image, or an https URL.
-        metadata: the fields that represent it in `metadata.input` of the job.
+        reference: the SHA-256 of a stored image, or an https URL. Empty without an image.
+        metadata: the fields that represent the image in `metadata.input` of the job.
         uploaded: the image itself, if it was sent in the request.
     """
 
-    name: str = ""
+    reference: str = ""
     metadata: JsonObject = field(default_factory=dict)
     uploaded: EncodedImage | None = None
 
@@ -76,8 +76,8 @@ class ShimService:
         client: the client of the endpoint. The caller has to close it.
         settings: the shim's settings.
         blobs: the storage of the image files.
-        url_of: returns the signed URL of an asset's image.
-        part_of: returns the signed URL and the expiry of one part of an upload.
+        url_of: returns the URL of an asset's image.
+        part_of: returns the URL and the expiry of one part of an upload.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ShimService:
         self.assets = Assets(self._storage, url_of)
         self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
         self.models = ModelCatalog(settings.loras)
-        self._sweeps: asyncio.Task[None] | None = None
+        self._sweep_task: asyncio.Task[None] | None = None
         self.resumed = 0
         """The number of jobs of earlier processes that were resumed."""
 
@@ -109,13 +109,13 @@ class ShimService:
             self.resumed = self._runner.resume()
         except (OSError, ShimError) as error:
             raise ConfigError(str(error)) from error
-        self._sweeps = asyncio.create_task(self._sweep())
+        self._sweep_task = asyncio.create_task(self._sweep())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._sweeps is not None:
-            self._sweeps.cancel()
-            await asyncio.wait({self._sweeps})
+        if self._sweep_task is not None:
+            self._sweep_task.cancel()
+            await asyncio.wait({self._sweep_task})
         await self._runner.stop()
         self.close()
 
@@ -145,7 +145,7 @@ class ShimService:
         async with self._call_locks.setdefault(retry.key or digest, asyncio.Lock()):
             job = self._existing_job(owner, digest, retry)
             if job is None:
-                job = await self._stored_job(owner, route, mapped, digest, retry)
+                job = await self._store_job(owner, route, mapped, digest, retry)
                 self._runner.start(job.id)
         response = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
         if route == INFERENCES:
@@ -168,6 +168,7 @@ class ShimService:
         return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
 
     def _existing_job(self, owner: str, digest: str, retry: RetryHint) -> ShimJob | None:
+        """Return the job of which this request is a retry, with its retry count updated, or None for a new request."""
         if retry.key:
             job = self._store.job_of_key(owner, retry.key)
             if job is not None and job.fingerprint != digest:
@@ -176,7 +177,7 @@ class ShimService:
         job = find_retried_job(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
         return None if job is None else self._store.change(job, repeats=retry.count)
 
-    async def _stored_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
+    async def _store_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
         """Store a new job, and the image sent with the request if there is one. Return the job."""
         source = await self._start_image(owner, mapped)
         if source.uploaded is None:
@@ -184,7 +185,7 @@ class ShimService:
             self._store.add(job)
             return job
         async with self._storage.stored(source.uploaded) as sha256:
-            source = replace(source, name=sha256, metadata={"image": f"sha256:{sha256}"})
+            source = replace(source, reference=sha256, metadata={"image": f"sha256:{sha256}"})
             job = self._new_job(owner, route, mapped, source, retry=retry, digest=digest)
             self._store.add(job)
         return job
@@ -204,9 +205,9 @@ class ShimService:
             model_id=mapped.model_id,
             created_at=now,
             updated_at=now,
-            asked={**mapped.original, **source.metadata, "seed": str(seed)},
-            input={**mapped.input, "seed": seed},
-            picture=source.name,
+            scenario_request={**mapped.original, **source.metadata, "seed": str(seed)},
+            worker_request={**mapped.input, "seed": seed},
+            picture=source.reference,
             notes=mapped.notes,
             history=((now, Status.QUEUED.value),),
             is_hidden=mapped.is_hidden,
@@ -237,7 +238,7 @@ class ShimService:
         return {"job": self._record(self._find_job(owner, job_id))}
 
     def jobs(self, owner: str, query: Query) -> JsonObject:
-        """Return a page of jobs (`GET /jobs`)."""
+        """Return a page of jobs (`GET /jobs`). Raises ShimError (400)."""
         rows, next_page = fetch_page(self._store, ShimJob, parse_page_query(ShimJob, owner, query))
         return {"jobs": [self._record(row) for row in rows], **next_page}
 
@@ -277,7 +278,7 @@ class ShimService:
 
     async def overview(self, owner: str) -> JsonObject:
         """Return the endpoint's health and the cost so far, for the web page at `/`."""
-        count, seconds = self._store.spent(owner)
+        count, seconds = self._store.runs_and_seconds(owner)
         usd = job_usd(seconds, self._settings.costs.usd_per_s)
         try:
             health = await asyncio.to_thread(self._client.health)

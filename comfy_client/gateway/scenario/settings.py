@@ -14,7 +14,7 @@ from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, read_bucket
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Return `key:secret` pairs, separated by commas."""
+    """Return the secrets by key. `text` has `key:secret` pairs, separated by commas."""
     listed = [pair.partition(":")[::2] for pair in names(text)]
     if not all(key and secret for key, secret in listed):
         raise ValueError("must be key:secret, several separated by commas")
@@ -25,7 +25,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _loras(text: str) -> dict[str, str]:
-    """Return the table of LoRAs in a JSON object, or in the file at a path."""
+    """Return the file names of LoRAs by id. `text` is a JSON object, or the path of a file that contains one."""
     try:
         return table(text if not text or text.startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -48,7 +48,7 @@ _rate = number(int, 1)
 
 @dataclass(frozen=True)
 class CostRules:
-    """How the cost of a job is estimated before it runs.
+    """The prices and durations from which the cost of a job is calculated.
 
     Attributes:
         seconds_per_step: the default is a reported value for an RTX 4090 with the fp8 model; this project has not

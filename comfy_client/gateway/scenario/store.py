@@ -3,7 +3,8 @@
 When a write returns, its data survives a crash of the process. A power failure may lose the last writes, but does not
 corrupt the file (WAL mode with `synchronous=NORMAL`).
 
-Every method can raise ShimError: 507 if the disk is full or not writable, 500 if the database file is corrupt.
+Every method of an open Store can raise ShimError: 507 if the disk is full or not writable, 500 if the database file is
+corrupt.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS assets_by_sha256 ON assets (sha256)",
     "CREATE INDEX IF NOT EXISTS uploads_by_owner ON uploads (owner, state)",
 )
-_JSON = (dict, list, tuple)
+_COLUMNS = {"scenario_request": "asked", "worker_request": "input", "metadata": "about"}
+"""Columns that are not named like their field, by the name of the field."""
+_FIELDS = {column: name for name, column in _COLUMNS.items()}
+_JSON_TYPES = (dict, list, tuple)
 _BUSY_TIMEOUT_S = 5.0
 
 
@@ -82,7 +86,7 @@ class Store:
         with self._transaction():
             for kind, table in _TABLES.items():
                 columns = ", ".join(
-                    f"{each.name}{' PRIMARY KEY' if each.name == 'id' else ''}" for each in fields(kind)
+                    f"{_column(each.name)}{' PRIMARY KEY' if each.name == 'id' else ''}" for each in fields(kind)
                 )
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
             for index in _INDEXES:
@@ -125,14 +129,15 @@ class Store:
         self._db.close()
 
     def add(self, *rows: ShimJob | ShimAsset | ShimUpload) -> None:
-        """Insert or replace rows in one transaction."""
+        """Insert or replace records in one transaction."""
         with self._transaction():
             for row in rows:
                 names = [each.name for each in fields(row)]
+                columns = ", ".join(_column(name) for name in names)
                 marks = ", ".join("?" * len(names))
                 self._rows(
-                    f"INSERT OR REPLACE INTO {_TABLES[type(row)]} ({', '.join(names)}) VALUES ({marks})",  # noqa: S608 - table and column names are constants
-                    [_to_column(getattr(row, name)) for name in names],
+                    f"INSERT OR REPLACE INTO {_TABLES[type(row)]} ({columns}) VALUES ({marks})",  # noqa: S608 - table and column names are constants
+                    [_to_column_value(getattr(row, name)) for name in names],
                 )
 
     def job(self, job_id: str, owner: str | None = None) -> ShimJob | None:
@@ -156,8 +161,8 @@ class Store:
         changed = replace(job, **changes)
         names = list(changes)
         self._rows(
-            f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",  # noqa: S608 - as above
-            [*(_to_column(changes[name]) for name in names), job.id],
+            f"UPDATE jobs SET {', '.join(f'{_column(name)} = ?' for name in names)} WHERE id = ?",  # noqa: S608 - as above
+            [*(_to_column_value(changes[name]) for name in names), job.id],
         )
         return changed
 
@@ -189,7 +194,7 @@ class Store:
         return next((self._read(ShimJob, row) for row in rows), None)
 
     def pending_uploads(self, owner: str) -> list[ShimUpload]:
-        """Return an owner's uploads that are not completed."""
+        """Return an owner's uploads in the state `pending`."""
         rows = self._rows("SELECT * FROM uploads WHERE owner = ? AND state = 'pending'", (owner,))
         return [self._read(ShimUpload, row) for row in rows]
 
@@ -215,7 +220,7 @@ class Store:
         )
         return bool(found[0])
 
-    def spent(self, owner: str) -> tuple[int, float]:
+    def runs_and_seconds(self, owner: str) -> tuple[int, float]:
         """Return the number of an owner's jobs that ran, and their total seconds."""
         [found] = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(execution_s), 0) FROM jobs WHERE owner = ? AND execution_s IS NOT NULL",
@@ -225,22 +230,32 @@ class Store:
 
     def _read(self, kind: type[Record], row: sqlite3.Row) -> Record:
         try:
-            return kind(**{name: _CONVERTERS.get(name, lambda text: text)(row[name]) for name in row.keys()})  # noqa: SIM118 - iterating a row yields values
+            columns = row.keys()
+            return kind(
+                **{_FIELDS.get(each, each): _CONVERTERS.get(each, lambda text: text)(row[each]) for each in columns}
+            )
         except (ValueError, TypeError) as error:
             raise self._storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
 
 
 def _is_corruption(error: Exception) -> bool:
-    """Return whether the database file is corrupt. Other OperationalErrors come from the OS: full disk, lock."""
+    """Return whether an error means that the database file is corrupt.
+
+    An OperationalError without these texts comes from the OS, such as a full disk or a lock.
+    """
     if isinstance(error, sqlite3.OperationalError):
         return any(sign in str(error) for sign in ("malformed", "UTF-8", "no such"))
     return isinstance(error, sqlite3.DatabaseError)
 
 
-def _to_column(value: object) -> object:
-    if isinstance(value, _JSON):
+def _to_column_value(value: object) -> object:
+    if isinstance(value, _JSON_TYPES):
         return json.dumps(value, ensure_ascii=False)
     return value.value if isinstance(value, Phase | Status) else value
+
+
+def _column(field_name: str) -> str:
+    return _COLUMNS.get(field_name, field_name)
 
 
 def _to_tuple(text: str) -> tuple[Any, ...]:
@@ -262,4 +277,4 @@ _CONVERTERS: Mapping[str, Any] = {
     "is_cancel_wanted": bool,
     "is_answered": bool,
 }
-"""Converters for columns that SQLite stores as text or number."""
+"""Functions that convert a column's text or number into the value of the field, by column."""

@@ -47,7 +47,7 @@ class Limit:
         """Return whether one more event would exceed the limit."""
         return not self._window.test(self._item, name)
 
-    def wait_s(self, name: str) -> int:
+    def seconds_to_reset(self, name: str) -> int:
         """Return the seconds until the limit resets, at least 1."""
         return max(1, round(self._window.get_window_stats(self._item, name).reset_time - time.time()))
 
@@ -65,7 +65,7 @@ class CallLimits:
         if limit.hit(owner):
             return
         what = "polls" if is_poll else "requests"
-        left_s = limit.wait_s(owner)
+        left_s = limit.seconds_to_reset(owner)
         raise too_many(
             f"More than {limit.per_minute} {what} per minute with this key. Wait {left_s} s. Poll a job every 2 or 3 s",
             left_s,
@@ -123,7 +123,7 @@ class LoginThrottle:
                 del self._checking[network]
 
     def _too_many(self, network: str) -> ShimError:
-        left_s = self._failures.wait_s(network)
+        left_s = self._failures.seconds_to_reset(network)
         return too_many(f"Too many wrong keys from this address. Wait {left_s} s, and check key and secret", left_s)
 
 

@@ -2,7 +2,7 @@
 
 Jobs may have any input and output. `WorkerProcess` starts workers. The simulator imports none of this project's other
 packages, so that it cannot repeat their mistakes. It reproduces these facts of docs/reference/runpod.md. `?` marks
-those that are not measured.
+facts that are not measured.
 
 Worker side, below /v2/{endpoint}. The SDK appends `&…` to the URLs of a worker's environment, so each has a query:
   GET  job-take/{worker}        waits for a job: 200 with {id, input, and the envelope}; 204 after `long_poll_s`

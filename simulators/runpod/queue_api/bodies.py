@@ -1,4 +1,4 @@
-"""Builds response bodies, and parses request bodies. No I/O."""
+"""Builds responses and their bodies, and parses request bodies. No I/O."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _Found = TypeVar("_Found")
 
 
 class Changes:
-    """The lock of the platform's state, and waits for its changes."""
+    """The lock of the platform's state. Threads and coroutines wait here until the state changes."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -34,14 +34,14 @@ class Changes:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake)
 
-    def soon(self, delay_s: float, call: Callable[[], object]) -> None:
+    def call_later(self, delay_s: float, call: Callable[[], object]) -> None:
         """Call a function in the event loop after a delay."""
         if self._loop is None:
             raise RuntimeError("the platform is not running")
         self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, call)
 
     def wait(self, found: Callable[[], _Found], timeout_s: float) -> _Found:
-        """Return the result of `found` when it is true, or its result at the deadline.
+        """Return the first true result of `found`, or the last result at the deadline.
 
         The lock is not held while `found` runs, so `found` may call the platform over HTTP.
         """
@@ -55,7 +55,7 @@ class Changes:
         return value
 
     async def until(self, found: Callable[[], _Found], timeout_s: float) -> _Found:
-        """Return the result of `found` when it is true, or its result at the deadline."""
+        """Return the first true result of `found`, or the last result at the deadline."""
         deadline = time.monotonic() + timeout_s
         while not (value := found()) and (left_s := deadline - time.monotonic()) > 0:
             with contextlib.suppress(asyncio.TimeoutError):

@@ -30,12 +30,12 @@ class ClientRoutes:
 
     async def run(self, request: web.Request, body: object) -> web.Response:
         """Queue a job."""
-        job = await self._submitted(request, body, self._config.request_limit_bytes, is_sync=False)
+        job = await self._submit(request, body, self._config.request_limit_bytes, is_sync=False)
         return job if isinstance(job, web.Response) else _brief(job)
 
     async def runsync(self, request: web.Request, body: object) -> web.Response:
-        """Queue a job, and wait for its end, up to `wait` ms."""
-        job = await self._submitted(request, body, self._config.sync_request_limit_bytes, is_sync=True)
+        """Queue a job, and wait until it ends, for `wait` ms at most."""
+        job = await self._submit(request, body, self._config.sync_request_limit_bytes, is_sync=True)
         if isinstance(job, web.Response):
             return job
         job_id = job.id
@@ -54,7 +54,7 @@ class ClientRoutes:
         return _unknown() if job is None else _brief(self._store.cancel(job.id))
 
     async def retry(self, request: web.Request, _: object) -> web.Response:
-        """Queue a failed job again."""
+        """Queue a failed or timed out job again."""
         job = self._found(request)
         if job is None:
             return _unknown()
@@ -69,7 +69,7 @@ class ClientRoutes:
         """Return the numbers of jobs and workers."""
         return web.json_response({"jobs": self._store.counts(), "workers": self._workers()})
 
-    async def _submitted(
+    async def _submit(
         self, request: web.Request, body: object, limit_bytes: int, *, is_sync: bool
     ) -> QueueJob | web.Response:
         if len(await request.read()) > limit_bytes:

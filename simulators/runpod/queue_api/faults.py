@@ -100,7 +100,7 @@ class QueueFaults:
         self._arm(QueueResponse(_checked_route(route), status, body, headers or {}), times)
 
     def hand_out(self, text: str) -> None:
-        """Send this text as JSON to the next take."""
+        """Send this text as JSON to the next job-take or job-take-batch."""
         self._arm(QueueResponse("take", 200, text, {"Content-Type": "application/json"}), 1)
 
     def hang(self, route: Route, times: int = 1) -> None:
@@ -108,7 +108,7 @@ class QueueFaults:
         self._arm(QueueHang(_checked_route(route)), times)
 
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
-        """Reset the connection of the next requests of a route."""
+        """Close the connection of the next requests of a route."""
         self._arm(QueueDrop(_checked_route(route), after_handling), times)
 
     def lose_result(self, times: int = 1) -> None:
@@ -153,8 +153,8 @@ class QueueFaults:
         """Return the reason why no jobs are handed out, or None."""
         return self._shortage if time.monotonic() < self._shortage_until else None
 
-    def of_request(self, names: set[str]) -> QueueResponse | QueueHang | QueueDrop | None:
-        """Remove and return the next fault of a request. `names` are the routes that it matches."""
+    def take_fault(self, names: set[str]) -> QueueResponse | QueueHang | QueueDrop | None:
+        """Remove and return the next fault of a request, or None. `names` are the routes of the request."""
         with self._changes.lock:
             for index, fault in enumerate(self._armed):
                 if not isinstance(fault, LostResult) and fault.route in names:
@@ -162,8 +162,8 @@ class QueueFaults:
                     return fault
         return None
 
-    def loses_result(self) -> bool:
-        """Return whether the result that was just posted is lost, and remove the fault."""
+    def take_lost_result(self) -> bool:
+        """Return whether a `lose_result` fault applies to the posted result, and remove that fault."""
         with self._changes.lock:
             if is_lost := LostResult() in self._armed:
                 self._armed.remove(LostResult())
@@ -177,7 +177,7 @@ class QueueFaults:
         self._shortage = shortage
         self._shortage_until = time.monotonic() + seconds
         if seconds < math.inf:
-            self._changes.soon(seconds + CLOCK_SLACK_S, self._changes.notify)
+            self._changes.call_later(seconds + CLOCK_SLACK_S, self._changes.notify)
 
 
 def _checked_route(route: Route) -> Route:

@@ -1,4 +1,4 @@
-"""The simulator as a context manager: a thread that runs one server, with its controls and state for tests."""
+"""The simulated endpoint as a context manager: a thread that runs one server, with controls and state for tests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RunPodPlatform(PlatformConfig):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._changes.soon(0, self._stop.set)
+        self._changes.call_later(0, self._stop.set)
         self._thread.join()
 
     @property
@@ -90,7 +90,7 @@ class RunPodPlatform(PlatformConfig):
 
     @property
     def jobs(self) -> Mapping[str, QueueJob]:
-        """All jobs by id, also those that ended."""
+        """All jobs by id, including those that ended."""
         return self._store.jobs
 
     @property
@@ -125,7 +125,7 @@ class RunPodPlatform(PlatformConfig):
         """Return the job once it has ended.
 
         Raises:
-            AssertionError: it did not end in time.
+            AssertionError: the job did not end in time.
         """
         job = self._changes.wait(lambda: job if (job := self.jobs[job_id]).state.is_final else None, timeout_s)
         if job is None:
@@ -133,10 +133,10 @@ class RunPodPlatform(PlatformConfig):
         return job
 
     def wait_until(self, predicate: Callable[[], _Found], timeout_s: float = 10.0) -> _Found:
-        """Return the result of `predicate` when it is true. It is called after each change of the state.
+        """Return the first true result of `predicate`, which is called after each change of the state.
 
         Raises:
-            AssertionError: it did not become true in time.
+            AssertionError: no result was true in time.
         """
         found = self._changes.wait(predicate, timeout_s)
         if not found:
@@ -145,11 +145,11 @@ class RunPodPlatform(PlatformConfig):
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._served())
+            asyncio.run(self._run_server())
         finally:
             self._started.set()
 
-    async def _served(self) -> None:
+    async def _run_server(self) -> None:
         # Without handler_cancellation a disconnected worker would still get a job.
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
@@ -167,7 +167,7 @@ class RunPodPlatform(PlatformConfig):
         for method, name, rest, route in (
             (hdrs.METH_GET, "job-take", "/{worker}", workers.take),
             (hdrs.METH_GET, "job-take-batch", "/{worker}", workers.take_batch),
-            (hdrs.METH_GET, "job-stop", "/{worker}", workers.stop),
+            (hdrs.METH_GET, "job-stop", "/{worker}", workers.jobs_to_stop),
             (hdrs.METH_POST, "job-done", "/{worker}/{job}", workers.done),
             (hdrs.METH_GET, "ping", "/{worker}", workers.ping),
             (hdrs.METH_POST, "run", "", clients.run),
@@ -195,7 +195,7 @@ class RunPodPlatform(PlatformConfig):
             return refusal
         body = parsed(await request.read())
         kind = await self._workers.record_post(request, body) if name == "job-done" else name
-        fault = self.faults.of_request({name, kind, *({"take"} if name in TAKES else ())})
+        fault = self.faults.take_fault({name, kind, *({"take"} if name in TAKES else ())})
         if isinstance(fault, QueueHang):
             await asyncio.Future()
         if isinstance(fault, QueueResponse):

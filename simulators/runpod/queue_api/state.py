@@ -29,12 +29,12 @@ class JobStore:
         self._changes = changes
         self._queue: list[str] = []
         self._to_stop: dict[str, list[str]] = {}
-        self._retried = 0
+        self._retry_count = 0
         # Replaced, never modified, so that other threads read a consistent snapshot without the lock.
         self.jobs: Mapping[str, QueueJob] = MappingProxyType({})
 
     def submit(self, body: Mapping[str, Any], *, is_sync: bool = False) -> QueueJob:
-        """Put a job into the queue, with the body of its request; an empty input is stripped."""
+        """Queue a job with the body of a request. An empty input is removed from the body."""
         stored_body = {key: value for key, value in body.items() if (key, value) != ("input", {})}
         job_id = f"{'sync-' if is_sync else ''}{uuid.uuid4()}-u1"
         now = time.monotonic()
@@ -42,11 +42,11 @@ class JobStore:
         with self._changes.lock:
             self._queue.append(job_id)
             self._store_job(job)
-            self._changes.soon(job.policy_s("ttl", self._config.ttl_s), partial(self._delete, job_id))
+            self._changes.call_later(job.policy_s("ttl", self._config.ttl_s), partial(self._expire, job_id))
         return job
 
     def adopt(self, job_id: str) -> None:
-        """Add a job that another platform handed out."""
+        """Store a running job, which `QueueFaults.hand_out` handed out."""
         now = time.monotonic()
         steps = (StateChange(QueueJobState.IN_QUEUE, now), StateChange(QueueJobState.IN_PROGRESS, now))
         with self._changes.lock:
@@ -62,18 +62,18 @@ class JobStore:
         return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._config.ttl_s) else job
 
     def cancel(self, job_id: str) -> QueueJob:
-        """Cancel an unfinished job, and signal its worker to stop it."""
+        """Cancel an unfinished job, send its worker a stop signal, and return the job."""
         with self._changes.lock:
             job = self.jobs[job_id]
             return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED)
 
     def retry(self, job_id: str) -> QueueJob | None:
-        """Put a failed job into the queue again and return it; return None if it did not fail."""
+        """Queue a failed or timed out job again and return it. Return None for any other job."""
         with self._changes.lock:
             job = self.jobs[job_id]
             if job.state not in RETRIABLE:
                 return None
-            self._retried += 1
+            self._retry_count += 1
             self._queue.append(job_id)
             return self._change_state(job, QueueJobState.IN_QUEUE, output=None, error=None)
 
@@ -86,18 +86,18 @@ class JobStore:
         return len(waiting)
 
     def counts(self) -> dict[str, int]:
-        """Return the jobs of /health."""
+        """Return the numbers of jobs for /health."""
         states = [job.state for job in self.jobs.values()]
         return {
             "completed": states.count(QueueJobState.COMPLETED),
             "failed": sum(state in RETRIABLE for state in states),
             "inProgress": states.count(QueueJobState.IN_PROGRESS),
             "inQueue": states.count(QueueJobState.IN_QUEUE),
-            "retried": self._retried,
+            "retried": self._retry_count,
         }
 
     def hand_out(self, worker_id: str, at_most: int) -> list[JsonObject]:
-        """Hand out the next jobs to a worker; low priority comes last."""
+        """Hand out at most `at_most` waiting jobs to a worker, those with low priority last."""
         if self._faults.shortage is not None:
             return []
         with self._changes.lock:
@@ -115,7 +115,7 @@ class JobStore:
             for job in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
                 self._store_job(replace(job, seen_at=time.monotonic()))
 
-    def progress(self, job_id: str, value: object) -> None:
+    def add_progress(self, job_id: str, value: object) -> None:
         """Store a progress value. After a result, progress sets the job back to IN_PROGRESS."""
         with self._changes.lock:
             job = self.jobs[job_id]
@@ -142,7 +142,7 @@ class JobStore:
             if job.state is QueueJobState.IN_PROGRESS and job.hand_outs == hand_outs:
                 self._end(job, QueueJobState.TIMED_OUT)
 
-    def _delete(self, job_id: str) -> None:
+    def _expire(self, job_id: str) -> None:
         with self._changes.lock:
             job = self.jobs[job_id]
             if not job.state.is_final:
@@ -157,9 +157,9 @@ class JobStore:
                 return
             left_s = job.seen_at + self._config.lost_job_s - time.monotonic()
             if left_s > 0:
-                self._changes.soon(left_s, partial(self._check_worker, job_id, hand_outs))
+                self._changes.call_later(left_s, partial(self._check_worker, job_id, hand_outs))
             elif job.retries < MAX_RETRIES:
-                self._retried += 1
+                self._retry_count += 1
                 self._queue.append(job_id)
                 self._change_state(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
             else:
@@ -171,8 +171,8 @@ class JobStore:
         now = time.monotonic()
         self._change_state(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, seen_at=now)
         timeout_s = job.policy_s("executionTimeout", self._config.execution_timeout_s)
-        self._changes.soon(timeout_s, partial(self._time_out, job.id, hand_outs))
-        self._changes.soon(self._config.lost_job_s, partial(self._check_worker, job.id, hand_outs))
+        self._changes.call_later(timeout_s, partial(self._time_out, job.id, hand_outs))
+        self._changes.call_later(self._config.lost_job_s, partial(self._check_worker, job.id, hand_outs))
         return {"id": job.id, **job.body}
 
     def _end(self, job: QueueJob, state: QueueJobState, *, output: object = None, error: str | None = None) -> QueueJob:
@@ -182,7 +182,7 @@ class JobStore:
             self._to_stop.setdefault(job.worker_id, []).append(job.id)
         return self._change_state(job, state, output=output, error=error)
 
-    def _change_state(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of Job
+    def _change_state(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of QueueJob
         return self._store_job(replace(job, history=(*job.history, StateChange(state, time.monotonic())), **changes))
 
     def _store_job(self, job: QueueJob) -> QueueJob:

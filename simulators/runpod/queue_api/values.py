@@ -29,7 +29,7 @@ class QueueJobState(StrEnum):
 
 @dataclass(frozen=True)
 class StateChange:
-    """A change into a state, at a time of the monotonic clock."""
+    """A state, and when the job changed to it on the monotonic clock."""
 
     state: QueueJobState
     at: float
@@ -69,7 +69,7 @@ class QueueJob:
 
     @property
     def queued_at(self) -> float:
-        """The time when the job was last queued, by its submission or a retry."""
+        """The time when the job was last queued: at its submission, or again later."""
         return self._attempt[0].at
 
     @property
@@ -89,7 +89,7 @@ class QueueJob:
 
     @property
     def input(self) -> Any:  # noqa: ANN401 - any JSON value
-        """The input, or None if it was stripped."""
+        """The input, or None if it was removed."""
         return self.body.get("input")
 
     @property
@@ -98,7 +98,7 @@ class QueueJob:
         return self._policy("lowPriority") is True
 
     def policy_s(self, key: Literal["executionTimeout", "ttl"], default_s: float) -> float:
-        """Return a duration of the job's policy in seconds."""
+        """Return a duration of the job's policy in seconds, or `default_s`."""
         policy_ms = self._policy(key)
         return policy_ms / 1000 if isinstance(policy_ms, int | float) else default_s
 

@@ -1,4 +1,4 @@
-"""Runs a worker in its own process, and at the end kills all processes that it started."""
+"""Runs a worker in its own process. At the end, kills the worker and all processes that the worker started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerProcess:
     """Runs `python SCRIPT` as a worker of a platform, in a process group of its own. Linux only.
 
     The process inherits this process's environment variables except RUNPOD_*, and gets those of `platform.worker_env`
-    and `env`. Its HOME is an empty folder, because the SDK would use the key in ~/.runpod/config.toml.
+    and `env`. Its HOME is an empty folder, because the SDK would otherwise use the key in ~/.runpod/config.toml.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """The exit code, or None while the worker runs."""
         return self._running.poll()
 
     @property
@@ -92,10 +92,10 @@ class WorkerProcess:
         self._running.terminate()
 
     def wait(self, timeout_s: float = 10.0) -> int:
-        """Return the exit code.
+        """Wait until the worker exits, and return the exit code.
 
         Raises:
-            AssertionError: it still runs after the timeout.
+            AssertionError: the worker still runs after the timeout.
         """
         try:
             return self._running.wait(timeout_s)

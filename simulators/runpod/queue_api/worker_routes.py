@@ -14,11 +14,11 @@ from .state import JobStore
 from .values import JsonObject, Ping, Post, PostKind, QueueJobState, Take
 
 WORKER_TIMEOUT_S = 15.0
-"""A worker without a request for this time no longer counts. The SDK pings every 10 s."""
+"""A worker counts until it sent no request for this time and `long_poll_s`. The SDK pings every 10 s."""
 
 
 class WorkerRoutes:
-    """The worker routes, and the recorded requests in order. Each route gets the request and its parsed body."""
+    """The handlers of the worker routes, and the recorded requests. A handler gets the request and its parsed body."""
 
     def __init__(self, store: JobStore, config: PlatformConfig, changes: Changes, faults: QueueFaults) -> None:
         self._store = store
@@ -33,16 +33,16 @@ class WorkerRoutes:
 
     async def take(self, request: web.Request, _: object) -> web.Response:
         """Hand out one job."""
-        jobs = await self._taken(request, 1)
+        jobs = await self._take_jobs(request, 1)
         return web.json_response(jobs[0]) if jobs else web.Response(status=204)
 
     async def take_batch(self, request: web.Request, _: object) -> web.Response:
         """Hand out the waiting jobs, up to the size of the batch."""
-        jobs = await self._taken(request, int(request.query.get("batch_size", "1")))
+        jobs = await self._take_jobs(request, int(request.query.get("batch_size", "1")))
         return web.json_response(jobs) if jobs else web.Response(status=204)
 
-    async def stop(self, request: web.Request, _: object) -> web.Response:
-        """Return the jobs that the worker must stop."""
+    async def jobs_to_stop(self, request: web.Request, _: object) -> web.Response:
+        """Wait until the worker must stop jobs, and return their ids."""
         worker_id = request.match_info["worker"]
         job_ids = await self._changes.until(lambda: self._store.stop_signals(worker_id), self._config.long_poll_s)
         return web.json_response({"jobsToStop": job_ids}) if job_ids else web.Response(status=204)
@@ -55,10 +55,10 @@ class WorkerRoutes:
         refusal = await _refusal(request, body, self._config.result_limit_bytes)
         fields = body if isinstance(body, dict) else {}
         if _kind(body) == "final":
-            is_lost = refusal is not None or self._faults.loses_result()
+            is_lost = refusal is not None or self._faults.take_lost_result()
             self._store.finish(job_id, *() if is_lost else (fields.get("output"), fields.get("error")))
         elif refusal is None:
-            self._store.progress(job_id, fields.get("output"))
+            self._store.add_progress(job_id, fields.get("output"))
         return web.json_response({}) if refusal is None else refusal
 
     async def ping(self, request: web.Request, _: object) -> web.Response:
@@ -83,7 +83,7 @@ class WorkerRoutes:
         return kind
 
     def refuse(self, job_id: str) -> None:
-        """Finish a job whose result a fault refused."""
+        """Finish a job without output, because a fault refused its result."""
         if job_id in self._store.jobs:
             self._store.finish(job_id)
 
@@ -113,7 +113,7 @@ class WorkerRoutes:
         batch_size = int(request.query.get("batch_size", "1"))
         self.takes.append(Take(request.match_info["worker"], time.monotonic(), batch_size))
 
-    async def _taken(self, request: web.Request, at_most: int) -> list[JsonObject]:
+    async def _take_jobs(self, request: web.Request, at_most: int) -> list[JsonObject]:
         worker_id = request.match_info["worker"]
         self.record_take(request)
         self._unhealthy.discard(worker_id)

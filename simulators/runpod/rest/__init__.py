@@ -1,7 +1,7 @@
 """Simulates RunPod's management API on real sockets: REST v2, and the two GraphQL calls with cached models.
 
 It imports nothing else of this project, so that it cannot repeat our mistakes. It reproduces these facts of RunPod's
-OpenAPI document (https://api.runpod.io/v2/openapi.json) and of docs/reference/runpod.md#rest-v2. `?` marks those that
+OpenAPI document (https://api.runpod.io/v2/openapi.json) and of docs/reference/runpod.md#rest-v2. `?` marks facts that
 are not measured.
 
 - Bearer key, else 401; a key without rights 403. Errors are RFC 9457, `application/problem+json`.

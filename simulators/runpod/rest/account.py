@@ -14,7 +14,7 @@ from .shapes import (
     UPDATE_ENDPOINT,
     UPDATE_TEMPLATE,
     JsonObject,
-    failed_fields,
+    validation_errors,
 )
 
 CONTAINER = ("image", "args", "disk", "env", "ports", "registry")
@@ -32,7 +32,7 @@ class RequestRefused(Exception):  # noqa: N818 - a response
 
 
 class Account:
-    """Templates and endpoints by id. Tests may set the other attributes."""
+    """The objects of one account. Tests may set the attributes."""
 
     def __init__(self, new_id: Callable[[], str] | None = None, queue_url: str = "https://api.runpod.ai/v2") -> None:
         self._numbers = itertools.count(1)
@@ -186,7 +186,7 @@ def _found(items: Mapping[str, JsonObject], item_id: str) -> JsonObject:
 
 
 def _check(body: Any, schema: JsonObject) -> None:  # noqa: ANN401 - any JSON value
-    if errors := failed_fields(body, schema):
+    if errors := validation_errors(body, schema):
         raise RequestRefused(422, "Request validation failed.", errors)
 
 

@@ -1,4 +1,7 @@
-"""The faults of the simulated REST API, as methods. `line` is the start of a request's line, as `POST /serverless`."""
+"""The faults of the simulated REST API, as methods.
+
+`prefix` is the start of a request's method and path, such as `POST /serverless`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RestResponse:
-    """A response instead of the account's. The request has no effect, unless `after_handling`."""
+    """A response that is sent instead of the one that the simulated account would give.
+
+    The request has no effect, unless `after_handling`.
+    """
 
     status: int
     body: Any = None
@@ -36,11 +42,11 @@ class RestFaults:
         self.forbids_writing = False
         """Whether the API key is read-only."""
         self._requests_left: int | None = None
-        self._handles_last = False
+        self._handles_first_refused = False
 
     def respond(
         self,
-        line: str,
+        prefix: str,
         status: int,
         times: int = 1,
         body: object = None,
@@ -48,44 +54,48 @@ class RestFaults:
         *,
         after_handling: bool = False,
     ) -> None:
-        """Send this response to the next requests of `line`."""
-        self._arm(line, RestResponse(status, body, headers or {}, after_handling), times)
+        """Send this response to the next requests that start with `prefix`."""
+        self._arm(prefix, RestResponse(status, body, headers or {}, after_handling), times)
 
-    def rate_limit(self, line: str, retry_after_s: int = 1, times: int = 1) -> None:
-        """Refuse the next requests of `line` with 429."""
+    def rate_limit(self, prefix: str, retry_after_s: int = 1, times: int = 1) -> None:
+        """Refuse with 429 the next requests that start with `prefix`."""
         problem = {"title": "Too Many Requests", "status": 429, "detail": "rate limit exceeded for the minute window"}
-        self.respond(line, 429, times, problem, {"Retry-After": str(retry_after_s)})
+        self.respond(prefix, 429, times, problem, {"Retry-After": str(retry_after_s)})
 
-    def drop_connection(self, line: str, times: int = 1, *, after_handling: bool = False) -> None:
-        """Close the connection of the next requests of `line`."""
-        self._arm(line, RestDrop(after_handling), times)
+    def drop_connection(self, prefix: str, times: int = 1, *, after_handling: bool = False) -> None:
+        """Close the connection of the next requests that start with `prefix`."""
+        self._arm(prefix, RestDrop(after_handling), times)
 
-    def end_after(self, requests: int, *, handles_last: bool = False) -> None:
-        """Refuse all requests after `requests` of them, until `clear`, as if the caller were killed there.
+    def refuse_after(self, requests: int, *, handles_first_refused: bool = False) -> None:
+        """Handle the next `requests` requests, and refuse all later ones with 403 until `clear`.
 
-        With `handles_last`, the first refused request still takes effect.
+        The account is left as if the caller had been killed there. With `handles_first_refused`, the first refused
+        request still takes effect.
         """
         with self._lock:
-            self._requests_left, self._handles_last = requests, handles_last
+            self._requests_left, self._handles_first_refused = requests, handles_first_refused
 
     def clear(self) -> None:
-        """Remove all faults."""
+        """Remove the faults that have not happened yet, and end `refuse_after`.
+
+        `forgets_models` and `forbids_writing` do not change.
+        """
         with self._lock:
             self._armed, self._requests_left = [], None
 
-    def of_request(self, line: str) -> RestResponse | RestDrop | None:
-        """Remove and return the next fault of a request."""
+    def take_fault(self, method_and_path: str) -> RestResponse | RestDrop | None:
+        """Remove and return the next fault of a request, or None."""
         with self._lock:
             if self._requests_left is not None:
                 self._requests_left -= 1
                 if self._requests_left < 0:
-                    return RestResponse(403, after_handling=self._handles_last and self._requests_left == -1)
-            for index, (start, fault) in enumerate(self._armed):
-                if line.startswith(start):
+                    return RestResponse(403, after_handling=self._handles_first_refused and self._requests_left == -1)
+            for index, (prefix, fault) in enumerate(self._armed):
+                if method_and_path.startswith(prefix):
                     del self._armed[index]
                     return fault
         return None
 
-    def _arm(self, line: str, fault: RestResponse | RestDrop, times: int) -> None:
+    def _arm(self, prefix: str, fault: RestResponse | RestDrop, times: int) -> None:
         with self._lock:
-            self._armed += [(line, fault)] * times
+            self._armed += [(prefix, fault)] * times

@@ -26,7 +26,7 @@ _DEFAULTS: JsonObject = {
 
 
 def respond(account: Account, body: JsonObject) -> JsonObject:
-    """Return the response to a query or a mutation. Faults are in `errors`, as GraphQL requires."""
+    """Return the response to a query or a mutation. A refusal is in `errors`, as GraphQL requires."""
     try:
         if "saveEndpoint" in str(body.get("query")):
             return {"data": {"saveEndpoint": _save(account, body["variables"]["input"])}}

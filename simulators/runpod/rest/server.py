@@ -1,4 +1,4 @@
-"""The simulator as a context manager: a thread that runs one server, with its controls and state for tests."""
+"""The simulated account as a context manager: a thread that runs one server, with controls and state for tests."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class RestRequest:
 
     @property
     def line(self) -> str:
-        """Method and path."""
+        """Method and path, such as `POST /serverless`."""
         return f"{self.method} {self.path}"
 
 
 class RunPodAccount(Account):
-    """An account at RunPod. With a `platform`, a created endpoint has the id and the queue of that platform."""
+    """A simulated RunPod account. With a `platform`, a created endpoint has the id and the queue of that platform."""
 
     def __init__(self, platform: RunPodPlatform | None = None, api_key: str = "rpa_stand_in") -> None:
         self._platform = platform
@@ -131,10 +131,10 @@ class _RestHandler(HttpHandler):
         body = json.loads(raw) if raw else None
         path = parts.path.removeprefix("/v2")
         with self.account.lock:
-            fault = self.account.faults.of_request(f"{self.command} {path}")
+            fault = self.account.faults.take_fault(f"{self.command} {path}")
             status, content = 0, None
             if fault is None or fault.after_handling:
-                status, content = self._handled(parts.path, dict(parse_qsl(parts.query)), body)
+                status, content = self._call_account(parts.path, dict(parse_qsl(parts.query)), body)
             headers = {"RateLimit": '"minute";r=99;t=60'} if status != HTTPStatus.UNAUTHORIZED else {}
             if isinstance(fault, RestResponse):
                 status, content, headers = fault.status, fault.body, {**headers, **fault.headers}
@@ -146,7 +146,7 @@ class _RestHandler(HttpHandler):
         else:
             self._send(status, content, headers)
 
-    def _handled(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
+    def _call_account(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
         try:
             self._check_key()
             return self.account.handle(self.command, path, query, body)

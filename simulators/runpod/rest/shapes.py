@@ -29,7 +29,7 @@ _TEMPLATE: JsonObject = {
 }
 
 
-def _gpu(floor: str, required: list[str]) -> JsonObject:
+def _gpu(min_version_pattern: str, required: list[str]) -> JsonObject:
     return {
         "type": "object",
         "additionalProperties": False,
@@ -44,7 +44,7 @@ def _gpu(floor: str, required: list[str]) -> JsonObject:
             },
             "count": {"type": "integer", "minimum": 1},
             "allowedCudaVersions": {"type": "array", "items": {"type": "string", "pattern": _VERSION}},
-            "minCudaVersion": {"type": "string", "pattern": floor},
+            "minCudaVersion": {"type": "string", "pattern": min_version_pattern},
         },
     }
 
@@ -88,8 +88,8 @@ CREATE_ENDPOINT = _body(
 UPDATE_ENDPOINT = _body({**_ENDPOINT, "gpu": _gpu(rf"^$|{_VERSION}", [])}, [])
 
 
-def failed_fields(body: object, schema: JsonObject) -> list[str]:
-    """Return the errors of a body, one text for each field, in RunPod's format."""
+def validation_errors(body: object, schema: JsonObject) -> list[str]:
+    """Return the errors of a body as texts in RunPod's format."""
     return [
         f"body{''.join(f'.{part}' for part in error.absolute_path)}: {error.message}"
         for error in jsonschema.Draft202012Validator(schema).iter_errors(body)

@@ -75,13 +75,13 @@ def test_how_a_node_uses_the_file_of_an_input(class_type: str, input_name: str, 
     ],
 )
 def test_an_upload_in_object_info_loads_a_file(declared: Any) -> None:  # noqa: ANN401 - any JSON value
-    """The names of the node and its input do not matter."""
+    """An input that /object_info declares as an upload loads a file, whatever the names of class and input."""
     assert file_use("Sketchpad", "canvas") is None
     assert file_use("Sketchpad", "canvas", declared) is FileUse.LOADS
 
 
 def test_a_declaration_is_found_in_both_groups_of_inputs() -> None:
-    """Both required and optional inputs are searched."""
+    """Required and optional inputs are searched. An input without a declaration has none."""
     node_type = {"input": {"required": {"image": UPLOAD}, "optional": {"mask": ["MASK", {}]}}}
     assert declared_input(node_type, "image") == UPLOAD
     assert declared_input(node_type, "mask") == ["MASK", {}]

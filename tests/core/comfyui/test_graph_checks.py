@@ -44,7 +44,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - an
 
 
 def problems(graph: Graph) -> list[dict[str, Any]]:
-    """Return the nodes that the error of `graph` lists."""
+    """Return the details that the error of `graph` has for each node."""
     with pytest.raises(JobError) as info:
         check_structure(graph, TYPES)
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
@@ -82,7 +82,7 @@ def test_a_chain_of_thousands_of_nodes_passes() -> None:
 
 
 def test_many_missing_nodes_are_all_in_the_details() -> None:
-    """The message has the first eight, the details have all."""
+    """The message has the first eight nodes, and the details have all."""
     graph = {str(number): node("Odd") for number in range(45)}
     with pytest.raises(JobError, match="; and 37 more") as info:
         check_structure(graph, TYPES)
@@ -105,7 +105,7 @@ def test_an_editor_node_is_not_a_missing_custom_node(class_type: str) -> None:
 
 
 def test_required_inputs_get_their_defaults() -> None:
-    """Without a default the first choice is used. An input that must be linked has no default."""
+    """An input without a declared default gets its first choice. An input that must be linked gets nothing."""
     graph, warnings = with_defaults({"2": node("Scale", image=["1", 0])}, TYPES)
     assert graph["2"]["inputs"] == {"image": ["1", 0], "resolution_steps": 1, "crop": "center", "method": "area"}
     assert warnings[0] == (
@@ -130,7 +130,7 @@ def test_a_complete_graph_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "read"),
+    ("name", "value", "expected"),
     [
         ("sampler_name", "Euler", "euler"),
         ("sampler_name", " EULER ", "euler"),
@@ -143,20 +143,23 @@ def test_a_complete_graph_is_not_changed() -> None:
         ("steps", "1e999", "1e999"),
     ],
 )
-def test_an_unambiguous_spelling_is_corrected(name: str, value: str, read: object) -> None:
+def test_an_unambiguous_spelling_is_corrected(name: str, value: str, expected: object) -> None:
     """A choice may differ in case and slashes, and an integer may be text; the name of an input file is not changed."""
-    lists = {
+    declarations = {
         "sampler_name": [["euler", "heun"], {}],
         "lora_name": ["COMBO", {"options": ["sub/pixel.safetensors", "Twin", "TWIN"]}],
         "image": [["in.png"], {"image_upload": True}],
         "steps": ["INT", {"default": 20}],
     }
-    types = {"LoadImage": {"input": {"required": {"image": lists["image"]}}}, "K": {"input": {"optional": lists}}}
+    types = {
+        "LoadImage": {"input": {"required": {"image": declarations["image"]}}},
+        "K": {"input": {"optional": declarations}},
+    }
     class_type = "LoadImage" if name == "image" else "K"
 
     filled, warnings = with_defaults({"1": {"class_type": class_type, "inputs": {name: value}}}, types)
 
-    assert filled["1"]["inputs"] == {name: read}
+    assert filled["1"]["inputs"] == {name: expected}
     assert warnings == []
 
 

@@ -1,4 +1,4 @@
-"""Rewriting of graphs: every save node writes into the run's own folder, and previews are removed."""
+"""Rewriting of graphs: files are saved in the run's folder or under a name of the run; previews are removed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from comfy_core.comfyui.graph_rewrite import filled_name, prefix_of, rewrite_graph
 from comfy_core.graphs import Graph
 
-RUN = "run-" + "0" * 32
-NOON = time.struct_time((2026, 3, 5, 12, 7, 9, 3, 64, 0))
+RUN_FOLDER = "run-" + "0" * 32
+SAVED_AT = time.struct_time((2026, 3, 5, 12, 7, 9, 3, 64, 0))
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
@@ -20,7 +20,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - an
     return {"class_type": class_type, "inputs": inputs}
 
 
-def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types: Any) -> dict[str, Any]:  # noqa: ANN401
+def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN_FOLDER, **node_types: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the inputs of a node of `graph` after rewrite_graph, with outputs saved to files."""
     changed = rewrite_graph(graph, folder, over_websocket=False, node_types=node_types)
     inputs: dict[str, Any] = changed[node_id]["inputs"]
@@ -31,8 +31,8 @@ def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types:
 def test_a_core_save_node_writes_into_the_run_s_folder(class_type: str) -> None:
     """A core save node's prefix may be a path, whose folders are created in the run's folder."""
     graph = {"9": node(class_type, filename_prefix="a/fox")}
-    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/a/fox"}
-    assert inputs_of(graph, folder=f"{RUN}/2") == {"filename_prefix": f"{RUN}/2/a/fox"}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN_FOLDER}/a/fox"}
+    assert inputs_of(graph, folder=f"{RUN_FOLDER}/2") == {"filename_prefix": f"{RUN_FOLDER}/2/a/fox"}
 
 
 @pytest.mark.parametrize(
@@ -51,63 +51,68 @@ def test_a_core_save_node_writes_into_the_run_s_folder(class_type: str) -> None:
     ],
 )
 def test_a_prefix_of_any_type_is_converted_as_comfyui_does(value: object, name: str) -> None:
-    """ComfyUI unwraps `__value__` and converts numbers to text."""
+    """ComfyUI unwraps `__value__`, follows a link to a text, and converts any other value to text."""
     graph = {"1": node("PrimitiveString", value={"__value__": "lk"}), "9": node("SaveVideo", filename_prefix=value)}
-    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/{name}"}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN_FOLDER}/{name}"}
 
 
 def test_the_prefix_of_save_lora_is_rewritten() -> None:
     """The input `prefix` of SaveLoRA is rewritten like `filename_prefix` of other nodes."""
-    assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN}/loras/x"}
+    assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN_FOLDER}/loras/x"}
 
 
 def test_a_dataset_is_written_into_the_run_s_folder() -> None:
-    """A dataset's folder is replaced by the run's. Its `filename_prefix` is a name and is not changed."""
+    """A dataset's folder is moved into the run's. The node's `filename_prefix` is a name and is not changed."""
     graph = {"9": node("SaveImageDataSetToFolder", folder_name="set", filename_prefix="image", mode="overwrite")}
-    assert inputs_of(graph)["folder_name"] == f"{RUN}/set"
+    assert inputs_of(graph)["folder_name"] == f"{RUN_FOLDER}/set"
     assert inputs_of(graph)["filename_prefix"] == "image"
 
 
 def test_the_prefix_of_a_custom_save_node_stays_a_name() -> None:
-    """A custom node may not accept a path, so the name itself is made unique, and with it the cache key."""
+    """A custom node may not accept a path, so the name is made unique; an additional input changes the cache key."""
     assert inputs_of({"9": node("Image Save", filename_prefix="fox")}) == {
-        "filename_prefix": f"{RUN}_fox",
-        "run-tag": RUN,
+        "filename_prefix": f"{RUN_FOLDER}_fox",
+        "run-tag": RUN_FOLDER,
     }
-    assert inputs_of({"9": node("VHS_VideoCombine", filename_prefix="a/fox")})["filename_prefix"] == f"a/{RUN}_fox"
-    assert inputs_of({"9": node("Image Save", filename_prefix="fox")}, folder=f"{RUN}/2")["run-tag"] == f"{RUN}-2"
+    assert (
+        inputs_of({"9": node("VHS_VideoCombine", filename_prefix="a/fox")})["filename_prefix"] == f"a/{RUN_FOLDER}_fox"
+    )
+    assert (
+        inputs_of({"9": node("Image Save", filename_prefix="fox")}, folder=f"{RUN_FOLDER}/2")["run-tag"]
+        == f"{RUN_FOLDER}-2"
+    )
 
 
 def test_a_save_node_without_a_prefix_is_tagged() -> None:
     """A save node is recognised by its input names, or because /object_info declares it an output node."""
-    assert inputs_of({"9": node("Image Saver", filename="x", path="y")})["run-tag"] == RUN
+    assert inputs_of({"9": node("Image Saver", filename="x", path="y")})["run-tag"] == RUN_FOLDER
     graph = {"9": node("PoseWriter", pose=["1", 0])}
     assert inputs_of(graph) == {"pose": ["1", 0]}
-    assert inputs_of(graph, PoseWriter={"output_node": True})["run-tag"] == RUN
+    assert inputs_of(graph, PoseWriter={"output_node": True})["run-tag"] == RUN_FOLDER
 
 
 def test_a_prefix_that_is_linked_to_a_text_is_resolved() -> None:
     """The link may lead through several nodes to the text."""
     text = node("PrimitiveString", value="lk")
     graph = {"1": text, "2": node("PrimitiveString", value=["1", 0]), "9": node("SaveVideo", filename_prefix=["2", 0])}
-    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/lk"}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN_FOLDER}/lk"}
     assert prefix_of(graph, "9") == "lk"
 
 
 def test_a_computed_prefix_is_kept_and_the_save_node_is_tagged() -> None:
-    """The tag prevents ComfyUI from using its cache."""
+    """The tag changes the cache key, so ComfyUI runs the save node again."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
-    assert inputs_of(graph) == {"filename_prefix": ["1", 0], "run-tag": RUN}
+    assert inputs_of(graph) == {"filename_prefix": ["1", 0], "run-tag": RUN_FOLDER}
 
 
 def test_a_computed_prefix_becomes_a_name_in_the_run_s_folder() -> None:
-    """If ComfyUI has the required nodes, slashes, names of dots and empty names are replaced."""
+    """Added nodes replace slashes, names of dots and empty names by `_`, if ComfyUI has such nodes."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
-    changed = rewrite_graph(graph, RUN, over_websocket=False, node_types=types)
+    changed = rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=types)
     path_id, _ = changed["9"]["inputs"]["filename_prefix"]
     name_id, _ = changed[path_id]["inputs"]["string_b"]
-    assert changed[path_id]["inputs"] == {"string_a": f"{RUN}/", "string_b": [name_id, 0], "delimiter": ""}
+    assert changed[path_id]["inputs"] == {"string_a": f"{RUN_FOLDER}/", "string_b": [name_id, 0], "delimiter": ""}
     replaced = changed[name_id]["inputs"]
     assert replaced["string"] == ["1", 0]
     pattern, by = replaced["regex_pattern"], replaced["replace"]
@@ -116,23 +121,23 @@ def test_a_computed_prefix_becomes_a_name_in_the_run_s_folder() -> None:
 
 
 def test_a_computed_path_becomes_a_name_for_a_custom_save_node() -> None:
-    """Only if /object_info says that it is text. A custom node might write to an absolute path."""
+    """A link to text becomes a name, because a custom node might write to an absolute path; other links are kept."""
     graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
-    changed = rewrite_graph(graph, RUN, over_websocket=False, node_types=types)
+    changed = rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=types)
     name_id, _ = changed["9"]["inputs"]["output_path"]
     assert changed[name_id]["inputs"]["string"] == ["1", 0]
     assert changed["9"]["inputs"]["images"] == ["1", 0]
     pattern = changed[name_id]["inputs"]["regex_pattern"]
     assert [re.sub(pattern, "_", text) for text in ("/etc/x", "~/x", "fox")] == ["_etc_x", "__x", "fox"]
     untyped: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
-    assert len(rewrite_graph(graph, RUN, over_websocket=False, node_types=untyped)) == len(graph)
+    assert len(rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=untyped)) == len(graph)
 
 
 def test_other_nodes_are_not_changed() -> None:
     """A node that saves nothing keeps its inputs."""
     graph = {"9": node("KSampler", seed=5, model=["1", 0])}
-    assert rewrite_graph(graph, RUN, over_websocket=True) == graph
+    assert rewrite_graph(graph, RUN_FOLDER, over_websocket=True) == graph
 
 
 def test_the_caller_s_graph_is_not_changed() -> None:
@@ -143,7 +148,7 @@ def test_the_caller_s_graph_is_not_changed() -> None:
         "9": node("SaveImage", images=["2", 0]),
     }
     before = repr(graph)
-    rewrite_graph(graph, RUN, over_websocket=True)
+    rewrite_graph(graph, RUN_FOLDER, over_websocket=True)
     assert repr(graph) == before
 
 
@@ -157,7 +162,7 @@ def test_links_to_a_preview_or_save_node_skip_it() -> None:
         "5": node("SaveImage", images=["4", 0], filename_prefix="y"),
         "6": node("PreviewAudio", audio=["7", 0]),
     }
-    assert rewrite_graph(graph, RUN, over_websocket=True) == {
+    assert rewrite_graph(graph, RUN_FOLDER, over_websocket=True) == {
         "1": node("EmptyImage"),
         "4": node("SaveImageWebsocket", images=["1", 0]),
         "5": node("SaveImageWebsocket", images=["1", 0]),
@@ -165,9 +170,9 @@ def test_links_to_a_preview_or_save_node_skip_it() -> None:
 
 
 def test_a_preview_with_other_outputs_is_kept() -> None:
-    """An output that is not simply its input cannot be replaced by a link."""
+    """A preview is kept if a link to its source cannot replace all of its outputs."""
     graph = {"1": node("Preview3DAdvanced", model_3d=["0", 0]), "2": node("Save3DAdvanced", camera_info=["1", 2])}
-    assert "1" in rewrite_graph(graph, RUN, over_websocket=True)
+    assert "1" in rewrite_graph(graph, RUN_FOLDER, over_websocket=True)
 
 
 @pytest.mark.parametrize(
@@ -184,11 +189,11 @@ def test_a_preview_with_other_outputs_is_kept() -> None:
 )
 def test_placeholders_in_a_file_name_are_replaced(prefix: str, name: str) -> None:
     """Placeholders and characters that Windows forbids are replaced in a file name."""
-    assert filled_name(prefix, (32, 16), 1, NOON) == name
+    assert filled_name(prefix, (32, 16), 1, SAVED_AT) == name
 
 
 def test_a_name_comes_from_the_prefix() -> None:
-    """Folders of the prefix are not part of the name; a node without a prefix has no name."""
+    """Folders of the prefix are not part of the name. A node without a known prefix has no name."""
     assert prefix_of({"9": node("SaveImage", filename_prefix="a/b\\fox")}, "9") == "fox"
     assert prefix_of({"9": node("SaveImage", filename_prefix="wait... what/")}, "9") == "wait... what"
     assert prefix_of({"9": node("SaveImage", filename_prefix="")}, "9") == "ComfyUI"

@@ -60,7 +60,7 @@ PATHS_OUTSIDE = (
     f"a/{OTHER_JOBS_FOLDER}/0.png",
     f"{OWN_FOLDER}/../{OTHER_JOBS_FOLDER}/0.png",
 )
-PATHS_OF_OTHER_JOBS = (
+NAMES_INVALID_FOR_LOADERS = (
     "x.png [output]",
     "x.png[output]",
     "x.pngZ[temp]",
@@ -111,7 +111,7 @@ WRITERS = (
 
 
 def faults(class_type: str, name: str, value: Any, *others: Any, **node_types: Any) -> list[Fault]:  # noqa: ANN401 - any JSON value
-    """Return the faults of a graph with that input in node 1; the other nodes are 2, 3, …."""
+    """Return the faults of a graph whose node 1 has the input `name`; `others` are the nodes 2, 3, …."""
     graph: Graph = {"1": {"class_type": class_type, "inputs": {name: value}}}
     graph |= {str(number): node for number, node in enumerate(others, 2)}
     return path_faults(graph, node_types, OWN_FOLDER)
@@ -130,9 +130,9 @@ def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
         assert fault.path == f"workflow.1.inputs.{name}"
 
 
-@pytest.mark.parametrize("value", PATHS_OF_OTHER_JOBS)
-def test_files_of_other_jobs_are_rejected(value: str) -> None:
-    """Files of other jobs cannot be named by an annotation, a wildcard or a folder."""
+@pytest.mark.parametrize("value", NAMES_INVALID_FOR_LOADERS)
+def test_a_loader_cannot_name_files_of_other_jobs(value: str) -> None:
+    """Annotations, wildcards and folders that lead to other files are rejected, as are device names and long names."""
     for class_type, name in LOADERS:
         assert len(faults(class_type, name, value)) == 1, class_type
 
@@ -178,7 +178,7 @@ def test_nested_names_are_checked(class_type: str, name: str, value: str) -> Non
     ],
 )
 def test_a_file_of_the_job_is_accepted(value: str) -> None:
-    """A file in the input folder and an upload of the job are accepted."""
+    """A file in the input folder, an upload of the job, and an empty name are accepted."""
     for class_type, name in (("LoadImage", "image"), ("LoadVideo", "file"), ("Painter", "mask")):
         assert faults(class_type, name, value) == []
 
@@ -226,7 +226,7 @@ def test_a_variable_cannot_insert_a_path_into_a_prefix(title: str | None) -> Non
     ],
 )
 def test_a_value_that_is_not_a_path_is_accepted(class_type: str, name: str, value: object) -> None:
-    """A prompt, base64 and URLs may contain anything."""
+    """Prompts, base64, URLs and other values that are not file names may look like a path."""
     assert faults(class_type, name, value) == []
 
 
@@ -239,7 +239,7 @@ def test_an_input_for_content_cannot_contain_a_path(value: str) -> None:
 
 
 def test_an_image_in_place_of_a_name_is_reported_with_the_remedy() -> None:
-    """The value is not repeated, however long it is."""
+    """The fault has the length of the value, and does not repeat the value."""
     [fault] = faults("LoadImage", "image", "A" * 5_000_000)
     assert fault.message == (
         "has 5000000 characters, which is too long for a file name; send the file in `images` and use its name here"
@@ -260,8 +260,8 @@ def test_a_graph_of_very_many_names_is_rejected_quickly() -> None:
     assert time.monotonic() - started_at < 10
 
 
-def test_long_variables_are_rejected_quickly() -> None:
-    """Each of 4,000 prefixes contains 60 long variables."""
+def test_long_variables_are_rejected() -> None:
+    """Of 4,000 prefixes, which each contain a variable of 1,000 characters eight times, 50 are reported."""
     inputs = {"filename_prefix": "%SaveImage.x%" * 8, "x": "y" * 1000}
     graph: Graph = {str(number): {"class_type": "SaveImage", "inputs": inputs} for number in range(4000)}
     assert len(path_faults(graph, {}, OWN_FOLDER)) == 50
@@ -287,7 +287,7 @@ def test_a_computed_name_is_rejected_for_a_loader() -> None:
 
 
 def test_a_computed_prefix_is_accepted_if_the_node_reports_its_files() -> None:
-    """Files that SaveImage reports are deleted; VAESave reports none."""
+    """The files that SaveImage reports can be deleted; VAESave and the nodes for datasets report none."""
     joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x", "delimiter": ""}}
     assert faults("SaveImage", "filename_prefix", ["2", 0], joined) == []
     assert faults("VAESave", "filename_prefix", ["2", 0], joined)
@@ -296,7 +296,7 @@ def test_a_computed_prefix_is_accepted_if_the_node_reports_its_files() -> None:
 
 
 def test_a_linked_image_is_not_a_name() -> None:
-    """/object_info declares the types of inputs and outputs."""
+    """A link is not a file name if /object_info declares that the input or the linked output is an image."""
     image = {"class_type": "EmptyImage", "inputs": {}}
     takes_image = {"input": {"required": {"image": ["IMAGE", {}]}}}
     gives_image = {"output": ["IMAGE"]}
@@ -309,7 +309,7 @@ def test_a_linked_image_is_not_a_name() -> None:
 
 
 def test_an_upload_declared_only_in_object_info_is_checked() -> None:
-    """The names of its class and input do not show that it is a file."""
+    """Only /object_info shows that the input is a file: the names of class and input do not."""
     sketchpad = {"input": {"required": {"canvas": ["STRING", {"image_upload": True}]}}}
     assert faults("Sketchpad", "canvas", "../x.png") == []
     assert faults("Sketchpad", "canvas", "../x.png", Sketchpad=sketchpad)
@@ -339,7 +339,7 @@ def test_a_video_is_not_a_playlist(data: bytes) -> None:
 
 
 def test_every_fault_has_its_path_and_a_remedy() -> None:
-    """Each fault has the path of its input and a remedy, and does not repeat the value."""
+    """Each fault has the path of the invalid input and a remedy, and does not repeat the value."""
     graph = {
         "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},
         "a b": {"class_type": "SaveImage", "inputs": {"filename_prefix": "/srv/x"}},

@@ -1,4 +1,4 @@
-"""Errors for the caller, made from refusals of both versions of ComfyUI: short, and without files of other jobs."""
+"""Errors for the caller, made from ComfyUI's refusals: short, and without files of other jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refusal_of(*errors: dict[str, Any], class_type: str = "LoadImage") -> Refusa
     return found
 
 
-def not_in_list(name: str, value: object, choices: list[str], *, is_v3: bool = False) -> dict[str, Any]:
+def not_in_list_error(name: str, value: object, choices: list[str], *, is_v3: bool = False) -> dict[str, Any]:
     """Return ComfyUI's error for a value that is not one of the choices."""
     config = ["COMBO", {"options": choices}] if is_v3 else [choices, {}]
     info = {"input_name": name, "input_config": config, "received_value": value}
@@ -51,7 +51,7 @@ INVALID_FILE = {
 )
 def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str, is_v3: bool) -> None:
     """A loader's choices are removed from the message and the details, also if there are other problems."""
-    error = not_in_list(name, "x", [OTHER_JOBS_FOLDER, "a.png"], is_v3=is_v3)
+    error = not_in_list_error(name, "x", [OTHER_JOBS_FOLDER, "a.png"], is_v3=is_v3)
     other = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
     for errors in ([error], [error, other]):
         found = refusal_of(*errors, class_type=class_type)
@@ -93,10 +93,10 @@ def test_an_image_that_was_not_sent_is_reported() -> None:
 
 
 def test_a_missing_model_among_other_problems_lists_the_models() -> None:
-    """The available models are listed as they are without other problems."""
+    """The available models are listed, although the graph has another problem too."""
     other_fault = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
     found = refusal_of(
-        not_in_list("unet_name", "b.safetensors", ["a.safetensors"]), other_fault, class_type="UNETLoader"
+        not_in_list_error("unet_name", "b.safetensors", ["a.safetensors"]), other_fault, class_type="UNETLoader"
     )
     report = found.error({}, {"unet_name": ("a.safetensors",)}).report
     assert report.code is ErrorCode.WORKFLOW_REJECTED
@@ -136,7 +136,7 @@ def test_a_missing_node_of_0_33_is_named_by_class_and_id() -> None:
 
 
 def test_a_node_is_named_as_in_the_caller_s_graph() -> None:
-    """SaveImage is replaced by SaveImageWebsocket before the run."""
+    """The error has the class in the caller's graph, although the run replaces SaveImage by SaveImageWebsocket."""
     error = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "images"}}
     found = refusal_of(error, class_type="SaveImageWebsocket").with_classes(
         lambda node_id, _: {"17": "SaveImage"}[node_id]
@@ -149,7 +149,7 @@ def test_a_long_value_is_shortened() -> None:
     long = "A" * 5_000_000
     for class_type, name in (("LoadImage", "image"), ("UNETLoader", "unet_name")):
         found = refusal_of(
-            not_in_list(name, long, ["a"] * 50), {**INVALID_FILE, "details": long}, class_type=class_type
+            not_in_list_error(name, long, ["a"] * 50), {**INVALID_FILE, "details": long}, class_type=class_type
         )
         text = found.error({}, {name: ("b" * 5000,) * 5}).report.to_json()
         assert len(text) < 10_000
@@ -158,7 +158,7 @@ def test_a_long_value_is_shortened() -> None:
 
 
 def test_an_error_never_has_more_than_64_kb() -> None:
-    """Shortened lists have the number of omitted items."""
+    """A report is shortened to 64 KB; the last item of a shortened list is the number of omitted items."""
     report = ErrorReport(
         ErrorCode.WORKFLOW_REJECTED,
         "x" * 200_000,
@@ -176,7 +176,7 @@ def test_an_error_never_has_more_than_64_kb() -> None:
     "details", [{"odd": {str(key): "x" * 900 for key in range(900)}}, {"deep": [[["é" * 90_000]]]}]
 )
 def test_an_error_of_any_shape_is_shortened(details: dict[str, Any]) -> None:
-    """Objects with many keys, and texts with more bytes than characters."""
+    """Objects with many keys, and texts with more bytes than characters, are shortened too."""
     text = ErrorReport(ErrorCode.INTERNAL, "é" * 60_000, details).to_json()
     assert len(text.encode()) <= MAX_REPORT_BYTES
     assert ErrorReport.from_json(text).code is ErrorCode.INTERNAL

@@ -57,9 +57,11 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "comfy_core.images.child" in " ".join(child.cmdline())]
 
 
-def check_here(processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float) -> None:
+def check_in_child(
+    processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float
+) -> None:
     """Check `data` in a child of `processes`."""
-    processes.run("check_image", data, {"path": "image", "flatten": True}, check, **more)
+    processes.run("check_image", data, {"field_path": "image", "flatten": True}, check, **more)
 
 
 # Results
@@ -90,11 +92,11 @@ def test_an_error_of_a_child_has_the_path() -> None:
 
 
 def test_a_child_is_reused(processes: ImageProcessPool) -> None:
-    """Starting a child takes 0.1 s, so ordinary images share one."""
-    check_here(processes, png())
+    """Successive images are decoded in one child, because starting a child takes 0.1 s."""
+    check_in_child(processes, png())
     before = {child.pid for child in children()}
     for _ in range(5):
-        check_here(processes, png())
+        check_in_child(processes, png())
 
     assert {child.pid for child in children()} == before
 
@@ -137,7 +139,7 @@ def test_a_cancellation_ends_the_work_at_once(processes: ImageProcessPool) -> No
     """The exception of `check` is raised within half a second (0.1 s on an idle machine), and the child is killed."""
     data = slow_jpeg()
     others = set(children())
-    check_here(processes, png())
+    check_in_child(processes, png())
     [busy] = set(children()) - others
     cancelled_at: list[float] = []
     begun = time.monotonic()
@@ -148,7 +150,7 @@ def test_a_cancellation_ends_the_work_at_once(processes: ImageProcessPool) -> No
             raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
     with pytest.raises(JobError, match="cancelled"):
-        check_here(processes, data, check)
+        check_in_child(processes, data, check)
 
     assert time.monotonic() - cancelled_at[0] < 0.5
     assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
@@ -163,7 +165,7 @@ def test_a_waiting_image_can_be_cancelled(processes: ImageProcessPool) -> None:
             raise ImageProcessError("timed out")
 
     with ThreadPoolExecutor(2) as threads:
-        slow = [threads.submit(check_here, processes, slow_jpeg(), end) for _ in range(2)]
+        slow = [threads.submit(check_in_child, processes, slow_jpeg(), end) for _ in range(2)]
         assert until(lambda: len(children()) >= 2)
         begun = time.monotonic()
 
@@ -172,7 +174,7 @@ def test_a_waiting_image_can_be_cancelled(processes: ImageProcessPool) -> None:
                 raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
         with pytest.raises(JobError, match="cancelled"):
-            check_here(processes, png(), cancel)
+            check_in_child(processes, png(), cancel)
         ended.set()
         assert all(isinstance(each.exception(), ImageProcessError) for each in slow)
 
@@ -187,23 +189,23 @@ def test_a_crash_of_the_decoder_rejects_the_image(processes: ImageProcessPool) -
                 child.kill()
 
     with pytest.raises(ImageProcessError, match="crashed the decoder"):
-        check_here(processes, slow_jpeg(), crash)
-    check_here(processes, png())
+        check_in_child(processes, slow_jpeg(), crash)
+    check_in_child(processes, png())
 
 
 def test_an_idle_child_that_died_is_replaced(processes: ImageProcessPool) -> None:
     """A crash between two images is not blamed on the second one."""
     before = {child.pid for child in children()}
-    check_here(processes, png())
-    [mine] = [child for child in children() if child.pid not in before]
-    mine.kill()
-    mine.wait()
+    check_in_child(processes, png())
+    [own_child] = [child for child in children() if child.pid not in before]
+    own_child.kill()
+    own_child.wait()
 
-    check_here(processes, png())
+    check_in_child(processes, png())
 
 
 def test_encoding_that_takes_too_long_returns_the_png() -> None:
-    """The job has been paid for: the image is returned as ComfyUI made it, with a warning."""
+    """The job has been paid for, so the image is returned as a PNG with its metadata and a warning."""
     file = io.BytesIO()
     Image.effect_noise((2560, 2560), 90).convert("RGB").save(file, "PNG", compress_level=0)
 
@@ -221,16 +223,16 @@ def test_encoding_that_takes_too_long_returns_the_png() -> None:
 def test_a_child_has_no_secrets_and_limited_memory(
     processes: ImageProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child's environment only has what the interpreter needs to start, and its address space is limited."""
+    """The child's environment has only what the interpreter needs; memory and file sizes are limited."""
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "a secret")
     before = {child.pid for child in children()}
-    check_here(processes, png())
-    [mine] = [child for child in children() if child.pid not in before]
+    check_in_child(processes, png())
+    [own_child] = [child for child in children() if child.pid not in before]
 
-    assert set(mine.environ()) <= {"LD_LIBRARY_PATH", "LC_CTYPE"}
-    assert mine.rlimit(psutil.RLIMIT_AS) == (3 * 1024**3, 3 * 1024**3)
-    assert mine.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
-    assert Path(f"/proc/{mine.pid}/oom_score_adj").read_text() == "1000\n"
+    assert set(own_child.environ()) <= {"LD_LIBRARY_PATH", "LC_CTYPE"}
+    assert own_child.rlimit(psutil.RLIMIT_AS) == (3 * 1024**3, 3 * 1024**3)
+    assert own_child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+    assert Path(f"/proc/{own_child.pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_a_fork_has_its_own_children() -> None:
 def test_a_child_that_cannot_start_is_not_the_image_s_fault() -> None:
     """Without an interpreter the error is NotStartedError, which does not blame the image."""
     with pytest.raises(NotStartedError, match="got no child process"):
-        check_here(ImageProcessPool(python="/no/such/python"), png())
+        check_in_child(ImageProcessPool(python="/no/such/python"), png())
 
 
 # Messages between parent and child
@@ -306,7 +308,7 @@ def test_a_frame_is_read_back() -> None:
     ids=["long", "null", "text"],
 )
 def test_an_invalid_frame_is_rejected(sent: bytes) -> None:
-    """A compromised child can send anything: nothing of it is executed, and no memory is reserved for it."""
+    """A compromised child can send anything: a frame that is not valid is a ValueError."""
     with pytest.raises(ValueError, match=r"frame|Expecting|expecting"):
         read_frame(io.BytesIO(sent))
 
@@ -314,7 +316,7 @@ def test_an_invalid_frame_is_rejected(sent: bytes) -> None:
 def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
     """An unexpected exception rejects one image and does not end the child.
 
-    Its text, which may be long, is not returned.
+    The exception's text, which may be long, is not returned.
     """
     header, content = respond({"function": "identify", "arguments": {"unknown": 1}}, b"")
 
@@ -327,6 +329,6 @@ def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
     "facts", [{}, {"width": 1, "height": 1}, {"width": "1", "height": 1, "mime_type": "image/png", "warning": ""}]
 )
 def test_an_invalid_response_of_a_child_is_rejected(facts: dict[str, object]) -> None:
-    """A compromised child cannot make the parent fail in another way."""
+    """A response without valid image data is a ValueError, also from a compromised child."""
     with pytest.raises(ValueError, match="no image"):
         read_response({"image": facts, "more": 1}, b"", b"")

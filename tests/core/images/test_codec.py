@@ -1,4 +1,4 @@
-"""Images: recognised by content, rotated upright, made opaque, complete, and resized; output keeps its pixels."""
+"""Images: input is recognised by content, turned upright, made opaque and completed; output keeps its pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXIF_IFD = 0x8769
 USER_COMMENT = 0x9286
 
 
-QUIET = pytest.mark.filterwarnings("ignore::UserWarning")
+IGNORE_PILLOW_WARNINGS = pytest.mark.filterwarnings("ignore::UserWarning")
 """Pillow warns about damage that it decodes anyway."""
 
 
@@ -72,7 +72,7 @@ def decoded(data: bytes) -> Image.Image:
 
 
 def flattened(data: bytes) -> Image.Image:
-    """Return the PNG that image to image gets from an image, after a check of its size and mode."""
+    """Return the image that image to image gets for `data`, after a check of its mode, size and MIME type."""
     checked = check_image(data, "image", flatten=True)
     image = decoded(checked.data)
     assert (image.mode, image.size) == ("RGB", (checked.width, checked.height))
@@ -92,7 +92,7 @@ def refusal(data: bytes, *, flatten: bool = True) -> str:
 
 
 def outcome(data: bytes, *, flatten: bool) -> EncodedImage | ErrorCode:
-    """Return the image, or the code of its error."""
+    """Return the checked image, or the code of the error that rejects it."""
     try:
         return check_image(data, "image", flatten=flatten)
     except JobError as error:
@@ -198,8 +198,8 @@ def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     assert check_image(data, "image", flatten=True).data == data
 
 
-def palette(transparent: int) -> bytes:
-    """Return a PNG of two colours, green on the left and red on the right, one of them transparent."""
+def palette_png(transparent: int) -> bytes:
+    """Return a PNG of two colours, green (0) on the left and red (1) on the right; one is transparent."""
     image = Image.new("P", (16, 16), 0)
     image.putpalette([*GREEN, *RED])
     image.paste(1, (8, 0, 16, 16))
@@ -216,7 +216,7 @@ def palette(transparent: int) -> bytes:
         (encoded(Image.new("LA", (16, 16), (100, 255))), (100, 100, 100), (100, 100, 100)),
         (encoded(Image.new("RGB", (16, 16), RED), transparency=RED), (255, 255, 255), (255, 255, 255)),
         (encoded(Image.new("L", (16, 16), 7), transparency=7), (255, 255, 255), (255, 255, 255)),
-        (palette(transparent=0), (255, 255, 255), RED),
+        (palette_png(transparent=0), (255, 255, 255), RED),
         (encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "WEBP", lossless=True), (255,) * 3, (255,) * 3),
         (encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "TIFF"), (255,) * 3, (255,) * 3),
         (encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "GIF"), (255,) * 3, (255,) * 3),
@@ -257,7 +257,7 @@ def test_other_modes_become_rgb(data: bytes, colour: tuple[int, ...] | None) -> 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_image_to_image_uses_the_first_frame_of_an_animation(file_format: str) -> None:
-    """A graph of the caller gets all frames; the animation is not a still image."""
+    """Image to image gets one frame; a caller's graph gets the animation unchanged."""
     data = animated(file_format)
 
     image = flattened(data)
@@ -268,12 +268,12 @@ def test_image_to_image_uses_the_first_frame_of_an_animation(file_format: str) -
     assert identify(data) == EncodedImage(data, 16, 16, f"image/{file_format.lower()}", is_animated=True)
 
 
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
-    """A file truncated at any byte is accepted or rejected with a documented error, and most are rejected."""
+    """A file that is truncated anywhere is accepted, or rejected with invalid_image; many are rejected."""
     data = FORMATS[file_format](noise())
-    rejection_of = 0
+    rejections = 0
     for end in [*range(min(64, len(data))), *range(64, len(data), max(1, len(data) // 150))]:
         for flatten in (True, False):
             match outcome(data[:end], flatten=flatten):
@@ -282,11 +282,11 @@ def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
                     assert not flatten or decoded(taken).size == (40, 30)
                 case code:
                     assert code is ErrorCode.INVALID_IMAGE
-                    rejection_of += 1
+                    rejections += 1
         found = identify(data[:end])
         assert found is None or (found.width, found.height) == (40, 30)
 
-    assert rejection_of > 200
+    assert rejections > 200
     assert "truncated" in refusal(data[: len(data) // 2])
 
 
@@ -320,7 +320,7 @@ def damaged(count: int) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 def test_a_damaged_file_is_rejected_or_decoded() -> None:
     """Damage always results in an image or a documented error, even if Pillow raises an undocumented exception."""
     verdicts = [outcome(data, flatten=True) for data in damaged(6 * settings().max_examples)]
@@ -330,7 +330,7 @@ def test_a_damaged_file_is_rejected_or_decoded() -> None:
     assert 0.1 < len(codes) / len(verdicts) < 0.9
 
 
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 def test_identifying_a_damaged_file_does_not_fail() -> None:
     """A damaged file from ComfyUI is a still image or not, without an exception."""
     found = [identify(data) for data in damaged(3 * settings().max_examples)]
@@ -348,9 +348,9 @@ def test_identifying_a_damaged_file_does_not_fail() -> None:
     ],
     ids=["gif-colours", "tiff-empty", "tiff-one-side"],
 )
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 def test_a_damaged_header_is_rejected(data: bytes) -> None:
-    """Files for which Pillow raises IndexError or TypeError are rejected like others."""
+    """Files for which Pillow raises IndexError or TypeError are rejected like other damaged files."""
     assert refusal(data)
     assert identify(data) is None
 
@@ -374,7 +374,7 @@ def test_a_damaged_header_is_rejected(data: bytes) -> None:
 )
 @pytest.mark.parametrize("flatten", [True, False])
 def test_a_file_that_is_not_an_image_is_rejected(data: bytes, *, flatten: bool) -> None:
-    """Text, documents and unsupported formats reach no decoder; the message lists the supported formats."""
+    """Text, documents and unsupported formats are rejected; the remedy lists the supported formats."""
     assert refusal(data, flatten=flatten).endswith("is not an image of a known format.")
     assert all(known in ErrorCode.INVALID_IMAGE.remedy.upper() for known in INPUT_FORMATS)
     assert identify(data) is None
@@ -404,7 +404,7 @@ def test_a_decompression_bomb_is_rejected_by_its_header(data: bytes) -> None:
 
 @pytest.mark.parametrize("flatten", [True, False])
 def test_oversized_text_is_not_decompressed(*, flatten: bool) -> None:
-    """A PNG whose text would decompress to 50 MB is accepted without it, as ComfyUI does."""
+    """A PNG whose text would decompress to 50 MB is accepted, as by ComfyUI, and the text is not decompressed."""
     packed = zlib.compress(b"\0" * 50_000_000, 9)
     data = encoded(quarters())
     for kind, text in ((b"zTXt", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed)):
@@ -421,11 +421,11 @@ def test_oversized_text_is_not_decompressed(*, flatten: bool) -> None:
 
 def test_the_limit_of_pixels() -> None:
     """64 megapixels are accepted, one more row is not; the message has the size."""
-    row = Image.new("1", (8192, 8192))
-    more = Image.new("1", (8192, 8193))
+    largest = Image.new("1", (8192, 8192))
+    too_large = Image.new("1", (8192, 8193))
 
-    assert check_image(encoded(row), "image", flatten=False).width == 8192
-    assert refusal(encoded(more)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are allowed."
+    assert check_image(encoded(largest), "image", flatten=False).width == 8192
+    assert refusal(encoded(too_large)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are allowed."
 
 
 def test_the_limit_of_bytes() -> None:
@@ -439,7 +439,7 @@ def test_the_limit_of_bytes() -> None:
 
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
 def test_a_rounded_size_is_within_the_limits(width: int, height: int) -> None:
-    """A size becomes multiples of 16 from 64 to 2048, with at most 2 megapixels, in its proportions."""
+    """Both sides become multiples of 16 from 64 to 2048, with at most 2 megapixels; the proportions are kept."""
     size = rounded_size(width, height)
 
     assert all(side % 16 == 0 and 64 <= side <= 2048 for side in size)
@@ -452,7 +452,7 @@ def test_a_rounded_size_is_within_the_limits(width: int, height: int) -> None:
 
 @given(width=st.integers(4, 128), height=st.integers(4, 128))
 def test_a_valid_size_is_kept(width: int, height: int) -> None:
-    """An image whose size can be generated keeps it."""
+    """A size that can be generated is not changed; a larger one is not increased."""
     width, height = width * 16, height * 16
 
     if width * height <= 2 * 1024 * 1024:
@@ -461,7 +461,7 @@ def test_a_valid_size_is_kept(width: int, height: int) -> None:
         assert rounded_size(width, height) < (width + 1, height + 1)
 
 
-TEXTS = {
+PNG_TEXTS = {
     "prompt": json.dumps({"3": {"inputs": {"text": "größer"}}}),
     "parameters": "ein Ritter, 像素骑士, рыцарь, 🗡️\nsteps: 20",
 }
@@ -484,15 +484,15 @@ def test_a_png_keeps_its_compressed_data() -> None:
     """Adding text to a PNG keeps every chunk, without compressing it again; text in any script can be read back."""
     png = encoded(noise())
 
-    data = encode_image(png, "png", 90, TEXTS).data
+    data = encode_image(png, "png", 90, PNG_TEXTS).data
 
     before, after = chunks_of(png), chunks_of(data)
     assert {kind: content for kind, content in after.items() if kind not in {"tEXt", "iTXt"}} == before
     assert next(iter(after)) == "IHDR"
     image = decoded(data)
     assert image.tobytes() == noise().tobytes()
-    assert {key: image.info[key] for key in TEXTS} == TEXTS
-    assert image.info.keys() == TEXTS.keys()
+    assert {key: image.info[key] for key in PNG_TEXTS} == PNG_TEXTS
+    assert image.info.keys() == PNG_TEXTS.keys()
 
 
 def test_a_png_without_metadata_is_not_changed() -> None:
@@ -505,14 +505,14 @@ def test_a_png_without_metadata_is_not_changed() -> None:
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_webp_and_jpeg_contain_the_parameters(output_format: str) -> None:
     """Other formats contain the same image, and their EXIF comment is the parameters in any script."""
-    data = encode_image(encoded(quarters(64, 64)), output_format, 95, TEXTS).data
+    data = encode_image(encoded(quarters(64, 64)), output_format, 95, PNG_TEXTS).data
 
     image = decoded(data)
     assert (image.format or "").lower() == output_format
     assert image.convert("RGB").getpixel((8, 8)) == pytest.approx(RED, abs=6)
     comment = image.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
     assert comment[:8] == b"UNICODE\0"
-    assert comment[8:].decode("utf-16-be") == TEXTS["parameters"]
+    assert comment[8:].decode("utf-16-be") == PNG_TEXTS["parameters"]
     assert identify(data) == EncodedImage(data, 64, 64, f"image/{output_format}")
 
 
@@ -529,7 +529,7 @@ def test_without_parameters_there_is_no_comment(output_format: str) -> None:
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
 def test_parameters_of_any_length_are_written(output_format: str) -> None:
-    """A prompt that exceeds JPEG's EXIF is shortened, and never fails a job that has been paid for."""
+    """Parameters that are too long for a format do not make the encoding fail."""
     data = encode_image(encoded(noise()), output_format, 90, {"parameters": "🗡" * 100_000}).data
 
     assert decoded(data).size == (40, 30)
@@ -557,7 +557,7 @@ def test_the_same_image_is_the_same_file() -> None:
     """The same image and text result in the same bytes, so hashes can be compared."""
     png = encoded(noise())
     for output_format in ("png", "webp", "jpeg"):
-        first, second = (encode_image(png, output_format, 80, TEXTS).data for _ in range(2))
+        first, second = (encode_image(png, output_format, 80, PNG_TEXTS).data for _ in range(2))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
 
 
@@ -572,7 +572,7 @@ def test_an_image_is_identified_by_its_header() -> None:
 
 
 def test_a_preview_is_small() -> None:
-    """A preview keeps its proportions in a few kilobytes; a small one is not enlarged."""
+    """A preview is a JPEG in the image's proportions; a small image is not enlarged."""
     preview = decoded(small_preview(encoded(quarters(1024, 512), "JPEG")) or b"")
     little = decoded(small_preview(encoded(quarters(), "JPEG")) or b"")
 
@@ -581,7 +581,7 @@ def test_a_preview_is_small() -> None:
     assert little.size == (32, 16)
 
 
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 def test_an_invalid_preview_is_none() -> None:
     """Other formats and truncated or damaged frames result in no preview, and never fail a job."""
     whole = encoded(noise(), "JPEG")
@@ -598,26 +598,27 @@ def test_an_invalid_preview_is_none() -> None:
 # Images with small damage, which viewers show
 
 
-SMOOTH = Image.linear_gradient("L").resize((400, 400)).convert("RGB")
-WITHOUT_THEIR_END: dict[str, tuple[Callable[[], bytes], int]] = {
-    "JPEG": (lambda: encoded(SMOOTH, "JPEG", quality=90), 2),
-    "progressive JPEG": (lambda: encoded(SMOOTH, "JPEG", quality=90, progressive=True), 2),
+SMOOTH_IMAGE = Image.linear_gradient("L").resize((400, 400)).convert("RGB")
+TRUNCATED_IMAGES: dict[str, tuple[Callable[[], bytes], int]] = {
+    "JPEG": (lambda: encoded(SMOOTH_IMAGE, "JPEG", quality=90), 2),
+    "progressive JPEG": (lambda: encoded(SMOOTH_IMAGE, "JPEG", quality=90, progressive=True), 2),
     "small JPEG": (lambda: encoded(noise("L").resize((400, 400)), "JPEG", quality=60), 60),
-    "JPEG of a camera": (lambda: encoded(SMOOTH.convert("CMYK"), "JPEG", quality=90), 3),
-    "PNG without IEND": (lambda: encoded(SMOOTH), 12),
+    "JPEG of a camera": (lambda: encoded(SMOOTH_IMAGE.convert("CMYK"), "JPEG", quality=90), 3),
+    "PNG without IEND": (lambda: encoded(SMOOTH_IMAGE), 12),
     "PNG without its last rows": (lambda: encoded(noise().resize((400, 400))), 2000),
     "PNG of a palette": (lambda: encoded(noise("P").resize((400, 400), Image.Resampling.NEAREST)), 30),
-    "GIF": (lambda: encoded(SMOOTH, "GIF"), 10),
-    "BMP": (lambda: encoded(SMOOTH, "BMP"), 1000),
-    "TIFF": (lambda: encoded(SMOOTH, "TIFF"), 1000),
+    "GIF": (lambda: encoded(SMOOTH_IMAGE, "GIF"), 10),
+    "BMP": (lambda: encoded(SMOOTH_IMAGE, "BMP"), 1000),
+    "TIFF": (lambda: encoded(SMOOTH_IMAGE, "TIFF"), 1000),
 }
+"""A function that makes the complete file, and the number of bytes to cut off, by kind of file."""
 
 
-@QUIET
-@pytest.mark.parametrize("kind", WITHOUT_THEIR_END)
+@IGNORE_PILLOW_WARNINGS
+@pytest.mark.parametrize("kind", TRUNCATED_IMAGES)
 def test_an_image_that_lacks_its_last_bytes_is_accepted(kind: str) -> None:
-    """ComfyUI and every viewer open such a file. A graph gets it unchanged; image to image gets a complete one."""
-    make, missing = WITHOUT_THEIR_END[kind]
+    """ComfyUI and every viewer open such a file. A graph gets it unchanged; image to image gets the completed image."""
+    make, missing = TRUNCATED_IMAGES[kind]
     whole = make()
     cut = whole[:-missing]
 
@@ -626,12 +627,12 @@ def test_an_image_that_lacks_its_last_bytes_is_accepted(kind: str) -> None:
     assert image.crop((0, 20, 400, 380)).tobytes() == complete.crop((0, 20, 400, 380)).tobytes()
 
 
-@QUIET
-@pytest.mark.parametrize("kind", WITHOUT_THEIR_END)
+@IGNORE_PILLOW_WARNINGS
+@pytest.mark.parametrize("kind", TRUNCATED_IMAGES)
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
-def test_an_image_that_lacks_more_than_a_twentieth_is_rejected(kind: str, part: float) -> None:
-    """A truncated upload must not become half an image."""
-    make, _ = WITHOUT_THEIR_END[kind]
+def test_an_image_that_lacks_a_tenth_or_more_is_rejected(kind: str, part: float) -> None:
+    """An image of which only 30, 50 or 90 percent arrived is rejected."""
+    make, _ = TRUNCATED_IMAGES[kind]
     whole = make()
     if "PNG" in kind or "progressive" in kind:  # the end of a smooth image has almost no data
         options = {"progressive": True} if "progressive" in kind else {}
@@ -640,9 +641,9 @@ def test_an_image_that_lacks_more_than_a_twentieth_is_rejected(kind: str, part: 
     assert "cannot be decoded" in refusal(whole[: int(len(whole) * part)])
 
 
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 def test_a_jpeg_truncated_before_its_last_rows_is_rejected() -> None:
-    """At any byte, also after the first byte of a marker or of a stuffed 0xFF."""
+    """A JPEG is also rejected if it ends after the first byte of a marker or of a stuffed 0xFF."""
     whole = encoded(Image.effect_noise((160, 160), 90).convert("RGB"), "JPEG", quality=95)
     stuffed = [place + 1 for place in range(700, len(whole) * 8 // 10) if whole[place] == 0xFF]
 
@@ -656,7 +657,7 @@ def test_a_jpeg_truncated_before_its_last_rows_is_rejected() -> None:
 def test_avif_becomes_png_with_its_transparency() -> None:
     """Not every ComfyUI reads AVIF, so a graph gets a PNG of the same size with alpha.
 
-    Image to image gets it over white.
+    Image to image gets the image over white.
     """
     image = Image.new("RGBA", (64, 32), (0, 0, 255, 255))
     image.paste((0, 0, 0, 0), (32, 0, 64, 32))
@@ -672,7 +673,7 @@ def test_avif_becomes_png_with_its_transparency() -> None:
 
 
 def test_an_avif_sequence_keeps_its_frames() -> None:
-    """A graph gets all of them; image to image uses the first."""
+    """A graph gets all frames; image to image uses the first one."""
     data = animated("AVIF")
 
     assert check_image(data, "image", flatten=False) == EncodedImage(data, 16, 16, "image/avif", is_animated=True)
@@ -682,27 +683,27 @@ def test_an_avif_sequence_keeps_its_frames() -> None:
 # Output
 
 
-HIDDEN = (255, 0, 254)
+HIDDEN_COLOUR = (255, 0, 254)
 
 
-def transparent(mode: str) -> bytes:
+def transparent_png(mode: str) -> bytes:
     """Return a PNG of 16 x 16 pixels that is completely transparent over a colour that must not be visible."""
     match mode:
         case "RGBA":
-            return encoded(Image.new("RGBA", (16, 16), (*HIDDEN, 0)))
+            return encoded(Image.new("RGBA", (16, 16), (*HIDDEN_COLOUR, 0)))
         case "LA":
             return encoded(Image.new("LA", (16, 16), (7, 0)))
         case "P":
-            return palette(0)
+            return palette_png(0)
         case _:
-            colour = HIDDEN if mode == "RGB" else 7
+            colour = HIDDEN_COLOUR if mode == "RGB" else 7
             return encoded(Image.new(mode, (16, 16), colour), transparency=colour)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 def test_transparent_parts_are_white_in_a_jpeg(mode: str) -> None:
     """Every kind of PNG transparency becomes white, in a job's image and in a stored one."""
-    png = transparent(mode)
+    png = transparent_png(mode)
 
     for checked in (encode_image(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):
         image = decoded(checked.data)
@@ -766,7 +767,7 @@ def test_an_image_that_cannot_be_encoded_is_returned_unchanged(output_format: st
     assert checked.warning == f"is a PNG: encoding it as {output_format} failed (OSError)"
 
 
-@QUIET
+@IGNORE_PILLOW_WARNINGS
 def test_a_message_of_a_decoder_is_short() -> None:
     """No error is longer than 300 characters, whatever Pillow reports."""
     assert all(

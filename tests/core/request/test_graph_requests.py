@@ -1,4 +1,4 @@
-"""Graphs of callers, as sent by callers of worker-comfyui and of ComfyUI, with the files that they load."""
+"""Requests with a graph, in the forms that worker-comfyui and ComfyUI accept, with the files that the graph loads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from comfy_core.request.reading import Rendered, Request, read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow
 
-SAVED: Graph = {
+SAVING_GRAPH: Graph = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
 }
@@ -27,7 +27,7 @@ WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(200)
 
 
 def png(width: int = 8) -> bytes:
-    """Return a small image."""
+    """Return a small PNG."""
     file = io.BytesIO()
     Image.new("RGB", (width, 8), "teal").save(file, "PNG")
     return file.getvalue()
@@ -37,7 +37,7 @@ BASE64 = b64encode(png()).decode()
 
 
 def graph_that_loads(value: object, class_type: str = "LoadImage", name: str = "image", **others: object) -> Graph:
-    """Return a graph that loads a file."""
+    """Return a graph whose node 1 loads the file `value`."""
     return {
         "1": {"class_type": class_type, "inputs": {name: value, **others}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -81,10 +81,10 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ids=str,
 )
 def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], extra_keys: JsonObject) -> None:
-    """A warning lists each unknown key that is not null; worker-comfyui ignores such keys."""
-    result = rendered(workflows, {"workflow": SAVED, **extra_keys})
+    """A key that a graph cannot use is a warning unless its value is empty; worker-comfyui ignores such keys."""
+    result = rendered(workflows, {"workflow": SAVING_GRAPH, **extra_keys})
 
-    assert result.graphs == (SAVED,)
+    assert result.graphs == (SAVING_GRAPH,)
     ignored = [key for key, value in extra_keys.items() if value]
     assert sorted(warning.split(":")[0] for warning in result.warnings) == sorted(ignored)
 
@@ -99,8 +99,8 @@ def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workfl
     ],
 )
 def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow], key: str, expected: str) -> None:
-    """The warning has the correct place."""
-    [warning] = rendered(workflows, {"workflow": SAVED, key: {}}).warnings
+    """The warning has the correct place or the similar key."""
+    [warning] = rendered(workflows, {"workflow": SAVING_GRAPH, key: {}}).warnings
 
     assert expected in warning
 
@@ -108,7 +108,7 @@ def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow]
 def test_comfy_org_s_api_key_is_passed_on_and_not_shown(workflows: Mapping[str, Workflow]) -> None:
     """The API key is in ComfyUI's extra_data, next to the caller's entries, and in no result or warning."""
     extra = {"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "x", "prompt_id": "y", "kept": 1}
-    body = {"workflow": SAVED, "comfy_org_api_key": "comfyui-secret", "extra_data": extra}
+    body = {"workflow": SAVING_GRAPH, "comfy_org_api_key": "comfyui-secret", "extra_data": extra}
 
     request = read(workflows, body)
     result = request.render()
@@ -127,8 +127,8 @@ def test_comfy_org_s_api_key_is_passed_on_and_not_shown(workflows: Mapping[str, 
 
 
 def test_extra_pnginfo_must_be_an_object(workflows: Mapping[str, Workflow]) -> None:
-    """Nodes that copy it would fail with another type."""
-    result = rendered(workflows, {"workflow": SAVED, "extra_data": {"extra_pnginfo": None}})
+    """Another type is omitted with a warning, because nodes that copy the value would fail."""
+    result = rendered(workflows, {"workflow": SAVING_GRAPH, "extra_data": {"extra_pnginfo": None}})
 
     assert result.extra_data == {}
     assert len(result.warnings) == 1
@@ -137,23 +137,23 @@ def test_extra_pnginfo_must_be_an_object(workflows: Mapping[str, Workflow]) -> N
 @pytest.mark.parametrize(
     "body",
     [
-        SAVED,
-        {**SAVED, "images": [], "output_format": None},
-        {"prompt": SAVED, "client_id": "c"},
-        {"workflow": {"prompt": SAVED, "client_id": "c"}},
-        {"workflow": {"output": SAVED, "workflow": {"nodes": [], "links": []}}},
-        {"workflow": {"workflow": SAVED}},
-        {"workflow": {"input": {"workflow": SAVED}}},
-        {"input": {"workflow": SAVED}},
-        {"id": "job", "input": {"workflow": json.dumps(SAVED)}, "webhook": "https://example.com"},
-        {"workflow": json.dumps({"prompt": SAVED})},
-        {"prompt": json.dumps(SAVED)},
-        {"prompt": "\ufeff" + json.dumps(SAVED)},
-        {"workflow": {"prompt": json.dumps(SAVED)}},
-        {"input": {"input": {"workflow": SAVED}}},
-        {"graph": SAVED},
-        {"workflow_json": SAVED},
-        {"input": json.dumps({"workflow": SAVED})},
+        SAVING_GRAPH,
+        {**SAVING_GRAPH, "images": [], "output_format": None},
+        {"prompt": SAVING_GRAPH, "client_id": "c"},
+        {"workflow": {"prompt": SAVING_GRAPH, "client_id": "c"}},
+        {"workflow": {"output": SAVING_GRAPH, "workflow": {"nodes": [], "links": []}}},
+        {"workflow": {"workflow": SAVING_GRAPH}},
+        {"workflow": {"input": {"workflow": SAVING_GRAPH}}},
+        {"input": {"workflow": SAVING_GRAPH}},
+        {"id": "job", "input": {"workflow": json.dumps(SAVING_GRAPH)}, "webhook": "https://example.com"},
+        {"workflow": json.dumps({"prompt": SAVING_GRAPH})},
+        {"prompt": json.dumps(SAVING_GRAPH)},
+        {"prompt": "\ufeff" + json.dumps(SAVING_GRAPH)},
+        {"workflow": {"prompt": json.dumps(SAVING_GRAPH)}},
+        {"input": {"input": {"workflow": SAVING_GRAPH}}},
+        {"graph": SAVING_GRAPH},
+        {"workflow_json": SAVING_GRAPH},
+        {"input": json.dumps({"workflow": SAVING_GRAPH})},
     ],
     ids=lambda body: str(body)[:50],
 )
@@ -161,7 +161,7 @@ def test_a_graph_is_found_in_every_wrapper(workflows: Mapping[str, Workflow], bo
     """A bare graph, a body of POST /prompt and RunPod's envelope are recognised; a warning names the wrapper."""
     result = rendered(workflows, body)
 
-    assert result.graphs == (SAVED,)
+    assert result.graphs == (SAVING_GRAPH,)
     assert any("was read" in warning for warning in result.warnings)
 
 
@@ -178,7 +178,7 @@ def test_the_editor_s_format_is_recognised_in_every_wrapper(
 
 
 def test_keys_beside_a_wrapped_graph_are_used(workflows: Mapping[str, Workflow]) -> None:
-    """The images and extra_data of the wrapper are used."""
+    """Images and extra_data that are next to the graph inside a wrapper are used."""
     body = {
         "workflow": {"prompt": graph_that_loads("a.png"), "extra_data": {"a": 1}},
         "images": [{"name": "a.png", "image": BASE64}],
@@ -194,21 +194,23 @@ def test_keys_beside_a_wrapped_graph_are_used(workflows: Mapping[str, Workflow])
 @pytest.mark.parametrize("link", [[1, 0], ["1", "0"], [1.0, 0]], ids=str)
 def test_a_link_may_have_an_integer_node_id(workflows: Mapping[str, Workflow], link: object) -> None:
     """An integer node id in a link is converted to ComfyUI's form, also in an override."""
-    graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": link, "filename_prefix": "x"}}}
-    over = {"workflow": SAVED, "overrides": {"2.images": link}}
+    graph = {**SAVING_GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": link, "filename_prefix": "x"}}}
+    with_override = {"workflow": SAVING_GRAPH, "overrides": {"2.images": link}}
 
-    assert rendered(workflows, {"workflow": graph}).graphs == rendered(workflows, over).graphs == (SAVED,)
+    assert (
+        rendered(workflows, {"workflow": graph}).graphs == rendered(workflows, with_override).graphs == (SAVING_GRAPH,)
+    )
 
 
 def test_an_override_can_repair_a_broken_link(workflows: Mapping[str, Workflow]) -> None:
     """A graph is checked after its overrides are applied; a broken link elsewhere is removed with a warning."""
-    graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": ["9", 0]}}}
-    loose = {**SAVED, "3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}}}
+    graph = {**SAVING_GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["9", 0]}}}
+    loose = {**SAVING_GRAPH, "3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}}}
 
     assert list(faults_of(workflows, {"workflow": graph})) == ["workflow.2.inputs.images"]
     assert rendered(workflows, {"workflow": graph, "overrides": {"2.images": ["1", 0]}}).warnings == ()
     left = rendered(workflows, {"workflow": loose})
-    assert left.graphs == (SAVED,)
+    assert left.graphs == (SAVING_GRAPH,)
     assert left.warnings[0].startswith("workflow.3.inputs.image: links to node")
 
 
@@ -232,10 +234,7 @@ def test_an_override_can_repair_a_broken_link(workflows: Mapping[str, Workflow])
 def test_an_image_is_matched_to_the_node_that_loads_it(
     workflows: Mapping[str, Workflow], class_type: str, value: str, name: str
 ) -> None:
-    """Annotations, subfolders and backslashes are ignored in the comparison.
-
-    A choice of the same name is not changed.
-    """
+    """Annotations, the kind of slash and the Unicode form do not matter in the comparison."""
     graph = graph_that_loads(value, class_type, channel="red", upload="image")
 
     result = rendered(workflows, {"workflow": graph, "images": [{"name": name, "image": BASE64, "type": "image/png"}]})
@@ -260,7 +259,7 @@ def test_an_image_is_matched_to_the_node_that_loads_it(
 )
 def test_a_text_of_the_same_name_is_not_changed(workflows: Mapping[str, Workflow], class_type: str, name: str) -> None:
     """An image's name changes no prompt, prefix or choice."""
-    graph: Graph = {**SAVED, "3": {"class_type": class_type, "inputs": {name: "knight"}}}
+    graph: Graph = {**SAVING_GRAPH, "3": {"class_type": class_type, "inputs": {name: "knight"}}}
 
     result = rendered(workflows, {"workflow": graph, "images": [{"name": "knight", "image": BASE64}]})
 
@@ -270,7 +269,7 @@ def test_a_text_of_the_same_name_is_not_changed(workflows: Mapping[str, Workflow
 
 
 def test_an_image_with_the_wrong_name_is_rejected_before_it_is_queued(workflows: Mapping[str, Workflow]) -> None:
-    """If a node loads a file that was not sent, both are named: a wrong image would cost money."""
+    """If a node loads a file that was not sent, an image that no node loads is a fault, which has both names."""
     images = [{"name": "a.png", "image": BASE64}]
 
     faults = faults_of(workflows, {"workflow": graph_that_loads("b.png"), "images": images})
@@ -311,7 +310,7 @@ def test_an_image_in_the_graph_is_uploaded(workflows: Mapping[str, Workflow], va
     name = result.graphs[0]["1"]["inputs"]["image"]
     assert name.startswith("upload-1")
     assert result.inputs == ({"overrides": {"1.image": name}} if overridden else {})
-    assert [source.path for source in request.files.values()] == [
+    assert [source.field_path for source in request.files.values()] == [
         'overrides["1.image"]' if overridden else "workflow.1.inputs.image"
     ]
 
@@ -391,7 +390,7 @@ def test_any_file_is_uploaded_for_the_node_that_loads_it(
 
 
 def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
-    """More than 16 files are accepted; their number and the number of URLs are limited."""
+    """A request may have 256 files, of which 16 may be URLs."""
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(300)
     }
@@ -420,8 +419,8 @@ def test_the_bytes_of_all_files_are_limited(workflows: Mapping[str, Workflow]) -
 
 
 def test_overrides_set_dotted_inputs_and_add_new_ones(workflows: Mapping[str, Workflow]) -> None:
-    """Newer engines require inputs that an older export lacks."""
-    graph = {**SAVED, "3": {"class_type": "ResizeImage", "inputs": {"resize_type.width": 8}}}
+    """An override sets an input whose name has a dot, or adds an input, which a newer ComfyUI may require."""
+    graph = {**SAVING_GRAPH, "3": {"class_type": "ResizeImage", "inputs": {"resize_type.width": 8}}}
     overrides: Any = {"3.resize_type.width": 32, "ResizeImage.resolution_steps": 1}
 
     result = rendered(workflows, {"workflow": graph, "overrides": overrides})
@@ -441,7 +440,7 @@ def test_overrides_set_dotted_inputs_and_add_new_ones(workflows: Mapping[str, Wo
 def test_a_name_outside_the_loader_is_matched_to_its_image(
     workflows: Mapping[str, Workflow], source: JsonObject | None
 ) -> None:
-    """A name may be wrapped, or in a text node; other users of that node keep its text."""
+    """The name may be wrapped, or be in a text node, which is not changed."""
     value = ["3", 0] if source else {"__value__": "in.png"}
     graph = {**graph_that_loads(value, "LoadImageFromPath"), **({"3": source} if source else {})}
 
@@ -454,7 +453,7 @@ def test_a_name_outside_the_loader_is_matched_to_its_image(
 
 def test_a_random_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Mapping[str, Workflow]) -> None:
     """-1 requests a random seed, also as an override. With the seed in the warning the image can be generated again."""
-    graph = {**SAVED, "3": {"class_type": "KSampler", "inputs": {"seed": 0}}}
+    graph = {**SAVING_GRAPH, "3": {"class_type": "KSampler", "inputs": {"seed": 0}}}
 
     result = read(workflows, {"workflow": graph, "overrides": {"3.seed": -1}}).render(lambda: 7)
 
@@ -464,14 +463,14 @@ def test_a_random_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Ma
 
 @pytest.mark.parametrize("key", ["extra_data", "comfy_org_api_key"])
 def test_a_key_for_graphs_beside_a_template_is_reported_as_such(workflows: Mapping[str, Workflow], key: str) -> None:
-    """The error does not suggest another key."""
+    """The fault says that the key is only valid with a graph."""
     assert faults_of(workflows, {"prompt": "a", key: {}})[key] == "is only valid with a graph; remove it"
 
 
 def test_syntax_of_other_tools_in_a_graphs_prompt_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
     """Only text encoders are checked: other nodes may use the text as a template of their own."""
     graph = {
-        **SAVED,
+        **SAVING_GRAPH,
         "3": {"class_type": "CLIPTextEncodeFlux", "inputs": {"clip_l": "a", "t5xxl": "{red|blue}"}},
         "4": {"class_type": "Wildcards", "inputs": {"text": "{red|blue}"}},
     }

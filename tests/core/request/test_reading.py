@@ -63,7 +63,7 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
 
 
 @pytest.mark.parametrize(
-    ("own", "requested", "size"),
+    ("image_size", "requested", "expected_size"),
     [
         ((640, 480), {}, (640, 480)),
         ((650, 471), {}, (656, 464)),
@@ -79,16 +79,19 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ],
 )
 def test_image_to_image_keeps_the_image_s_proportions(
-    workflows: Mapping[str, Workflow], own: tuple[int, int], requested: JsonObject, size: tuple[int, int]
+    workflows: Mapping[str, Workflow],
+    image_size: tuple[int, int],
+    requested: JsonObject,
+    expected_size: tuple[int, int],
 ) -> None:
     """A missing side is computed from the image, as a multiple of 16 within the limits."""
-    image = b64encode(image_file(*own)).decode("ascii")
+    image = b64encode(image_file(*image_size)).decode("ascii")
 
     result = rendered(workflows, {"prompt": "a", "image": image, **requested})
 
     scale = result.graphs[0]["12"]["inputs"]
-    assert (scale["width"], scale["height"]) == size
-    assert (result.inputs["width"], result.inputs["height"]) == size
+    assert (scale["width"], scale["height"]) == expected_size
+    assert (result.inputs["width"], result.inputs["height"]) == expected_size
 
 
 def test_a_rotated_image_is_measured_upright(workflows: Mapping[str, Workflow]) -> None:
@@ -210,7 +213,7 @@ def test_a_request_without_urls_fetches_nothing(workflows: Mapping[str, Workflow
 
 
 def test_a_graph_gets_its_images(workflows: Mapping[str, Workflow]) -> None:
-    """Each image is assigned to the loaders that name it, and to no text of that name; its bytes are not changed."""
+    """Each image is assigned to the loaders that name it, and to no other input with this text; its bytes are kept."""
     file = io.BytesIO()
     Image.new("RGBA", (5, 7)).save(file, "PNG")
     images = [
@@ -265,12 +268,12 @@ def test_an_override_of_several_nodes_needs_an_id(workflows: Mapping[str, Workfl
 
 
 def test_overrides_of_a_list_and_its_item(workflows: Mapping[str, Workflow]) -> None:
-    """An item of a list that another override removed is a fault, not a bug."""
+    """An override of a list's item is a fault if an earlier override removed the item."""
     body = {"workflow": GRAPH, "overrides": {"8.sizes": [3], "8.sizes.1": 4}}
 
     assert faults_of(workflows, body) == {'overrides["8.sizes.1"]': '"8.sizes" has no item 1'}
-    turned = {"workflow": GRAPH, "overrides": {"8.sizes.1": 4, "8.sizes": [3]}}
-    assert rendered(workflows, turned).graphs[0]["8"]["inputs"]["sizes"] == [3]
+    in_other_order = {"workflow": GRAPH, "overrides": {"8.sizes.1": 4, "8.sizes": [3]}}
+    assert rendered(workflows, in_other_order).graphs[0]["8"]["inputs"]["sizes"] == [3]
 
 
 def test_an_override_of_an_item_that_an_input_removed(tmp_path: Path) -> None:
@@ -359,7 +362,7 @@ def test_an_unknown_workflow_lists_the_known_ones(workflows: Mapping[str, Workfl
 
 
 def test_all_faults_are_reported_at_once(workflows: Mapping[str, Workflow]) -> None:
-    """A request in which everything is wrong needs one response."""
+    """One report has the faults of all keys of a request."""
     body: JsonObject = {
         "workflow": "txt2img",
         "prompt": "   ",
@@ -461,14 +464,14 @@ def test_seeds_count_up_and_wrap(workflows: Mapping[str, Workflow]) -> None:
 
 
 def test_one_image_can_be_generated_alone(workflows: Mapping[str, Workflow]) -> None:
-    """The graph of image i is that of a request with its seed."""
+    """The third of three images has the graph of a request for one image with the third seed."""
     several = rendered(workflows, {"prompt": "a", "seed": 5, "num_images": 3})
 
     assert several.graphs[2] == rendered(workflows, {"prompt": "a", "seed": 7}).graphs[0]
 
 
 def test_a_request_does_not_change_its_template(workflows: Mapping[str, Workflow]) -> None:
-    """Two requests of one template do not see each other's values."""
+    """Rendered graphs share no value with each other, with the request or with the template."""
     before = json.dumps(workflows["flux-dev-txt2img"].graph)
     body: JsonObject = {
         "prompt": "a",
@@ -528,7 +531,7 @@ PLAYLISTS = (
 @pytest.mark.parametrize("content", PLAYLISTS)
 @pytest.mark.parametrize("name", ["a.m3u8", "a.mp4", "a"])
 def test_a_playlist_is_rejected(workflows: Mapping[str, Workflow], content: bytes, name: str) -> None:
-    """A file that makes ffmpeg read other files reaches no node, whatever its name."""
+    """A file that makes FFmpeg read other files is rejected, whatever its name."""
     graph = {
         "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
         "2": {"class_type": "SaveVideo", "inputs": {"video": ["1", 0], "filename_prefix": "a"}},

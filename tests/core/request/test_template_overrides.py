@@ -23,7 +23,7 @@ def rendered(workflows: Mapping[str, Workflow], overrides: JsonObject, **inputs:
 
 
 def faults_of(workflows: Mapping[str, Workflow], overrides: JsonObject, **inputs: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the faults of overrides by place."""
+    """Return the faults of an invalid request by the place that they override."""
     with pytest.raises(JobError) as info:
         rendered(workflows, overrides, **inputs)
     return {
@@ -75,7 +75,7 @@ def test_expensive_overrides_are_all_rejected_at_once(workflows: Mapping[str, Wo
     ],
 )
 def test_each_limit_is_reported(workflows: Mapping[str, Workflow], place: str, value: object, expected: str) -> None:
-    """A place has the rule of the input that sets it; any other number has the limit of the graph's own."""
+    """The rule of the input that sets a place applies; any other number is at most the graph's own number."""
     assert expected in faults_of(workflows, {place: value})[place]
 
 
@@ -135,8 +135,8 @@ INPUTS: JsonObject = {
 
 
 @pytest.fixture
-def unbound_template(tmp_path: Path) -> Mapping[str, Workflow]:
-    """A template that leaves most of its graph unbound."""
+def unbound_workflows(tmp_path: Path) -> Mapping[str, Workflow]:
+    """The workflows of a folder with one template, `own`, whose only input is `width`."""
     tmp_path.joinpath("own.json").write_text(json.dumps(GRAPH), encoding="utf-8")
     tmp_path.joinpath("own.inputs.json").write_text(json.dumps(INPUTS), encoding="utf-8")
     return load_workflows(tmp_path)
@@ -159,20 +159,20 @@ def unbound_template(tmp_path: Path) -> Mapping[str, Workflow]:
     ids=str,
 )
 def test_unbound_inputs_are_limited_too(
-    unbound_template: Mapping[str, Workflow], overrides: JsonObject, expected: str
+    unbound_workflows: Mapping[str, Workflow], overrides: JsonObject, expected: str
 ) -> None:
     """The input of the same name, or else the graph's value, limits an unbound input; a file name cannot be set."""
     with pytest.raises(JobError) as info:
-        read_request({"workflow": "own", "overrides": overrides}, unbound_template)
+        read_request({"workflow": "own", "overrides": overrides}, unbound_workflows)
 
     assert expected in info.value.report.message
 
 
-def test_unbound_inputs_can_be_overridden(unbound_template: Mapping[str, Workflow]) -> None:
-    """Also to their minimum, and to any seed."""
+def test_unbound_inputs_can_be_overridden(unbound_workflows: Mapping[str, Workflow]) -> None:
+    """Unbound inputs can be set within their limits, and a seed to any value."""
     overrides = {"2.width": 1024, "2.factor": 0, "2.tiles": [32], "2.fast": "false", "2.noise_seed": 2**64 - 1}
 
-    [graph] = read_request({"workflow": "own", "overrides": overrides}, unbound_template).render().graphs
+    [graph] = read_request({"workflow": "own", "overrides": overrides}, unbound_workflows).render().graphs
 
     assert graph["2"]["inputs"] == {
         **GRAPH["2"]["inputs"],

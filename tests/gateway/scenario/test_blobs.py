@@ -52,7 +52,7 @@ def test_a_name_that_is_not_a_hash_is_rejected(tmp_path: Path) -> None:
 
 
 def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
-    """A signature is invalid for another path, expiry or secret, and after its expiry. Expiries of one day are equal."""
+    """A signature is invalid for another path, expiry or secret, and after its expiry. A day has one expiry."""
     signer = Signer(b"secret")
     expires_at = image_expiry(1_000_000.0)
     query = dict(pair.split("=") for pair in signer.query("/pictures/a", expires_at).split("&"))

@@ -61,7 +61,7 @@ def test_a_second_shim_on_a_folder_exits(
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         ids = start_jobs(shim, 12)
         flags = [f"--port={shim.url.rpartition(':')[2]}"] if same_port else []
-        status, output = shim.run_refused(*flags)
+        status, output = shim.run_to_exit(*flags)
         released.set()
         assert until(lambda: all(job(shim, job_id)["status"] == "success" for job_id in ids), 60)
 
@@ -90,7 +90,7 @@ def test_a_taken_port_is_an_error_and_affects_no_job(
         [job_id] = start_jobs(shim, 1)
         shim.kill()
         before = Store(tmp_path).job(job_id)
-        status, output = shim.run_refused(f"--port={listener.getsockname()[1]}")
+        status, output = shim.run_to_exit(f"--port={listener.getsockname()[1]}")
 
         assert status == 3
         assert "Use a free --port" in output
@@ -146,7 +146,7 @@ def test_a_damaged_database_is_reported_with_the_remedies(
     file = tmp_path / "shim.sqlite3"
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2] if at is None else data[:at] + damage + data[at + len(damage) :])
-    status, output = stopped_shim.run_refused()
+    status, output = stopped_shim.run_to_exit()
 
     assert status == 3
     assert f"database {file} is damaged" in output
@@ -161,7 +161,7 @@ def test_a_row_that_cannot_be_parsed_is_damage(stopped_shim: ShimProcess, tmp_pa
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE jobs SET phase = 'sent', asked = '{\"half\": ' WHERE rowid = 3")
         [row_id] = database.execute("SELECT id FROM jobs WHERE rowid = 3").fetchone()
-    status, output = stopped_shim.run_refused()
+    status, output = stopped_shim.run_to_exit()
 
     assert status == 3
     assert str(file) in output

@@ -27,7 +27,7 @@ from scenario_sdk import (
 from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
 from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.waiting import until
-from tests.needs import programs
+from tests.needs import require_programs
 
 pytestmark = pytest.mark.slow
 MODEL = "model_bfl-flux-1-dev"
@@ -339,7 +339,7 @@ def test_a_form_upload_is_400_with_the_remedy(setup: ShimSetup) -> None:
 
 def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
     """With curl, as in Scenario's docs, a job is started and polled, and its asset is read and downloaded."""
-    programs("curl")
+    require_programs("curl")
 
     def curl(*arguments: str) -> bytes:
         return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - found on PATH

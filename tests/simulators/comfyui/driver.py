@@ -1,4 +1,4 @@
-"""A plain client of a ComfyUI server for tests: it returns messages as they were received."""
+"""A client of a ComfyUI server for tests. It uses none of our client code, and returns messages as it received them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from PIL import Image
 from simulators.comfyui import Simulator
 from tools.recorded_graphs import Graph
 
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 POLL_S = 0.002
 
 Frame = dict[str, Any]
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    """Return when `is_so` is true; fail if it does not become true in time."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return when `condition` returns a true value; fail if that does not happen in time."""
+    deadline = time.monotonic() + TIMEOUT_S
     pause = threading.Event()
-    while not is_so():
+    while not condition():
         assert time.monotonic() < deadline, "the condition did not become true in time"
         pause.wait(POLL_S)
 
@@ -43,7 +43,7 @@ def png(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401  those of 
 
 
 def parsed(message: str | bytes) -> Frame:
-    """Return a frame in the format of the recordings."""
+    """Return a frame in the format of the recordings. A binary frame also has its content, under `file`."""
     if isinstance(message, str):
         return {"ws": json.loads(message)}
     event, kind = struct.unpack(">II", message[:8])
@@ -55,7 +55,7 @@ class Listener:
 
     def __init__(self, url: str, client_id: str) -> None:
         address = f"{url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
-        self._socket = websocket.create_connection(address, timeout=PATIENCE_S)
+        self._socket = websocket.create_connection(address, timeout=TIMEOUT_S)
 
     def frame(self) -> Frame:
         """Return the next frame."""
@@ -77,19 +77,20 @@ class Listener:
         """Return the frames up to the server's close frame."""
         frames: list[Frame] = []
         with contextlib.suppress(websocket.WebSocketConnectionClosedException):
-            while opcode := self.raw_event():
-                if opcode[0] == websocket.ABNF.OPCODE_CLOSE:
+            while event := self.raw_event():
+                opcode, data = event
+                if opcode == websocket.ABNF.OPCODE_CLOSE:
                     break
-                frames.append(parsed(opcode[1].decode() if opcode[0] == websocket.ABNF.OPCODE_TEXT else opcode[1]))
+                frames.append(parsed(data.decode() if opcode == websocket.ABNF.OPCODE_TEXT else data))
         return frames
 
     def raw_event(self) -> tuple[int, bytes]:
-        """Return opcode and data of the next event of any kind."""
+        """Return opcode and data of the next message, which may be a control frame."""
         opcode, data = self._socket.recv_data(control_frame=True)
         return opcode, data
 
     def is_silent(self) -> bool:
-        """Return whether the reply to our ping is the next message."""
+        """Send a ping; return whether the reply to it is the next message."""
         self._socket.ping()
         return self.raw_event()[0] == int(websocket.ABNF.OPCODE_PONG)
 
@@ -111,7 +112,7 @@ def _fits(frame: Frame, kind: str, data: dict[str, object]) -> bool:
 
 
 class Driver:
-    """HTTP and websockets under one clientId."""
+    """A client that sends HTTP requests and opens websockets under one clientId."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -128,24 +129,24 @@ class Driver:
             listener.close()
 
     def get(self, path: str, **params: str) -> requests.Response:
-        """Return the response to a GET."""
-        return self.session.get(self.url + path, params=params, timeout=PATIENCE_S)
+        """Send a GET; return the response."""
+        return self.session.get(self.url + path, params=params, timeout=TIMEOUT_S)
 
     def post(self, path: str, body: object = None) -> requests.Response:
-        """Return the response to a POST of JSON."""
-        return self.session.post(self.url + path, json=body, timeout=PATIENCE_S)
+        """Send a POST of JSON; return the response."""
+        return self.session.post(self.url + path, json=body, timeout=TIMEOUT_S)
 
     def queue(self, graph: Graph, **more: object) -> requests.Response:
-        """Post a graph under our clientId."""
+        """Queue a graph under our clientId; return the response."""
         return self.post("/prompt", {"prompt": graph, "client_id": self.client_id, **more})
 
     def upload(self, name: str, content: bytes, **form: str) -> requests.Response:
-        """Upload an image."""
+        """Upload an image; return the response."""
         files = {"image": (name, content)}
-        return self.session.post(f"{self.url}/upload/image", files=files, data=form, timeout=PATIENCE_S)
+        return self.session.post(f"{self.url}/upload/image", files=files, data=form, timeout=TIMEOUT_S)
 
     def history(self, prompt_id: str) -> dict[str, Any]:
-        """Return the history entry of a prompt when it exists."""
+        """Wait until a prompt has a history entry; return the entry."""
         responses: list[dict[str, Any]] = []
 
         def has_entry() -> bool:
@@ -157,7 +158,7 @@ class Driver:
         return entry
 
     def run(self, graph: Graph, **more: object) -> dict[str, Any]:
-        """Run a graph; return its history entry."""
+        """Run a graph until its end; return its history entry."""
         response = self.queue(graph, **more)
         assert response.status_code == 200, response.text
         return self.history(response.json()["prompt_id"])

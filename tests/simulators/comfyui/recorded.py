@@ -1,9 +1,9 @@
-"""Recordings of a real ComfyUI, and what may differ between two of its responses.
+"""Reads the recordings of a real ComfyUI, and removes what may differ between two runs (`normal`).
 
-Ids become <id 1>, <id 2> in order of appearance. Removed are times, prompt numbers and file counters (they depend on
-earlier prompts), host paths, tracebacks, the text of tensors, and lengths of images. ComfyUI keeps `executed`,
-`current_outputs` and the errors of a node in Python sets, whose order differs between starts: they are sorted. A float
-remains distinguishable from an integer.
+Ids become <id 1>, <id 2> in order of appearance. Times, prompt numbers and file counters (they depend on earlier
+prompts), folders of host paths, tracebacks, the text of tensors, and lengths of images are removed or replaced. ComfyUI
+keeps `executed`, `current_outputs` and the errors of a node in Python sets, whose order differs between starts: they
+are sorted. A float remains distinguishable from an integer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def graph_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def normal(value: object) -> Any:  # noqa: ANN401  JSON
-    """Return JSON without the parts that may differ."""
+    """Return JSON in which the parts that may differ between two runs are removed, replaced or sorted."""
     seen: dict[str, str] = {}
     text = UUID.sub(lambda found: seen.setdefault(found[0], f"<id {len(seen) + 1}>"), json.dumps(_normal(value)))
     return json.loads(COUNTER.sub("_<n>_.png", HOST_PATH.sub(r"'\1'", text)))

@@ -1,4 +1,4 @@
-"""Each fault of the simulator does what its row says, over real sockets."""
+"""Each fault of the simulator does what its row in the table of faults says, over real sockets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ from tools.recorded_graphs import TXT2IMG, changed, to_websocket
 
 from .driver import Driver, simulated, wait_until
 
-Verb = Callable[[ComfyUIFaults], None]
-
-
-def at_step(step: int) -> dict[str, object]:
-    """Return the data of the progress frame of a step."""
-    return {"value": step}
+ArmFault = Callable[[ComfyUIFaults], None]
 
 
 def is_refused(url: str) -> bool:
@@ -37,7 +32,7 @@ def is_refused(url: str) -> bool:
 
 
 def test_the_table_lists_every_fault() -> None:
-    """The rows of the docstring and the methods are the same, arguments included."""
+    """The table in the module's docstring has one row for each fault, with the arguments of its method."""
     rows = re.findall(r"^\| (\w+)\((.*?)\) \|", faults.__doc__ or "", re.MULTILINE)
     declared = {
         name: [str(parameter).split(":")[0] for parameter in faults.parameters_of(name)] for name in faults.FAULTS
@@ -86,7 +81,7 @@ def test_a_stalled_socket_is_silent_and_a_new_one_is_not(sim: Simulator, driver:
 
 
 def test_a_stalled_socket_can_resume(sim: Simulator, driver: Driver) -> None:
-    """After release a stalled socket gets frames again."""
+    """After `release` a stalled socket gets frames again. The frames of an earlier prompt are lost."""
     with driver.listening() as listener:
         listener.frame()
         sim.faults.stall_socket(at_step=None)
@@ -96,13 +91,13 @@ def test_a_stalled_socket_can_resume(sim: Simulator, driver: Driver) -> None:
         assert listener.frames_until("execution_start")[-1]["ws"]["data"]["prompt_id"] == "heard"
 
 
-@pytest.mark.parametrize("verb", ["drop_socket", "reset_socket"])
-def test_idle_sockets_can_be_cut_at_once(sim: Simulator, driver: Driver, verb: str) -> None:
+@pytest.mark.parametrize("fault", ["drop_socket", "reset_socket"])
+def test_idle_sockets_can_be_cut_at_once(sim: Simulator, driver: Driver, fault: str) -> None:
     """With at_step=None the sockets of all clients are closed immediately."""
     with driver.listening("one") as one, driver.listening("two") as two:
         one.frame()
         two.frame()
-        getattr(sim.faults, verb)(at_step=None)
+        getattr(sim.faults, fault)(at_step=None)
         for listener in (one, two):
             with contextlib.suppress(ConnectionResetError):
                 assert listener.raw_event()[0] == websocket.ABNF.OPCODE_CLOSE
@@ -123,7 +118,7 @@ def test_connections_are_refused_for_a_while(sim: Simulator, driver: Driver) -> 
 
 
 def test_a_second_refusal_replaces_the_first(sim: Simulator) -> None:
-    """The duration of the second refusal counts from its own start."""
+    """The port opens after the duration of the second refusal, although the first refusal is longer."""
     sim.faults.refuse_connections(60)
     sim.faults.refuse_connections(0.05)
 
@@ -131,7 +126,7 @@ def test_a_second_refusal_replaces_the_first(sim: Simulator) -> None:
 
 
 def test_out_of_memory_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
-    """The sampler fails the given number of times before its first step, and /free is recorded."""
+    """The sampler fails the given number of times before the first step, and requests to /free are recorded."""
     sim.faults.run_out_of_memory(times=2)
     for _ in range(2):
         event, data = driver.run(TXT2IMG)["status"]["messages"][-1]
@@ -178,7 +173,7 @@ def test_die_may_act_at_once(sim: Simulator) -> None:
 
 
 def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
-    """One response is delayed, and the request takes effect."""
+    """A response that is delayed is otherwise a normal response."""
     sim.faults.respond_slowly("/queue", 0.1)
     began = time.monotonic()
     assert driver.get("/api/queue").status_code == 200
@@ -188,7 +183,7 @@ def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
 
 @pytest.mark.parametrize("path", ["/history", "GET /history", "/history/some-id"])
 def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> None:
-    """A path includes the paths below it, with a method or without; other paths respond normally."""
+    """A fault of a path, with or without a method, also applies to the paths below it, but to no other path."""
     sim.faults.respond_500(path, times=2)
 
     statuses = [driver.get(route).status_code for route in ("/queue", "/history/some-id", "/history/some-id")]
@@ -197,7 +192,7 @@ def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> N
 
 
 def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
-    """A prompt that got a 500 is not queued; the fault applies to its method only."""
+    """A prompt that got a 500 is not queued. A fault that names a method does not apply to other methods."""
     sim.faults.respond_500("POST /prompt")
 
     assert driver.get("/prompt").status_code == 200
@@ -216,7 +211,7 @@ def test_a_response_can_be_cut(sim: Simulator, driver: Driver) -> None:
 
 
 def test_a_handshake_can_be_a_500(sim: Simulator, driver: Driver) -> None:
-    """The websocket's path is treated like other paths."""
+    """`respond_500` also applies to the path of the websocket, whose handshake then fails."""
     sim.faults.respond_500("/ws")
 
     with pytest.raises(websocket.WebSocketBadStatusException), driver.listening():
@@ -224,7 +219,7 @@ def test_a_handshake_can_be_a_500(sim: Simulator, driver: Driver) -> None:
 
 
 def test_history_can_be_late(sim: Simulator, driver: Driver) -> None:
-    """There is a gap between execution_success and the entry; `executing null` is sent after the entry."""
+    """The history entry appears after `execution_success`; `executing null` is sent after the entry."""
     sim.faults.write_history_late(0.2)
     with driver.listening() as listener:
         prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
@@ -270,7 +265,7 @@ def test_a_hanging_step_ends_when_interrupted(sim: Simulator, driver: Driver) ->
 
 
 def test_a_hanging_step_may_ignore_an_interrupt(sim: Simulator, driver: Driver) -> None:
-    """Only release ends it; the interruption then takes effect."""
+    """Only `release` ends the step. The interruption then takes effect."""
     sim.faults.hang_sampling(at_step=2, ignores_interrupt=True)
     driver.queue(TXT2IMG, prompt_id="hangs")
     wait_until(lambda: sim.hanging_step == 2)
@@ -282,7 +277,7 @@ def test_a_hanging_step_may_ignore_an_interrupt(sim: Simulator, driver: Driver) 
 
 
 def test_a_long_step_can_be_interrupted() -> None:
-    """A step of an hour ends at once when interrupted, and with the simulator."""
+    """A step of an hour ends when the prompt is interrupted, and when the simulator stops."""
     with simulated(step_s=3600) as (sim, driver):
         driver.queue(TXT2IMG, prompt_id="a")
         driver.queue(TXT2IMG, prompt_id="b")
@@ -292,8 +287,8 @@ def test_a_long_step_can_be_interrupted() -> None:
         wait_until(lambda: sim.executed_prompts == ["a", "b"])
 
 
-def test_closing_sockets_without_any_changes_nothing(sim: Simulator, driver: Driver) -> None:
-    """A prompt without a socket runs through every such fault."""
+def test_socket_faults_without_a_socket_change_nothing(sim: Simulator, driver: Driver) -> None:
+    """A prompt succeeds although faults of websockets are set, if no websocket is open."""
     sim.faults.drop_socket()
     sim.faults.reset_socket()
     sim.faults.stall_socket()
@@ -302,7 +297,7 @@ def test_closing_sockets_without_any_changes_nothing(sim: Simulator, driver: Dri
 
 
 @pytest.mark.parametrize(
-    ("text", "same"),
+    ("text", "arm"),
     [
         ("drop_socket", lambda faults: faults.drop_socket()),
         ("die:3", lambda faults: faults.die(3)),
@@ -311,18 +306,18 @@ def test_closing_sockets_without_any_changes_nothing(sim: Simulator, driver: Dri
         ("fail_node:VAEDecode:RuntimeError:boom", lambda faults: faults.fail_node("VAEDecode", "RuntimeError", "boom")),
     ],
 )
-def test_fault_arguments_are_parsed(text: str, same: Verb) -> None:
-    """--fault takes the arguments in order, with the method's types."""
-    by_words, by_verb = Simulator().faults, Simulator().faults
-    faults.parse_fault(text)(by_words)
-    same(by_verb)
+def test_fault_arguments_are_parsed(text: str, arm: ArmFault) -> None:
+    """The text of --fault has the same effect as a call of the method with these arguments."""
+    by_text, by_call = Simulator().faults, Simulator().faults
+    faults.parse_fault(text)(by_text)
+    arm(by_call)
 
-    assert by_words.armed == by_verb.armed
+    assert by_text.armed == by_call.armed
 
 
 @pytest.mark.parametrize("text", ["explode", "armed", "respond_500", "drop_socket:1:2", "drop_socket:soon"])
 def test_invalid_fault_arguments_are_rejected(text: str) -> None:
-    """An unknown fault, too few or too many arguments, or an invalid one are a ValueError."""
+    """An unknown fault, too few or too many arguments, or an invalid argument raise a ValueError."""
     with pytest.raises(ValueError, match=re.escape(text.rsplit(":", maxsplit=1)[-1])):
         faults.parse_fault(text)
 

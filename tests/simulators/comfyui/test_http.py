@@ -1,4 +1,4 @@
-"""The simulator's routes respond like a real ComfyUI, including its peculiarities."""
+"""The simulator's routes respond like those of a real ComfyUI, also where these are peculiar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ EXCHANGES = recording("http")
 UPLOADS = [entry for entry in EXCHANGES if "upload filename" in str(entry["request"])]
 REQUESTS = [entry for entry in EXCHANGES if isinstance(entry["request"], dict) and "method" in entry["request"]]
 RECORDED_PNG = b"x" * 77
-FACTS_OF_THE_MACHINE = "/system_stats"
+MACHINE_PATH = "/system_stats"
+"""The route whose values differ between machines."""
 
 
 @pytest.mark.parametrize("entry", UPLOADS, ids=lambda entry: str(entry["request"]["upload filename"]))
@@ -34,7 +35,7 @@ def test_an_upload_gets_the_recorded_response(driver: Driver, entry: dict[str, A
     "entry", REQUESTS, ids=lambda entry: f"{entry['request']['method']} {entry['request']['path']}"
 )
 def test_a_request_gets_the_recorded_response(driver: Driver, entry: dict[str, Any]) -> None:
-    """Status, content type and body of every route are equal."""
+    """Status, content type and body are equal. Of /system_stats only the version and the types of values are equal."""
     driver.upload("ok.png", RECORDED_PNG)
     request = entry["request"]
     response = driver.session.request(
@@ -44,7 +45,7 @@ def test_a_request_gets_the_recorded_response(driver: Driver, entry: dict[str, A
     body: Any = response.json() if kind and "json" in kind else f"<{len(response.content)} bytes>"
 
     assert (response.status_code, kind) == (entry["status"], entry["content_type"])
-    if request["path"] == FACTS_OF_THE_MACHINE:
+    if request["path"] == MACHINE_PATH:
         assert _shape(body) == _shape(entry["body"])
         assert body["system"]["comfyui_version"] == entry["body"]["system"]["comfyui_version"]
     else:
@@ -100,7 +101,7 @@ def test_an_upload_without_a_file_is_rejected(driver: Driver) -> None:
 
 
 def test_a_prompt_that_is_not_json_is_a_500(driver: Driver) -> None:
-    """The body of the 500 is aiohttp's."""
+    """A body that is not JSON gets the recorded 500, whose text is aiohttp's."""
     expected = next(entry for entry in EXCHANGES if entry["request"] == "POST /prompt not json")
     response = driver.session.post(f"{driver.url}/prompt", data="{", timeout=5)
 
@@ -129,7 +130,7 @@ def test_statuses_of_a_running_comfyui(driver: Driver, path: str, status: int) -
 
 
 def test_a_page_of_another_origin_is_rejected(driver: Driver) -> None:
-    """A browser's Origin other than the loopback host gets 403; our own does not."""
+    """A request with another Origin than the simulator's own, even with only another port, gets 403."""
     foreign = driver.session.get(f"{driver.url}/queue", headers={"Origin": "http://evil.example"})
     other_port = driver.session.get(f"{driver.url}/queue", headers={"Origin": "http://127.0.0.1:1"})
     own = driver.session.get(f"{driver.url}/queue", headers={"Origin": driver.url})
@@ -148,7 +149,7 @@ def test_view_forces_pages_to_be_downloaded(sim: Simulator, driver: Driver) -> N
 
 
 def test_view_reads_an_annotated_name(sim: Simulator, driver: Driver) -> None:
-    """`name [input]` selects the folder of uploads."""
+    """`x.png [input]` is the file x.png in the input folder."""
     (sim.input_dir / "x.png").write_bytes(b"x")
 
     assert driver.get("/view", filename="x.png [input]").content == b"x"
@@ -202,7 +203,7 @@ def test_waiting_prompts_can_be_deleted(sim: Simulator, driver: Driver) -> None:
 
 
 def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, driver: Driver) -> None:
-    """/interrupt with an id stops only that prompt; without a body it stops the running one."""
+    """/interrupt with the id of another prompt changes nothing; without a body it stops the running prompt."""
     sim.faults.hang_sampling()
     driver.queue(TXT2IMG, prompt_id="a")
     wait_until(lambda: sim.hanging_step)
@@ -213,7 +214,7 @@ def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, drive
     assert driver.history("a")["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-def test_an_interruption_while_idle_does_not_affect_the_next(driver: Driver) -> None:
+def test_an_interruption_while_idle_does_not_affect_the_next_prompt(driver: Driver) -> None:
     """An interrupt without a running prompt is cleared when the next prompt starts."""
     driver.post("/interrupt", {})
 
@@ -253,7 +254,7 @@ BAD_GRAPHS: dict[str, tuple[Graph, str]] = {
 
 @pytest.mark.parametrize("name", list(BAD_GRAPHS))
 def test_an_invalid_graph_gets_its_error_type(driver: Driver, name: str) -> None:
-    """Every kind of fault has its own type, as observed on a running ComfyUI."""
+    """Each kind of invalid graph gets the error type that was observed on a real ComfyUI."""
     graph, kind = BAD_GRAPHS[name]
     response = driver.queue(graph)
 
@@ -262,14 +263,14 @@ def test_an_invalid_graph_gets_its_error_type(driver: Driver, name: str) -> None
 
 
 def test_a_cycle_is_rejected_without_a_node(driver: Driver) -> None:
-    """The error names no node, like that of the real ComfyUI."""
+    """A graph with a cycle gets 400, and the error names no node, as in the real ComfyUI."""
     response = driver.queue(changed(TXT2IMG, neg={"conditioning": ["guid", 0]}, guid={"conditioning": ["neg", 0]}))
 
     assert (response.status_code, response.json()["node_errors"]) == (400, {})
 
 
 def test_one_valid_output_is_enough(driver: Driver) -> None:
-    """200 with node_errors: the valid output runs, the other is dropped."""
+    """If one of two outputs is invalid, the response is 200 with node_errors, and only the valid output runs."""
     graph = {**TXT2IMG, "bad": node("PreviewImage", images=["img", 0]), "img": node("LoadImage", image="nope.png")}
     response = driver.queue(graph)
 
@@ -285,8 +286,8 @@ def test_values_are_converted_in_place(driver: Driver) -> None:
     assert entry["prompt"][2]["lat"]["inputs"] == {"width": 64, "height": 64, "batch_size": 1}
 
 
-def test_text_in_place_of_a_graph(driver: Driver) -> None:
-    """Text in place of a graph gets 500; text in place of a node gets 400."""
+def test_text_in_place_of_a_graph_or_a_node_is_rejected(driver: Driver) -> None:
+    """Text in place of a graph gets 500; text in place of a node is an invalid_prompt."""
     assert driver.post("/prompt", {"prompt": "hello"}).status_code == 500
     assert driver.post("/prompt", {"prompt": {"a": "x"}}).json()["error"]["type"] == "invalid_prompt"
 

@@ -1,4 +1,4 @@
-"""The placeholder images: recognisable as placeholders, deterministic, and legible."""
+"""The placeholder images: their text, their dependence on the inputs, denoising, and previews."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from simulators.comfyui.images import (
     PREVIEW_SIDE,
-    UNSAMPLED,
+    UNSAMPLED_COLOR,
     Recipe,
     Sketch,
     decoded,
@@ -35,7 +35,7 @@ def ink(image: Image.Image) -> int:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_drawing_has_its_size_and_shows_text(size: tuple[int, int]) -> None:
-    """At every size the pixels are reproducible and contain text."""
+    """At every size the image has that size, shows text, and has the same pixels when it is drawn again."""
     image = placeholder(RECIPE, size)
 
     assert (image.size, image.mode) == (size, "RGB")
@@ -60,7 +60,7 @@ def test_every_input_changes_the_image(other: Recipe) -> None:
 
 
 def test_the_text_has_the_warning_and_the_inputs() -> None:
-    """The first line is the warning, then seed, settings, LoRAs and the prompt, in characters that the font has."""
+    """The first paragraph is the warning; then come seed, settings, LoRAs and the prompt, in ASCII characters."""
     recipe = replace(RECIPE, prompt="très 猫", loras=(("pixel-art.safetensors", 0.8),), index=1, denoise=0.5)
 
     assert paragraphs_of(recipe, (512, 768)) == [
@@ -79,8 +79,8 @@ def test_any_prompt_can_be_drawn(prompt: str, side: int) -> None:
     assert placeholder(replace(RECIPE, prompt=prompt), (side, side)).size == (side, side)
 
 
-def test_a_long_prompt_is_made_to_fit() -> None:
-    """A long text is drawn smaller and then truncated; the warning stays."""
+def test_a_long_prompt_has_more_bright_pixels() -> None:
+    """A prompt that does not fit can be drawn, and covers more of the panel than a short one."""
     long = placeholder(replace(RECIPE, prompt="many words " * 5000), (256, 256))
     short = placeholder(RECIPE, (256, 256))
 
@@ -88,12 +88,12 @@ def test_a_long_prompt_is_made_to_fit() -> None:
 
 
 def test_a_latent_that_was_not_sampled_is_grey() -> None:
-    """Decoding an empty latent shows nothing."""
-    assert decoded(Sketch(16, 16)).getcolors() == [(256, UNSAMPLED)]
+    """A latent that was not sampled is decoded to an image of one grey."""
+    assert decoded(Sketch(16, 16)).getcolors() == [(256, UNSAMPLED_COLOR)]
 
 
 def test_denoise_mixes_source_and_drawing() -> None:
-    """With 1 the result is the drawing, with almost 0 almost the source."""
+    """With denoise 1 the result is the drawing; with denoise 0.01 it is almost the source."""
     start = Image.new("RGB", (64, 64), "teal")
     whole = Sketch(64, 64, RECIPE, source=start)
     little = Sketch(64, 64, replace(RECIPE, denoise=0.01), source=start)
@@ -102,8 +102,8 @@ def test_denoise_mixes_source_and_drawing() -> None:
     assert max(ImageChops.difference(decoded(little), start).tobytes()) <= 3
 
 
-def test_previews_get_clearer() -> None:
-    """A preview has ComfyUI's size; it is noise at first and the drawing at the end."""
+def test_the_last_preview_is_the_drawing() -> None:
+    """A preview has ComfyUI's size, and the last one equals the drawing. An early one can be saved as JPEG."""
     sketch = Sketch(64, 128, RECIPE)
     last = preview(sketch, 1.0)
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_start_and_end_are_fast_and_leave_nothing() -> None:
-    """Running prompts are dropped; thread and folder are gone."""
+    """A simulator with a running prompt stops at once; its threads have ended and its folder is deleted."""
     threads = threading.active_count()
     began = time.monotonic()
     with simulated(step_s=3600) as (sim, driver):
@@ -54,7 +54,7 @@ def test_a_given_folder_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_an_error(sim: Simulator) -> None:
-    """A second simulator on the port fails at its start; after the end of the first it succeeds."""
+    """A second simulator cannot start on the port of a running one. After the first has stopped, it can."""
     port = int(sim.url.rsplit(":", 1)[1])
     with pytest.raises(OSError, match="ddress already in use"), Simulator(port=port):
         pass
@@ -64,7 +64,7 @@ def test_a_port_in_use_is_an_error(sim: Simulator) -> None:
 
 
 def test_requests_and_connections_are_recorded(sim: Simulator, driver: Driver) -> None:
-    """Requests in order, and the numbers of connections and sockets."""
+    """The simulator records requests in order, connections, open websockets and prompts, and names its folders."""
     driver.get("/queue")
     driver.run(TXT2IMG, prompt_id="a")
     assert sim.requests[:2] == [("GET", "/queue"), ("POST", "/prompt")]
@@ -79,7 +79,7 @@ def test_requests_and_connections_are_recorded(sim: Simulator, driver: Driver) -
 
 
 def test_the_times_of_prompts_are_recorded() -> None:
-    """For each prompt that ended, successful or not; the times do not overlap."""
+    """Start and end of each prompt are recorded, whether it succeeded or failed. Two prompts do not overlap."""
     with simulated(step_s=0.01) as (sim, driver):
         sim.faults.run_out_of_memory()
         begun_at = time.monotonic()
@@ -94,7 +94,7 @@ def test_the_times_of_prompts_are_recorded() -> None:
 
 
 def test_a_simulator_that_is_not_running_raises_an_error() -> None:
-    """The properties of a simulator raise an error before it is started."""
+    """Reading `requests` of a simulator that was not started raises an error."""
     with pytest.raises(RuntimeError, match="not running"):
         _ = Simulator().requests
 
@@ -116,7 +116,7 @@ def test_history_drops_the_oldest() -> None:
 
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Yield a simulator's process and its URL, when it is ready."""
+    """Start a simulator as a process and wait until it is ready; yield the process and the simulator's URL."""
     command = [sys.executable, "-m", "simulators.comfyui", "--port", "0", *arguments]
     with killed_at_end(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as running:
         assert running.stderr is not None
@@ -124,19 +124,19 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield running, next(line.split()[-1] for line in lines if line.startswith("To see the GUI go to:"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_ends_with_0(number: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_ends_with_0(signal_number: signal.Signals) -> None:
     """The simulator's process accepts ComfyUI's flags, serves, and exits with 0 on a signal."""
     with process("--listen", "127.0.0.1", "--disable-auto-launch", "--lowvram", "--step-s", "0") as (running, address):
         driver = Driver(address)
         with driver.session:
             assert driver.run(TXT2IMG)["status"]["completed"]
-        running.send_signal(number)
+        running.send_signal(signal_number)
         assert running.wait(10) == 0
 
 
 def test_a_process_dies_with_137() -> None:
-    """--fault die:1 ends the process at the first step, as SIGKILL would."""
+    """--fault die:1 ends the process at the first step, with the status of a process that was killed by SIGKILL."""
     with process("--fault", "die:1", "--preview-method", "latent2rgb") as (running, address):
         driver = Driver(address)
         with driver.session:

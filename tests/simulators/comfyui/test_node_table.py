@@ -13,15 +13,15 @@ from .driver import Driver, simulated
 from .recorded import RECORDINGS
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((RECORDINGS / "object_info.json").read_text())
-UPLOADED = RECORDED["LoadImage"]["input"]["required"]["image"][0]
-COMPARED = ("output", "output_is_list", "output_name", "name", "output_node")
+RECORDED_INPUT_FILES = RECORDED["LoadImage"]["input"]["required"]["image"][0]
+COMPARED_KEYS = ("output", "output_is_list", "output_name", "name", "output_node")
 
 
 @pytest.fixture(scope="module")
 def declared() -> dict[str, dict[str, Any]]:
-    """Return the nodes that a simulator with the recording's files declares."""
+    """The node classes that a simulator declares if its input folder has the files of the recording."""
     with simulated(models={"loras": ()}) as (sim, driver):
-        for name in UPLOADED:
+        for name in RECORDED_INPUT_FILES:
             (sim.input_dir / name).touch()
         (sim.input_dir / "jobs").mkdir()
         info: dict[str, dict[str, Any]] = driver.get("/object_info").json()
@@ -29,7 +29,7 @@ def declared() -> dict[str, dict[str, Any]]:
 
 
 def _inputs(info: dict[str, Any]) -> dict[str, Any]:
-    """Return the declared inputs. Empty options (tooltips are removed) and missing ones are equal."""
+    """Return the declared inputs, without empty options: the recordings have no tooltips, so some options are empty."""
     return {
         group: {
             name: [part for part in entry if part != {}] if group != "hidden" else entry
@@ -46,9 +46,9 @@ def test_the_declared_nodes_are_recorded(declared: dict[str, dict[str, Any]]) ->
 
 @pytest.mark.parametrize("name", [name for name in NODE_TYPES if name in RECORDED])
 def test_a_node_is_declared_as_recorded(declared: dict[str, dict[str, Any]], name: str) -> None:
-    """Inputs with types, ranges and choices, and outputs, are equal."""
+    """Inputs with their types, ranges and choices, and outputs, are equal. The input order is that of the inputs."""
     assert _inputs(declared[name]) == _inputs(RECORDED[name])
-    assert {key: declared[name][key] for key in COMPARED} == {key: RECORDED[name][key] for key in COMPARED}
+    assert {key: declared[name][key] for key in COMPARED_KEYS} == {key: RECORDED[name][key] for key in COMPARED_KEYS}
     assert declared[name]["input_order"] == {group: list(inputs) for group, inputs in declared[name]["input"].items()}
 
 

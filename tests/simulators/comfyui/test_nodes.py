@@ -31,7 +31,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean) / 3
 
 
-CUSTOM: Graph = {
+CUSTOM_SAMPLER: Graph = {
     **changed(TXT2IMG, ks=None, neg=None),
     "noise": node("RandomNoise", noise_seed=7),
     "guider": node("BasicGuider", model=["unet", 0], conditioning=["guid", 0]),
@@ -52,13 +52,13 @@ ONLY_IMAGES: Graph = {
 }
 
 
-def through(class_type: str, **inputs: object) -> Graph:
-    """Return a graph that passes an orange image of 32 x 16 through a node."""
+def graph_through(class_type: str, **inputs: object) -> Graph:
+    """Return a graph that passes two orange images of 32 x 16 through a node of this class, and saves them."""
     return {**changed(ONLY_IMAGES, out={"images": ["b", 0]}), "b": node(class_type, **inputs)}
 
 
 def test_the_same_request_results_in_the_same_bytes(sim: Simulator) -> None:
-    """Two simulators draw one request alike, and another seed differently."""
+    """Two simulators generate the same file for the same request, and another file for another seed."""
     first = Driver(sim.url).saved_files(TXT2IMG)
     with simulated() as (_, driver):
         assert driver.saved_files(TXT2IMG) == first
@@ -66,7 +66,7 @@ def test_the_same_request_results_in_the_same_bytes(sim: Simulator) -> None:
 
 
 def test_the_same_graph_names_the_earlier_file(sim: Simulator, driver: Driver) -> None:
-    """The same graph again samples nothing and names the earlier file, which is a 404 if it was deleted in between."""
+    """The same graph again samples nothing and names the earlier file, even if the file was deleted in between."""
     driver.saved_files(TXT2IMG)
     (sim.output_dir / "rec_00001_.png").unlink()
 
@@ -84,7 +84,7 @@ def test_only_the_previous_prompt_is_cached(sim: Simulator, driver: Driver) -> N
 
 
 def test_equal_nodes_run_once(driver: Driver) -> None:
-    """Two equal nodes share one result; the second is only reported."""
+    """Of two equal nodes only one is executed, and the result of at least one is reported."""
     graph = {**TXT2IMG, "twin": TXT2IMG["pos"]}
     with driver.listening() as listener:
         driver.queue(changed(graph, neg={"conditioning": ["twin", 0]}))
@@ -110,16 +110,16 @@ def test_a_file_that_changed_is_loaded_again(driver: Driver) -> None:
 
 
 def test_a_saved_image_contains_its_graph(driver: Driver) -> None:
-    """The text chunks have the graph, with the hash of a loaded file, and the caller's extra_pnginfo."""
+    """The text chunks contain the graph, with the hash of the loaded file, and the caller's extra_pnginfo."""
     driver.upload("x.png", png(Image.new("RGB", (64, 64))))
     graph = img2img("x.png")
     saved = driver.run(graph, extra_data={"extra_pnginfo": {"workflow": {"a": 1}}})["outputs"]["out"]["images"][0]
     text = decoded(driver.get("/view", **saved).content).info
 
     assert json.loads(text["workflow"]) == {"a": 1}
-    kept = json.loads(text["prompt"])
-    assert len(kept["img"].pop("is_changed")[0]) == 64
-    assert kept == graph
+    graph_in_file = json.loads(text["prompt"])
+    assert len(graph_in_file["img"].pop("is_changed")[0]) == 64
+    assert graph_in_file == graph
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_saved_image_contains_its_graph(driver: Driver) -> None:
     ],
 )
 def test_saved_names_are_numbered(sim: Simulator, driver: Driver, prefix: str, name: str, subfolder: str) -> None:
-    """The counter is one more than the highest of the prefix in its folder."""
+    """The counter in a name is one more than the highest counter of that prefix in that folder."""
     for taken in ("rec_00003_.png", "rec_x_.png", "record_00009_.png"):
         (sim.output_dir / taken).touch()
     saved = driver.run(changed(TXT2IMG, out={"filename_prefix": prefix}))["outputs"]["out"]["images"]
@@ -153,7 +153,7 @@ def test_nothing_is_saved_outside(sim: Simulator, driver: Driver) -> None:
 
 
 def test_previews_go_to_temp(sim: Simulator, driver: Driver) -> None:
-    """PreviewImage saves a file of type temp."""
+    """PreviewImage saves a file of type temp in the temp folder."""
     graph = {**TXT2IMG, "out": node("PreviewImage", images=["dec", 0])}
     saved = driver.run(graph)["outputs"]["out"]["images"][0]
 
@@ -186,7 +186,7 @@ def test_progress_of_a_prompt_without_client_id_goes_to_all(driver: Driver) -> N
     assert {frame["ws"]["type"] for frame in frames} == {"status", "progress_state", "progress", "feature_flags"}
 
 
-def test_two_sockets_with_one_client_id(sim: Simulator, driver: Driver) -> None:
+def test_a_socket_whose_twin_was_closed_gets_no_frames(sim: Simulator, driver: Driver) -> None:
     """If one of two sockets with the same client id closes, the other gets no more frames, as in ComfyUI."""
     with driver.listening() as staying:
         with driver.listening() as leaving:
@@ -201,11 +201,11 @@ def test_two_sockets_with_one_client_id(sim: Simulator, driver: Driver) -> None:
 
 def test_the_custom_sampler_draws_the_same(driver: Driver) -> None:
     """KSampler and SamplerCustomAdvanced with the same settings generate the same image."""
-    assert driver.saved_files(CUSTOM)[0] != b""
-    assert difference(saved_image(driver, CUSTOM), saved_image(driver, TXT2IMG)) == 0
+    assert driver.saved_files(CUSTOM_SAMPLER)[0] != b""
+    assert difference(saved_image(driver, CUSTOM_SAMPLER), saved_image(driver, TXT2IMG)) == 0
 
 
-@pytest.mark.parametrize("graph", [img2img("x.png", denoise=0.0), changed(CUSTOM, sigmas={"denoise": 0.0})])
+@pytest.mark.parametrize("graph", [img2img("x.png", denoise=0.0), changed(CUSTOM_SAMPLER, sigmas={"denoise": 0.0})])
 def test_without_denoise_nothing_is_sampled(sim: Simulator, driver: Driver, graph: Graph) -> None:
     """Denoise 0 counts no step, and returns the input."""
     driver.upload("x.png", png(Image.new("RGB", (64, 64), "teal")))
@@ -227,7 +227,7 @@ def test_denoise_mixes_image_and_drawing(driver: Driver) -> None:
 
 
 def test_a_photo_is_turned_upright(driver: Driver) -> None:
-    """LoadImage follows the EXIF orientation, and an output can be loaded by its annotated name."""
+    """LoadImage follows the EXIF orientation. `x.png [output]` loads a file of the output folder."""
     exif = Image.Exif()
     exif[0x0112] = 6
     driver.upload("x.png", png(Image.new("RGB", (32, 16), "teal"), exif=exif), type="output")
@@ -278,10 +278,19 @@ def test_a_deleted_image_is_an_execution_error(sim: Simulator, driver: Driver) -
     ("graph", "size"),
     [
         (ONLY_IMAGES, (32, 16)),
-        (through("ImageScale", image=["a", 0], upscale_method="lanczos", width=8, height=0, crop="disabled"), (8, 4)),
-        (through("ImageScale", image=["a", 0], upscale_method="area", width=0, height=8, crop="disabled"), (16, 8)),
-        (through("ImageScale", image=["a", 0], upscale_method="area", width=0, height=0, crop="disabled"), (32, 16)),
-        (through("ImageScale", image=["a", 0], upscale_method="area", width=9, height=9, crop="center"), (9, 9)),
+        (
+            graph_through("ImageScale", image=["a", 0], upscale_method="lanczos", width=8, height=0, crop="disabled"),
+            (8, 4),
+        ),
+        (
+            graph_through("ImageScale", image=["a", 0], upscale_method="area", width=0, height=8, crop="disabled"),
+            (16, 8),
+        ),
+        (
+            graph_through("ImageScale", image=["a", 0], upscale_method="area", width=0, height=0, crop="disabled"),
+            (32, 16),
+        ),
+        (graph_through("ImageScale", image=["a", 0], upscale_method="area", width=9, height=9, crop="center"), (9, 9)),
     ],
 )
 def test_images_are_scaled_to_the_requested_size(driver: Driver, graph: Graph, size: tuple[int, int]) -> None:
@@ -293,7 +302,7 @@ def test_images_are_scaled_to_the_requested_size(driver: Driver, graph: Graph, s
 
 
 def test_a_lora_is_drawn(driver: Driver) -> None:
-    """The image shows the names of the LoRAs."""
+    """A graph with a LoRA generates another image than the graph without it."""
     large = changed(TXT2IMG, lat={"width": 512, "height": 512})
     lora = node("LoraLoaderModelOnly", model=["unet", 0], lora_name="game-ui.safetensors", strength_model=1.0)
 
@@ -302,8 +311,8 @@ def test_a_lora_is_drawn(driver: Driver) -> None:
     )
 
 
-def test_a_checkpoint_is_all_in_one() -> None:
-    """CheckpointLoaderSimple gives model, text encoders and VAE."""
+def test_a_checkpoint_is_model_text_encoder_and_vae() -> None:
+    """CheckpointLoaderSimple outputs a model, a text encoder and a VAE. EmptyLatentImage rounds sizes down to 8."""
     with simulated(models={"checkpoints": ("all.safetensors",)}) as (_, driver):
         one = node("CheckpointLoaderSimple", ckpt_name="all.safetensors")
         graph = {**changed(TXT2IMG, unet=None, clip=None, vae=None), "one": one}

@@ -14,10 +14,10 @@ from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, to_websocket
 from .driver import Driver, simulated, wait_until
 from .recorded import frames, graph_of, normal, recording
 
-NOTHING: Graph = {}
+NO_GRAPH: Graph = {}
 BATCH_OF_2 = changed(TXT2IMG, lat={"batch_size": 2})
 RAN_BEFORE: dict[str, Graph] = {
-    "txt2img_cold": NOTHING,
+    "txt2img_cold": NO_GRAPH,
     "txt2img_warm": TXT2IMG,
     "txt2img_cached_same_seed": changed(TXT2IMG, ks={"seed": 8}),
     "img2img": TXT2IMG,
@@ -28,9 +28,10 @@ RAN_BEFORE: dict[str, Graph] = {
     "interrupted": BATCH_OF_2,
     "err_runtime_shape": TXT2IMG,
 }
+"""Maps each recorded run to the graph that ran before it, because ComfyUI's cache depends on that graph."""
 
 
-def image() -> bytes:
+def small_png() -> bytes:
     """Return a small PNG."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(file, "PNG")
@@ -38,7 +39,10 @@ def image() -> bytes:
 
 
 def replayed(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | None = None) -> list[dict[str, Any]]:
-    """Post the graph of a recording; return response, frames and history entry in the recordings' format."""
+    """Run the graph of a recording; return response, frames and history entry in the recordings' format.
+
+    If `interrupt_at` is given, the run is interrupted after that number of frames.
+    """
     with driver.listening() as listener:
         received = [listener.frame()]
         response = driver.queue(graph_of(entries))
@@ -56,8 +60,8 @@ def replayed(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | 
 
 @pytest.mark.parametrize("name", [name for name in RAN_BEFORE if name != "interrupted"])
 def test_a_run_matches_its_recording(driver: Driver, name: str) -> None:
-    """Frames, their order and the history entry are equal."""
-    driver.upload("in.png", image(), subfolder="jobs/abc")
+    """The response, the frames in their order, and the history entry are equal."""
+    driver.upload("in.png", small_png(), subfolder="jobs/abc")
     driver.upload("bad.png", b"no picture")
     if RAN_BEFORE[name]:
         driver.run(RAN_BEFORE[name])
@@ -66,7 +70,7 @@ def test_a_run_matches_its_recording(driver: Driver, name: str) -> None:
 
 
 def test_an_interrupted_run_matches_its_recording(sim: Simulator, driver: Driver) -> None:
-    """An interruption during step 4 of 30 ends the run without an error, and the history has `error`."""
+    """A run that is interrupted during step 4 of 30 has the recorded frames and history entry."""
     entries = recording("interrupted")
     driver.run(RAN_BEFORE["interrupted"])
     sim.faults.hang_sampling(at_step=4)
@@ -75,7 +79,7 @@ def test_an_interrupted_run_matches_its_recording(sim: Simulator, driver: Driver
 
 
 def test_previews_match_their_recording() -> None:
-    """With previews, every step ends with a JPEG frame."""
+    """A simulator with previews sends the recorded frames, among them the headers of the JPEG frames."""
     entries = recording("txt2img_with_previews")
     with simulated(previews=True) as (_, driver):
         assert normal(replayed(driver, entries)) == normal(entries)
@@ -93,7 +97,7 @@ def test_a_refusal_matches_its_recording(driver: Driver, name: str) -> None:
 
 def test_an_upload_matches_its_recording(driver: Driver) -> None:
     """The response to an upload into a subfolder has name, subfolder and type."""
-    response = driver.upload("in.png", image(), subfolder="jobs/abc", type="input")
+    response = driver.upload("in.png", small_png(), subfolder="jobs/abc", type="input")
 
     assert {"status": response.status_code, "body": response.json()} == recording("upload_image")
 
@@ -118,7 +122,7 @@ def expected_exchanges(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_deleting_and_interrupting_match_their_recording() -> None:
     """Of three prompts the waiting one is deleted, the running one interrupted, and the last one runs.
 
-    The position of status frames between steps depends on timing, so steps are held until the frame was sent.
+    The position of status frames between steps depends on timing, so the test holds steps until these frames were sent.
     """
     entries = recording("queue_delete_interrupt")
     requests = [entry["request"] for entry in expected_exchanges(entries)]

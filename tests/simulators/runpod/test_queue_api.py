@@ -17,7 +17,7 @@ import requests
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 
 pytestmark = pytest.mark.slow
-WORKER = """
+WORKER_SCRIPT = """
 import asyncio, contextlib, os, runpod
 
 cancelled = asyncio.Event()
@@ -80,22 +80,22 @@ class HttpResponse:
 
 @dataclass(frozen=True)
 class Caller:
-    """A client or worker that only sends requests with a key."""
+    """Sends requests with a key to a platform, in place of a client or a worker."""
 
     platform: RunPodPlatform
     session: requests.Session
     authorization: str
 
     def get(self, path: str, **headers: str) -> HttpResponse:
-        """GET a route of the endpoint."""
+        """GET a route of the endpoint; return the response."""
         return self.call("GET", f"{self.platform.endpoint_url}/{path}", headers=headers)
 
     def post(self, path: str, body: object = None) -> HttpResponse:
-        """POST to a route of the endpoint."""
+        """POST to a route of the endpoint; return the response."""
         return self.call("POST", f"{self.platform.endpoint_url}/{path}", data=json.dumps(body))
 
     def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - arguments of requests
-        """Send a request to any URL."""
+        """Send a request to any URL; return the response."""
         headers = {"Authorization": self.authorization, **(headers or {})}
         response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
         return HttpResponse(response.status_code, response.headers, response.text)
@@ -105,11 +105,11 @@ class Caller:
         return str(self.post("run", {"input": job_input, **envelope}).json["id"])
 
     def take(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Take the next job, as worker `w`."""
+        """Take the next job, as worker `w`; return the job."""
         return self.get("job-take/w?gpu=FAKE&job_in_progress=0").json
 
     def post_result(self, job_id: str, body: object) -> HttpResponse:
-        """Post a result or progress, as worker `w`."""
+        """Post a result or progress, as worker `w`; return the response."""
         return self.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=false", body)
 
 
@@ -136,7 +136,7 @@ def client(platform: RunPodPlatform, session: requests.Session) -> Caller:
 
 @pytest.fixture
 def worker(platform: RunPodPlatform, session: requests.Session) -> Caller:
-    """Return a worker of that platform whose calls are made by the test."""
+    """Return a worker of that platform. The test makes its calls."""
     return Caller(platform, session, "key")
 
 
@@ -144,12 +144,12 @@ def worker(platform: RunPodPlatform, session: requests.Session) -> Caller:
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a worker script that uses the real SDK."""
     path = tmp_path_factory.mktemp("worker") / "worker.py"
-    path.write_text(WORKER)
+    path.write_text(WORKER_SCRIPT)
     return path
 
 
 @pytest.fixture(scope="module")
-def shared_platform(script: Path) -> Iterator[RunPodPlatform]:
+def module_platform(script: Path) -> Iterator[RunPodPlatform]:
     """Yield the platform of one real worker, for the whole module."""
     env = {"CONCURRENCY": "3", "RUNPOD_PING_INTERVAL": str(PINGS_EVERY_S * 1000), "RUNPOD_LOG_LEVEL": "INFO"}
     with (
@@ -160,20 +160,20 @@ def shared_platform(script: Path) -> Iterator[RunPodPlatform]:
 
 
 @pytest.fixture
-def served(shared_platform: RunPodPlatform) -> Iterator[RunPodPlatform]:
-    """Yield a platform with one real worker of the SDK that may have three active jobs, without faults."""
-    yield shared_platform
-    shared_platform.faults.clear()
+def sdk_platform(module_platform: RunPodPlatform) -> Iterator[RunPodPlatform]:
+    """Yield the platform with one real worker of the SDK, which may have three active jobs; clear faults at the end."""
+    yield module_platform
+    module_platform.faults.clear()
 
 
 @pytest.fixture
-def served_client(served: RunPodPlatform, session: requests.Session) -> Caller:
+def sdk_client(sdk_platform: RunPodPlatform, session: requests.Session) -> Caller:
     """Return a client of the platform with the real worker."""
-    return Caller(served, session, f"Bearer {served.api_key}")
+    return Caller(sdk_platform, session, f"Bearer {sdk_platform.api_key}")
 
 
 class HandlerGate:
-    """A port at which handlers wait: for the end of a connection that is not accepted, or for its refusal."""
+    """A port at which handlers wait: a handler continues when its connection is closed or refused."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -186,41 +186,43 @@ class HandlerGate:
 
 @pytest.fixture
 def gate() -> Iterator[HandlerGate]:
-    """Yield a closed gate."""
+    """Yield a closed gate, and open it at the end."""
     gate = HandlerGate()
     yield gate
     gate.open()
 
 
-def test_job_runs_on_real_worker(served: RunPodPlatform) -> None:
+def test_job_runs_on_real_worker(sdk_platform: RunPodPlatform) -> None:
     """A submitted job is taken once, and ends with the handler's result."""
-    job = served.wait_for(served.submit({"return": {"picture": "ä"}}))
+    job = sdk_platform.wait_for(sdk_platform.submit({"return": {"picture": "ä"}}))
 
     assert job.states == [QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS, QueueJobState.COMPLETED]
     assert (job.output, job.error) == ({"picture": "ä"}, None)
     assert (job.worker_id, job.hand_outs, job.final_posts) == ("worker-1", 1, 1)
-    assert [(post.kind, post.worker_id) for post in served.posts if post.job_id == job.id] == [("final", "worker-1")]
+    assert [(post.kind, post.worker_id) for post in sdk_platform.posts if post.job_id == job.id] == [
+        ("final", "worker-1")
+    ]
 
 
-def test_error_string_fails_job(served: RunPodPlatform, served_client: Caller) -> None:
-    """A result with an error is FAILED, and its other keys are its output."""
-    job = served.wait_for(served.submit({"return": {"error": "bad", "extra": 1}}))
+def test_error_string_fails_job(sdk_platform: RunPodPlatform, sdk_client: Caller) -> None:
+    """A job whose result has an error text is FAILED, and the other keys of the result are the job's output."""
+    job = sdk_platform.wait_for(sdk_platform.submit({"return": {"error": "bad", "extra": 1}}))
 
-    body = served_client.get(f"status/{job.id}").json
+    body = sdk_client.get(f"status/{job.id}").json
     assert (body["status"], body["error"], body["output"]) == ("FAILED", "bad", {"extra": 1})
 
 
 @pytest.mark.parametrize("value", [None, {}, {"error": {"code": "x"}}])
-def test_nothing_returned_is_completed_without_output(served: RunPodPlatform, value: object) -> None:
+def test_nothing_returned_is_completed_without_output(sdk_platform: RunPodPlatform, value: object) -> None:
     """None, an empty dict and an error that is not a string all end as COMPLETED without output."""
-    job = served.wait_for(served.submit({"return": value}))
+    job = sdk_platform.wait_for(sdk_platform.submit({"return": value}))
 
     assert (job.state, job.output, job.error) == (QueueJobState.COMPLETED, None, None)
 
 
-def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
+def test_exception_fails_job_with_traceback(sdk_platform: RunPodPlatform) -> None:
     """The caller gets a handler's complete exception, as the SDK posts it."""
-    job = served.wait_for(served.submit({"raise": "boom"}))
+    job = sdk_platform.wait_for(sdk_platform.submit({"raise": "boom"}))
 
     assert job.state is QueueJobState.FAILED
     report = json.loads(job.error or "")
@@ -228,95 +230,97 @@ def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
     assert "Traceback" in report["error_traceback"]
 
 
-def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: HandlerGate) -> None:
-    """The latest progress is the output of a running job, pings name the job, and the result replaces it."""
-    job_id = served.submit({"progress": {"step": 3}, "gate": gate.port})
-    served.wait_until(lambda: served.jobs[job_id].progress)
+def test_progress_is_seen_while_job_runs(sdk_platform: RunPodPlatform, sdk_client: Caller, gate: HandlerGate) -> None:
+    """The latest progress is the output of a running job until the result replaces it, and pings name the job."""
+    job_id = sdk_platform.submit({"progress": {"step": 3}, "gate": gate.port})
+    sdk_platform.wait_until(lambda: sdk_platform.jobs[job_id].progress)
 
-    body = served_client.get(f"status/{job_id}").json
+    body = sdk_client.get(f"status/{job_id}").json
     assert (body["status"], body["output"], body["workerId"]) == ("IN_PROGRESS", {"step": 3}, "worker-1")
 
-    served.wait_until(lambda: any(job_id in ping.job_ids for ping in served.pings))
+    sdk_platform.wait_until(lambda: any(job_id in ping.job_ids for ping in sdk_platform.pings))
     gate.open()
 
-    assert served.wait_for(job_id).output == "through the gate"
-    assert [post.kind for post in served.posts if post.job_id == job_id] == ["progress", "final"]
+    assert sdk_platform.wait_for(job_id).output == "through the gate"
+    assert [post.kind for post in sdk_platform.posts if post.job_id == job_id] == ["progress", "final"]
 
 
-def test_cancel_reaches_running_handler(served: RunPodPlatform, served_client: Caller) -> None:
+def test_cancel_reaches_running_handler(sdk_platform: RunPodPlatform, sdk_client: Caller) -> None:
     """A cancelled job is stopped in the worker, which posts nothing for it and continues."""
-    job_id = served.submit("hang")
-    served.wait_until(lambda: served.jobs[job_id].state is QueueJobState.IN_PROGRESS)
+    job_id = sdk_platform.submit("hang")
+    sdk_platform.wait_until(lambda: sdk_platform.jobs[job_id].state is QueueJobState.IN_PROGRESS)
 
-    response = served_client.post(f"cancel/{job_id}")
+    response = sdk_client.post(f"cancel/{job_id}")
 
     assert response.json == {"id": job_id, "status": "CANCELLED"}
-    assert served.wait_for(served.submit("await cancelled")).output == "cancelled"
-    assert [post for post in served.posts if post.job_id == job_id] == []
+    assert sdk_platform.wait_for(sdk_platform.submit("await cancelled")).output == "cancelled"
+    assert [post for post in sdk_platform.posts if post.job_id == job_id] == []
 
 
-def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: HandlerGate) -> None:
+def test_two_jobs_in_one_batch(sdk_platform: RunPodPlatform, gate: HandlerGate) -> None:
     """A worker with free slots takes two at once, and runs both."""
-    served.faults.throttle_workers()
-    job_ids = [served.submit({"progress": number, "gate": gate.port}) for number in range(2)]
-    takes = len(served.takes)
-    served.wait_until(lambda: any(take.batch_size > 1 for take in served.takes[takes:]))
-    served.faults.clear()
+    sdk_platform.faults.throttle_workers()
+    job_ids = [sdk_platform.submit({"progress": number, "gate": gate.port}) for number in range(2)]
+    takes = len(sdk_platform.takes)
+    sdk_platform.wait_until(lambda: any(take.batch_size > 1 for take in sdk_platform.takes[takes:]))
+    sdk_platform.faults.clear()
 
-    served.wait_until(lambda: all(served.jobs[job_id].progress for job_id in job_ids))
+    sdk_platform.wait_until(lambda: all(sdk_platform.jobs[job_id].progress for job_id in job_ids))
     gate.open()
 
-    assert [served.wait_for(job_id).state for job_id in job_ids] == [QueueJobState.COMPLETED] * 2
+    assert [sdk_platform.wait_for(job_id).state for job_id in job_ids] == [QueueJobState.COMPLETED] * 2
 
 
-def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
-    """The SDK posts a result again after 5xx, and the job waits for it."""
-    served.faults.respond("final", 500, times=2)
+def test_result_arrives_at_third_attempt(sdk_platform: RunPodPlatform) -> None:
+    """The SDK posts a result again after a 500, and the third post completes the job."""
+    sdk_platform.faults.respond("final", 500, times=2)
 
-    job = served.wait_for(served.submit({"return": "late"}))
+    job = sdk_platform.wait_for(sdk_platform.submit({"return": "late"}))
 
     assert (job.output, job.final_posts) == ("late", 1)
-    assert [post.kind for post in served.posts if post.job_id == job.id] == ["final"] * 3
+    assert [post.kind for post in sdk_platform.posts if post.job_id == job.id] == ["final"] * 3
 
 
-def test_rejected_result_is_lost(served: RunPodPlatform) -> None:
-    """The SDK does not post a rejected result again, and its job is COMPLETED without output."""
-    served.faults.respond("job-done", 400)
+def test_rejected_result_is_lost(sdk_platform: RunPodPlatform) -> None:
+    """The SDK does not post a rejected result again, and the job is COMPLETED without output."""
+    sdk_platform.faults.respond("job-done", 400)
 
-    job = served.wait_for(served.submit({"return": "lost"}))
+    job = sdk_platform.wait_for(sdk_platform.submit({"return": "lost"}))
 
     assert (job.state, job.output) == (QueueJobState.COMPLETED, None)
-    assert len([post for post in served.posts if post.job_id == job.id]) == 1
+    assert len([post for post in sdk_platform.posts if post.job_id == job.id]) == 1
 
 
-def test_too_large_result_is_lost(served: RunPodPlatform) -> None:
-    """A result over the limit is rejected."""
-    job = served.wait_for(served.submit({"bytes": 100_001}))
+def test_result_over_the_limit_is_lost(sdk_platform: RunPodPlatform) -> None:
+    """A job whose result is over the limit is COMPLETED without output."""
+    job = sdk_platform.wait_for(sdk_platform.submit({"bytes": 100_001}))
 
     assert (job.state, job.output, job.final_posts) == (QueueJobState.COMPLETED, None, 1)
-    assert next(post.size for post in served.posts if post.job_id == job.id) > 100_000
+    assert next(post.size for post in sdk_platform.posts if post.job_id == job.id) > 100_000
 
 
-def test_lost_result_looks_accepted(served: RunPodPlatform) -> None:
-    """A result can be lost although its post got 200."""
-    served.faults.lose_result()
+def test_lost_result_is_completed_without_output(sdk_platform: RunPodPlatform) -> None:
+    """A job whose result the platform lost is COMPLETED without output; the next job has its output."""
+    sdk_platform.faults.lose_result()
 
-    jobs = [served.wait_for(served.submit({"return": number})) for number in range(2)]
+    jobs = [sdk_platform.wait_for(sdk_platform.submit({"return": number})) for number in range(2)]
 
     assert [(job.state, job.output) for job in jobs] == [(QueueJobState.COMPLETED, None), (QueueJobState.COMPLETED, 1)]
 
 
-def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
-    """The SDK drops the result if the connection is lost, so the job seems to continue."""
-    served.faults.drop_connection("final")
-    job_id = served.submit({"return": "cut off"})
-    served.wait_until(lambda: any(post.job_id == job_id for post in served.posts))
+def test_dropped_result_is_not_posted_again(sdk_platform: RunPodPlatform) -> None:
+    """The SDK drops a result whose post lost its connection, and the job stays IN_PROGRESS."""
+    sdk_platform.faults.drop_connection("final")
+    job_id = sdk_platform.submit({"return": "cut off"})
+    sdk_platform.wait_until(lambda: any(post.job_id == job_id for post in sdk_platform.posts))
     posted_at = time.monotonic()
 
-    served.wait_until(lambda: any(ping.at > posted_at and job_id not in ping.job_ids for ping in served.pings))
+    sdk_platform.wait_until(
+        lambda: any(ping.at > posted_at and job_id not in ping.job_ids for ping in sdk_platform.pings)
+    )
 
-    assert served.jobs[job_id].state is QueueJobState.IN_PROGRESS
-    assert len([post for post in served.posts if post.job_id == job_id]) == 1
+    assert sdk_platform.jobs[job_id].state is QueueJobState.IN_PROGRESS
+    assert len([post for post in sdk_platform.posts if post.job_id == job_id]) == 1
 
 
 def test_workers_exit_on_sigterm(script: Path, gate: HandlerGate) -> None:
@@ -381,7 +385,7 @@ def test_disconnected_worker_gets_no_job(platform: RunPodPlatform, worker: Calle
 
 
 def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """Progress after the result makes the job IN_PROGRESS permanently, and its output is lost."""
+    """Progress after the result makes the job IN_PROGRESS again, with the progress as its output."""
     job_id = client.run("x")
     worker.take()
     worker.post_result(job_id, {"output": "result"})
@@ -474,13 +478,13 @@ def test_health_counts(client: Caller, worker: Caller) -> None:
 
 
 def test_unknown_route_is_an_error(platform: RunPodPlatform) -> None:
-    """A fault for a route that does not exist is a mistake of the test."""
+    """A fault for a route that does not exist raises a ValueError."""
     with pytest.raises(ValueError, match="'stat' is not a route"):
         platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the tested mistake
 
 
 def test_round_trip(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """Every request of both sides takes the round trip time, half before it takes effect and half after."""
+    """Every request of a client or a worker takes the round trip time, half before it takes effect and half after."""
     platform.round_trip_s = 0.1
     begun_at = time.monotonic()
     job_id = client.run("x")

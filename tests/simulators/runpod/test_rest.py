@@ -1,4 +1,4 @@
-"""The simulator of RunPod's management API. A mistake in it could hide a mistake of the deployment."""
+"""The simulator of RunPod's management API. A fault in the simulator could hide a fault in `comfy_client/deploy`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def account() -> Iterator[RunPodAccount]:
 
 
 def call(account: RunPodAccount, method: str, path: str, body: object = None) -> requests.Response:
-    """Make one call with the right key."""
+    """Send a request with the account's key; return the response."""
     url = account.environment()["RUNPOD_REST_BASE_URL"] + path
     headers = {"Authorization": f"Bearer {account.api_key}"}
     return requests.request(method, url, json=body, headers=headers, timeout=10)
@@ -76,9 +76,9 @@ def test_contradicting_fields_are_rejected(account: RunPodAccount, change: dict[
 
 
 def test_a_template_is_copied_once(account: RunPodAccount) -> None:
-    """The endpoint gets its container settings and variables.
+    """A new endpoint gets the template's container settings and variables, except those that the request sets.
 
-    The body's take precedence, later changes are not copied.
+    Later changes of the template do not change the endpoint.
     """
     template_id = call(account, "POST", "/templates", TEMPLATE).json()["id"]
     body = {**ENDPOINT, "templateId": template_id, "env": {"B": "mine"}}
@@ -104,7 +104,7 @@ def test_an_endpoint_with_workers_is_not_deleted(account: RunPodAccount) -> None
 
 
 def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
-    """Omitted fields get their defaults; an unknown field is an error."""
+    """`saveEndpoint` sets the cached models and the defaults of omitted fields. An unknown field is an error."""
     body = {**ENDPOINT, "workers": {"max": 9}, "timeout": 600_000}
     endpoint_id = call(account, "POST", "/serverless", body).json()["id"]
     url = account.environment()["RUNPOD_GRAPHQL_URL"]
@@ -132,7 +132,7 @@ def test_a_key_is_needed(account: RunPodAccount) -> None:
 
 
 def test_availability_needs_a_product(account: RunPodAccount) -> None:
-    """A query for availability has to name a product, as in RunPod's catalogue."""
+    """The catalogue's availability can only be requested for a product. A method that is not simulated gets 501."""
     assert call(account, "GET", "/catalog/gpus?include=AVAILABILITY").status_code == 400
     assert "availability" not in call(account, "GET", "/catalog/gpus").json()["gpus"][0]
     assert call(account, "PUT", "/templates/x").status_code == 501

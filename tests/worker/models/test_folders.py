@@ -17,7 +17,7 @@ from worker.models.folders import (
     FOLDERS,
     LocatedModels,
     ModelLocations,
-    fetch_directory,
+    download_directory,
     is_on_volume,
     link,
     locate,
@@ -152,7 +152,7 @@ def test_a_model_that_is_not_in_models_txt_is_found_by_name(tmp_path: Path, put:
 
 @pytest.mark.parametrize(("revision", "selected"), [("", "of-main"), ("named", "named"), ("unknown", "of-main")])
 def test_the_wanted_or_main_revision_is_selected(tmp_path: Path, put: PutFile, revision: str, selected: str) -> None:
-    """The revision that is asked for is used if it exists, otherwise the one of the main branch."""
+    """The requested revision is used if it exists, otherwise the one of the main branch."""
     for number, name in enumerate(("old", "of-main", "named", "new")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
         os.utime(file.parent, (number, number))
@@ -241,12 +241,12 @@ def test_downloads_go_to_the_volume(tmp_path: Path) -> None:
     """Downloads go to a volume if there is one, in the layout that it has, otherwise to WORKER_MODELS_DIR."""
     models, volume = tmp_path / "baked", tmp_path / "volume"
 
-    assert fetch_directory(models, volume) == models
+    assert download_directory(models, volume) == models
     volume.mkdir()
-    assert fetch_directory(models, volume) == volume / "models"
+    assert download_directory(models, volume) == volume / "models"
     (volume / "models").rmdir()
     (volume / "ComfyUI/models").mkdir(parents=True)
-    assert fetch_directory(models, volume) == volume / "ComfyUI/models"
+    assert download_directory(models, volume) == volume / "ComfyUI/models"
 
 
 def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/models").write_text("")
 
-    assert fetch_directory(tmp_path / "baked", tmp_path / "volume") == tmp_path / "baked"
-    assert fetch_directory(tmp_path / "volume/models", tmp_path / "volume") is None
+    assert download_directory(tmp_path / "baked", tmp_path / "volume") == tmp_path / "baked"
+    assert download_directory(tmp_path / "volume/models", tmp_path / "volume") is None
 
 
 UNPRIVILEGED_SCRIPT = """\
