@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.needs import skip_visibly
 
 WIDTHS = (400, 1400)
+"""Widths of a narrow and of a wide window, in pixels."""
 PROGRAM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 """Names of Chromium's program on Debian and on GitHub's runners."""
 _FLAGS = (

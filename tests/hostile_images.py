@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def tiff_chain(pages: int) -> bytes:
-    """Return a TIFF of `pages` pages of one pixel, 114 bytes each. Counting them takes Pillow quadratic time."""
+    """Return a TIFF of `pages` pages of one pixel, 114 bytes each. Counting the pages takes Pillow quadratic time."""
     tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     size, start = 2 + len(entries) + 4, 16
@@ -25,7 +25,7 @@ def gif(frames: int, side: int = 1) -> bytes:
 
 
 def slow_jpeg() -> bytes:
-    """Return a JPEG of 64 x 64 pixels and 5 million empty segments: seconds of work before its first pixel."""
+    """Return a JPEG of 64 x 64 pixels and 5 million empty segments: seconds of work before the first pixel."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(file, "JPEG")
     data = file.getvalue()

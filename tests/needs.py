@@ -27,7 +27,7 @@ def require_programs(*names: str) -> None:
 
 
 def require_programs_of(script: str) -> None:
-    """Skip the test, or fail it in CI, unless curl, jq and node are installed as far as a shell script calls them."""
+    """Skip the test, or fail it in CI, unless those of curl, jq and node that `script` calls are installed."""
     require_programs(*(name for name in ("curl", "jq", "node") if f"{name} " in script))
 
 

@@ -69,7 +69,7 @@ class Block:
 
     @property
     def run_by(self) -> str:
-        """The test file that runs the block according to its mark, or an empty text."""
+        """The test file that runs the block according to the mark, or an empty string."""
         found = RUN.fullmatch(self.above)
         return found[1] if found else ""
 

@@ -174,7 +174,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=20) | st.sampled_
 ODD_NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 63, 64, 65, -(2**31), 2**31, 2**53, 2**63 - 1, 2**64, 10**400]) | (
     st.sampled_from([0.5, 1.0, -0.0, 64.0, 1e-300, 1e308, float("inf"), float("-inf"), float("nan")])
 )
-"""Numbers of all kinds, but no valid size above 65: such images would be generated."""
+"""Numbers of all kinds, but no valid size above 65: the worker would generate such large images."""
 SCALARS = st.none() | st.booleans() | ODD_NUMBERS | TEXTS
 KEYS = st.sampled_from(
     [*WORKFLOWS["flux-dev-img2img"].inputs, "workflow", "images", "overrides", "class_type", "inputs"]

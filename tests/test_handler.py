@@ -66,7 +66,7 @@ def handler(simulator: Simulator) -> Iterator[Handler]:
 
 
 def report_of(result: dict[str, Any]) -> ErrorReport:
-    """Return the report of a failed result, which has no other key."""
+    """Return the report of a failed result, after a check that the result has no other key."""
     assert list(result) == ["error"]
     assert isinstance(result["error"], str)
     return ErrorReport.from_json(result["error"])

@@ -27,7 +27,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def citations() -> list[tuple[str, str]]:
-    """Return the file and line of each citation in the repository, and its text."""
+    """Return the position (`file:line`) and the text of each citation in the repository."""
     listed = subprocess.run(
         ["git", "grep", "--untracked", "-nIE", r"reference/\w+\.md", "--", ".", *(f":!{name}" for name in SKIPPED)],  # noqa: S607
         cwd=ROOT,

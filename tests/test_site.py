@@ -33,7 +33,7 @@ def test_a_page_for_contributors_names_files_that_exist(page: str) -> None:
 
 
 def test_every_page_is_on_the_site(tmp_path: Path) -> None:
-    """The nav of mkdocs.yml lists every page, and no other."""
+    """The nav of mkdocs.yml lists every page of the site, and nothing else."""
     assert site.write_sources(tmp_path) == []
 
 

@@ -64,8 +64,8 @@ class Core:
         self._work_task: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._reopening: asyncio.TimerHandle | None = None
-        self._number = 0
-        self._is_freeing = False
+        self._next_prompt_number = 0
+        self._must_empty_cache = False
         self._ending = asyncio.Event()
         self._sampling = SamplingLoop(settings.pace, faults, self._cut_client)
         self._executor = Executor(SharedTools(settings.folders, faults, self._sampling))
@@ -118,8 +118,8 @@ class Core:
 
     def next_number(self) -> int:
         """Count a new prompt and return its number."""
-        self._number += 1
-        return self._number - 1
+        self._next_prompt_number += 1
+        return self._next_prompt_number - 1
 
     def interrupt(self) -> None:
         """Interrupt the running prompt."""
@@ -127,7 +127,7 @@ class Core:
 
     def free(self) -> None:
         """Empty the cache before the next prompt starts."""
-        self._is_freeing = True
+        self._must_empty_cache = True
         self.queue.wake()
 
     async def cut(self, how: Cut, client_id: str | None = None) -> None:
@@ -152,8 +152,8 @@ class Core:
         await _cancel_all(self._work_task)
         self.queue.forget_everything()
         self._executor.forget()
-        self._number = 0
-        self.sockets.client_id = self.sockets.running_node = None
+        self._next_prompt_number = 0
+        self.sockets.running_client_id = self.sockets.running_node = None
         await self.sockets.drop(None)
         self._work_task = self._task(self._work())
 
@@ -167,14 +167,14 @@ class Core:
             prompt = await self.queue.next_prompt()
             if prompt is not None:
                 await self._run(prompt)
-            if self._is_freeing:
-                self._is_freeing = False
+            if self._must_empty_cache:
+                self._must_empty_cache = False
                 self._executor.forget()
 
     async def _run(self, prompt: QueuedPrompt) -> None:
         started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
-        self.sockets.client_id = prompt.client_id
+        self.sockets.running_client_id = prompt.client_id
         progress = ProgressFrames(self.sockets, prompt)
         entry = await self._executor.run(prompt, progress)
         self.sockets.running_node = None
@@ -198,7 +198,7 @@ class Core:
         self.sockets.send_status()
 
     def _cut_client(self, how: Cut) -> None:
-        client_id = self.sockets.client_id
+        client_id = self.sockets.running_client_id
         self.sockets.call(lambda: self.cut(how, client_id))
 
     async def _die(self) -> None:

@@ -52,15 +52,17 @@ class Sockets:
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self._status = status
         self._clients: dict[str, WebSocketClient] = {}
-        self._open: list[WebSocketClient] = []
+        self._open_clients: list[WebSocketClient] = []
         self._outbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self.client_id: str | None = None
+        self.running_client_id: str | None = None
+        """The client of the running prompt."""
         self.running_node: str | None = None
+        """The node that runs now, of a prompt with a client_id."""
 
     @property
     def count(self) -> int:
         """Return the number of open websockets."""
-        return len(self._open)
+        return len(self._open_clients)
 
     def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
         """Queue a text frame for one client, or for all clients."""
@@ -82,7 +84,7 @@ class Sockets:
 
     async def deliver(self) -> None:
         """Send queued frames until the task is cancelled."""
-        while True:  # until `serve` cancels the task
+        while True:  # until Core.serve cancels the task
             action = await self._outbox.get()
             await action()
 
@@ -106,7 +108,7 @@ class Sockets:
 
     def release(self) -> None:
         """Send frames to stalled sockets again. The frames of the stall are lost."""
-        for client in self._open:
+        for client in self._open_clients:
             client.is_stalled = False
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
@@ -116,19 +118,19 @@ class Sockets:
         sid = request.query.get("clientId") or uuid.uuid4().hex
         client = WebSocketClient(response, request)
         self._clients[sid] = client
-        self._open.append(client)
+        self._open_clients.append(client)
         try:
             await self._send_first(sid)
             await self._listen(client, sid)
         finally:
-            self._open.remove(client)
+            self._open_clients.remove(client)
             if not client.is_cut:
                 self._clients.pop(sid, None)
         return response
 
     async def _send_first(self, sid: str) -> None:
         await self._respond(sid, "status", {"status": self._status(), "sid": sid})
-        if self.client_id == sid and self.running_node is not None:
+        if self.running_client_id == sid and self.running_node is not None:
             await self._respond(sid, "executing", {"node": self.running_node})
 
     async def _listen(self, client: WebSocketClient, sid: str) -> None:

@@ -452,7 +452,7 @@ def test_the_real_worker_generates_the_assets(tmp_path: Path) -> None:
 
 
 def test_the_script_generates_the_shipped_game(tmp_path: Path) -> None:
-    """`scripts/generate_game_assets castle-defence --type=entity` generates its entities."""
+    """`scripts/generate_game_assets castle-defence --type=entity` generates the game's entities."""
     with Simulator() as simulator:
         done = subprocess.run(
             [ROOT / "scripts" / "generate_game_assets", "castle-defence", "--type=entity", f"--out={tmp_path}"],

@@ -1,4 +1,4 @@
-"""Fixtures: the command in this process, and a platform for it."""
+"""Fixtures: a Shell that runs `comfy-client` in this process, and a simulated platform."""
 
 from __future__ import annotations
 

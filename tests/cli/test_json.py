@@ -36,7 +36,7 @@ JSON_COMMANDS = (
     ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
 )
 SERVER_COMMANDS = {"simulate", "scenario"}
-"""Commands that run a server: they print its URL."""
+"""Commands that run a server and print the server's URL."""
 
 
 def test_every_command_is_tested(workflows: Mapping[str, Workflow]) -> None:

@@ -188,7 +188,7 @@ def test_a_worker_s_file_name_cannot_leave_the_folder(shell: Shell) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["lines", "json"])
 def test_a_full_disk_loses_no_image(shell: Shell, tmp_path: Path, flags: list[str]) -> None:
-    """The image is written into the current folder; the message has its path and the job's id; the status is 1."""
+    """The image is written into the current folder; the message has the path and the job's id; the status is 1."""
     with small_disk(tmp_path / "small", "64k") as disk, RunPodPlatform(long_poll_s=0.1) as other:
 
         def respond(job: Body) -> Body:

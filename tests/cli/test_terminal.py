@@ -30,7 +30,7 @@ SMALL_FLAGS = ["--width", "64", "--height", "64", "--steps", "8"]
 
 
 class Terminal:
-    """A process whose stdin and stderr are a terminal, and its output."""
+    """A process of `comfy-client` whose stdin and stderr are a terminal, and the terminal's content."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
 def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: signal.Signals, status: int) -> None:
-    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled, and its id is printed before and after."""
+    """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled; its id is printed before and after that."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)

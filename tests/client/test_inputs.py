@@ -55,7 +55,7 @@ def test_the_docstring_has_each_input_with_its_range_and_default(
 
 
 def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """Each input has the Python type of its schema, or None, which omits it."""
+    """Each input has the Python type of its schema, or is None, which omits the input."""
     hints = get_type_hints(Img2ImgInputs, None, {**vars(inputs), **NAMES})
     for name, rule in {**workflows["flux-dev-img2img"].inputs, **ENVELOPE}.items():
         if name in hints and "type" in rule:

@@ -218,7 +218,7 @@ def test_a_cancelled_job_has_its_own_exception() -> None:
 
 @pytest.mark.parametrize("problem", ["It broke", "It broke.", ""])
 def test_a_message_has_a_problem_and_the_remedy(problem: str) -> None:
-    """A message is the problem and the registry's remedy. Without a problem the registry's cause replaces it."""
+    """A message is the problem and the registry's remedy. Without a problem the message begins with the cause."""
     code = ErrorCode.RATE_LIMITED
     message = f"{'It broke.' if problem else code.cause} {code.remedy}"
 

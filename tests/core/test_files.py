@@ -23,14 +23,14 @@ def test_a_file_is_replaced_and_its_folder_created(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def umask() -> Iterator[None]:
+def restrictive_umask() -> Iterator[None]:
     """The process's umask is 0o027 during the test: other users cannot read new files."""
     before = os.umask(0o027)
     yield
     os.umask(before)
 
 
-@pytest.mark.usefixtures("umask")
+@pytest.mark.usefixtures("restrictive_umask")
 def test_the_umask_applies(tmp_path: Path) -> None:
     """A file that is written without a mode gets 0o666 without the bits of the umask."""
     write_atomically(tmp_path / "file", b"data")

@@ -322,7 +322,7 @@ def test_several_threads_share_one_api(api: HttpApi, server: RecordingServer) ->
 def test_a_password_of_netrc_does_not_replace_the_key(
     server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The configured header is sent; the library requests would otherwise replace it by the password in .netrc."""
+    """The configured header is sent; otherwise the library requests would send the password in .netrc instead."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -400,6 +400,6 @@ def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
     ],
 )
 def test_base_urls_are_validated(text: str, is_valid: bool) -> None:
-    """A base URL has a scheme and a host, but no password, query or fragment. `quoted_url` does not show these."""
+    """A base URL has a scheme and a host, but no password, query or fragment. `quoted_url` shows no secret."""
     assert is_base_url(text) is is_valid
     assert "s3cret" not in quoted_url(text)

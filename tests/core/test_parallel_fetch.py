@@ -15,9 +15,9 @@ from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import MAX_PARALLEL, fetch_images
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
-from tests.core.test_safe_fetch import LOOPBACK, ImageServer, drip, reply, url_of
+from tests.core.test_safe_fetch import LOOPBACK, ImageServer, dripping_response, reply, url_of
 
-SLOW_RESPONSE = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
+SLOW_RESPONSE = dripping_response(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
 """A response that sends one byte every 20 ms, for 8 seconds."""
 
 
@@ -43,7 +43,7 @@ def image_urls(server: ImageServer, resource: str, count: int) -> list[tuple[str
 
 
 def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) -> None:
-    """Each URL gets its own bytes, however many there are."""
+    """The images are in the order of the URLs, also if there are more URLs than threads."""
     images = {f"/{number}.png": f"picture {number}".encode() for number in range(MAX_PARALLEL + 3)}
     server.responses |= {resource: reply(image) for resource, image in images.items()}
     addresses = [(url_of(server, resource), resource) for resource in images]

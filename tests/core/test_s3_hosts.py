@@ -6,7 +6,7 @@ import pytest
 
 from comfy_core.s3_hosts import BucketServer, parse_endpoint_url
 
-R2 = "0123456789abcdef0123456789abcdef"
+R2_ACCOUNT = "0123456789abcdef0123456789abcdef"
 
 HOSTS = {
     "https://s3.eu-central-1.amazonaws.com": ("s3.eu-central-1.amazonaws.com", "", "eu-central-1"),
@@ -42,9 +42,9 @@ HOSTS = {
         "us-east-2",
     ),
     "https://b.s3-accelerate.amazonaws.com": ("b.s3-accelerate.amazonaws.com", "", "us-east-1"),
-    f"https://{R2}.r2.cloudflarestorage.com": (f"{R2}.r2.cloudflarestorage.com", "", "auto"),
-    f"https://{R2}.eu.r2.cloudflarestorage.com/b": (f"{R2}.eu.r2.cloudflarestorage.com", "b", "auto"),
-    f"https://b.{R2}.r2.cloudflarestorage.com": (f"{R2}.r2.cloudflarestorage.com", "b", "auto"),
+    f"https://{R2_ACCOUNT}.r2.cloudflarestorage.com": (f"{R2_ACCOUNT}.r2.cloudflarestorage.com", "", "auto"),
+    f"https://{R2_ACCOUNT}.eu.r2.cloudflarestorage.com/b": (f"{R2_ACCOUNT}.eu.r2.cloudflarestorage.com", "b", "auto"),
+    f"https://b.{R2_ACCOUNT}.r2.cloudflarestorage.com": (f"{R2_ACCOUNT}.r2.cloudflarestorage.com", "b", "auto"),
     "https://s3.us-west-004.backblazeb2.com": ("s3.us-west-004.backblazeb2.com", "", "us-west-004"),
     "https://s3.eu-central-2.wasabisys.com": ("s3.eu-central-2.wasabisys.com", "", "eu-central-2"),
     "https://s3.fr-par.scw.cloud": ("s3.fr-par.scw.cloud", "", "fr-par"),

@@ -60,12 +60,12 @@ def redirect(location: str, status: str = "302 Found") -> Response:
     return reply(b"", status=status, extra=f"Location: {location}\r\n")
 
 
-def raw(*pieces: bytes) -> Response:
+def raw_response(*pieces: bytes) -> Response:
     """Return a response that consists of these bytes only."""
     return lambda: pieces
 
 
-def drip(head: bytes, drop: bytes, drops: int = 400) -> Response:
+def dripping_response(head: bytes, drop: bytes, drops: int = 400) -> Response:
     """Return a response that sends `drop` every 20 ms, `drops` times or until the client disconnects."""
     pause = threading.Event()
 
@@ -229,14 +229,14 @@ def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules
 @pytest.mark.parametrize(
     "response",
     [
-        raw(
+        raw_response(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n",
             PNG[:4],
             b"\r\n1\r\n",
             PNG[4:5],
             b"\r\n0\r\n\r\n",
         ),
-        raw(b"HTTP/1.0 200 OK\r\n\r\n", PNG[:5]),
+        raw_response(b"HTTP/1.0 200 OK\r\n\r\n", PNG[:5]),
         reply(PNG[:5], extra="Content-Encoding: Identity\r\n"),
     ],
     ids=["chunked", "until the end of the connection", "identity"],
@@ -340,7 +340,7 @@ def test_public_addresses(address: str) -> None:
 
 @pytest.mark.parametrize("addresses", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
 def test_mixed_addresses(addresses: list[str]) -> None:
-    """One private address among a host's addresses is enough to reject it."""
+    """One private address among a host's addresses is enough to reject the host."""
     assert "not on the public internet" in refusal("https://images.example/", FetchRules(), Resolver(addresses))
 
 
@@ -510,14 +510,14 @@ def test_too_large_by_its_header(server: ImageServer, rules: FetchRules) -> None
 )
 def test_too_large_without_a_header(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
     """A body without a length is aborted when it exceeds the limit."""
-    server.responses["/cat.png"] = drip(head, drop)
+    server.responses["/cat.png"] = dripping_response(head, drop)
 
     assert "the image is larger than 100,000 bytes" in refusal(url_of(server), rules)
 
 
 def test_a_chunk_of_negative_length(server: ImageServer, rules: FetchRules) -> None:
     """http.client would read such a chunk until the end of the stream; here the size is limited."""
-    endless = drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"x" * 2**17)
+    endless = dripping_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"x" * 2**17)
     server.responses["/cat.png"] = endless
 
     assert "the response is too long" in refusal(url_of(server), rules)
@@ -537,7 +537,7 @@ def test_a_chunk_of_negative_length(server: ImageServer, rules: FetchRules) -> N
 )
 def test_a_slow_response_ends_at_the_deadline(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
     """However a server delays its response, the wait ends at the deadline."""
-    server.responses["/cat.png"] = drip(head, drop, drops=60)
+    server.responses["/cat.png"] = dripping_response(head, drop, drops=60)
     started = time.monotonic()
 
     assert "the download took more than 0.3 s" in refusal(url_of(server), replace(rules, timeout_s=0.3))
@@ -546,7 +546,9 @@ def test_a_slow_response_ends_at_the_deadline(server: ImageServer, rules: FetchR
 
 def test_redirects_share_the_deadline(server: ImageServer, rules: FetchRules) -> None:
     """Slow redirects count towards one deadline."""
-    server.responses["/loop"] = drip(b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1)
+    server.responses["/loop"] = dripping_response(
+        b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1
+    )
     started = time.monotonic()
     patient = replace(rules, timeout_s=0.5, max_redirects=1000)
 
@@ -598,12 +600,18 @@ def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
         (reply(extra="Content-Encoding: gzip\r\n"), "it sent a compressed response"),
         (reply(PNG[:20], length=30), "the response ended 10 bytes early"),
         (reply(PNG, status="206 Partial Content"), "it returned 206"),
-        (raw(), "the connection failed (RemoteDisconnected)"),
-        (raw(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
-        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"), "the connection failed (Incompl"),
-        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n"), "the connection failed (ValueError)"),
-        (raw(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"), "the connection failed (HTTPException)"),
-        (raw(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000), "the connection failed (LineTooLong)"),
+        (raw_response(), "the connection failed (RemoteDisconnected)"),
+        (raw_response(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
+        (
+            raw_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"),
+            "the connection failed (Incompl",
+        ),
+        (
+            raw_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n"),
+            "the connection failed (ValueError)",
+        ),
+        (raw_response(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"), "the connection failed (HTTPException)"),
+        (raw_response(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000), "the connection failed (LineTooLong)"),
     ],
 )
 def test_invalid_responses(server: ImageServer, rules: FetchRules, response: Response, problem: str) -> None:
@@ -625,8 +633,8 @@ def test_invalid_responses(server: ImageServer, rules: FetchRules, response: Res
 def test_any_response_results_in_bytes_or_a_job_error(
     server: ImageServer, rules: FetchRules, status: bytes, headers: list[bytes], body: list[bytes]
 ) -> None:
-    """No other exception is raised, whatever bytes a server sends."""
-    server.responses["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
+    """Whatever bytes a server sends, the fetch returns bytes or raises a JobError."""
+    server.responses["/cat.png"] = raw_response(status + b"".join(headers) + b"\r\n" + b"".join(body))
 
     with contextlib.suppress(JobError):
         assert isinstance(fetch_image(url_of(server), "image", rules), bytes)
@@ -634,12 +642,12 @@ def test_any_response_results_in_bytes_or_a_job_error(
 
 @given(st.text() | st.builds("https://{}/{}".format, st.text(), st.text()))
 def test_any_url_results_in_a_job_error(url: str) -> None:
-    """No other exception is raised for any text."""
+    """Any text in place of a public URL raises a JobError of the expected form."""
     refusal(url, FetchRules(), Resolver(["10.0.0.1"]))
 
 
 def test_connection_refused(server: ImageServer, rules: FetchRules) -> None:
-    """A refused connection is reported as such."""
+    """The error of a refused connection names the host and the reason."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         free = taken.getsockname()[1]
     url = f"http://{LOOPBACK}:{free}/cat.png?sig=SECRET"
@@ -652,7 +660,7 @@ def test_connection_refused(server: ImageServer, rules: FetchRules) -> None:
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
 def test_dns_failure(error: Exception) -> None:
-    """A host that cannot be resolved is reported as such."""
+    """The error of a failed look-up says that the host was not found."""
 
     def failing(_host: str, _port: int) -> Sequence[str]:
         raise error
@@ -683,7 +691,7 @@ class SecureServer:
 
 
 @pytest.fixture
-def secure(certificate: Path) -> Iterator[SecureServer]:
+def secure_server(certificate: Path) -> Iterator[SecureServer]:
     """An https server with an image."""
     names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -701,28 +709,28 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
 
 
 @pytest.mark.parametrize("host", [CERTIFIED_HOST, "Images.Example."])
-def test_an_image_over_tls(secure: SecureServer, host: str) -> None:
+def test_an_image_over_tls(secure_server: SecureServer, host: str) -> None:
     """The certificate is checked for the host's name, although the connection goes to an address."""
-    assert fetch_image(secure.url(host=host), "image", secure.rules, resolve=Resolver([LOOPBACK])) == PNG
-    assert secure.names == [CERTIFIED_HOST]
-    assert f"\r\nHost: {CERTIFIED_HOST}:{secure.server.port}\r\n" in secure.server.requests[0]
+    assert fetch_image(secure_server.url(host=host), "image", secure_server.rules, resolve=Resolver([LOOPBACK])) == PNG
+    assert secure_server.names == [CERTIFIED_HOST]
+    assert f"\r\nHost: {CERTIFIED_HOST}:{secure_server.server.port}\r\n" in secure_server.server.requests[0]
 
 
 @pytest.mark.parametrize("host", ["other.example", LOOPBACK])
-def test_the_certificate_of_another_host(secure: SecureServer, host: str) -> None:
+def test_the_certificate_of_another_host(secure_server: SecureServer, host: str) -> None:
     """A server whose certificate has another name gets no request."""
-    message = refusal(secure.url("/cat.png?sig=SECRET", host), secure.rules, Resolver([LOOPBACK]))
+    message = refusal(secure_server.url("/cat.png?sig=SECRET", host), secure_server.rules, Resolver([LOOPBACK]))
 
     assert message.startswith(f"image was not fetched from {host}: its TLS certificate is not valid (")
-    assert secure.server.requests == []
+    assert secure_server.server.requests == []
 
 
-def test_an_unknown_authority(secure: SecureServer) -> None:
+def test_an_unknown_authority(secure_server: SecureServer) -> None:
     """Rules without a TLS context trust only public certificate authorities."""
-    message = refusal(secure.url(), replace(secure.rules, tls=None), Resolver([LOOPBACK]))
+    message = refusal(secure_server.url(), replace(secure_server.rules, tls=None), Resolver([LOOPBACK]))
 
     assert "its TLS certificate is not valid (self-signed certificate)" in message
-    assert secure.server.requests == []
+    assert secure_server.server.requests == []
 
 
 def test_a_server_without_tls(server: ImageServer, rules: FetchRules) -> None:
@@ -744,12 +752,14 @@ def test_a_handshake_that_never_ends(rules: FetchRules) -> None:
         assert time.monotonic() - started < 0.2 + GRACE_S
 
 
-def test_downgrade(secure: SecureServer, server: ImageServer) -> None:
+def test_downgrade(secure_server: SecureServer, server: ImageServer) -> None:
     """A redirect from https to http is rejected even if http is allowed."""
-    secure.server.responses["/old"] = redirect(url_of(server))
-    lenient = replace(secure.rules, allow_http=True, extra_ports=frozenset({secure.server.port, server.port}))
+    secure_server.server.responses["/old"] = redirect(url_of(server))
+    lenient = replace(
+        secure_server.rules, allow_http=True, extra_ports=frozenset({secure_server.server.port, server.port})
+    )
 
-    message = refusal(secure.url("/old"), lenient, Resolver([LOOPBACK]))
+    message = refusal(secure_server.url("/old"), lenient, Resolver([LOOPBACK]))
 
     assert message.startswith(f"image was not fetched from {CERTIFIED_HOST}: it redirects from https to http")
     assert server.visits() == 0

@@ -88,7 +88,7 @@ def test_an_input_that_does_not_exist_is_named_with_the_nearest_one() -> None:
 
 
 def test_an_input_may_have_dots() -> None:
-    """The node is the longest part that names one; the rest is the input, including its dots."""
+    """The longest part of the place that names a node is the node; the rest, with its dots, is the input."""
     graph: Graph = {
         "3": {"class_type": "ResizeImage", "inputs": {"resize_type": "a", "resize_type.width": 8, "v.0": 1}},
         "75:70": {"class_type": "UNETLoader", "inputs": {"unet_name": "a"}, "_meta": {"title": "v1.5.2"}},

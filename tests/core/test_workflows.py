@@ -67,8 +67,8 @@ def image_base64() -> str:
 
 
 @pytest.fixture(params=SHIPPED)
-def shipped(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -> Workflow:
-    """The shipped workflows, one for each test run."""
+def shipped_workflow(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -> Workflow:
+    """A shipped workflow; a test runs once for each."""
     return workflows[request.param]
 
 
@@ -80,61 +80,61 @@ def test_the_workflows_of_the_commands_ship(workflows: Mapping[str, Workflow]) -
     assert len({workflow.version for workflow in workflows.values()}) == len(workflows)
 
 
-def test_a_graph_has_comfyui_s_export_format(shipped: Workflow) -> None:
+def test_a_graph_has_comfyui_s_export_format(shipped_workflow: Workflow) -> None:
     """Each node's id is a number, and the file has the order and indentation of ComfyUI's export."""
-    for node_id, node in shipped.graph.items():
+    for node_id, node in shipped_workflow.graph.items():
         assert node_id.isdecimal()
         assert list(node) == ["inputs", "class_type", "_meta"]
         assert list(node["_meta"]) == ["title"]
         assert isinstance(node["_meta"]["title"], str)
-    assert graph_faults(shipped.graph) == []
-    text = default_directory().joinpath(f"{shipped.name}.json").read_text(encoding="utf-8")
-    assert text.rstrip("\n") == json.dumps(shipped.graph, indent=2, ensure_ascii=False)
+    assert graph_faults(shipped_workflow.graph) == []
+    text = default_directory().joinpath(f"{shipped_workflow.name}.json").read_text(encoding="utf-8")
+    assert text.rstrip("\n") == json.dumps(shipped_workflow.graph, indent=2, ensure_ascii=False)
 
 
-def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
+def test_the_models_are_those_that_the_graph_loads(shipped_workflow: Workflow) -> None:
     """`x-models` are exactly the files that the loader nodes name."""
     loaded = {
         f"{FOLDERS[node['class_type'], name]}/{value}"
-        for node in shipped.graph.values()
+        for node in shipped_workflow.graph.values()
         for name, value in node["inputs"].items()
         if (node["class_type"], name) in FOLDERS
     }
 
-    assert sorted(loaded) == sorted(shipped.schema["x-models"])
-    files = json.dumps(shipped.graph).count(".safetensors")
+    assert sorted(loaded) == sorted(shipped_workflow.schema["x-models"])
+    files = json.dumps(shipped_workflow.graph).count(".safetensors")
     assert files == len(loaded)
 
 
-def test_every_input_is_bound_to_the_graph(shipped: Workflow) -> None:
+def test_every_input_is_bound_to_the_graph(shipped_workflow: Workflow) -> None:
     """Every input but num_images has its own targets; the sampler's values but denoise are targets."""
-    targets = [target for name in shipped.inputs for target in shipped.targets(name)]
+    targets = [target for name in shipped_workflow.inputs for target in shipped_workflow.targets(name)]
 
-    assert [name for name in shipped.inputs if not shipped.targets(name)] == ["num_images"]
+    assert [name for name in shipped_workflow.inputs if not shipped_workflow.targets(name)] == ["num_images"]
     assert len(set(targets)) == len(targets)
-    [sampler] = [node_id for node_id, node in shipped.graph.items() if node["class_type"] == "KSampler"]
-    own = {name for name, value in shipped.graph[sampler]["inputs"].items() if not is_link(value)}
+    [sampler] = [node_id for node_id, node in shipped_workflow.graph.items() if node["class_type"] == "KSampler"]
+    own = {name for name, value in shipped_workflow.graph[sampler]["inputs"].items() if not is_link(value)}
     bound = {target.input for target in targets if target.node_id == sampler}
     assert own - bound <= {"denoise"}
 
 
-def test_every_default_is_the_graph_s_value(shipped: Workflow) -> None:
+def test_every_default_is_the_graph_s_value(shipped_workflow: Workflow) -> None:
     """A default is the value in the exported graph, so a request without inputs generates the editor's image."""
     compared = set()
-    for name, rule in shipped.inputs.items():
+    for name, rule in shipped_workflow.inputs.items():
         if "default" not in rule or "x-insert" in rule:
             continue
         expected = rule["default"] + rule["x-add"] if "x-add" in rule else rule["default"]
-        for target in shipped.targets(name):
-            assert target.get(shipped.graph) == expected
+        for target in shipped_workflow.targets(name):
+            assert target.get(shipped_workflow.graph) == expected
             compared.add(name)
-    without = {name for name in shipped.inputs if name not in compared} - {"loras", "num_images"}
-    assert without <= WITHOUT_DEFAULT | ({"width", "height"} if shipped.image_inputs else set())
+    without = {name for name in shipped_workflow.inputs if name not in compared} - {"loras", "num_images"}
+    assert without <= WITHOUT_DEFAULT | ({"width", "height"} if shipped_workflow.image_inputs else set())
 
 
-def test_every_input_has_a_description(shipped: Workflow) -> None:
+def test_every_input_has_a_description(shipped_workflow: Workflow) -> None:
     """The docs are generated from the schema: each input has a description, and numbers have limits."""
-    rules = shipped.inputs
+    rules = shipped_workflow.inputs
 
     assert all(rule["description"].endswith(".") for rule in rules.values())
     assert (rules["prompt"]["minLength"], rules["prompt"]["maxLength"]) == (1, 4096)

@@ -23,7 +23,7 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 from tests.image.conftest import WITH_WEIGHTS, WORKER, BuiltImages
-from tests.image.substitutes import fill, make_models
+from tests.image.substitutes import make_models, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -232,7 +232,7 @@ def test_the_models_of_a_volume_are_found(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """The image without weights uses the models of a read-only network volume."""
-    fill(tmp_path / "models", images.models, images.server)
+    write_models(tmp_path / "models", images.models, images.server)
 
     with worker_container(
         engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], **_with_small_models(images)
@@ -244,7 +244,7 @@ def test_a_missing_model_is_named(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """If models are missing, the worker takes no job, logs them and the folder that was searched, and exits."""
-    fill(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
+    write_models(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
 
     options: dict[str, Any] = {
         "volumes": [f"{tmp_path}:/runpod-volume:ro"],
@@ -282,7 +282,7 @@ def test_an_unreadable_volume_is_reported(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """If only another user can read the volume, the log says that it cannot be read."""
-    fill(tmp_path / "models", images.models, images.server)
+    write_models(tmp_path / "models", images.models, images.server)
     tmp_path.chmod(0o700)
 
     with worker_container(

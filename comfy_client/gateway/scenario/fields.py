@@ -188,8 +188,8 @@ _UNSUPPORTED_IMAGE_FIELDS: Mapping[str, RequestField] = {
     for name in _IMAGE_FIELDS
 }
 
-# numSamples: Scenario's specification says 4, its documentation says 1 (docs/reference/scenario.md#route-b). 1 is the
-# cheaper default, and nearly all callers send 1.
+# numSamples: the default is 4 in Scenario's specification, and 1 in its documentation
+# (docs/reference/scenario.md#route-b). 1 is the cheaper default, and nearly all callers send 1.
 _CLASSIC_DEFAULTS: JsonObject = {"width": 512, "height": 512, "numInferenceSteps": 30, "numSamples": 1, "guidance": 3.5}
 
 ROUTES: Mapping[str, GenerateRoute] = {

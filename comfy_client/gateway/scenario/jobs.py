@@ -194,7 +194,7 @@ class JobRunner:
         if self._is_stopping or self._job(job_id).phase is not Phase.STORED:
             return
         await self._change(job_id, phase=Phase.SENDING)
-        # With a wait time, a large request can use RunPod's /runsync: see RunPodEndpoint.submit.
+        # With a `wait_s` of 0, a request that is too large for RunPod's /run uses /runsync: see RunPodEndpoint.submit.
         is_large = len(request.input.get("image", "")) > LARGE_IMAGE_CHARACTERS
         status = await asyncio.to_thread(self._provider.submit, request, 0.0 if is_large else None)
         await self._change(job_id, phase=Phase.SENT, endpoint_id=status.job_id)
@@ -230,7 +230,7 @@ class JobRunner:
             events: AsyncIterator[Event] = coroutines.aiterate(poller.events(MAX_JOB_LIFE_S))
             try:
                 async for event in events:
-                    if not isinstance(event, Queued | ProviderUnavailable):  # These are emitted without a response.
+                    if not isinstance(event, Queued | ProviderUnavailable):  # These events need no response.
                         last_response_at = time.monotonic()
                     if isinstance(event, Done):
                         await self._store_result(job_id, event.result)

@@ -22,7 +22,7 @@ from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
 INFERENCES = "inferences"
 """The name of the oldest route, whose body is `{"parameters": {"type": "txt2img", …}}`."""
 _SIDE_MULTIPLE = 16
-RANDOM = -1
+RANDOM_SEED = -1
 """The seed value that requests a random seed, as in ComfyUI."""
 MAX_LISTED_KEYS = 20
 """Unknown keys that a job's notes list by name. The rest are only counted."""
@@ -259,7 +259,7 @@ class _CallMapper:
             "guidance": given.get("guidance", defaults["guidance"]),
             "num_images": max(counts, default=1),
         }
-        if given.get("seed", RANDOM) != RANDOM:
+        if given.get("seed", RANDOM_SEED) != RANDOM_SEED:
             numbers["seed"] = int(given["seed"])
         if task == "img2img":
             numbers["strength"] = given.get("strength", defaults["strength"])

@@ -21,7 +21,7 @@ _ERRORS = {
     "429": "Too many requests; `Retry-After` has the seconds to wait",
     "507": "The shim's disk is full; the request had no effect",
 }
-_ROWS = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
+_LISTED_TYPES = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
 
 
 def document(server_url: str) -> JsonObject:
@@ -87,7 +87,9 @@ def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
     queries = (
-        list(query_parameters(_ROWS[route.result_key])) if route.method == "GET" and route.result_key in _ROWS else []
+        list(query_parameters(_LISTED_TYPES[route.result_key]))
+        if route.method == "GET" and route.result_key in _LISTED_TYPES
+        else []
     )
     if route.result_key == "models" and route.method == "GET":
         queries = ["privacy", "status", "type", "pageSize", "paginationToken"]

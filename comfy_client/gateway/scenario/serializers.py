@@ -195,10 +195,13 @@ def _inputs() -> list[JsonObject]:
     route = ROUTES["custom"]
     entries = []
     for name, field in route.fields.items():
-        kind = field.rule.get("type")
+        schema_type = field.rule.get("type")
         if not field.becomes or name in _OTHER_SPELLINGS:
             continue
-        entry: JsonObject = {"name": name, "type": _KINDS.get(name) or _TYPES.get(str(kind), "string")}
+        entry: JsonObject = {
+            "name": name,
+            "type": _TYPES_BY_NAME.get(name) or _TYPES_BY_SCHEMA_TYPE.get(str(schema_type), "string"),
+        }
         entry |= {key: field.rule[keyword] for key, keyword in _LIMITS.items() if keyword in field.rule}
         if name in route.defaults:
             entry["default"] = route.defaults[name]
@@ -215,7 +218,13 @@ def _inputs() -> list[JsonObject]:
 
 
 _OTHER_SPELLINGS = frozenset({"numSamples", "imageId", "imageUrl", "concepts"})
-_KINDS = {"image": "file", "seed": "number", "loras": "model_array", "lorasScale": "number_array", "modelId": "model"}
-_TYPES = {"integer": "number", "number": "number", "boolean": "boolean"}
+_TYPES_BY_NAME = {
+    "image": "file",
+    "seed": "number",
+    "loras": "model_array",
+    "lorasScale": "number_array",
+    "modelId": "model",
+}
+_TYPES_BY_SCHEMA_TYPE = {"integer": "number", "number": "number", "boolean": "boolean"}
 # Scenario's keys, and the keywords of JSON Schema.
 _LIMITS = {"min": "minimum", "max": "maximum", "maxLength": "maxLength", "allowedValues": "enum"}

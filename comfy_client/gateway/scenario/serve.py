@@ -71,7 +71,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,
         )
         server = uvicorn.Server(config)
-        # For a signal before uvicorn sets its own handlers, and for the one that it raises again after the shutdown.
+        # For a signal before uvicorn sets its handlers, and for the signal that uvicorn raises again after a shutdown.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         asyncio.run(_serve(shim.service, server, sockets, log_stream, on_ready))

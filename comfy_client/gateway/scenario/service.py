@@ -278,7 +278,7 @@ class ShimService:
 
     async def overview(self, owner: str) -> JsonObject:
         """Return the endpoint's health and the cost so far, for the web page at `/`."""
-        count, seconds = self._store.spent(owner)
+        count, seconds = self._store.runs_and_seconds(owner)
         usd = job_usd(seconds, self._settings.costs.usd_per_s)
         try:
             health = await asyncio.to_thread(self._client.health)

@@ -220,7 +220,7 @@ class Store:
         )
         return bool(found[0])
 
-    def spent(self, owner: str) -> tuple[int, float]:
+    def runs_and_seconds(self, owner: str) -> tuple[int, float]:
         """Return the number of an owner's jobs that ran, and their total seconds."""
         [found] = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(execution_s), 0) FROM jobs WHERE owner = ? AND execution_s IS NOT NULL",

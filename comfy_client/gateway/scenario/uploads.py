@@ -42,7 +42,7 @@ class Uploads:
         self._assets = assets
         self._directory = directory
         self._part_of = part_of
-        self._sizes: dict[str, dict[int, int]] = {}
+        self._part_sizes: dict[str, dict[int, int]] = {}
         """Upload id to part number to bytes, for uncompleted uploads. Includes parts that are being written."""
 
     def create(self, owner: str, body: object) -> JsonObject:
@@ -81,9 +81,9 @@ class Uploads:
     def max_part_bytes(self, upload_id: str, number: int) -> int:
         """Return the maximum size of a part in bytes. Raises ShimError as `owner_of_part` does."""
         upload = self._pending(upload_id, number)
-        others = sum(size for part, size in self._sizes.get(upload.id, {}).items() if part != number)
+        others = sum(size for part, size in self._part_sizes.get(upload.id, {}).items() if part != number)
         all_others = others + sum(
-            sum(self._sizes.get(each.id, {}).values())
+            sum(self._part_sizes.get(each.id, {}).values())
             for each in self._store.pending_uploads(upload.owner)
             if each.id != upload.id
         )
@@ -97,7 +97,7 @@ class Uploads:
                 f"The parts have more than {MAX_BYTES:,} bytes. {SMALLER_IMAGE_ADVICE}",
                 code=ErrorCode.PAYLOAD_TOO_LARGE,
             )
-        sizes = self._sizes.setdefault(upload_id, {})
+        sizes = self._part_sizes.setdefault(upload_id, {})
         previous = sizes.get(number, 0)
         sizes[number] = len(data)
         try:
@@ -146,7 +146,7 @@ class Uploads:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 sizes = {int(file.name): file.stat().st_size for file in folder.iterdir() if file.name.isdigit()}
-                self._sizes[upload.id] = sizes
+                self._part_sizes[upload.id] = sizes
 
     async def sweep(self) -> None:
         """Fail the uploads that were not completed within UPLOAD_LIFE_S, and remove parts that are not needed."""
@@ -160,7 +160,7 @@ class Uploads:
 
     async def _remove_parts(self, upload_id: str) -> None:
         await asyncio.to_thread(shutil.rmtree, self._directory / upload_id, ignore_errors=True)
-        self._sizes.pop(upload_id, None)
+        self._part_sizes.pop(upload_id, None)
 
     def _pending(self, upload_id: str, number: int) -> ShimUpload:
         upload = self._store.upload(upload_id)

@@ -29,7 +29,7 @@ class JobStore:
         self._changes = changes
         self._queue: list[str] = []
         self._to_stop: dict[str, list[str]] = {}
-        self._retried = 0
+        self._retry_count = 0
         # Replaced, never modified, so that other threads read a consistent snapshot without the lock.
         self.jobs: Mapping[str, QueueJob] = MappingProxyType({})
 
@@ -73,7 +73,7 @@ class JobStore:
             job = self.jobs[job_id]
             if job.state not in RETRIABLE:
                 return None
-            self._retried += 1
+            self._retry_count += 1
             self._queue.append(job_id)
             return self._change_state(job, QueueJobState.IN_QUEUE, output=None, error=None)
 
@@ -93,7 +93,7 @@ class JobStore:
             "failed": sum(state in RETRIABLE for state in states),
             "inProgress": states.count(QueueJobState.IN_PROGRESS),
             "inQueue": states.count(QueueJobState.IN_QUEUE),
-            "retried": self._retried,
+            "retried": self._retry_count,
         }
 
     def hand_out(self, worker_id: str, at_most: int) -> list[JsonObject]:
@@ -159,7 +159,7 @@ class JobStore:
             if left_s > 0:
                 self._changes.call_later(left_s, partial(self._check_worker, job_id, hand_outs))
             elif job.retries < MAX_RETRIES:
-                self._retried += 1
+                self._retry_count += 1
                 self._queue.append(job_id)
                 self._change_state(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
             else:

@@ -106,7 +106,7 @@ def test_a_computed_prefix_is_kept_and_the_save_node_is_tagged() -> None:
 
 
 def test_a_computed_prefix_becomes_a_name_in_the_run_s_folder() -> None:
-    """If ComfyUI has the required nodes, they replace slashes, names of dots and empty names by `_`."""
+    """Added nodes replace slashes, names of dots and empty names by `_`, if ComfyUI has such nodes."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
     changed = rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=types)
@@ -121,7 +121,7 @@ def test_a_computed_prefix_becomes_a_name_in_the_run_s_folder() -> None:
 
 
 def test_a_computed_path_becomes_a_name_for_a_custom_save_node() -> None:
-    """A custom node might write to an absolute path. Only text, as /object_info declares it, is changed."""
+    """A link to text becomes a name, because a custom node might write to an absolute path; other links are kept."""
     graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
     changed = rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=types)
@@ -170,7 +170,7 @@ def test_links_to_a_preview_or_save_node_skip_it() -> None:
 
 
 def test_a_preview_with_other_outputs_is_kept() -> None:
-    """A node is kept if its outputs are more than its input, because a link cannot replace them."""
+    """A preview is kept if a link to its source cannot replace all of its outputs."""
     graph = {"1": node("Preview3DAdvanced", model_3d=["0", 0]), "2": node("Save3DAdvanced", camera_info=["1", 2])}
     assert "1" in rewrite_graph(graph, RUN_FOLDER, over_websocket=True)
 

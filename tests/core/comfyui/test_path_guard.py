@@ -239,7 +239,7 @@ def test_an_input_for_content_cannot_contain_a_path(value: str) -> None:
 
 
 def test_an_image_in_place_of_a_name_is_reported_with_the_remedy() -> None:
-    """The value is not repeated, however long it is."""
+    """The fault has the length of the value, and does not repeat the value."""
     [fault] = faults("LoadImage", "image", "A" * 5_000_000)
     assert fault.message == (
         "has 5000000 characters, which is too long for a file name; send the file in `images` and use its name here"
@@ -339,7 +339,7 @@ def test_a_video_is_not_a_playlist(data: bytes) -> None:
 
 
 def test_every_fault_has_its_path_and_a_remedy() -> None:
-    """Each fault has the path of its input and a remedy, and does not repeat the value."""
+    """Each fault has the path of the invalid input and a remedy, and does not repeat the value."""
     graph = {
         "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},
         "a b": {"class_type": "SaveImage", "inputs": {"filename_prefix": "/srv/x"}},

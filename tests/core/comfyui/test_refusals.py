@@ -93,7 +93,7 @@ def test_an_image_that_was_not_sent_is_reported() -> None:
 
 
 def test_a_missing_model_among_other_problems_lists_the_models() -> None:
-    """The available models are listed as they are without other problems."""
+    """The available models are listed, although the graph has another problem too."""
     other_fault = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
     found = refusal_of(
         not_in_list_error("unet_name", "b.safetensors", ["a.safetensors"]), other_fault, class_type="UNETLoader"

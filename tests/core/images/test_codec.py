@@ -350,7 +350,7 @@ def test_identifying_a_damaged_file_does_not_fail() -> None:
 )
 @IGNORE_PILLOW_WARNINGS
 def test_a_damaged_header_is_rejected(data: bytes) -> None:
-    """Files for which Pillow raises IndexError or TypeError are rejected like others."""
+    """Files for which Pillow raises IndexError or TypeError are rejected like other damaged files."""
     assert refusal(data)
     assert identify(data) is None
 
@@ -461,7 +461,7 @@ def test_a_valid_size_is_kept(width: int, height: int) -> None:
         assert rounded_size(width, height) < (width + 1, height + 1)
 
 
-TEXTS = {
+PNG_TEXTS = {
     "prompt": json.dumps({"3": {"inputs": {"text": "größer"}}}),
     "parameters": "ein Ritter, 像素骑士, рыцарь, 🗡️\nsteps: 20",
 }
@@ -484,15 +484,15 @@ def test_a_png_keeps_its_compressed_data() -> None:
     """Adding text to a PNG keeps every chunk, without compressing it again; text in any script can be read back."""
     png = encoded(noise())
 
-    data = encode_image(png, "png", 90, TEXTS).data
+    data = encode_image(png, "png", 90, PNG_TEXTS).data
 
     before, after = chunks_of(png), chunks_of(data)
     assert {kind: content for kind, content in after.items() if kind not in {"tEXt", "iTXt"}} == before
     assert next(iter(after)) == "IHDR"
     image = decoded(data)
     assert image.tobytes() == noise().tobytes()
-    assert {key: image.info[key] for key in TEXTS} == TEXTS
-    assert image.info.keys() == TEXTS.keys()
+    assert {key: image.info[key] for key in PNG_TEXTS} == PNG_TEXTS
+    assert image.info.keys() == PNG_TEXTS.keys()
 
 
 def test_a_png_without_metadata_is_not_changed() -> None:
@@ -505,14 +505,14 @@ def test_a_png_without_metadata_is_not_changed() -> None:
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_webp_and_jpeg_contain_the_parameters(output_format: str) -> None:
     """Other formats contain the same image, and their EXIF comment is the parameters in any script."""
-    data = encode_image(encoded(quarters(64, 64)), output_format, 95, TEXTS).data
+    data = encode_image(encoded(quarters(64, 64)), output_format, 95, PNG_TEXTS).data
 
     image = decoded(data)
     assert (image.format or "").lower() == output_format
     assert image.convert("RGB").getpixel((8, 8)) == pytest.approx(RED, abs=6)
     comment = image.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
     assert comment[:8] == b"UNICODE\0"
-    assert comment[8:].decode("utf-16-be") == TEXTS["parameters"]
+    assert comment[8:].decode("utf-16-be") == PNG_TEXTS["parameters"]
     assert identify(data) == EncodedImage(data, 64, 64, f"image/{output_format}")
 
 
@@ -557,7 +557,7 @@ def test_the_same_image_is_the_same_file() -> None:
     """The same image and text result in the same bytes, so hashes can be compared."""
     png = encoded(noise())
     for output_format in ("png", "webp", "jpeg"):
-        first, second = (encode_image(png, output_format, 80, TEXTS).data for _ in range(2))
+        first, second = (encode_image(png, output_format, 80, PNG_TEXTS).data for _ in range(2))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
 
 
@@ -598,25 +598,26 @@ def test_an_invalid_preview_is_none() -> None:
 # Images with small damage, which viewers show
 
 
-SMOOTH = Image.linear_gradient("L").resize((400, 400)).convert("RGB")
+SMOOTH_IMAGE = Image.linear_gradient("L").resize((400, 400)).convert("RGB")
 TRUNCATED_IMAGES: dict[str, tuple[Callable[[], bytes], int]] = {
-    "JPEG": (lambda: encoded(SMOOTH, "JPEG", quality=90), 2),
-    "progressive JPEG": (lambda: encoded(SMOOTH, "JPEG", quality=90, progressive=True), 2),
+    "JPEG": (lambda: encoded(SMOOTH_IMAGE, "JPEG", quality=90), 2),
+    "progressive JPEG": (lambda: encoded(SMOOTH_IMAGE, "JPEG", quality=90, progressive=True), 2),
     "small JPEG": (lambda: encoded(noise("L").resize((400, 400)), "JPEG", quality=60), 60),
-    "JPEG of a camera": (lambda: encoded(SMOOTH.convert("CMYK"), "JPEG", quality=90), 3),
-    "PNG without IEND": (lambda: encoded(SMOOTH), 12),
+    "JPEG of a camera": (lambda: encoded(SMOOTH_IMAGE.convert("CMYK"), "JPEG", quality=90), 3),
+    "PNG without IEND": (lambda: encoded(SMOOTH_IMAGE), 12),
     "PNG without its last rows": (lambda: encoded(noise().resize((400, 400))), 2000),
     "PNG of a palette": (lambda: encoded(noise("P").resize((400, 400), Image.Resampling.NEAREST)), 30),
-    "GIF": (lambda: encoded(SMOOTH, "GIF"), 10),
-    "BMP": (lambda: encoded(SMOOTH, "BMP"), 1000),
-    "TIFF": (lambda: encoded(SMOOTH, "TIFF"), 1000),
+    "GIF": (lambda: encoded(SMOOTH_IMAGE, "GIF"), 10),
+    "BMP": (lambda: encoded(SMOOTH_IMAGE, "BMP"), 1000),
+    "TIFF": (lambda: encoded(SMOOTH_IMAGE, "TIFF"), 1000),
 }
+"""A function that makes the complete file, and the number of bytes to cut off, by kind of file."""
 
 
 @IGNORE_PILLOW_WARNINGS
 @pytest.mark.parametrize("kind", TRUNCATED_IMAGES)
 def test_an_image_that_lacks_its_last_bytes_is_accepted(kind: str) -> None:
-    """ComfyUI and every viewer open such a file. A graph gets it unchanged; image to image gets a complete one."""
+    """ComfyUI and every viewer open such a file. A graph gets it unchanged; image to image gets the completed image."""
     make, missing = TRUNCATED_IMAGES[kind]
     whole = make()
     cut = whole[:-missing]

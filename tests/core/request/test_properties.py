@@ -45,7 +45,7 @@ VALID_TEMPLATES, VALID_GRAPHS, INVALID_TEMPLATES, INVALID_GRAPHS, RAW_WHOLES, RA
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = 987_654_321
 
-COMMON = {
+COMMON_SLOTS = {
     "prompt": ("4", "text"),
     "negative_prompt": ("5", "text"),
     "guidance": ("6", "guidance"),
@@ -54,9 +54,9 @@ COMMON = {
     "scheduler": ("8", "scheduler"),
 }
 SLOTS = {
-    "flux-dev-txt2img": {**COMMON, "width": ("7", "width"), "height": ("7", "height")},
+    "flux-dev-txt2img": {**COMMON_SLOTS, "width": ("7", "width"), "height": ("7", "height")},
     "flux-dev-img2img": {
-        **COMMON,
+        **COMMON_SLOTS,
         "width": ("12", "width"),
         "height": ("12", "height"),
         "strength": ("8", "denoise"),
@@ -120,37 +120,37 @@ SCALARS = st.none() | st.booleans() | st.integers(-(2**64), 2**64) | FINITE | st
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(TEXT, SCALARS, max_size=2)
 
 
-def number(low: float, high: float) -> st.SearchStrategy[float]:
+def json_numbers(low: float, high: float) -> st.SearchStrategy[float]:
     """Generate numbers in this range as JSON has them: integers and floats."""
     return st.floats(low, high) | st.integers(math.ceil(low), math.floor(high))
 
 
-def whole(low: int, high: int, step: int = 1) -> st.SearchStrategy[float]:
+def json_integers(low: int, high: int, step: int = 1) -> st.SearchStrategy[float]:
     """Generate integers in this range, some as floats such as 20.0."""
     numbers = st.integers(low // step, high // step).map(lambda count: count * step)
     return numbers | numbers.filter(lambda n: int(float(n)) == n).map(float)
 
 
 INPUTS: dict[str, st.SearchStrategy[Any]] = {
-    "steps": whole(1, 100),
-    "guidance": number(0, 30),
-    "seed": whole(0, MAX_SEED - 8) | st.integers(MAX_SEED - 8, MAX_SEED),
-    "num_images": whole(1, 8),
+    "steps": json_integers(1, 100),
+    "guidance": json_numbers(0, 30),
+    "seed": json_integers(0, MAX_SEED - 8) | st.integers(MAX_SEED - 8, MAX_SEED),
+    "num_images": json_integers(1, 8),
     "sampler": st.text(ENCODABLE, min_size=1, max_size=64),
     "scheduler": st.text(ENCODABLE, min_size=1, max_size=64),
-    "width": whole(64, 2048, 16),
-    "height": whole(64, 2048, 16),
+    "width": json_integers(64, 2048, 16),
+    "height": json_integers(64, 2048, 16),
     "loras": st.lists(
-        st.fixed_dictionaries({"name": TEXT}, optional={"strength": number(-10, 10)}),
+        st.fixed_dictionaries({"name": TEXT}, optional={"strength": json_numbers(-10, 10)}),
         max_size=8,
     ),
 }
 ENVELOPE: dict[str, st.SearchStrategy[Any]] = {
     "output_format": st.sampled_from(["png", "webp", "jpeg"]),
-    "output_quality": whole(1, 100),
+    "output_quality": json_integers(1, 100),
     "metadata": st.booleans(),
     "delivery": st.sampled_from(["auto", "base64"]),
-    "timeout_s": number(1, 3600),
+    "timeout_s": json_numbers(1, 3600),
 }
 ENVELOPE_DEFAULTS: JsonObject = {
     "output_format": "png",
@@ -175,23 +175,23 @@ def template_requests(draw: Draw) -> tuple[str, JsonObject]:
     alias = name.removeprefix("flux-dev-")
     body: JsonObject = draw(st.fixed_dictionaries({"prompt": WORDS}, optional={**INPUTS, **ENVELOPE}))
     if draw(st.booleans()):
-        body["negative_strength"] = draw(number(0, 10).filter(lambda strength: strength > 0))
+        body["negative_strength"] = draw(json_numbers(0, 10).filter(lambda strength: strength > 0))
         body["negative_prompt"] = draw(st.text(ENCODABLE, max_size=40))
     if name == "flux-dev-img2img":
         body["image"] = draw(st.sampled_from(list(IMAGES)))
-        body |= draw(st.fixed_dictionaries({}, optional={"strength": number(0.01, 1)}))
+        body |= draw(st.fixed_dictionaries({}, optional={"strength": json_numbers(0.01, 1)}))
     body |= draw(st.sampled_from([{}, {"workflow": name}, {"workflow": alias}]))
     return name, body
 
 
-BOUND: dict[tuple[str, str], st.SearchStrategy[Any]] = {
+LIMITED_VALUES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("4", "text"): WORDS,
     ("5", "text"): st.text(ENCODABLE, max_size=40),
-    ("6", "guidance"): number(0, 30),
-    ("8", "steps"): whole(1, 100),
-    ("8", "seed"): whole(0, MAX_SEED - 8),
-    ("8", "cfg"): number(1, 11),
-    ("8", "denoise"): number(0.01, 1),
+    ("6", "guidance"): json_numbers(0, 30),
+    ("8", "steps"): json_integers(1, 100),
+    ("8", "seed"): json_integers(0, MAX_SEED - 8),
+    ("8", "cfg"): json_numbers(1, 11),
+    ("8", "denoise"): json_numbers(0.01, 1),
     ("8", "sampler_name"): INPUTS["sampler"],
     ("8", "scheduler"): INPUTS["scheduler"],
 }
@@ -208,7 +208,7 @@ def overrides_of(draw: Draw, graph: Graph) -> JsonObject:
         old_value = graph[node_id]["inputs"][name]
         free = links if isinstance(old_value, list) else st.text(ENCODABLE, max_size=40)
         place = f"{draw(st.sampled_from([node_id, TITLES[node_id]]))}.{name}"
-        overrides[place] = draw(BOUND.get((node_id, name), free) | st.none())
+        overrides[place] = draw(LIMITED_VALUES.get((node_id, name), free) | st.none())
     return overrides
 
 
@@ -264,7 +264,7 @@ BASE64_SPELLINGS: tuple[Callable[[str], str], ...] = (
 
 
 def proportional_side(pixels: float) -> int:
-    """Return a side that was computed from the other one, rounded and within the limits."""
+    """Return the length of a side in pixels, rounded to a multiple of 16 within the limits."""
     return min(2048, max(64, round(pixels / 16) * 16))
 
 
@@ -308,7 +308,7 @@ def expected_graph(name: str, exported: Graph, used: JsonObject, image_number: i
 @given(st.data())
 @settings(REPEATABLE, max_examples=VALID_TEMPLATES)
 def test_a_valid_request_is_rendered_exactly(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
-    """Each value is in its node, each default in the others, and nothing else has changed."""
+    """Each value is in its node, missing inputs have their defaults, and nothing else has changed."""
     name, body = data.draw(template_requests())
     exported = workflows[name].graph
     before = json_text(exported)
@@ -454,8 +454,10 @@ class PlantedFault:
 MISSING = object()
 LONG_TEXT = "lorem ipsum " * 500
 INVALID_TEXT = st.sampled_from(["a\ud800", "\udfff", "a\0b", "\0", LONG_TEXT + "\0"])
-HUGE = st.sampled_from([309, 4000, -400, -6000]).map(lambda digits: 10**digits if digits > 0 else -(10**-digits))
-INVALID_NUMBER = st.sampled_from([math.nan, math.inf, -math.inf]) | HUGE
+HUGE_INTEGERS = st.sampled_from([309, 4000, -400, -6000]).map(
+    lambda digits: 10**digits if digits > 0 else -(10**-digits)
+)
+INVALID_NUMBER = st.sampled_from([math.nan, math.inf, -math.inf]) | HUGE_INTEGERS
 EMPTY_CONTAINERS: st.SearchStrategy[Any] = st.builds(list) | st.builds(dict)
 NOT_TEXT = st.booleans() | st.integers() | FINITE | EMPTY_CONTAINERS | INVALID_NUMBER | INVALID_TEXT
 NOT_A_NUMBER = (
@@ -495,7 +497,7 @@ def planted_at(key: str, values: st.SearchStrategy[Any], path: str = "") -> st.S
     return values.map(lambda value: PlantedFault(key, value, path or key))
 
 
-def beyond(low: float, high: float) -> st.SearchStrategy[float]:
+def integers_outside(low: float, high: float) -> st.SearchStrategy[float]:
     """Generate integers below `low` or above `high`."""
     return st.integers(-(2**70), math.ceil(low) - 1) | st.integers(math.floor(high) + 1, 2**70)
 
@@ -514,7 +516,11 @@ LORA_FAULTS = st.one_of(
     planted_at(
         "loras", (NOT_TEXT | st.sampled_from(["", "x" * 256])).map(lambda name: [LORA, {"name": name}]), "loras[1].name"
     ),
-    planted_at("loras", (NOT_A_NUMBER | beyond(-10, 10)).map(lambda n: [{**LORA, "strength": n}]), "loras[0].strength"),
+    planted_at(
+        "loras",
+        (NOT_A_NUMBER | integers_outside(-10, 10)).map(lambda n: [{**LORA, "strength": n}]),
+        "loras[0].strength",
+    ),
     planted_at("loras", st.just([{**LORA, "weight": 1}]), "loras[0].weight"),
     planted_at("loras", st.just([{**LORA, "na\ud800me": 1}]), 'loras[0]["na?me"]'),
 )
@@ -544,8 +550,8 @@ def beyond_limits(place: str, values: st.SearchStrategy[Any]) -> st.SearchStrate
 
 TEMPLATE_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
     beyond_limits("8.sed", NOT_NULL),
-    beyond_limits("8.steps", NOT_WHOLE | beyond(1, 100)),
-    beyond_limits("KSampler.seed", beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
+    beyond_limits("8.steps", NOT_WHOLE | integers_outside(1, 100)),
+    beyond_limits("KSampler.seed", integers_outside(0, MAX_SEED).filter(lambda seed: seed != -1)),
     beyond_limits("8.cfg", NOT_A_NUMBER | st.sampled_from([0.99, 11.01, 100])),
     beyond_limits("8.denoise", NOT_A_NUMBER | st.sampled_from([-0.01, 1.01])),
     beyond_limits("FluxGuidance.guidance", NOT_A_NUMBER | st.just(30.1)),
@@ -558,24 +564,28 @@ ENVELOPE_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     "output_format": planted_at(
         "output_format", NOT_TEXT | st.sampled_from(["gif", "pngs", "image/gif", "", LONG_TEXT])
     ),
-    "output_quality": planted_at("output_quality", NOT_WHOLE | beyond(1, 100)),
+    "output_quality": planted_at("output_quality", NOT_WHOLE | integers_outside(1, 100)),
     "metadata": planted_at("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool))),
     "delivery": planted_at("delivery", NOT_TEXT | st.sampled_from(["ftp", "inline", LONG_TEXT])),
-    "timeout_s": planted_at("timeout_s", NOT_A_NUMBER | beyond(1, 3600) | st.just(0.999)),
+    "timeout_s": planted_at("timeout_s", NOT_A_NUMBER | integers_outside(1, 3600) | st.just(0.999)),
 }
 FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     **ENVELOPE_FAULTS,
     "prompt": planted_at("prompt", NOT_TEXT | st.sampled_from(["", " ", "\n\t ", "x" * 4097, LONG_TEXT, MISSING])),
     "negative_prompt": planted_at("negative_prompt", NOT_TEXT | st.sampled_from(["x" * 4097, LONG_TEXT])),
-    "negative_strength": planted_at("negative_strength", NOT_A_NUMBER | beyond(0, 10) | st.just(10.001)),
-    "steps": planted_at("steps", NOT_WHOLE | beyond(1, 100)),
-    "guidance": planted_at("guidance", NOT_A_NUMBER | beyond(0, 30) | st.just(30.001)),
-    "seed": planted_at("seed", NOT_WHOLE | beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
-    "num_images": planted_at("num_images", NOT_WHOLE | beyond(1, 8)),
+    "negative_strength": planted_at("negative_strength", NOT_A_NUMBER | integers_outside(0, 10) | st.just(10.001)),
+    "steps": planted_at("steps", NOT_WHOLE | integers_outside(1, 100)),
+    "guidance": planted_at("guidance", NOT_A_NUMBER | integers_outside(0, 30) | st.just(30.001)),
+    "seed": planted_at("seed", NOT_WHOLE | integers_outside(0, MAX_SEED).filter(lambda seed: seed != -1)),
+    "num_images": planted_at("num_images", NOT_WHOLE | integers_outside(1, 8)),
     "sampler": planted_at("sampler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG_TEXT])),
     "scheduler": planted_at("scheduler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG_TEXT])),
-    "width": planted_at("width", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
-    "height": planted_at("height", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
+    "width": planted_at(
+        "width", NOT_WHOLE | integers_outside(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)
+    ),
+    "height": planted_at(
+        "height", NOT_WHOLE | integers_outside(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)
+    ),
     "loras": LORA_FAULTS,
     "overrides": TEMPLATE_OVERRIDE_FAULTS,
     "workflow": planted_at("workflow", NOT_TEXT.filter(lambda value: not isinstance(value, dict))),
@@ -605,7 +615,7 @@ NOT_AN_IMAGE = st.sampled_from(
 IMG2IMG_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     **FAULTS,
     "image": planted_at("image", NOT_TEXT | NOT_AN_IMAGE | st.just(MISSING)),
-    "strength": planted_at("strength", NOT_A_NUMBER | beyond(0, 1) | st.sampled_from([0, 0.009, 1.01])),
+    "strength": planted_at("strength", NOT_A_NUMBER | integers_outside(0, 1) | st.sampled_from([0, 0.009, 1.01])),
 }
 
 
@@ -751,7 +761,7 @@ def test_an_invalid_graph_is_rejected_with_its_faults(workflows: Mapping[str, Wo
 ANY_TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(
     ["txt2img", "{", "{}", "\0", "https://", "data:,", LONG_TEXT]
 )
-ANY_NUMBER = st.integers() | st.floats() | st.sampled_from([2**63, 1e308, -0.0, 5e-324]) | HUGE
+ANY_NUMBER = st.integers() | st.floats() | st.sampled_from([2**63, 1e308, -0.0, 5e-324]) | HUGE_INTEGERS
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | ANY_NUMBER | ANY_TEXT | st.just(NESTED),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),

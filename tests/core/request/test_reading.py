@@ -213,7 +213,7 @@ def test_a_request_without_urls_fetches_nothing(workflows: Mapping[str, Workflow
 
 
 def test_a_graph_gets_its_images(workflows: Mapping[str, Workflow]) -> None:
-    """Each image is assigned to the loaders that name it, and to no text of that name; its bytes are not changed."""
+    """Each image is assigned to the loaders that name it, and to no other input with this text; its bytes are kept."""
     file = io.BytesIO()
     Image.new("RGBA", (5, 7)).save(file, "PNG")
     images = [
@@ -464,14 +464,14 @@ def test_seeds_count_up_and_wrap(workflows: Mapping[str, Workflow]) -> None:
 
 
 def test_one_image_can_be_generated_alone(workflows: Mapping[str, Workflow]) -> None:
-    """An image of several has the graph of a request for one image with the same seed."""
+    """The third of three images has the graph of a request for one image with the third seed."""
     several = rendered(workflows, {"prompt": "a", "seed": 5, "num_images": 3})
 
     assert several.graphs[2] == rendered(workflows, {"prompt": "a", "seed": 7}).graphs[0]
 
 
 def test_a_request_does_not_change_its_template(workflows: Mapping[str, Workflow]) -> None:
-    """Two requests of one template do not see each other's values."""
+    """Rendered graphs share no value with each other, with the request or with the template."""
     before = json.dumps(workflows["flux-dev-txt2img"].graph)
     body: JsonObject = {
         "prompt": "a",

@@ -122,7 +122,7 @@ def test_a_seed_of_minus_one_is_random(workflows: Mapping[str, Workflow], seed: 
 
 
 def test_a_random_seed_is_exact_in_a_double(workflows: Mapping[str, Workflow]) -> None:
-    """Every random seed and those after it are below 2**32, so JavaScript reads them exactly."""
+    """A random seed and the seeds of the images after it are below 2**32, so JavaScript reads them exactly."""
     assert MAX_RANDOM_SEED == 2**32 - 1
     assert all(0 <= draw_seed() <= MAX_RANDOM_SEED for _ in range(1000))
     request = read_request({"prompt": "a fox", "num_images": 8}, workflows)
