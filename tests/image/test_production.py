@@ -41,7 +41,7 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
             except PermissionError as error:
                 print(name, type(error).__name__)
 """
-CONNECT = """\
+TRY_TO_CONNECT = """\
 import socket, sys
 try:
     socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
@@ -49,7 +49,7 @@ try:
 except OSError as error:
     print(error.strerror or error)
 """
-WRITE = """\
+TRY_TO_WRITE = """\
 import pathlib, sys
 for folder in sys.argv[1:]:
     try:
@@ -166,14 +166,14 @@ def test_there_is_no_network_access_except_to_the_platform(
 
     assert routes
     assert "00000000" not in routes
-    assert "unreachable" in worker.output_of("python", "-c", CONNECT, elsewhere, port)
-    assert worker.output_of("python", "-c", CONNECT, worker.platform.host, port) == "connected\n"
+    assert "unreachable" in worker.output_of("python", "-c", TRY_TO_CONNECT, elsewhere, port)
+    assert worker.output_of("python", "-c", TRY_TO_CONNECT, worker.platform.host, port) == "connected\n"
 
 
 def test_only_tmp_can_be_written(worker: WorkerContainer) -> None:
     """The root file system is read-only: files can only be created in /tmp."""
     folders = ("/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - a folder in the container
-    written = worker.output_of("python", "-c", WRITE, *folders)
+    written = worker.output_of("python", "-c", TRY_TO_WRITE, *folders)
 
     assert written == "/tmp\n"  # noqa: S108 - a folder in the container
 
