@@ -78,8 +78,7 @@ def run_graphs(
     """Run `graphs` on `server` in order and return their results. All prompts are queued together.
 
     `stop_reason` is called ten times a second while the prompts run, and while their images are read; an error that it
-    returns ends the run. `extra_data` is passed to ComfyUI with
-    each graph.
+    returns ends the run. `extra_data` is passed to ComfyUI with each graph.
 
     Raises:
         JobError: invalid_input (a file name outside the job's folders), workflow_rejected, model_missing,
