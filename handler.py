@@ -168,10 +168,10 @@ def _make_boot(
 def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot) -> Service:
     """Return the objects that all jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
-    disk = partial(full_disk_problem, [data, settings.temporary_directory] if data else [])
+    disk_problem = partial(full_disk_problem, [data, settings.temporary_directory] if data else [])
     max_job_s = 2 * settings.job_timeout_s + MAX_OTHER_JOB_S
     return Service(
-        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), max_job_s=max_job_s
+        worker, lifecycle, boot.comfyui, disk_problem, threads=make_threads(settings.concurrency), max_job_s=max_job_s
     )
 
 
@@ -231,7 +231,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
     On RunPod the SDK waits for the end of the boot as a fitness check. Until then no job is taken and none is billed.
     """
-    # At DEBUG, its default, the SDK logs the first 4096 characters of every result
+    # The default is DEBUG, at which the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
     os.environ["RUNPOD_LOG_LEVEL"] = settings.runpod.log_level
     import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so not at import but while ComfyUI boots

@@ -4,8 +4,8 @@ A task is a generator. It yields a `Sleep` when it has to wait, yields events fo
 `run` and `iterate` drive a task in the current thread. `arun` and `aiterate` drive it from asyncio: the code between
 two sleeps runs in a thread, and no thread is held during a sleep.
 
-When a task is abandoned (Ctrl-C, a cancelled asyncio task), its generator is closed. A generator that has cleanup to do
-does it on GeneratorExit.
+When a task is abandoned (Ctrl-C, a cancelled asyncio task), its generator is closed. The generator cleans up when it
+receives GeneratorExit.
 """
 
 from __future__ import annotations

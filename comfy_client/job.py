@@ -101,7 +101,7 @@ class JobPoller:
 
     @property
     def progress(self) -> Progress | None:
-        """The progress at the last poll."""
+        """The progress at the last poll, or None if there is none."""
         return self.last.progress if self.last else None
 
     def status(self) -> Generator[Sleep, None, JobStatus]:
@@ -114,7 +114,7 @@ class JobPoller:
         yield from self._drop_events(cancelling)
 
     def retry(self) -> Generator[Sleep, None, JobStatus]:
-        """Start the job again under the same id. Raises RequestError unless it failed or timed out."""
+        """Start the job again under the same id. Raises RequestError unless the job failed or timed out."""
         retrying = self._retrying(lambda: self.provider.retry(self.id), time.monotonic())
         self.last = yield from self._drop_events(retrying)
         return self.last

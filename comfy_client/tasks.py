@@ -60,7 +60,7 @@ def run_task(
     *,
     may_hold: bool = True,
 ) -> coroutines.Task[GenerationResult]:
-    """Submit a job and return its result. Closing the task cancels the job.
+    """Submit a job and return its result. Ctrl-C, or closing the task, cancels a job that already has an id.
 
     The submit may wait for the result, unless there is an observer or `may_hold` is False. A submit that waits blocks a
     thread, and the job has no id until the submit returns.

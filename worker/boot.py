@@ -1,4 +1,7 @@
-"""Worker boot: starts ComfyUI, finds or downloads its models, and loads them. If it fails, the worker takes no jobs."""
+"""The worker's boot: starts ComfyUI, and finds, downloads and loads its models.
+
+If the boot fails, the worker takes no jobs.
+"""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ def comfyui_problem(url: str, timeout_s: float) -> str:
     if not host:
         return "COMFYUI_URL is not a valid URL. Set one like http://127.0.0.1:8188."
     address = f"{host}:{port}" if port else host
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(host, port, timeout=timeout_s)
+    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connection_class(host, port, timeout=timeout_s)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/system_stats")
         status = connection.getresponse().status

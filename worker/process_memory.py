@@ -11,8 +11,8 @@ _PR_SET_DUMPABLE = 4
 def protect_process_memory() -> bool:
     """Make /proc/<pid>/environ and the memory of this process unreadable for this user; return whether it worked.
 
-    ComfyUI runs as the same user, so without this a custom node could read the worker's secrets. Child processes are
-    not protected: the kernel resets the flag on exec. root can still read everything.
+    ComfyUI runs as the same user, so without this call a custom node could read the worker's secrets. Child processes
+    are not protected: the kernel resets the flag on exec. root can still read everything.
     """
     if sys.platform != "linux":
         return False

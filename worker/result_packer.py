@@ -13,7 +13,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 
 _ADDED_BYTES = 400
-"""Upper bound of the bytes that are added to a result after it is measured: timings, and the SDK's wrapper."""
+"""Upper bound of the bytes that are added to a result after its size is computed: timings, and the SDK's wrapper."""
 
 
 Store = Callable[[JobOutput], str]

@@ -78,7 +78,7 @@ class ManagedComfyUI(Protocol):
         """Return when ComfyUI is available. Raises JobError if it never will be, or the error of `stop_error`."""
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job whose ComfyUI died or hung during its lease."""
+        """Return the error for the job of this lease if ComfyUI died or hung during the lease."""
 
     def was_ended(self, lease: Lease) -> bool:
         """Return whether ComfyUI has ended since the lease began. ComfyUI's queue is then lost."""
@@ -127,7 +127,7 @@ class ComfyUISupervisor:
         self._leases.end(lease, may_still_run=self._is_silent())
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job whose ComfyUI ended during its lease: RetryJob if another job caused it."""
+        """Return the error for the job if ComfyUI ended during its lease: RetryJob if another job ended ComfyUI."""
         if self.deaths == lease.deaths:
             return None
         death = self._deaths[lease.deaths]

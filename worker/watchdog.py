@@ -41,7 +41,7 @@ class Watchdog:
 
     def __init__(self, url: str, hung_s: float, pid: int | None = None) -> None:
         parts = urlsplit(url)
-        self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._host, self._port = str(parts.hostname), parts.port
         self._path = f"{parts.path.rstrip('/')}/features"
         self._hung_s = hung_s
@@ -63,7 +63,7 @@ class Watchdog:
 
     def probe(self) -> bool:
         """Send one request; return whether ComfyUI responds within `hung_s`, and update the attributes."""
-        connection = self._kind(self._host, self._port, timeout=_CONNECT_S)
+        connection = self._connection_class(self._host, self._port, timeout=_CONNECT_S)
         is_connected = False
         try:
             self._count(connection.connect, _CONNECT_S)

@@ -59,9 +59,9 @@ def stages_of(
 ) -> dict[str, float]:
     """Return the seconds of a job by stage. `rest` is the time outside all other stages.
 
-    If `timings` has a `total_s`, it comes from this project's worker, and the platform's delay precedes it. If ComfyUI
-    was called directly, the delay is the time in its queue, which `timings` contains. If `timings` is empty, the job
-    ran on the stock worker, and `execution_s` is a stage.
+    Timings with a `total_s` are those of this project's worker, and the platform's delay precedes them. Timings without
+    it are those of a direct call of ComfyUI: the delay is then the time in ComfyUI's queue, which they contain. Without
+    timings the job ran on the stock worker, and `execution_s` is a stage.
     """
     if not timings:
         reported = {"wait": delay_s, "execute": execution_s}

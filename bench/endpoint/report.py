@@ -34,7 +34,7 @@ def images_per_minute(value: float | None) -> str:
 
 
 def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the table of levels; the first is its header."""
+    """Return the rows of the table of levels; the first row is the header."""
     rows = [["concurrent", "jobs", "ok", "failed", "not run", "p50", "p95", "images/min", "¢/image", "workers"]]
     for level in run["levels"]:
         total, cost = level["total"] or {}, level["cost"] or {}

@@ -75,9 +75,9 @@ def _kill_once(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, S
 
 def _kill_twice(setup: WorkerSetup, rng: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
     """Kill ComfyUI, and again after its restart. Check that the worker ends its jobs, reports its state and exits."""
-    dead = _kill_after_a_moment(setup, rng, submitted)
+    killed_pids = _kill_after_a_moment(setup, rng, submitted)
     report.faults["ComfyUI killed twice"] += 1
-    if not until(lambda: {process.pid for process in setup.comfyui_processes()} - dead, MAX_WAIT_AFTER_JOBS_S):
+    if not until(lambda: {process.pid for process in setup.comfyui_processes()} - killed_pids, MAX_WAIT_AFTER_JOBS_S):
         report.problems.append("ComfyUI was not started again")
     setup.kill_comfyui()
     if (status := setup.worker.wait(2 * MAX_WAIT_AFTER_JOBS_S)) != 1:
@@ -95,9 +95,9 @@ def _kill_after_a_moment(setup: WorkerSetup, rng: random.Random, submitted: Mapp
     first = next(iter(submitted))
     setup.platform.wait_until(lambda: setup.platform.jobs[first].started_at is not None, MAX_JOB_S)
     threading.Event().wait(rng.uniform(0, KILLED_WITHIN_S))
-    dead = {process.pid for process in setup.comfyui_processes()}
+    killed_pids = {process.pid for process in setup.comfyui_processes()}
     setup.kill_comfyui()
-    return dead
+    return killed_pids
 
 
 def _check_jobs_after_kill(setup: WorkerSetup, submitted: Mapping[str, SoakCase], report: Report) -> None:

@@ -41,7 +41,7 @@ class WorkerRunner:
         self._rng = rng
         self._cases = itertools.cycle(rng.sample(cases, len(cases)))
         self._submitted: dict[str, SoakCase] = {}
-        self._to_cancel: dict[str, float] = {}
+        self._cancel_after_s: dict[str, float] = {}
         self._cancelled: set[str] = set()
         self._leaks = LeakMonitor(setup.worker.pid)
         self._pause = threading.Event()
@@ -78,7 +78,7 @@ class WorkerRunner:
         for case in itertools.islice(self._cases, min(limit - len(self._submitted), max(0, 4 - waiting))):
             job_id = self._submit(case)
             if self._rng.random() < CANCELLED_SHARE:
-                self._to_cancel[job_id] = self._rng.choice((-math.inf, self._rng.uniform(0, 0.4)))
+                self._cancel_after_s[job_id] = self._rng.choice((-math.inf, self._rng.uniform(0, 0.4)))
 
     def _poll_once(self) -> None:
         self._leaks.sample()
@@ -89,15 +89,15 @@ class WorkerRunner:
 
     def _cancel_some(self) -> None:
         now = time.monotonic()
-        for job_id, after_s in list(self._to_cancel.items()):
+        for job_id, after_s in list(self._cancel_after_s.items()):
             job = self._platform.jobs[job_id]
             if job.state.is_final:
-                del self._to_cancel[job_id]
+                del self._cancel_after_s[job_id]
             elif after_s < 0 or (job.started_at is not None and now > job.started_at + after_s):
                 address = f"{self._platform.endpoint_url}/cancel/{job_id}"
                 response = requests.post(address, headers={"Authorization": self._platform.api_key}, timeout=10)
                 if response.ok:
-                    del self._to_cancel[job_id]
+                    del self._cancel_after_s[job_id]
 
     def _has_unfinished_jobs(self) -> bool:
         """Return whether a job has not ended. Raises AssertionError if a job runs for longer than MAX_JOB_S."""

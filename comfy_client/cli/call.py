@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 _SIGNAL_STATUS = 128
-"""The exit status of a command that was ended by a signal is this plus the signal's number."""
+"""The exit status of a command that a signal ended is this number plus the signal's number."""
 
 
 _TERMINATING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]

@@ -7,21 +7,21 @@ from concurrent.futures import Future
 
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, parse_seconds
-from comfy_client.cli.following import cancel_interrupted, make, save, submit_in_thread, wait_with_progress
-from comfy_client.cli.output import FORCE, OUTPUT, check_output
-from comfy_client.cli.requests import OPTIONS, RUN, SET, one_image, run_request, template_request
+from comfy_client.cli.following import cancel_interrupted, run_and_save, save, submit_in_thread, wait_with_progress
+from comfy_client.cli.output import FORCE, OUTPUT, prepare_output
+from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
 from comfy_client.providers.direct import DirectProvider
 from comfy_core.workflows import Workflow, find_workflow
 
-WAIT = Flag(
+WAIT_TIMEOUT = Flag(
     ("--wait-timeout",),
     "Stop waiting after this time. The job continues. [default 600]",
     "SECONDS",
     {"type": parse_seconds},
 )
-JOB = Flag(("job_id",), "The job id that `submit` printed.")
+JOB_ID = Flag(("job_id",), "The job id that `submit` printed.")
 IMAGE = Flag(
     ("--image",),
     "Path or https URL of the start image: PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
@@ -34,41 +34,41 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the commands. The flags of txt2img and img2img are derived from the inputs of their workflows."""
     txt2img, img2img = (find_workflow(name, workflows).inputs for name in ("txt2img", "img2img"))
     prompt = Flag(("prompt",), txt2img["prompt"].get("description", ""), "PROMPT")
-    common_flags = (*OPTIONS, WAIT, OUTPUT, FORCE, JSON)
+    common_flags = (*JOB_OPTION_FLAGS, WAIT_TIMEOUT, OUTPUT, FORCE, JSON)
     return (
         Command("txt2img", [prompt, *input_flags(txt2img, ("prompt",)), SET, *common_flags], _txt2img),
         Command("img2img", [prompt, IMAGE, *input_flags(img2img, ("prompt", "image")), SET, *common_flags], _img2img),
-        Command("run", [*RUN, *common_flags], _run),
-        Command("submit", [*RUN, *OPTIONS, JSON], _submit),
-        Command("status", [JOB, JSON], _status),
-        Command("wait", [JOB, WAIT, OUTPUT, FORCE, JSON], _wait),
-        Command("cancel", [JOB, JSON], _cancel),
+        Command("run", [*RUN_FLAGS, *common_flags], _run),
+        Command("submit", [*RUN_FLAGS, *JOB_OPTION_FLAGS, JSON], _submit),
+        Command("status", [JOB_ID, JSON], _status),
+        Command("wait", [JOB_ID, WAIT_TIMEOUT, OUTPUT, FORCE, JSON], _wait),
+        Command("cancel", [JOB_ID, JSON], _cancel),
         Command("health", [JSON], _health),
     )
 
 
 def _txt2img(call: Call) -> int:
-    return make(call, template_request(call, "txt2img", {"prompt": call.options.prompt}))
+    return run_and_save(call, template_request(call, "txt2img", {"prompt": call.options.prompt}))
 
 
 def _img2img(call: Call) -> int:
     image = one_image(call.options.image)
-    return make(call, template_request(call, "img2img", {"prompt": call.options.prompt, "image": image}))
+    return run_and_save(call, template_request(call, "img2img", {"prompt": call.options.prompt, "image": image}))
 
 
 def _run(call: Call) -> int:
-    return make(call, run_request(call))
+    return run_and_save(call, run_request(call))
 
 
 def _submit(call: Call) -> int:
     with call.client() as client:
         _reject_direct(client, "submit")
-        sending: Future[Job] = Future()
+        submission: Future[Job] = Future()
         try:
-            job = submit_in_thread(client, run_request(call), sending)
+            job = submit_in_thread(client, run_request(call), submission)
             call.screen.show({"job_id": job.id}, job.id)
         except KeyboardInterrupt as interrupt:
-            return cancel_interrupted(call, sending, interrupt)
+            return cancel_interrupted(call, submission, interrupt)
     return 0
 
 
@@ -94,7 +94,7 @@ def _status(call: Call) -> int:
 
 def _wait(call: Call) -> int:
     """Wait for a job and save its outputs. A signal ends the wait but not the job, since others may wait for it too."""
-    output = check_output(call.options.output, call.screen, is_forced=call.options.force)
+    output = prepare_output(call.options.output, call.screen, is_forced=call.options.force)
     with call.client() as client:
         _reject_direct(client, "wait")
         job = client.job(call.options.job_id)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff, UsageError, parse_number
-from comfy_client.cli.output import OutputTarget, check_output, save_result
+from comfy_client.cli.output import OutputTarget, prepare_output, save_result
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
@@ -88,7 +88,7 @@ def _deploy(call: Call) -> int:
 
 def _output(call: Call, description: Description) -> OutputTarget:
     """Return where the test image is saved. Raises UsageError for stdout."""
-    output = check_output(call.options.output or f"{description.name}.png", call.screen)
+    output = prepare_output(call.options.output or f"{description.name}.png", call.screen)
     if output.is_stdout:
         raise UsageError("-o - is not possible with deploy: stdout is used for the variables. Nothing was changed")
     return output
@@ -213,7 +213,7 @@ FILE = Flag(
 )
 YES = Flag(("--yes",), "Do not ask for confirmation.", settings={"action": "store_true"})
 
-DEPLOY = (
+DEPLOY_FLAGS = (
     FILE,
     Flag(("--dry-run",), "Show the changes without applying them.", settings={"action": "store_true"}),
     YES,
@@ -235,4 +235,4 @@ DEPLOY = (
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the commands `deploy` and `destroy`."""
-    return Command("deploy", DEPLOY, _deploy), Command("destroy", (FILE, YES, JSON), _destroy)
+    return Command("deploy", DEPLOY_FLAGS, _deploy), Command("destroy", (FILE, YES, JSON), _destroy)

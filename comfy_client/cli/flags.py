@@ -15,7 +15,6 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 
 PICTURE = "PATH|URL"
-_MAX_CHOICES = 8
 _LAST_PORT = 65535
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from comfy_client.cli.call import Call, status_of
-from comfy_client.cli.output import OutputTarget, check_output, save_result, with_output_format
+from comfy_client.cli.output import OutputTarget, prepare_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
 from comfy_client.cli.results import result_lines, result_object
 from comfy_client.client import Client, Job
@@ -17,38 +17,38 @@ from comfy_client.tasks import CANCEL_PATIENCE_S
 from comfy_core.errors import ComfyClientError
 
 
-def make(call: Call, request: GenerationRequest) -> int:
+def run_and_save(call: Call, request: GenerationRequest) -> int:
     """Run a job, save its outputs and return the exit status. The path of `-o` is checked before the submit."""
-    output = check_output(call.options.output, call.screen, is_forced=call.options.force)
+    output = prepare_output(call.options.output, call.screen, is_forced=call.options.force)
     request = with_output_format(output, request)
     with call.client() as client:
-        sending: Future[Job] = Future()
+        submission: Future[Job] = Future()
         try:
             with call.screen.progress() as progress:
-                job = submit_in_thread(client, request, sending, is_followed=True)
+                job = submit_in_thread(client, request, submission, is_followed=True)
                 progress.say(f"job {job.id}")
                 result = wait_with_progress(call, job, progress)
         except KeyboardInterrupt as interrupt:
-            return cancel_interrupted(call, sending, interrupt)
+            return cancel_interrupted(call, submission, interrupt)
         return save(call, output, result)
 
 
 def submit_in_thread(
-    client: Client, request: GenerationRequest, sending: Future[Job], *, is_followed: bool = False
+    client: Client, request: GenerationRequest, submission: Future[Job], *, is_followed: bool = False
 ) -> Job:
-    """Submit a job and return it. `sending` receives the job too, even if a signal interrupts this function.
+    """Submit a job and return it. `submission` gets the job too, even if a signal interrupts this function.
 
     The submit runs in a thread. A signal would otherwise abort the HTTP request and lose the id of a created job.
     """
 
     def send() -> None:
         try:
-            sending.set_result(client.submit_request(request, is_followed=is_followed))
+            submission.set_result(client.submit_request(request, is_followed=is_followed))
         except BaseException as error:  # noqa: BLE001 - raised again by Future.result
-            sending.set_exception(error)
+            submission.set_exception(error)
 
     threading.Thread(target=send, name="submit", daemon=True).start()
-    return sending.result()
+    return submission.result()
 
 
 def wait_with_progress(call: Call, job: Job, progress: ProgressDisplay) -> GenerationResult:
@@ -60,11 +60,11 @@ def wait_with_progress(call: Call, job: Job, progress: ProgressDisplay) -> Gener
     raise AssertionError("events end with Done, or raise")
 
 
-def cancel_interrupted(call: Call, sending: Future[Job], interrupt: KeyboardInterrupt) -> int:
-    """Cancel the job of an interrupted command, and return the exit status."""
+def cancel_interrupted(call: Call, submission: Future[Job], interrupt: KeyboardInterrupt) -> int:
+    """Cancel the job of an interrupted command, if that is possible, and return the exit status."""
     job = None
     try:
-        job = sending.result(CANCEL_PATIENCE_S)
+        job = submission.result(CANCEL_PATIENCE_S)
         job.cancel(CANCEL_PATIENCE_S)
         message = f"Interrupted: job {job.id} was cancelled."
     except KeyboardInterrupt:

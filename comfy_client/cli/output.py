@@ -24,8 +24,8 @@ from comfy_core.request.encoded import is_url
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
-_MAX_NAME = 100
-"""Characters of a file name that are kept if the file has to be saved in another folder."""
+_MAX_NAME_CHARACTERS = 100
+"""How many characters at the end of a file name are kept if the file has to be saved in another folder."""
 
 OUTPUT = Flag(
     ("-o", "--output"),
@@ -65,7 +65,7 @@ class OutputTarget:
         return None if self.is_folder or self.is_stdout else FORMATS.get(self.path.suffix.lower())
 
 
-def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> OutputTarget:
+def prepare_output(text: str, screen: Screen, *, is_forced: bool = False) -> OutputTarget:
     """Parse the value of `-o`, create the folder in it and check that this folder is writable. Raises UsageError."""
     if text in _STDOUT:
         if screen.is_json:
@@ -169,7 +169,7 @@ def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) 
 
 def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str) -> Saved:
     """Save the result in the first writable folder, with the requested file name if there is one."""
-    name = "" if output.is_folder else output.path.name[-_MAX_NAME:]
+    name = "" if output.is_folder else output.path.name[-_MAX_NAME_CHARACTERS:]
     for folder in (Path(), Path(tempfile.gettempdir())):
         with suppress(OSError):
             return replace(
@@ -192,9 +192,9 @@ def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
     candidates_by_target: dict[Path, Iterator[Path]] = {}
     paths: list[Path] = []
     notes: list[str] = []
-    wanted = [_target(output, result, file, number) for number, file in enumerate(files, 1)]
-    for file, target in zip(files, wanted, strict=True):
-        is_numbered = wanted.count(target) > 1
+    targets = [_target(output, result, file, number) for number, file in enumerate(files, 1)]
+    for file, target in zip(files, targets, strict=True):
+        is_numbered = targets.count(target) > 1
         candidates = candidates_by_target.setdefault(target, _candidate_paths(target, is_numbered=is_numbered))
         path = next(candidates) if output.is_forced else _reserve_free_path(candidates)
         try:
@@ -205,10 +205,10 @@ def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
                     each.unlink()
             raise
         paths.append(path)
-        if not output.is_folder and wanted.count(target) == 1 and path.name != target.name:
+        if not output.is_folder and targets.count(target) == 1 and path.name != target.name:
             notes.append(f"{target} already exists; the new image is {path} (use --force to overwrite)")
-    if not output.is_folder and wanted and wanted[0].suffix != output.path.suffix:
-        notes.append(f"-o {output.text}: the output is {files[0].mime_type}, so the suffix is {wanted[0].suffix}")
+    if not output.is_folder and targets and targets[0].suffix != output.path.suffix:
+        notes.append(f"-o {output.text}: the output is {files[0].mime_type}, so the suffix is {targets[0].suffix}")
     return Saved(tuple(paths), notes=tuple(notes))
 
 

@@ -14,7 +14,7 @@ from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow, find_workflow
 
-OPTIONS = (
+JOB_OPTION_FLAGS = (
     Flag(
         ("--execution-timeout",),
         "Maximum run time on a worker; RunPod then stops the job.",
@@ -40,7 +40,7 @@ SET = Flag(
     "NODE.INPUT=VALUE",
     {"action": "append", "default": [], "type": parse_pair, "dest": "overrides"},
 )
-RUN = (
+RUN_FLAGS = (
     Flag(("name",), "The workflow's name; `comfy-client workflows` lists them.", "NAME", {"nargs": "?"}),
     Flag(
         ("-i", "--input"),

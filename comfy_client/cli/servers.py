@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 SIMULATE = "comfy-client simulate"
-SCENARIO: Sequence[Flag] = (
+SCENARIO_FLAGS: Sequence[Flag] = (
     Flag(
         ("action",),
         "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start.",
@@ -42,7 +42,7 @@ SCENARIO: Sequence[Flag] = (
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the commands `simulate` and `scenario`."""
-    return Command("simulate", [], _simulate), Command("scenario", [*SCENARIO, JSON], _scenario)
+    return Command("simulate", [], _simulate), Command("scenario", [*SCENARIO_FLAGS, JSON], _scenario)
 
 
 def _simulate(call: Call) -> int:

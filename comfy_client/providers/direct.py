@@ -37,7 +37,7 @@ from comfy_core.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0
 JOB_PREFIX = "local-"
-"""Prefix of the ids of jobs that ran without RunPod."""
+"""Prefix of the ids of jobs on a ComfyUI that is called directly."""
 _KEPT_JOBS = 32
 """How many ended jobs are kept in memory. A submit forgets older ones; their ids are then unknown."""
 _STOP_TIMEOUT_S = 10.0
@@ -46,7 +46,7 @@ _MIN_POLL_INTERVAL_S = 0.02
 
 @dataclass
 class _DirectJob:
-    """A job and its thread. `status` is immutable and replaced as a whole, so any thread may read it."""
+    """A job. `status` is immutable and replaced as a whole, so any thread may read it."""
 
     request: Request
     rendered: Rendered
@@ -95,7 +95,7 @@ class DirectProvider:
         return f"ComfyUI at {self._url}"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Start a job in a thread, and wait up to `wait_s` for its end.
+        """Start a job in a thread, wait up to `wait_s` for its end, and return its status.
 
         Raises JobError (invalid_input, invalid_image, unknown_workflow), or RequestError if ComfyUI does not respond.
         """
@@ -162,7 +162,7 @@ class DirectProvider:
         return [model for model in required_models if model.partition("/")[2] not in listed[model.partition("/")[0]]]
 
     def purge_queue(self) -> int:
-        """Cancel the queued jobs of this process and return how many. Prompts of other clients are not affected."""
+        """Cancel the queued jobs of this object and return how many. Prompts of other clients are not affected."""
         with self._lock:
             queued_jobs = [job for job in self._jobs.values() if job.status.state is JobState.QUEUED]
         for job in queued_jobs:

@@ -77,7 +77,7 @@ NO_OPTIONS = JobOptions()
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A request for one job. docs/api.md describes `input`. `make_request` converts images to the texts that it has."""
+    """A request for one job. docs/api.md describes `input`. Images are text in it; `make_request` converts them."""
 
     input: JsonObject = field(repr=False)
     options: JobOptions = NO_OPTIONS
@@ -118,7 +118,7 @@ class GeneratedFile:
     asset_id: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file to `path` and return the path of the written file. In a folder, its name is `filename`.
+        """Write the file to `path` and return the path. If `path` is a folder, save the file there as `filename`.
 
         Missing folders are created. The write is atomic and replaces an existing file. Raises OSError with the path.
         """

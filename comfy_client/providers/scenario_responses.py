@@ -3,8 +3,8 @@
 Facts (docs/reference/scenario.md#jobs):
 
 - A record is wrapped: `{"job": {…}}`, `{"asset": {…}}`.
-- A job has one of eight statuses, a progress from 0 to 1, and the times of its statuses. Its `metadata` has the body of
-  the request, the ids of its assets, and the reason of a failure.
+- A job has one of eight statuses, a progress from 0 to 1, and the times of its statuses. The job's `metadata` has the
+  body of the request, the ids of the job's assets, and the reason of a failure.
 - An asset's `metadata.seed` is text.
 - Every field may be absent. Unknown fields must be tolerated.
 - An error has `reason` or `message`, and `trace_id`.

@@ -56,7 +56,7 @@ class Hooks:
     Attributes:
         observe: called with the progress.
         turn: a context manager that is entered while prompts are queued, so that concurrent runs queue their prompts in
-            a fixed order. A run that repeats a prompt enters it again.
+            a fixed order. A run that repeats a prompt enters the context again.
     """
 
     observe: Observe = lambda _: None

@@ -103,26 +103,27 @@ def test_no_graph_reaches_a_file_of_others(send: Send, comfyui: tuple[str, Path 
     node_types = requests.get(f"{url}/object_info", timeout=60).json()
     generator = Generator(node_types, str(directory or "/comfyui"), canaries.targets, SEED)
     started_at = time.time()
-    reached, log = [], []
+    reached, sent = [], []
     for attack in generator.attacks(COUNT):
         sent_at = time.time()
         response = response_to(send, attack)
-        log.append((sent_at, attack))
+        sent.append((sent_at, attack))
         reached += [f"{attack}: {leak}" for leak in leaks(response)]
     if FILE_TRACE and directory is not None:
-        reached += _traced(Path(FILE_TRACE), directory, canaries, started_at, log)
+        reached += _stray_accesses(Path(FILE_TRACE), directory, canaries, started_at, sent)
 
     assert not reached, "\n".join(reached)
     assert until(lambda: not canaries.changes(), 5), "\n".join(canaries.changes())
 
 
-def _traced(
-    trace: Path, directory: Path, canaries: Canaries, started_at: float, log: list[tuple[float, Attack]]
+def _stray_accesses(
+    trace: Path, directory: Path, canaries: Canaries, started_at: float, sent: list[tuple[float, Attack]]
 ) -> list[str]:
     """Return the accesses of ComfyUI's process that no job may cause, each with the attack that ran at the time."""
     with trace.open(encoding="utf-8", errors="replace") as lines:
         found = list(strays(lines, directory, canaries.is_forbidden, started_at, [directory / "user"]))
     assert trace.stat().st_mtime >= started_at, "the trace has ended; start ComfyUI under strace"
     return [
-        f"{max((each for each in log if each[0] <= stray.at), key=lambda each: each[0])[1]}: {stray}" for stray in found
+        f"{max((each for each in sent if each[0] <= stray.at), key=lambda each: each[0])[1]}: {stray}"
+        for stray in found
     ]

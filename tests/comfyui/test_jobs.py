@@ -72,7 +72,7 @@ def test_txt2img_returns_the_requested_image(run: RunJob) -> None:
 
 
 def test_the_same_request_returns_the_same_file(run: RunJob) -> None:
-    """An image does not depend on an earlier job's cache, file names or time."""
+    """The same request returns the same bytes again, whatever earlier jobs left in ComfyUI's cache and folders."""
     first, second = (run({"prompt": "a knight", "seed": 11})["images"] for _ in range(2))
 
     assert first == second

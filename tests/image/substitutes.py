@@ -42,7 +42,7 @@ def make_models(folder: Path, server: ModelServer) -> None:
     (folder / "models.txt").write_text("\n".join(lines) + "\n")
 
 
-def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] = ()) -> None:
+def write_models(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] = ()) -> None:
     """Write the substitutes for the models into `folder`, all or those in `paths`, with the layout of a volume."""
     for model in read_models(models / "models.txt"):
         if not paths or model.path in paths:

@@ -23,7 +23,7 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 from tests.image.conftest import WITH_WEIGHTS, WORKER, BuiltImages
-from tests.image.substitutes import fill, make_models
+from tests.image.substitutes import make_models, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -41,7 +41,7 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
             except PermissionError as error:
                 print(name, type(error).__name__)
 """
-CONNECT = """\
+TRY_TO_CONNECT = """\
 import socket, sys
 try:
     socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
@@ -49,7 +49,7 @@ try:
 except OSError as error:
     print(error.strerror or error)
 """
-WRITE = """\
+TRY_TO_WRITE = """\
 import pathlib, sys
 for folder in sys.argv[1:]:
     try:
@@ -166,14 +166,14 @@ def test_there_is_no_network_access_except_to_the_platform(
 
     assert routes
     assert "00000000" not in routes
-    assert "unreachable" in worker.output_of("python", "-c", CONNECT, elsewhere, port)
-    assert worker.output_of("python", "-c", CONNECT, worker.platform.host, port) == "connected\n"
+    assert "unreachable" in worker.output_of("python", "-c", TRY_TO_CONNECT, elsewhere, port)
+    assert worker.output_of("python", "-c", TRY_TO_CONNECT, worker.platform.host, port) == "connected\n"
 
 
 def test_only_tmp_can_be_written(worker: WorkerContainer) -> None:
     """The root file system is read-only: files can only be created in /tmp."""
     folders = ("/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - a folder in the container
-    written = worker.output_of("python", "-c", WRITE, *folders)
+    written = worker.output_of("python", "-c", TRY_TO_WRITE, *folders)
 
     assert written == "/tmp\n"  # noqa: S108 - a folder in the container
 
@@ -232,7 +232,7 @@ def test_the_models_of_a_volume_are_found(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """The image without weights uses the models of a read-only network volume."""
-    fill(tmp_path / "models", images.models, images.server)
+    write_models(tmp_path / "models", images.models, images.server)
 
     with worker_container(
         engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], **_with_small_models(images)
@@ -244,7 +244,7 @@ def test_a_missing_model_is_named(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """If models are missing, the worker takes no job, logs them and the folder that was searched, and exits."""
-    fill(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
+    write_models(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
 
     options: dict[str, Any] = {
         "volumes": [f"{tmp_path}:/runpod-volume:ro"],
@@ -282,7 +282,7 @@ def test_an_unreadable_volume_is_reported(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """If only another user can read the volume, the log says that it cannot be read."""
-    fill(tmp_path / "models", images.models, images.server)
+    write_models(tmp_path / "models", images.models, images.server)
     tmp_path.chmod(0o700)
 
     with worker_container(

@@ -14,7 +14,7 @@ from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
 from bench.worker_setup import code_of
 from tests.image.conftest import FAILED_BUILD, WORKER, BuiltImages
-from tests.image.substitutes import fill
+from tests.image.substitutes import write_models
 
 pytestmark = pytest.mark.slow
 TAG = WORKER + "-nodes"
@@ -39,7 +39,7 @@ def test_nodes_are_built_in_and_loaded(
         "node-without": images.git.put("node-without", node)[0],
     }
     replace(images.worker, contexts=write_snapshot(tmp_path / "snapshot", images, commits)).run(TAG)
-    fill(tmp_path / "models", images.models, images.server)
+    write_models(tmp_path / "models", images.models, images.server)
 
     with worker_container(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as worker:
         assert code_of(worker.run()) is None

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             else:
                 fetch_models(models, options.to, hub, jobs=options.jobs, progress=progress)
     except ModelsError as error:
-        failed = "".join(f"  {each}\n" for each in error.errors)
-        err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failed}")
+        failure_lines = "".join(f"  {each}\n" for each in error.errors)
+        err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failure_lines}")
         return EXIT_FAILED
     except KeyboardInterrupt:
         err.write("Interrupted. Partial downloads are kept; run the same command to resume\n")

@@ -123,7 +123,7 @@ def _find_fault(model: ModelFile, target: Path, stop: threading.Event, progress:
         return f"does not exist ({target})"
     if size != model.size:
         return f"wrong size: {model.size:,} bytes were expected, {target} has {size:,}"
-    sha256 = files.verify(model, target, stop, progress)
+    sha256 = files.hash_and_mark(model, target, stop, progress)
     return "" if sha256 == model.sha256 else f"wrong bytes: sha256 {model.sha256} was expected, {target} has {sha256}"
 
 

@@ -75,8 +75,8 @@ def is_verified(model: ModelFile, target: Path) -> bool:
         return False
 
 
-def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
-    """Return the sha256 of `target`. If it is the model's, write the marker, otherwise delete the marker."""
+def hash_and_mark(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
+    """Hash `target` and return the sha256. If it is the one in the list, write the marker, else delete the marker."""
     with target.open("rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.sha256()

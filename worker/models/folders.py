@@ -196,7 +196,7 @@ def is_on_volume(located: LocatedModels, locations: ModelLocations) -> bool:
     return any(_resolved(file).is_relative_to(volume) for file in located.files.values())
 
 
-def fetch_directory(models: Path, volume: Path) -> Path | None:
+def download_directory(models: Path, volume: Path) -> Path | None:
     """Return the folder for downloads: on the volume if there is one, so that they persist, otherwise `models`.
 
     The folder is created. Returns None if neither can be written.

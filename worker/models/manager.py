@@ -14,7 +14,7 @@ from worker.models.download import fetch_models
 from worker.models.folders import (
     LocatedModels,
     ModelLocations,
-    fetch_directory,
+    download_directory,
     is_on_volume,
     link,
     locate,
@@ -87,7 +87,7 @@ class ModelManager:
         self._require_found([model for model in located.missing if model in self._needed and model not in fetched])
         if not to_fetch:
             return
-        target = fetch_directory(settings.models_directory, settings.volume_directory)
+        target = download_directory(settings.models_directory, settings.volume_directory)
         if target is None:
             raise ConfigError(
                 f"WORKER_FETCH_MODELS: neither WORKER_MODELS_DIR ({settings.models_directory}) nor a volume at "

@@ -125,7 +125,7 @@ class ModelSource:
         The header If-Range is not sent. The list identifies the content by its sha256, but copies on a CDN have
         different ETags, and a different ETag would discard gigabytes of correct data.
 
-        Raises RetryableDownloadError or ModelError. It is a ModelError if the server reports another size.
+        Raises RetryableDownloadError, or ModelError for a permanent failure or a size that is not the list's.
         """
         with requests.Session() as session:
             response, url, token_sent = self._follow(session, model, offset)
@@ -195,7 +195,7 @@ class ModelSource:
 
 
 class _Token(AuthBase):
-    """Adds the token to a request. Without a token, it prevents requests from using a login from .netrc."""
+    """Adds the token, if there is one, to a request. Also keeps the library requests from using a login in .netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             err.write(f"{error}\n")
             return EXIT_USAGE_ERROR
         except SnapshotError as error:
-            failed = "".join(f"- {each}\n" for each in error.errors)
-            err.write(f"The snapshot was not restored, and {options.to} was not created:\n{failed}")
+            failure_lines = "".join(f"- {each}\n" for each in error.errors)
+            err.write(f"The snapshot was not restored, and {options.to} was not created:\n{failure_lines}")
             return EXIT_FAILED
         except OSError as error:
             err.write(f"The snapshot was not restored: {error.strerror} ({error.filename})\n")

@@ -40,9 +40,9 @@ class CompletedCommand:
     """The outcome of a command.
 
     Attributes:
-        status: exit status; a negative number is the signal that ended it.
-        output: the end of its stdout and stderr, which are combined.
-        is_timed_out: whether it was killed because of the timeout.
+        status: exit status; a negative number is the signal that ended the command.
+        output: the end of the combined stdout and stderr.
+        is_timed_out: whether the command was killed because of the timeout.
     """
 
     status: int
@@ -51,7 +51,7 @@ class CompletedCommand:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it exited with status 0 in time."""
+        """Whether the command exited with status 0 in time."""
         return self.status == 0 and not self.is_timed_out
 
     def tail(self) -> str:
@@ -84,10 +84,9 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
             is_timed_out = True
         finally:
             if process.poll() is None:
+                # The command leads its own process group, so this also kills its children.
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(
-                        process.pid, signal.SIGKILL
-                    )  # the command leads its own process group, so this also kills its children
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         output.seek(max(0, output.seek(0, os.SEEK_END) - _KEPT_OUTPUT_BYTES))
         return CompletedCommand(process.returncode, output.read().decode("utf-8", "replace"), is_timed_out)

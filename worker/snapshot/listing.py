@@ -1,4 +1,4 @@
-"""Parses snapshot.json: the commits of ComfyUI and its custom nodes. Reads only the file.
+"""Parses snapshot.json: the commits of ComfyUI and its custom nodes. Reads no other file.
 
 The format of ComfyUI-Manager 4.3 (older versions lack some keys):
 

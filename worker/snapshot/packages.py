@@ -55,7 +55,7 @@ class Python:
     Attributes:
         executable: the interpreter in its virtual environment.
         lock: lines of pip constraints, with the installed packages that must not change.
-        env: the environment of its processes.
+        env: the environment of pip and of the scripts.
         timeout_s: maximum time of one run of pip or of an install.py.
     """
 
@@ -78,25 +78,25 @@ class Python:
 
     def install(self, nodes: Sequence[Path], scratch: Path) -> list[RestoreError]:
         """Install the requirements of all nodes; return the errors. The list is empty if everything was installed."""
-        lists = {node.name: ("-r", str(file)) for node in nodes if (file := node / _REQUIREMENTS).is_file()}
-        if not lists:
+        options_by_node = {node.name: ("-r", str(file)) for node in nodes if (file := node / _REQUIREMENTS).is_file()}
+        if not options_by_node:
             return []
         if not self.lock:
             _LOG.warning("No --constraints: the nodes' requirements may change ComfyUI's packages")
         constraints = self._write_constraints(scratch)
-        _LOG.info("installing the requirements of %s", ", ".join(lists))
-        done = self._pip(constraints, *(word for words in lists.values() for word in words))
+        _LOG.info("installing the requirements of %s", ", ".join(options_by_node))
+        done = self._pip(constraints, *(word for words in options_by_node.values() for word in words))
         if done.succeeded:
             return []
         if done.is_timed_out:
             return [RestoreError("pip", f"it timed out after {self.timeout_s:g} s{done.tail()}")]
-        results = dict.fromkeys(lists, done)
-        if len(lists) > 1:
-            results = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
+        results = dict.fromkeys(options_by_node, done)
+        if len(options_by_node) > 1:
+            results = {name: self._pip(constraints, "--dry-run", *words) for name, words in options_by_node.items()}
         errors = [RestoreError(name, _pip_problem(each)) for name, each in results.items() if not each.succeeded]
         return errors or [
             RestoreError(
-                " and ".join(lists),
+                " and ".join(options_by_node),
                 f"their requirements conflict, though each alone can be installed{done.tail()}\n  Pin compatible "
                 "commits, or remove one of them",
             )
@@ -135,8 +135,8 @@ class Python:
         return str(file)
 
     def _pip(self, constraints: str, *arguments: str) -> CompletedCommand:
-        quiet = ("--no-input", "--disable-pip-version-check", "--root-user-action=ignore", "--progress-bar=off")
-        return self._run("-m", "pip", "install", *quiet, "--constraint", constraints, *arguments)
+        fixed_options = ("--no-input", "--disable-pip-version-check", "--root-user-action=ignore", "--progress-bar=off")
+        return self._run("-m", "pip", "install", *fixed_options, "--constraint", constraints, *arguments)
 
     def _run(self, *arguments: str) -> CompletedCommand:
         return run([self.executable, *arguments], Path("/"), self.env, self.timeout_s)

@@ -60,7 +60,7 @@ class Git:
     """Runs git.
 
     Attributes:
-        env: its environment.
+        env: the environment of git.
         timeout_s: maximum time of one call.
         pause_s: pause after the first failed attempt to fetch; doubled after the second.
     """
@@ -129,8 +129,8 @@ def _raise_failure(part: str, step: str, completed: CompletedCommand) -> NoRetur
     """Raise RestoreError for a permanent failure of `step`, _TemporaryError for any other."""
     if completed.is_timed_out:
         raise _TemporaryError(f"{step} timed out{completed.tail()}")
-    failed = f"{step} failed{completed.tail()}"
+    problem = f"{step} failed{completed.tail()}"
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, completed.output, re.IGNORECASE):
-            raise RestoreError(part, f"{failed}\n  {remedy}")
-    raise _TemporaryError(failed)
+            raise RestoreError(part, f"{problem}\n  {remedy}")
+    raise _TemporaryError(problem)

@@ -42,7 +42,7 @@ class Restore:
     keep_git: bool = False
 
     def run(self, target: Path) -> None:
-        """Create `target`, ComfyUI's folder. It must not exist, or be empty.
+        """Create `target`, ComfyUI's folder. The folder must not exist, or it must be empty.
 
         Raises ConfigError for an invalid target or Python, and SnapshotError with all errors of one stage: first
         fetching, then requirements, then scripts.

@@ -81,7 +81,7 @@ def test_a_stalled_socket_is_silent_and_a_new_one_is_not(sim: Simulator, driver:
 
 
 def test_a_stalled_socket_can_resume(sim: Simulator, driver: Driver) -> None:
-    """After release a stalled socket gets frames again."""
+    """After `release` a stalled socket gets frames again. The frames of an earlier prompt are lost."""
     with driver.listening() as listener:
         listener.frame()
         sim.faults.stall_socket(at_step=None)
@@ -173,7 +173,7 @@ def test_die_may_act_at_once(sim: Simulator) -> None:
 
 
 def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
-    """One response is delayed, and is a normal response."""
+    """A response that is delayed is otherwise a normal response."""
     sim.faults.respond_slowly("/queue", 0.1)
     began = time.monotonic()
     assert driver.get("/api/queue").status_code == 200
@@ -192,7 +192,7 @@ def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> N
 
 
 def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
-    """A prompt that got a 500 is not queued; the fault applies to its method only."""
+    """A prompt that got a 500 is not queued. A fault that names a method does not apply to other methods."""
     sim.faults.respond_500("POST /prompt")
 
     assert driver.get("/prompt").status_code == 200

@@ -101,7 +101,7 @@ def test_an_upload_without_a_file_is_rejected(driver: Driver) -> None:
 
 
 def test_a_prompt_that_is_not_json_is_a_500(driver: Driver) -> None:
-    """The body of the 500 is aiohttp's."""
+    """A body that is not JSON gets the recorded 500, whose text is aiohttp's."""
     expected = next(entry for entry in EXCHANGES if entry["request"] == "POST /prompt not json")
     response = driver.session.post(f"{driver.url}/prompt", data="{", timeout=5)
 

@@ -76,7 +76,7 @@ def test_contradicting_fields_are_rejected(account: RunPodAccount, change: dict[
 
 
 def test_a_template_is_copied_once(account: RunPodAccount) -> None:
-    """A new endpoint gets the template's container settings and variables, except those that its own request sets.
+    """A new endpoint gets the template's container settings and variables, except those that the request sets.
 
     Later changes of the template do not change the endpoint.
     """
@@ -104,7 +104,7 @@ def test_an_endpoint_with_workers_is_not_deleted(account: RunPodAccount) -> None
 
 
 def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
-    """`saveEndpoint` sets omitted fields to their defaults, and the cached models. An unknown field is an error."""
+    """`saveEndpoint` sets the cached models and the defaults of omitted fields. An unknown field is an error."""
     body = {**ENDPOINT, "workers": {"max": 9}, "timeout": 600_000}
     endpoint_id = call(account, "POST", "/serverless", body).json()["id"]
     url = account.environment()["RUNPOD_GRAPHQL_URL"]

@@ -17,7 +17,7 @@ from worker.models.folders import (
     FOLDERS,
     LocatedModels,
     ModelLocations,
-    fetch_directory,
+    download_directory,
     is_on_volume,
     link,
     locate,
@@ -241,12 +241,12 @@ def test_downloads_go_to_the_volume(tmp_path: Path) -> None:
     """Downloads go to a volume if there is one, in its layout, otherwise to WORKER_MODELS_DIR, which is created."""
     models, volume = tmp_path / "baked", tmp_path / "volume"
 
-    assert fetch_directory(models, volume) == models
+    assert download_directory(models, volume) == models
     volume.mkdir()
-    assert fetch_directory(models, volume) == volume / "models"
+    assert download_directory(models, volume) == volume / "models"
     (volume / "models").rmdir()
     (volume / "ComfyUI/models").mkdir(parents=True)
-    assert fetch_directory(models, volume) == volume / "ComfyUI/models"
+    assert download_directory(models, volume) == volume / "ComfyUI/models"
 
 
 def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
@@ -254,15 +254,15 @@ def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/models").write_text("")
 
-    assert fetch_directory(tmp_path / "baked", tmp_path / "volume") == tmp_path / "baked"
-    assert fetch_directory(tmp_path / "volume/models", tmp_path / "volume") is None
+    assert download_directory(tmp_path / "baked", tmp_path / "volume") == tmp_path / "baked"
+    assert download_directory(tmp_path / "volume/models", tmp_path / "volume") is None
 
 
 UNREADABLE = """\
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.worker.models.test_folders import UNET, found, missing_message, locations_in
+from tests.worker.models.test_folders import UNET, locate_one_model, locations_in, missing_message
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
