@@ -168,14 +168,14 @@ def remove_unneeded(graph: Graph, faults: Faults) -> None:
     for node_id, sources in links.items():
         for source in sources & graph.keys():
             dependents[source].add(node_id)
-    tainted = _closure(broken, dependents)
+    unrunnable = _closure(broken, dependents)
     outputs = {node_id for node_id, node in graph.items() if _is_output(node)}
-    needed_outputs = outputs | {node_id for node_id in graph if not dependents[node_id] and node_id not in tainted}
+    needed_outputs = outputs | {node_id for node_id in graph if not dependents[node_id] and node_id not in unrunnable}
     needed = _closure(needed_outputs, links) if needed_outputs else set(graph)
     if broken & needed:
         faults.extend(fault for node_id in graph if node_id in needed for fault in faults_of[node_id])
         return
-    for node_id in tainted - needed:
+    for node_id in unrunnable - needed:
         del graph[node_id]
     found = [fault for node_faults in faults_of.values() for fault in node_faults]
     faults.warnings += [

@@ -121,8 +121,8 @@ class ObjectStore:
         body = _AbandonableBody(data)
         raise_if_stopped()
         client = self._client
-        thread = ThreadPoolExecutor(1, "store")
-        upload = thread.submit(
+        executor = ThreadPoolExecutor(1, "store")
+        upload = executor.submit(
             client.put_object,
             Bucket=self.bucket.name,
             Key=self.bucket.key(name),
@@ -131,7 +131,7 @@ class ObjectStore:
             ContentDisposition=_content_disposition(name.rpartition("/")[2]),
             **({"CacheControl": cache_control} if cache_control else {}),
         )
-        thread.shutdown(wait=False)
+        executor.shutdown(wait=False)
         try:
             while not wait([upload], _CHECK_INTERVAL_S).done:
                 raise_if_stopped()

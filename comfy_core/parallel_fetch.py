@@ -31,9 +31,9 @@ def fetch_images(
     """
     given_up = threading.Event()
     deadline = time.monotonic() + rules.total_timeout_s
-    threads = ThreadPoolExecutor(MAX_PARALLEL, "fetch")
+    executor = ThreadPoolExecutor(MAX_PARALLEL, "fetch")
     futures = [
-        threads.submit(fetch_image, url, field_path, rules, resolve=resolve, given_up=given_up)
+        executor.submit(fetch_image, url, field_path, rules, resolve=resolve, given_up=given_up)
         for url, field_path in wanted
     ]
     waiting = set(futures)
@@ -52,4 +52,4 @@ def fetch_images(
         return [future.result() for future in futures]
     finally:
         given_up.set()
-        threads.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)

@@ -35,7 +35,8 @@ CONNECT_TIMEOUT_S = 5.0
 
 _READ_TIMEOUT_S = 1.0
 """Timeout of one read, after which the deadline and `given_up` are checked again."""
-_MAX_URL = 8192
+_MAX_LENGTH = 8192
+"""Maximum length of a URL, in characters."""
 _CHUNK_BYTES = 64 * 1024
 _PORTS = {"https": 443, "http": 80}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -137,7 +138,7 @@ class _Deadline:
     given_up: threading.Event
 
     def remaining_s(self) -> float:
-        """Return the seconds left, more than 0. Raises TimeoutError."""
+        """Return the seconds left, more than 0. Raises TimeoutError if none are left or `given_up` is set."""
         remaining_s = self.at - self.clock()
         if remaining_s <= 0 or self.given_up.is_set():
             raise TimeoutError
@@ -163,8 +164,8 @@ class _Redirect:
 def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _Target:
     """Return the target of `url`, or of the redirect to `url` from `previous`. Raises _FetchError."""
     which = "the redirect's URL" if previous else "the URL"
-    if len(url) > _MAX_URL or re.search(r"[\x00-\x20\x7f]", url):
-        raise _FetchError(f"{which} contains spaces or has more than {_MAX_URL} characters; encode a space as %20")
+    if len(url) > _MAX_LENGTH or re.search(r"[\x00-\x20\x7f]", url):
+        raise _FetchError(f"{which} contains spaces or has more than {_MAX_LENGTH} characters; encode a space as %20")
     try:
         whole = urljoin(previous.url, url) if previous else url
         parts = urlsplit(whole)
@@ -181,10 +182,10 @@ def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _
         raise _FetchError(f"{which} contains a user name; send a URL that needs none, such as a presigned URL")
     if not _HOST.fullmatch(host):
         raise _FetchError(f"{which} has no valid host; write https://host/image.png")
-    usual = _PORTS[parts.scheme]
-    port = usual if port is None else port
-    if port != usual and port not in rules.extra_ports:
-        raise _FetchError(f"{which} has a port other than {usual}; send a URL without a port")
+    default_port = _PORTS[parts.scheme]
+    port = default_port if port is None else port
+    if port != default_port and port not in rules.extra_ports:
+        raise _FetchError(f"{which} has a port other than {default_port}; send a URL without a port")
     return _Target(whole, parts.scheme, host, port, resource)
 
 
@@ -234,6 +235,7 @@ def _resolved(host: str, port: int, resolve: Resolve, timeout_s: float) -> Seque
 
 
 def _connected(addresses: Sequence[str], port: int, deadline: _Deadline) -> socket.socket:
+    """Return a socket that is connected to the first of `addresses` that can be reached. Raises _FetchError."""
     failure = OSError()
     for address in addresses:
         timeout_s = min(CONNECT_TIMEOUT_S, deadline.remaining_s())
@@ -246,6 +248,7 @@ def _connected(addresses: Sequence[str], port: int, deadline: _Deadline) -> sock
 
 
 def _secured(plain: socket.socket, target: _Target, rules: FetchRules, deadline: _Deadline) -> socket.socket:
+    """Return a TLS socket over `plain` after the handshake, or `plain` itself for http."""
     if target.scheme == "http":
         return plain
     plain.settimeout(deadline.remaining_s())

@@ -34,7 +34,7 @@ from comfy_core.graphs import Graph, graph_faults
 from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import nearest, schema_faults, shown
 
-_KEYWORDS: JsonObject = {
+_KEYWORDS_SCHEMA: JsonObject = {
     "type": "object",
     "required": ["properties"],
     "properties": {
@@ -98,8 +98,8 @@ class Workflow:
 def default_directory() -> Path:
     """Return the folder of the bundled workflows: inside the wheel, or next to the package in a checkout."""
     package = Path(__file__).parent
-    inside = package / "templates"
-    return inside if inside.is_dir() else package.parent / "workflows"
+    bundled = package / "templates"
+    return bundled if bundled.is_dir() else package.parent / "workflows"
 
 
 def load_workflows(directory: Path) -> dict[str, Workflow]:
@@ -119,7 +119,7 @@ def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ConfigError(f"{inputs_file} is not a JSON Schema: {error.message}") from error
-    if faults := schema_faults(schema, _KEYWORDS):
+    if faults := schema_faults(schema, _KEYWORDS_SCHEMA):
         raise ConfigError(f"{inputs_file}: {faults[0].path or 'it'} {faults[0].message}")
     version = hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
     workflow = Workflow(name, graph, schema, version)

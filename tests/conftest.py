@@ -1,6 +1,6 @@
 """Fixtures and hooks for all tests: an environment without our variables, the shipped workflows, the marker `slow`.
 
-`./scripts/test fast` runs the tests that are not marked `slow`. A test that starts a Python process must have it.
+`./scripts/test fast` runs the tests that are not marked `slow`. A test that starts a Python process must be marked so.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from comfy_core.request.reading import Rendered, Request
 
 ENCODE_TIMEOUT_S = 60.0
 """Time limit for encoding all images of a job. Images that are not encoded by then are returned in ComfyUI's format."""
-_MAX_METADATA_STRING = 4096
+_MAX_STRING_LENGTH = 4096
 """Maximum length of a graph's string in an image's metadata, in characters."""
 
 
@@ -212,9 +212,9 @@ def text_chunks(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str,
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return `value` with strings of more than _MAX_METADATA_STRING characters replaced by a note."""
+    """Return `value` with strings of more than _MAX_STRING_LENGTH characters replaced by a note."""
     match value:
-        case str() if len(value) > _MAX_METADATA_STRING:
+        case str() if len(value) > _MAX_STRING_LENGTH:
             return f"[{len(value):,} characters were left out of this file]"
         case dict():
             return {key: _shortened(each) for key, each in value.items()}

@@ -56,7 +56,7 @@ class Hooks:
     Attributes:
         observe: called with the progress.
         turn: a context manager that is entered while prompts are queued, so that concurrent runs queue their prompts in
-            a fixed order. A run that repeats a prompt enters it again.
+            a fixed order. A run that repeats a prompt enters the context again.
     """
 
     observe: Observe = lambda _: None
@@ -78,8 +78,7 @@ def run_graphs(
     """Run `graphs` on `server` in order and return their results. All prompts are queued together.
 
     `stop_reason` is called ten times a second while the prompts run, and while their images are read; an error that it
-    returns ends the run. `extra_data` is passed to ComfyUI with
-    each graph.
+    returns ends the run. `extra_data` is passed to ComfyUI with each graph.
 
     Raises:
         JobError: invalid_input (a file name outside the job's folders), workflow_rejected, model_missing,

@@ -47,8 +47,8 @@ class WebsocketListener:
         self._connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
         self._subscriptions: dict[queue.SimpleQueue[Notice], frozenset[str]] = {}
-        self._subscribers = 0
-        self._failures = 0
+        self._subscriber_count = 0
+        self._failure_count = 0
         self._connection: websocket.WebSocket | None = None
         self._opened = threading.Event()
         self._is_wanted = threading.Event()
@@ -58,7 +58,7 @@ class WebsocketListener:
     def add(self, notices: queue.SimpleQueue[Notice], prompt_ids: frozenset[str]) -> None:
         """Subscribe `notices` to the events of these prompts, and to SocketLost and SocketReopened."""
         with self._lock:
-            self._subscribers += 1
+            self._subscriber_count += 1
             self._is_wanted.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read_loop, name="comfyui-events", daemon=True)
@@ -73,8 +73,8 @@ class WebsocketListener:
         """Unsubscribe `notices`."""
         with self._lock:
             del self._subscriptions[notices]
-            self._subscribers -= 1
-            if not self._subscribers:
+            self._subscriber_count -= 1
+            if not self._subscriber_count:
                 self._is_wanted.clear()
 
     def drop(self) -> None:
@@ -95,11 +95,11 @@ class WebsocketListener:
     def _read_loop(self) -> None:
         """Keep a connection open while there are subscribers. Afterwards it stays open, but is not reopened."""
         while self._is_wanted.wait() and not self._closed:
-            time.sleep(_RECONNECT_DELAYS_S[min(self._failures, len(_RECONNECT_DELAYS_S) - 1)])
+            time.sleep(_RECONNECT_DELAYS_S[min(self._failure_count, len(_RECONNECT_DELAYS_S) - 1)])
             try:
                 self._read_one_connection()
             except (OSError, websocket.WebSocketException) as error:
-                self._failures += 1
+                self._failure_count += 1
                 if not self._closed:
                     log.warning("websocket to ComfyUI lost or not opened: %s", type(error).__name__)
 
@@ -116,7 +116,7 @@ class WebsocketListener:
         try:
             self._dispatch(connection.recv(), attribution)
             connection.settimeout(None)
-            self._failures = 0
+            self._failure_count = 0
             self._opened.set()
             self._notify_all(SocketReopened())
             while not self._closed:

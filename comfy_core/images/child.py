@@ -28,7 +28,7 @@ MEMORY_BYTES = 3 * 1024**3
 MAX_CONTENT_BYTES = 3 * 1024**3
 """Maximum size of a frame's content."""
 _FRAME_LENGTHS = struct.Struct(">IQ")
-_MAX_HEADER = 16 * 1024 * 1024
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
 _PARENT_POLL_S = 1.0
 
 _FUNCTIONS = {each.__name__: each for each in (check_image, converted, encode_image, identify)}
@@ -43,10 +43,10 @@ def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> 
     stream.flush()
 
 
-def read_frame(stream: IO[bytes], max_content: int = MAX_CONTENT_BYTES) -> tuple[JsonObject, bytes]:
+def read_frame(stream: IO[bytes], max_content_bytes: int = MAX_CONTENT_BYTES) -> tuple[JsonObject, bytes]:
     """Return the next frame. Raises EOFError if the stream has ended, ValueError if the frame is invalid."""
     head_length, content_length = _FRAME_LENGTHS.unpack(_read_exactly(stream, _FRAME_LENGTHS.size))
-    if head_length > _MAX_HEADER or content_length > max_content:
+    if head_length > _MAX_HEADER_BYTES or content_length > max_content_bytes:
         raise ValueError("a frame is too long")
     header = json.loads(_read_exactly(stream, head_length))
     if not isinstance(header, dict):

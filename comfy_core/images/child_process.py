@@ -131,8 +131,8 @@ class _Child:
         assert self._process.stdin is not None  # noqa: S101 - for mypy: both are pipes
         assert self._process.stdout is not None  # noqa: S101 - as above
         self._requests, self._responses = self._process.stdin, self._process.stdout
-        self._thread = ThreadPoolExecutor(1, "image")
-        self._started = self._thread.submit(read_frame, self._responses)
+        self._executor = ThreadPoolExecutor(1, "image")
+        self._started = self._executor.submit(read_frame, self._responses)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -148,14 +148,14 @@ class _Child:
             status = self._process.wait()
             raise NotStartedError(f"got no child process (exit status {status})") from None
         try:
-            return _wait_for(self._thread.submit(self._exchange, header, data), raise_if_stopped, timeout_s)
+            return _wait_for(self._executor.submit(self._exchange, header, data), raise_if_stopped, timeout_s)
         except (OSError, EOFError, ValueError, RecursionError):
             raise ImageProcessError("crashed the decoder") from None
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._thread.shutdown()
+        self._executor.shutdown()
         for pipe in (self._requests, self._responses):
             with contextlib.suppress(OSError):  # the pipe may contain a request that was not read
                 pipe.close()

@@ -33,17 +33,18 @@ INPUT_FORMATS = FORMATS
 MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500}
 """Maximum side in pixels (WebP: its specification; JPEG: libjpeg's limit, which is below the format's 65,535)."""
 
-_UNENCODABLE: tuple[type[BaseException], ...] = (*DECODE_ERRORS, *BOMB_ERRORS, MemoryError)
+_ENCODE_ERRORS: tuple[type[BaseException], ...] = (*DECODE_ERRORS, *BOMB_ERRORS, MemoryError)
 _EXIF_USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
-_MAX_COMMENT = 15_000
+_MAX_COMMENT_LENGTH = 15_000
 """Maximum length of an EXIF comment in characters, of up to 4 bytes each. A JPEG can have at most 64 KB of EXIF."""
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+"""Pillow's modes that can be saved as PNG."""
 _COMFYUI_TEXT = frozenset({"prompt", "workflow", "parameters"})
 """Keys of the PNG text chunks in which ComfyUI and this package store the graph and the inputs."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
-"""Bytes up to the end of IHDR, which must be the first chunk (PNG specification, 5.6)."""
+_PNG_HEADER_BYTES = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
+"""Number of bytes up to the end of IHDR, which must be the first chunk (PNG specification, 5.6)."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ def _checked(data: bytes, *, flatten: bool) -> EncodedImage:
     mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
     is_animated = has_more_frames(image, 1)
     if flatten:
-        plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_reoriented)
-        stays = plain and found.is_complete and image.format != "AVIF"
+        is_plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_reoriented)
+        stays_unchanged = is_plain and found.is_complete and image.format != "AVIF"
     else:
         require_few_frames(image)
-        stays = is_animated or image.format != "AVIF"
-    if stays:
+        stays_unchanged = is_animated or image.format != "AVIF"
+    if stays_unchanged:
         return EncodedImage(data, image.width, image.height, mime_type, is_animated, found.is_complete)
     image = _flattened(image) if flatten else ImageOps.exif_transpose(image)
     encoded = io.BytesIO()
@@ -162,7 +163,7 @@ def encode_image(data: bytes, output_format: str, quality: int, text_chunks: Map
 
     Only PNGs are converted; any other format was chosen by the graph. A PNG that stays a PNG is not decoded: the chunks
     are added after the header. webp and jpeg only get `parameters` of `text_chunks`, as an EXIF user comment of at most
-    _MAX_COMMENT characters. For jpeg, transparent areas become white.
+    _MAX_COMMENT_LENGTH characters. For jpeg, transparent areas become white.
 
     An image that cannot be converted is returned unchanged, with a warning.
     """
@@ -176,13 +177,13 @@ def encode_image(data: bytes, output_format: str, quality: int, text_chunks: Map
         return unconverted(data, text_chunks, f"{output_format} holds at most {max_side:,} pixels a side")
     try:
         return EncodedImage(_encoded(data, output_format, quality, text_chunks), *size, f"image/{output_format}")
-    except _UNENCODABLE as error:
+    except _ENCODE_ERRORS as error:
         return unconverted(data, text_chunks, f"encoding it as {output_format} failed ({type(error).__name__})")
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:
     """Return the width and height in the header of a PNG, or None if `data` is not a PNG. Decodes no pixels."""
-    if len(data) < _PNG_HEADER or not data.startswith(_PNG_SIGNATURE):
+    if len(data) < _PNG_HEADER_BYTES or not data.startswith(_PNG_SIGNATURE):
         return None
     width, height = struct.unpack_from(">II", data, len(_PNG_SIGNATURE) + 8)
     return width, height
@@ -201,7 +202,7 @@ def _encoded(png: bytes, output_format: str, quality: int, text_chunks: Mapping[
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         exif = image.getexif()
         if "parameters" in text_chunks:
-            comment = text_chunks["parameters"][:_MAX_COMMENT].encode("utf-16-be")
+            comment = text_chunks["parameters"][:_MAX_COMMENT_LENGTH].encode("utf-16-be")
             exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + comment
         if output_format == "webp" and image.has_transparency_data:
             encodable = image.convert("RGBA")
@@ -220,8 +221,8 @@ def _png_with_text(png: bytes, text_chunks: Mapping[str, str]) -> EncodedImage:
     for kind, content, *_ in info.chunks:
         PngImagePlugin.putchunk(chunks, kind, content)
     width, height = png_size(png) or (0, 0)
-    rest = _without_text(png[_PNG_HEADER:], text_chunks.keys() or _COMFYUI_TEXT)
-    return EncodedImage(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
+    rest = _without_text(png[_PNG_HEADER_BYTES:], text_chunks.keys() or _COMFYUI_TEXT)
+    return EncodedImage(png[:_PNG_HEADER_BYTES] + chunks.getvalue() + rest, width, height, "image/png")
 
 
 def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
@@ -282,6 +283,6 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
     try:
         encodable = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
         encodable.save(encoded, output_format, quality=quality)
-    except _UNENCODABLE as error:
+    except _ENCODE_ERRORS as error:
         raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error
     return EncodedImage(encoded.getvalue(), image.width, image.height, f"image/{output_format}")

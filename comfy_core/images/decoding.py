@@ -157,8 +157,8 @@ def _decode_incomplete(data: bytes) -> Decoded | None:
     try:
         if data.startswith(b"\xff\xd8"):
             scans = data.rstrip(b"\xff")
-            more = _JPEG_FILLER * (len(scans) // len(_JPEG_FILLER) + 1)
-            pair = _loaded(scans + _END_OF_JPEG), _loaded(scans + more + _END_OF_JPEG)
+            filler = _JPEG_FILLER * (len(scans) // len(_JPEG_FILLER) + 1)
+            pair = _loaded(scans + _END_OF_JPEG), _loaded(scans + filler + _END_OF_JPEG)
         else:
             with truncation_allowed():
                 pair = _loaded(data, 0), _loaded(data, 255)

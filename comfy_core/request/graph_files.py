@@ -27,7 +27,7 @@ MAX_URLS = 16
 MAX_FILES: int = ENVELOPE["images"]["maxItems"]
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
 """Maximum total size of a request's files."""
-_MAX_NAME = 255
+_MAX_NAME_BYTES = 255
 """Maximum length of a file name on Linux in bytes. Any base64 image is longer."""
 _IMAGE_INPUTS = frozenset({("LoadImage", "image"), ("LoadImageMask", "image"), ("LoadImageOutput", "image")})
 """Core inputs whose file must be an image that Pillow can open. Custom nodes may read any file."""
@@ -74,7 +74,7 @@ def graph_files(
     """
     paths = {target: path_of(["overrides", key]) for key, target in overridden.items()}
     sources: dict[str, FileSource] = {}
-    loaded: dict[str | None, list[Target]] = {}
+    targets_by_name: dict[str | None, list[Target]] = {}
     for target in _file_inputs(graph):
         path = paths.get(target) or path_of(["workflow", target.node_id, "inputs", target.input])
         try:
@@ -83,11 +83,11 @@ def graph_files(
             faults.add(path, str(error))
             continue
         if source is None:
-            loaded.setdefault(plain_name(target.get(graph)), []).append(target)
+            targets_by_name.setdefault(plain_name(target.get(graph)), []).append(target)
         else:
             sources[path] = source
             target.set(graph, f"upload-{len(sources)}{'.' * bool(source.extension)}{source.extension}")
-    sources |= _read_sent_files(_images_by_name(images), loaded, graph, faults)
+    sources |= _read_sent_files(_images_by_name(images), targets_by_name, graph, faults)
     check_limits(sources, faults)
     return sources
 
@@ -121,9 +121,9 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
 
 
 def _read_sent_files(
-    images: Mapping[str, tuple[str, str]], loaded: dict[str | None, list[Target]], graph: Graph, faults: Faults
+    images: Mapping[str, tuple[str, str]], targets_by_name: dict[str | None, list[Target]], graph: Graph, faults: Faults
 ) -> dict[str, FileSource]:
-    """Return the files sent in `images`. `loaded` maps each file name to the inputs that load it.
+    """Return the files sent in `images`. `targets_by_name` maps each file name to the inputs that load it.
 
     A file that no node loads is a fault if some node loads a file that was not sent, because the name of the sent file
     is then probably wrong. Otherwise it is a warning.
@@ -131,14 +131,16 @@ def _read_sent_files(
     sources: dict[str, FileSource] = {}
     unused: list[tuple[str, str]] = []
     for name, (path, text) in images.items():
-        targets = tuple(loaded.pop(plain_name(name), ()))
+        targets = tuple(targets_by_name.pop(plain_name(name), ()))
         if not targets:
             unused.append((path, name))
         try:
             sources[path] = _file_source(path, text, targets, graph, name)
         except ValueError as error:
             faults.add(path, str(error))
-    unmatched = [targets[0] for name, targets in loaded.items() if name is not None and _EXTENSION.search(name)]
+    unmatched = [
+        targets[0] for name, targets in targets_by_name.items() if name is not None and _EXTENSION.search(name)
+    ]
     for path, name in unused:
         if not unmatched:
             faults.warnings.append(f"{path}: no node of the graph loads {shown(name)}")
@@ -155,7 +157,7 @@ def _embedded(path: str, target: Target, graph: Graph) -> FileSource | None:
     Raises ValueError, with a message for the user, if the input contains neither.
     """
     value = target.get(graph)
-    is_too_long = len(value.encode()) > _MAX_NAME
+    is_too_long = len(value.encode()) > _MAX_NAME_BYTES
     try:
         if is_https(value) or is_data_uri(value) or is_url(value) or is_too_long or _is_small_image(value):
             return _file_source(path, value, (target,), graph, "")

@@ -77,11 +77,11 @@ class _Rules:
             if rule.get("type") in {"integer", "number"}
         }
         max_images = template.inputs.get("num_images", {}).get("maximum", 1)
-        wanted = as_number(num_images) or 1
+        image_count = as_number(num_images) or 1
         self._rules_by_name["batch_size"] = {
             "type": "integer",
             "minimum": 1,
-            "maximum": int(max_images // wanted) if 1 <= wanted <= max_images else max_images,
+            "maximum": int(max_images // image_count) if 1 <= image_count <= max_images else max_images,
         }
         self.seeds = frozenset(template.targets("seed") if "seed" in template.inputs else ())
 
@@ -105,8 +105,8 @@ class _Rules:
     def _read_unbound(self, name: str, current: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a return for each kind
         """Return the same as `read`, for a node input that is not bound to an input of the template."""
         if is_link(current):
-            is_right = is_link(value) and value[0] in self._graph and value[1] >= 0
-            return value, "" if is_right else 'must be a link to a node of the workflow, such as ["4", 0]'
+            is_valid = is_link(value) and value[0] in self._graph and value[1] >= 0
+            return value, "" if is_valid else 'must be a link to a node of the workflow, such as ["4", 0]'
         match current:
             case bool():
                 return _read_with_schema({"type": "boolean"}, value)

@@ -15,9 +15,9 @@ _GRAPH_KEYS = ("prompt", "output", "workflow")
 _KEYS_BESIDE_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
 _MAX_WRAPPERS = 3
 """Maximum number of nested wrappers that are removed."""
-_MAX_UNKNOWN = 10
+_MAX_UNKNOWN_KEYS = 10
 """Maximum number of unknown keys that get their own warning."""
-_RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
+_RESERVED_KEYS = frozenset({"client_id", "prompt_id", "sid", "create_time"})
 """Keys of ComfyUI's `extra_data` that identify the prompt and its client. They are set by ComfyUI or this package."""
 
 
@@ -102,7 +102,7 @@ def split_graph_request(value: JsonObject, warnings: list[str]) -> tuple[JsonObj
     extra_data: JsonObject = {}
     match value.get("extra_data", {}):
         case dict(given):
-            extra_data = {name: item for name, item in given.items() if name not in _RESERVED_DATA}
+            extra_data = {name: item for name, item in given.items() if name not in _RESERVED_KEYS}
             warnings += [
                 f"extra_data.{name}: identifies the prompt or its client, and was removed"
                 for name in given.keys() - extra_data.keys()
@@ -120,12 +120,12 @@ def split_graph_request(value: JsonObject, warnings: list[str]) -> tuple[JsonObj
         warnings.append("metadata: is an object, and was ignored; it must be true or false")
     suggestions = Suggestions()
     unknown = sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())
-    for name in unknown[:_MAX_UNKNOWN]:
+    for name in unknown[:_MAX_UNKNOWN_KEYS]:
         near = suggestions.nearest(name, ENVELOPE)
         problem = (
             BESIDE_INPUT if is_platform_key(name) else f"is ignored with a graph; use `overrides` to set values{near}"
         )
         warnings.append(f"{path_of([name])}: {problem}")
-    if len(unknown) > _MAX_UNKNOWN:
-        warnings.append(f"and {len(unknown) - _MAX_UNKNOWN:,} more keys that are ignored")
+    if len(unknown) > _MAX_UNKNOWN_KEYS:
+        warnings.append(f"and {len(unknown) - _MAX_UNKNOWN_KEYS:,} more keys that are ignored")
     return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data

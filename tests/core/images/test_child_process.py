@@ -330,5 +330,5 @@ def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
 )
 def test_an_invalid_response_of_a_child_is_rejected(facts: dict[str, object]) -> None:
     """A response without valid image data is a ValueError, also from a compromised child."""
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="invalid description of an image"):
         read_response({"image": facts, "more": 1}, b"", b"")
