@@ -42,8 +42,8 @@ from worker.settings import RunPodVariables, Settings
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
-MAX_OTHER_JOB_S = 600.0
-"""Seconds that a job's thread may take in addition to WORKER_JOB_TIMEOUT_S for the wait and again for the run."""
+JOB_THREAD_MARGIN_S = 600.0
+"""A job's thread may take this long, plus WORKER_JOB_TIMEOUT_S twice: for the wait and for the run."""
 CANCEL_TIMEOUT_S = 60.0
 """Seconds to wait for the thread of a cancelled job to end. If it does not end, the worker retires."""
 _POLL_S = 0.5
@@ -65,7 +65,7 @@ def make_worker(settings: Settings) -> Worker:
 def make_handler(service: Service, post_progress: PostProgress | None = None) -> Handler:
     """Return `handler(job)`, which returns a result (docs/api.md), or `{"error": <JSON text of an ErrorReport>}`.
 
-    The job runs in a thread, so that the SDK's event loop can receive stop signals. On a stop signal the SDK cancels
+    The job runs in a thread, so that the SDK's event loop can receive RunPod's cancellations. The SDK then cancels
     the task: the job's prompts are interrupted, and CancelledError is raised again once the job has ended, or after
     CANCEL_TIMEOUT_S. `post_progress` receives a job and its progress.
     """
@@ -87,7 +87,10 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
 
 
 async def _outcome(service: Service, execution: JobExecution) -> JsonObject:
-    """Run a job in a thread and return the result or error, or an error if the thread cannot be waited for."""
+    """Run a job in a thread and return its result or error.
+
+    Returns an error without waiting further if the worker takes no jobs or is ending, or if the thread takes too long.
+    """
     if error := service.comfyui.rejection_error():
         execution.release_ticket()
         return execution.error_outcome(error)
@@ -169,14 +172,14 @@ def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot
     """Return the objects that all jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
     disk_problem = partial(full_disk_problem, [data, settings.temporary_directory] if data else [])
-    max_job_s = 2 * settings.job_timeout_s + MAX_OTHER_JOB_S
+    max_job_s = 2 * settings.job_timeout_s + JOB_THREAD_MARGIN_S
     return Service(
         worker, lifecycle, boot.comfyui, disk_problem, threads=make_threads(settings.concurrency), max_job_s=max_job_s
     )
 
 
 async def handler(job: JsonObject) -> JsonObject:
-    """Run one job, for code that imports `handler` from a RunPod worker; see `make_handler` for what it returns.
+    """Run one job. For programs that import this module; see `make_handler` for what it returns.
 
     The first call reads the environment, boots ComfyUI and waits until it is ready; later calls use the same
     ComfyUI, which is stopped at exit. Raises ConfigError, JobError or ModelsMissing if the boot fails; the next call

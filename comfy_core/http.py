@@ -33,13 +33,16 @@ _MAX_ERRORS = 10
 class Retries(Retry):
     """A urllib3 retry policy that honours Retry-After up to MAX_RETRY_AFTER_S."""
 
+    RETRY_AFTER_STATUS_CODES = frozenset()
+    """Statuses that urllib3 retries in addition to the policy's own if the response has Retry-After: none."""
+
     def parse_retry_after(self, retry_after: str) -> float:
         """Return the seconds to wait. An invalid header gives 0, so that the backoff delay applies."""
         return min(MAX_RETRY_AFTER_S, parse_retry_after(retry_after) or 0.0)
 
 
 def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: bool = True) -> Retries:
-    """Return a policy of up to `times` retries, after 0.5 s, 1 s, 2 s, and so on.
+    """Return a policy of up to `times` retries: the first at once, the next after 1 s, 2 s, 4 s, and so on.
 
     A failed connect is always retried, because the request was not sent. A response with one of `statuses` is retried
     too. If the connection is lost after the request was sent, the request is retried only if `is_repeatable`.
@@ -111,7 +114,7 @@ class HttpApi:
     ) -> requests.Response:
         """Return the whole response, if its status is below 400.
 
-        `timeout_s` limits each wait for data, and the connect, which takes at most CONNECT_TIMEOUT_S. Raises
+        `timeout_s` limits each wait for data. The connect is limited by the smaller of it and CONNECT_TIMEOUT_S. Raises
         RequestError. Its `.status` is None if there was no response, else 400 or above. Its `.body` is the start of the
         response body, or the whole body if the status is 400.
         """

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 def is_base_url(text: str) -> bool:
     """Return whether `text` is an http or https URL to which the path of a request can be appended.
 
-    A URL with a user name, a password, a query or a fragment is rejected: these would not be sent, and URLs are logged.
+    A URL with a user name, a password, a query or a fragment is rejected: a path cannot follow a query, and URLs are
+    logged.
     """
     try:
         parts = urlsplit(text)

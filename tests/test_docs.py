@@ -47,7 +47,7 @@ LISTED = {
     "scripts/generate_game_assets castle-defence --type=entity": "tests/batch/test_run.py::generate_game_assets",
     "scripts/build worker-flux1-dev-fp8": "tests/image/conftest.py::worker-flux1-dev-fp8",
 }
-"""Commands of blocks without a mark: the test that runs each (with a word in that file), or what the command needs."""
+"""Commands of blocks without a mark: `FILE::TEXT`, a file that runs the command and contains the text, or `needs …`."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def test_a_block_is_marked_or_listed(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by not in {"", THIS_FILE}], ids=str)
-def test_a_named_test_runs_the_block(block: Block) -> None:
+def test_a_named_test_mentions_the_block(block: Block) -> None:
     """The test file exists, and contains the page or every program of the block."""
     path = ROOT / block.run_by
     assert path.is_file(), f"{block.page} names {block.run_by}, which does not exist"
@@ -121,7 +121,7 @@ def program_of(command: str) -> str:
 
 
 @pytest.mark.parametrize(("command", "runner"), LISTED.items(), ids=list(LISTED))
-def test_a_listed_command_exists(command: str, runner: str) -> None:
+def test_an_entry_of_listed_is_current(command: str, runner: str) -> None:
     """The command is on a page, and the file that runs it contains the word after `::`."""
     assert command in {each for block in BLOCKS for each in block.commands}, f"{command!r} is not on any page"
     if not runner.startswith("needs "):
@@ -131,9 +131,9 @@ def test_a_listed_command_exists(command: str, runner: str) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_scripts_and_commands_of_a_block_exist(block: Block) -> None:
-    """Scripts and commands of comfy-client exist, also in a block that cannot be run here."""
+    """Each script and each subcommand of comfy-client exists, also in a block that cannot be run here."""
     ours = {command.name for command in all_commands(load_workflows(default_directory()))}
-    for script in re.findall(r"(?<![\w/-])(?:\./)?scripts/([\w]+)", block.text):
+    for script in re.findall(r"(?<![\w/-])(?:\./)?scripts/([\w/]+)", block.text):
         assert os.access(ROOT / "scripts" / script, os.X_OK), f"{block.page}: scripts/{script} does not exist"
     for name in re.findall(r"comfy-client ([a-z][\w]*)", block.text):
         assert name in ours, f"{block.page}: comfy-client has no command {name}"
@@ -148,7 +148,7 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def log_folder(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the worker.log of a worker with one successful and one failed job."""
+    """A folder with the worker.log of two workers: the job of the first fails, and that of the second succeeds."""
     folder = tmp_path_factory.mktemp("log")
     jobs = (
         '{"id": "job-1", "input": {"prompt": "x", "steps": 0}}',
@@ -186,7 +186,7 @@ def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log_folder: 
 
 
 def test_the_log_commands_of_operate_md(log_folder: Path) -> None:
-    """The page's commands find the job's log lines, the failure's code and the boots, and no other error."""
+    """The commands print the lines of job-2, the code of the failed job, both boots, and no line of level ERROR."""
     [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == THIS_FILE]
     require_programs_of("\n".join(block.commands))
     job_lines, codes, boots, errors = (
@@ -203,7 +203,7 @@ def test_the_log_commands_of_operate_md(log_folder: Path) -> None:
 
 
 def test_the_demo_of_the_readme_runs() -> None:
-    """`./scripts/demo` generates its two images without any variable."""
+    """`./scripts/demo` generates its two images."""
     ended = subprocess.run([str(ROOT / "scripts" / "demo")], capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode == 0, ended.stderr

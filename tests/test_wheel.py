@@ -39,20 +39,20 @@ print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 
 @pytest.fixture(scope="module")
 def wheel_and_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The wheel that scripts/release/wheel builds in a separate checkout, and the script's output."""
-    checkout = tmp_path_factory.mktemp("checkout")
+    """The wheel that scripts/release/wheel builds in a copy of BUILD_FILES, and the script's output."""
+    copy = tmp_path_factory.mktemp("copy")
     for name in BUILD_FILES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
         else:
-            shutil.copy(ROOT / name, checkout)
+            shutil.copy(ROOT / name, copy)
     ended = subprocess.run(
-        [str(checkout / "scripts" / "release" / "wheel")], capture_output=True, text=True, timeout=280, check=False
+        [str(copy / "scripts" / "release" / "wheel")], capture_output=True, text=True, timeout=280, check=False
     )
     if "NewConnectionError" in ended.stderr or "NameResolutionError" in ended.stderr:
         skip_visibly("NOT TESTED: the wheel: pip cannot reach a package index, which its new environment needs")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    [wheel] = (checkout / "dist").glob("*.whl")
+    [wheel] = (copy / "dist").glob("*.whl")
     return wheel, ended.stdout
 
 
@@ -67,7 +67,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel_and_output: tuple[Path, s
 
 
 def test_the_wheel_has_the_workflows_and_not_the_worker(wheel_and_output: tuple[Path, str], tmp_path: Path) -> None:
-    """The unpacked wheel is imported without large libraries and finds its workflows; it has no tests and no worker."""
+    """Importing the unpacked wheel loads no large library and finds the workflows; it has no tests and no worker."""
     with zipfile.ZipFile(wheel_and_output[0]) as archive:
         names = archive.namelist()
         [entry_points] = [name for name in names if name.endswith("entry_points.txt")]

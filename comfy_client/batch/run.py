@@ -39,7 +39,7 @@ class AssetOutcome:
 
     Attributes:
         outcome: made, reused, failed, unsure (an earlier run may have submitted a job) or stopped.
-        facts: data of the image, as recorded in the journal; empty if there is no image.
+        facts: data of the image, as recorded in the journal; empty unless the outcome is made or reused.
         error: the reason for failed and unsure, and for stopped if the source was stopped.
     """
 
@@ -50,7 +50,7 @@ class AssetOutcome:
 
 
 class _StoppedError(Exception):
-    """The run was stopped. Unless it is cancelled, the job continues, and the next run resumes it."""
+    """The run was stopped. The next run resumes the job, unless it was cancelled."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ class Batch:
         return GenerationRequest({**asset.input, "image": image})
 
     def _wait(self, job_id: str) -> GenerationResult:
-        # The job is polled as a new one: RunPod may return 404 for some seconds (docs/reference/runpod.md#job-states).
+        # The status of a new job, so that the poller tolerates 404, which RunPod may return for the first seconds of a
+        # job (docs/reference/runpod.md#job-states).
         poller = JobPoller(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
             return coroutines.run(poller.wait(ASSET_TIMEOUT_S), self._pause)
@@ -230,7 +231,7 @@ class Batch:
         )
 
     def _write(self, asset: PlannedAsset, data: bytes) -> None:
-        """Write an image atomically. Raises ConfigError; the image is not lost, since RunPod still has it."""
+        """Write an image atomically. Raises ConfigError; the next run fetches the result if it still exists."""
         path = self._folder / asset.filename
         try:
             write_atomically(path, data)
@@ -288,5 +289,5 @@ def _unsure(asset: PlannedAsset) -> ComfyClientError:
 
 
 def failures(outcomes: list[AssetOutcome]) -> Iterator[AssetOutcome]:
-    """Yield the outcomes without an image."""
+    """Yield the outcomes other than made and reused."""
     yield from (each for each in outcomes if each.outcome not in ("made", "reused"))

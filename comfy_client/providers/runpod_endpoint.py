@@ -73,9 +73,9 @@ class RunPodEndpoint:
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Submit a job with /run, or with /runsync if `wait_s` is above 0. /runsync waits for the job's end.
 
-        /runsync accepts requests of twice the size, but RunPod keeps its result for one minute only. So /runsync is
-        also used for a request that is too large for /run if the caller polls at once (`wait_s` is 0). It is never used
-        if `wait_s` is None.
+        /runsync accepts requests of twice the size, but RunPod keeps its result for one minute only. With `wait_s` 0, a
+        request that is too large for /run is sent to /runsync, and the caller must poll at once. With None, every
+        request is sent to /run.
 
         Raises:
             JobError: invalid_input if the request's input is empty; nothing was sent.

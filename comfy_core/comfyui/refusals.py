@@ -1,6 +1,6 @@
 """Parses ComfyUI's rejection of a prompt (POST /prompt), and turns it into the job's error. No I/O.
 
-Facts (the pinned ComfyUI and 0.33.0; tests/recordings):
+Facts, which hold for the ComfyUI pinned in snapshot.json and for 0.33.0 (recorded in tests/recordings):
 
 - /prompt rejects with 400 `{"error": {type, message, details, extra_info}, "node_errors": {id: {errors, class_type}}}`.
   It can also respond 200 with node_errors, if it would skip some outputs and run the others.
@@ -63,9 +63,9 @@ class NodeProblem:
     choices: tuple[str, ...]
     """The valid values; empty if the input has no choices, or ComfyUI did not list them."""
 
-    def use(self, node_type: object) -> FileUse | None:
-        """Return what the node does with the file that the input names. `node_type` is its /object_info entry."""
-        return file_use(self.node_type, self.input, declared_input(node_type, self.input))
+    def use(self, declaration: object) -> FileUse | None:
+        """Return what the node does with the file that the input names. `declaration`: /object_info of its type."""
+        return file_use(self.node_type, self.input, declared_input(declaration, self.input))
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Refusal:
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         listed = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
         code = ErrorCode.WORKFLOW_REJECTED
-        code_of_remedy = ErrorCode.NO_OUTPUT if self.kind == "prompt_no_outputs" else code
-        message = code_of_remedy.message(f"ComfyUI rejected the graph: {listed or self.message}")
+        remedy_source = ErrorCode.NO_OUTPUT if self.kind == "prompt_no_outputs" else code
+        message = remedy_source.message(f"ComfyUI rejected the graph: {listed or self.message}")
         return JobError(ErrorReport(code, message, {"nodes": nodes, "type": self.kind, **details}))
 
 

@@ -20,7 +20,7 @@ def test_the_page_has_this_worker_s_responses(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
 def test_a_difference_has_a_reason(case: Case) -> None:
-    """A case has a reason for the page if, and only if, the two workers' responses differ."""
+    """A case has a reason for the page if, and only if, its verdict is DIFFERENT."""
     different = verdict(recorded(STOCK_WORKER)[case.request], recorded(THIS_WORKER)[case.request]) is Verdict.DIFFERENT
 
     assert different == bool(case.why)

@@ -69,6 +69,8 @@ class ApiHandler(HttpHandler):
             self.send(200, BODIES_NOT_JSON[self.path])
         elif path == "/status":
             self.send(int(number), b"because " + b"x" * 3000)
+        elif self.path == "/busy":
+            self.respond(503, b"{}", headers={"Retry-After": "0"})
         elif self.path == "/silent":
             self.server.released.wait(TIMEOUT_S)
             self.send(200, b"{}")
@@ -353,6 +355,16 @@ def test_a_lost_call_is_repeated_if_the_policy_allows_it(
 
     error = failure(api, "/no-response")
     assert (error.is_transient, error.is_unsent, len(server.requests)) == (True, False, requests)
+    api.close()
+
+
+def test_retry_after_causes_no_retry_that_the_policy_does_not_allow(server: RecordingServer) -> None:
+    """A policy that retries 429 only does not retry a 503 with Retry-After: a second submit may be a second job."""
+    policies = {"": retries(3, statuses=frozenset({429}))}
+    api = HttpApi(server.url, name="The server", use_proxies=False, policies=policies)
+
+    assert failure(api, "/busy").status == 503
+    assert len(server.requests) == 1
     api.close()
 
 

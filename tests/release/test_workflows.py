@@ -1,4 +1,4 @@
-"""GitHub's workflows: each step's script is run here, and rules that linters do not check."""
+"""The GitHub Actions workflows: runs the script of each step, and checks rules that linters do not check."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXPRESSIONS = {
 }
 """Values of the expressions in the environments of the steps."""
 FAKED_SCRIPTS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
-"""Scripts that have other tests. These tests replace them by fakes."""
+"""Scripts that are tested elsewhere. This module replaces them by fakes."""
 HUB = "docker.io/octo/flux-comfyui-worker"
 GHCR = "ghcr.io/octo-org/flux-comfyui-worker"
 BAKE = "docker buildx bake --file docker-bake.hcl"
@@ -144,7 +144,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
-    """Each step's script succeeds as GitHub runs it (bash -e -o pipefail), and publishes only what CALLS lists."""
+    """Each step's script succeeds under bash -e -o pipefail, and publishes only what CALLS lists."""
     require_programs("jq")
     responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
     fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
@@ -185,8 +185,8 @@ def test_the_required_job_fails_unless_all_succeeded(result: str) -> None:
     assert ended.returncode != 0
 
 
-def test_without_docker_hub_the_images_only_go_to_ghcr(repository: Path, tmp_path: Path) -> None:
-    """Without the two secrets of Docker Hub, images are only pushed to ghcr.io."""
+def test_without_docker_hub_the_images_without_weights_go_to_ghcr(repository: Path, tmp_path: Path) -> None:
+    """Without DOCKERHUB_USERNAME, the images without weights are pushed to ghcr.io only."""
     [step] = [step for step in STEPS if step.name == "image/image: Push"]
     fakes = FakeCommands(tmp_path / "fakes", ("docker",), {})
     env = {"PATH": fakes.path, "GITHUB_SHA": COMMIT, "GHCR": GHCR, "DOCKERHUB_USERNAME": ""}
@@ -221,7 +221,7 @@ def test_permissions_and_timeouts_are_set_by_each_job() -> None:
         assert "uses" in job or job["timeout-minutes"] <= 180, (workflow, name)
 
 
-def test_every_action_is_one_commit() -> None:
+def test_actions_are_pinned_and_checkouts_keep_no_credentials() -> None:
     """An action is named by its full commit, with the version next to it; a checkout keeps no credentials."""
     for path in FOLDER.glob("*.yml"):
         for line in re.findall(r"uses: (.*)", path.read_text()):

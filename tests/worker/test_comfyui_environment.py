@@ -99,7 +99,7 @@ import ctypes, os, subprocess, sys
 from worker.process_memory import protect_process_memory
 if os.getuid() == 0:
     os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})
-    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid has cleared
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE = 1 again: setuid has cleared it
 if sys.argv[1] == "protected":
     assert protect_process_memory()
 for pid in (os.getpid(), "self"):

@@ -43,7 +43,7 @@ GENERAL_DIFFERENCES = (
     ("values that lead out of ComfyUI's folders", "passed to ComfyUI", "refused"),
     ("image formats", "what the graph saves", "`output_format` and `output_quality` change PNGs to WebP or JPEG"),
 )
-"""Differences that affect every request: the subject, the behaviour of worker-comfyui, and that of this worker."""
+"""Differences that do not depend on the graph: the subject, worker-comfyui's behaviour, and this worker's."""
 
 VARIABLE_DIFFERENCES = (
     (
@@ -54,7 +54,7 @@ VARIABLE_DIFFERENCES = (
     ("`BUCKET_ACCESS_KEY_ID`, `BUCKET_SECRET_ACCESS_KEY`", "the bucket's keys", "the same"),
     ("`COMFY_ORG_API_KEY`", "a default key for API nodes", "not read: send `comfy_org_api_key` with a request"),
     ("`SERVE_API_LOCALLY`", "a local API on port 8000", "the same; the port is `WORKER_API_PORT`"),
-    ("`COMFY_LOG_LEVEL`", "ComfyUI's log level", "`WORKER_LOG_LEVEL`"),
+    ("`COMFY_LOG_LEVEL`", "ComfyUI's log level", "not read: `WORKER_LOG_LEVEL` at DEBUG includes ComfyUI's log"),
     ("`REFRESH_WORKER`", "read, but without effect since 5.0", "not read: each job's files are deleted"),
     ("`WEBSOCKET_RECONNECT_ATTEMPTS`, `…_DELAY_S`, `…_TRACE`", "reconnecting", "not read: it always reconnects"),
     ("`NETWORK_VOLUME_DEBUG`", "lists the volume's models in the log", "not read: the boot's log names missing models"),
@@ -75,7 +75,7 @@ def worker_comfyui_page() -> Iterator[str]:
     ]
     yield "## Requests with different responses\n"
     yield _table("| request | worker-comfyui | this worker | why |", differing)
-    yield "## What differs for every request\n"
+    yield "## Other differences\n"
     yield _table("| | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in GENERAL_DIFFERENCES])
     yield "## Variables\n"
     yield _table(

@@ -52,7 +52,7 @@ def flux(steps: int = 2, image: str | None = None) -> Graph:
         "6": node("CLIPTextEncode", text="a knight", clip=["4", 0]),
         "13": node("FluxGuidance", guidance=3.5, conditioning=["6", 0]),
         "17": _sampler(["10", 0], ["13", 0], ["6", 0], ["5", 0], steps),
-        **_decoded(["17", 0]),
+        **_decoded_and_saved(["17", 0]),
     }
     return graph if image is None else {"1": node("LoadImage", image=image), **graph}
 
@@ -75,7 +75,7 @@ def custom_sampler(steps: int = 2) -> Graph:
         "17": node("BasicScheduler", scheduler="sgm_uniform", steps=steps, denoise=1, model=["10", 0]),
         "22": node("BasicGuider", model=["10", 0], conditioning=["6", 0]),
         "25": node("RandomNoise", noise_seed=7),
-        **_decoded(["13", 0]),
+        **_decoded_and_saved(["13", 0]),
     }
 
 
@@ -92,7 +92,7 @@ def _loaders() -> Graph:
     }
 
 
-def _decoded(samples: list[object]) -> Graph:
+def _decoded_and_saved(samples: list[object]) -> Graph:
     return {
         "8": node("VAEDecode", samples=samples, vae=["12", 0]),
         "9": node("SaveImage", filename_prefix="output", images=["8", 0]),

@@ -12,7 +12,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_TIMEOUT_S = 10.0
-"""Timeout for the head of a request, counted from the start of the connection or the previous response."""
+"""Timeout for the head of a request, counted from the connect or from the end of the previous response."""
 STALL_TIMEOUT_S = 60.0
 """How long a client may stop reading a response."""
 MIN_CONNECTIONS = 64
@@ -32,7 +32,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Start the timeout for the first request."""
         super().connection_made(transport)
-        # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio sets TCP_NODELAY only on its own sockets.
+        # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio does not set it on these sockets.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._begin_idle()
         if len(self.connections) > self.max_connections:
@@ -94,7 +94,7 @@ def limited_protocol(file_limit: int) -> type[LimitedProtocol]:
 
 
 def raise_file_limit() -> int:
-    """Raise this process's limit on open files, up to 4 times MAX_CONNECTIONS, and return the limit."""
+    """Raise this process's limit on open files, up to 4 times MAX_CONNECTIONS, and return the number allowed."""
     try:
         import resource  # noqa: PLC0415 - not available on Windows
     except ImportError:

@@ -34,7 +34,7 @@ def map_fields(name: str = "custom", model_id: str | None = MODEL, **body: Any) 
     ],
 )
 def test_missing_fields_have_scenario_s_defaults(name: str, expected: Mapping[str, object]) -> None:
-    """A call with only a prompt gets its route's defaults (docs/reference/scenario.md#route-b)."""
+    """A call with only a prompt gets its route's defaults (docs/reference/scenario.md#route-a, #route-b)."""
     assert expected.items() <= map_fields(name).input.items()
 
 
@@ -76,7 +76,7 @@ def test_a_call_with_an_image_has_no_default_size(name: str, strength: float) ->
         ({"numSamples": "2", "numInferenceSteps": "12"}, {"num_images": 2, "steps": 12}),
     ],
 )
-def test_both_families_of_names_are_accepted(body: dict[str, Any], expected: Mapping[str, object]) -> None:
+def test_fields_become_inputs(body: dict[str, Any], expected: Mapping[str, object]) -> None:
     """Old and new names of fields are mapped. Numbers may be text, null counts as missing, and sizes are rounded."""
     assert expected.items() <= map_fields(**body).input.items()
 
@@ -111,7 +111,7 @@ def test_a_seed_of_minus_one_is_random(seed: object) -> None:
 
 
 def test_many_unknown_keys_are_counted() -> None:
-    """Of many unknown keys only twenty have a note, and none is in the call's record; a single one is."""
+    """Only twenty unknown keys have notes; the rest are counted. `original` keeps unknown keys if they are short."""
     call = map_fields(**{f"key{number}": "x" * 100 for number in range(1000)})
 
     assert len(call.notes) == 21
@@ -213,8 +213,8 @@ def test_every_body_is_a_request_or_rejected(
     try:
         call = map_call(name, body, model, LORAS, is_strict=is_strict)
     except ShimError as error:
-        is_callers = error.status in (400, 404) and bool(error.reason)
-        assert is_callers, error  # noqa: PT017 - an error is also allowed
+        is_callers_fault = error.status in (400, 404) and bool(error.reason)
+        assert is_callers_fault, error  # noqa: PT017 - an error is also allowed
         return
     source = {"image": "https://a.example/x.png"} if call.image is not None else {}
     read_request({**call.input, **source}, workflows)
@@ -261,10 +261,10 @@ _TWO_VALUES: Mapping[str, tuple[object, object]] = {
 
 @pytest.mark.parametrize(
     ("name", "field"),
-    [(route.name, name) for route in ROUTES.values() for name, field in route.fields.items() if field.becomes],
+    [(route.name, field) for route in ROUTES.values() for field, row in route.fields.items() if row.becomes],
 )
 def test_every_supported_field_changes_the_request(name: str, field: str) -> None:
-    """Two values of a supported field result in two different calls, so no row of the table lacks its code."""
+    """Two values of a supported field result in two different calls, so map_call uses every such field."""
     others: dict[str, object] = {"negativePrompt": "snow", "negativePromptStrength": 3, "loras": ["model_ink"]}
     if ROUTES[name].fields["image"].becomes and not field.startswith("image"):
         others["image"] = "asset_0"

@@ -27,7 +27,7 @@ SIZES = [(64, 64), (64, 512), (512, 64), (512, 512), (1344, 768), (1024, 1024), 
 
 
 def ink(image: Image.Image) -> int:
-    """Return the number of bright pixels in the upper half of the dark panel."""
+    """Return the number of bright pixels in the upper half of the image, inside the margins."""
     margin = max(1, min(image.size) // 64)
     panel = image.convert("L").crop((2 * margin, 2 * margin, image.width - 2 * margin, image.height // 2))
     return sum(panel.histogram()[BRIGHT:])
@@ -54,7 +54,7 @@ def test_a_drawing_has_its_size_and_shows_text(size: tuple[int, int]) -> None:
         replace(RECIPE, loras=(("pixel-art.safetensors", 0.8),)),
     ],
 )
-def test_every_input_changes_the_image(other: Recipe) -> None:
+def test_another_recipe_gives_another_image(other: Recipe) -> None:
     """Another seed, prompt, batch index or setting results in another image."""
     assert placeholder(other, (512, 512)).tobytes() != placeholder(RECIPE, (512, 512)).tobytes()
 
@@ -103,7 +103,7 @@ def test_denoise_mixes_source_and_drawing() -> None:
 
 
 def test_the_last_preview_is_the_drawing() -> None:
-    """A preview has ComfyUI's size, and the last one equals the drawing. An early one can be saved as JPEG."""
+    """A preview's longer side is PREVIEW_SIDE. The last one equals the image. An early one can be saved as JPEG."""
     sketch = Sketch(64, 128, RECIPE)
     last = preview(sketch, 1.0)
 
