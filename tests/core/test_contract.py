@@ -180,6 +180,7 @@ def test_retryable_means_that_the_request_can_be_resent(code: ErrorCode) -> None
     assert not unsure.retryable
 
 
+@pytest.mark.slow
 def test_the_code_and_the_registry_agree() -> None:
     """The source mentions exactly the codes of the registry, and has an error that is built with each."""
     mentioned = {name for file in SOURCES for name, _ in codes_in(file)}

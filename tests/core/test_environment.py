@@ -157,6 +157,7 @@ def read_name(node: ast.AST) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_every_variable_is_documented() -> None:
     """docs/configure.md has a row for each variable that the source declares or reads, except PATH."""
     page = (ROOT / "docs" / "configure.md").read_text()
@@ -175,6 +176,7 @@ def test_every_variable_has_a_description(title: str) -> None:
     assert [each.name for each in variables if not each.help.endswith(".")] == []
 
 
+@pytest.mark.slow
 def test_every_variable_is_declared() -> None:
     """Only the files in UNDECLARED read a variable that is not declared with `comfy_core.environment`."""
     undeclared = {(file, name) for file, node in source_nodes() if (name := read_name(node))}

@@ -6,6 +6,8 @@ import pytest
 
 from tests.deploy.conftest import MODEL, STORAGE_TABLE, DeploySetup
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = {"title": "Internal Server Error", "status": 500, "detail": "oops"}
 
 

@@ -86,6 +86,7 @@ def test_a_run_that_ends_without_a_websocket_is_detected(simulator: Simulator, r
     assert time.monotonic() - begun < 2.5
 
 
+@pytest.mark.slow
 def test_a_stalled_websocket_is_detected(simulator: Simulator, run: RunJob) -> None:
     """The websocket stays open without frames: /history is polled, and the next job uses a new websocket."""
     simulator.faults.stall_socket(at_step=1)
@@ -214,6 +215,7 @@ def test_a_restarted_comfyui_fails_the_job_soon(simulator: Simulator, run: RunJo
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job(simulator: Simulator, run: RunJob) -> None:
     """The job ends even if ComfyUI ignores the interrupt. A later job deletes the history entry of its prompt."""
     simulator.faults.hang_sampling(ignores_interrupt=True)

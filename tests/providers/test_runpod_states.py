@@ -162,6 +162,7 @@ def test_a_wrong_endpoint_is_reported(platform: RunPodPlatform) -> None:
             assert info.value.code is ErrorCode.ENDPOINT_NOT_FOUND
 
 
+@pytest.mark.slow
 def test_a_429_is_retried(platform: RunPodPlatform, client: Client) -> None:
     """Submit and status are repeated after 429, with which no job was accepted: there is one job."""
     platform.faults.respond("run", 429, times=2, headers={"Retry-After": "0"})
@@ -223,6 +224,7 @@ def test_an_invalid_status_is_polled_again(platform: RunPodPlatform, client: Cli
         assert job.wait().images
 
 
+@pytest.mark.slow
 def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlatform, client: Client) -> None:
     """A 404 shortly after the submit does not end the wait, because the job may not be known everywhere yet."""
     platform.faults.late_404(1.5)
@@ -232,6 +234,7 @@ def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlat
     assert platform.submissions == 1
 
 
+@pytest.mark.slow
 def test_a_cancel_just_after_the_submit_is_repeated(platform: RunPodPlatform, client: Client) -> None:
     """A cancellation that gets 404 just after the submit is repeated until the job is cancelled."""
     platform.faults.late_404(0.7)
@@ -241,6 +244,7 @@ def test_a_cancel_just_after_the_submit_is_repeated(platform: RunPodPlatform, cl
     assert platform.jobs[job.id].state.value == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_a_job_after_its_retention_is_expired(platform: RunPodPlatform, client: Client) -> None:
     """The error is job_expired, names the retention of 30 minutes, and is retryable."""
     platform.retention_s = 0.0
@@ -254,6 +258,7 @@ def test_a_job_after_its_retention_is_expired(platform: RunPodPlatform, client: 
     assert info.value.report.retryable
 
 
+@pytest.mark.slow
 def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Client) -> None:
     """A job that RunPod deleted because its ttl is over raises job_expired."""
     platform.ttl_s = 1.0
@@ -264,6 +269,7 @@ def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Clien
     assert platform.submissions == 1
 
 
+@pytest.mark.slow
 def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlatform) -> None:
     """A /runsync result that RunPod has deleted raises job_expired, and names the retention of a minute."""
     platform.sync_retention_s = 0.0
