@@ -1,0 +1,117 @@
+"""Fetches a ComfyUI, installs its locked packages, and runs it on the CPU with models of random weights."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from simulators.http_server import free_port
+from simulators.waiting import until
+from tools.bump_comfyui.declarations import packages_in
+from tools.bump_comfyui.steps import StepError, Steps, last_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 300
+"""Includes the time that random_models.py needs to write the models."""
+STOP_TIMEOUT_S = 30
+_RELEASE = re.compile(r"([0-9a-f]{40})\trefs/tags/v(\d+)\.(\d+)\.(\d+)$", re.MULTILINE)
+
+
+def commit_of(steps: Steps, repo: str, name: str) -> str:
+    """Return the full hash of `name`: a full hash, a tag, or `newest` for the newest release of `repo`."""
+    if re.fullmatch(r"[0-9a-f]{40}", name):
+        return name
+    pattern = "v*" if name == "newest" else name
+    listing = ["git", "ls-remote", "--tags", "--refs", repo, f"refs/tags/{pattern}"]
+    tags = steps.command(listing, remedy=f"Check --repo {repo}.", timeout_s=120)
+    releases = [(tuple(map(int, version)), commit) for commit, *version in _RELEASE.findall(tags)]
+    if name == "newest" and releases:
+        newest: str = max(releases)[1]
+        return newest
+    if name != "newest" and "\t" in tags:
+        return tags.split("\t")[0]
+    raise StepError(f"{repo} has no tag {pattern}: name a full commit hash (40 characters) or a tag of --repo")
+
+
+def fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
+    """Write ComfyUI's files at `commit` into `to`; return its version, and the files that are missing in `repo`.
+
+    A repository on this machine is not copied, and may lack the content of files. Then it could not serve the commit.
+    """
+    remedy = f"Check that --repo {repo} has the commit {commit}, and that {to} can be written."
+    git = ["git", "-C", to]
+    if Path(repo).is_dir():
+        if not (to / ".git").exists():
+            steps.command(["git", "clone", "--shared", "--no-checkout", repo, to], remedy=remedy, timeout_s=300)
+    else:
+        steps.command(["git", "init", "--quiet", to], remedy=remedy, timeout_s=60)
+        steps.command([*git, "fetch", "--depth", "1", repo, commit], remedy=remedy, timeout_s=600)
+    steps.command([*git, "read-tree", f"{commit}^{{tree}}"], remedy=remedy, timeout_s=60)
+    written = subprocess.run(  # noqa: S603 - git with our own arguments
+        [*map(str, git), "checkout-index", "--all", "--force"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    version = re.search(r'"(.+)"', (to / "comfyui_version.py").read_text())
+    if version is None:
+        raise StepError(f"{to}/comfyui_version.py has no version: is {commit} a commit of ComfyUI?")
+    missing = re.findall(r"unable to read sha1 file of (\S+)", written.stderr) or [written.stderr]
+    return version[1] + (f"; missing in {repo}: {', '.join(missing)}" if written.returncode else "")
+
+
+def install(steps: Steps, lists: Path, torch_index: str, to: Path) -> str:
+    """Create a virtual environment with the locked packages, except torch's: they are installed for the CPU."""
+    torch = packages_in((lists / "torch.txt").read_text())
+    wanted = [f"{name}=={version}" for name, version in torch.items() if name.startswith("torch")]
+    remedy = f"Remove {to} and run again. If a package is missing at --torch-index {torch_index}, name another index."
+    pip = ["uv", "pip", "install", "--quiet", "--python", to / "bin/python"]
+    lines = ["uv", "venv", "--quiet", "--clear", "--python", "3.11", to]
+    steps.command(lines, remedy=remedy, timeout_s=120)
+    locked = ["--require-hashes", "--no-deps", "--requirement", lists / "comfyui.txt"]
+    steps.command([*pip, *locked], remedy=remedy, timeout_s=900)
+    steps.command([*pip, "--index-url", torch_index, *wanted], remedy=remedy, timeout_s=1800)
+    return f"{' '.join(wanted)} and {len(packages_in((lists / 'comfyui.txt').read_text()))} packages"
+
+
+@contextmanager
+def running(python: Path, comfyui: Path, log: Path, *flags: str) -> Iterator[str]:
+    """Yield the URL of a ComfyUI that was just started with empty folders, and stop it at the end.
+
+    Raises StepError if it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="bump-") as folders, log.open("w") as output:
+        port = free_port()
+        process = subprocess.Popen(  # noqa: S603 - our own script
+            [python, ROOT / "tools/random_models.py", comfyui, "--port", str(port), *flags],
+            env={**os.environ, "TMPDIR": folders},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            ready = until(lambda: process.poll() is not None or _responds(url), START_TIMEOUT_S)
+            if not ready or process.poll() is not None:
+                raise StepError(
+                    "The new ComfyUI does not start with the locked packages. If a package is missing, see whether "
+                    f"requirements/image-overrides.txt leaves it out. {log} ends with\n{last_lines(log.read_text())}"
+                )
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _responds(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/system_stats", timeout=5).ok
+    except requests.ConnectionError:
+        return False
