@@ -22,7 +22,16 @@ import requests
 import websocket
 from PIL import Image
 
-from tools.recorded_graphs import RECORDED_NODES, REFUSED, RUNS, RUNS_OF_NEWER_NODES, TXT2IMG, Graph, changed, to_websocket
+from tools.recorded_graphs import (
+    RECORDED_NODES,
+    REFUSED,
+    RUNS,
+    RUNS_OF_NEWER_NODES,
+    TXT2IMG,
+    Graph,
+    changed,
+    to_websocket,
+)
 from tools.recording_client import (
     BINARY,
     END,
@@ -237,18 +246,11 @@ def as_text(request: object, response: requests.Response) -> Entry:
 def record_http(comfyui: ComfyUI) -> list[Entry]:
     """Send requests that queue no prompt; return each request and its response."""
     entries = list(uploads(comfyui))
-    for filename, folder in (("none.png", "output"), ("../../main.py", "output"), ("ok.png", "input")):
-        entries.append(comfyui.exchange("GET", "/view", params={"filename": filename, "type": folder}))
-    for path in (
-        "/history/unknown-id",
-        "/queue",
-        "/prompt",
-        "/system_stats",
-        "/features",
-        "/models/diffusion_models",
-        "/models/vae",
-    ):
-        entries.append(comfyui.exchange("GET", path))
+    files = (("none.png", "output"), ("../../main.py", "output"), ("ok.png", "input"))
+    entries += [comfyui.exchange("GET", "/view", params={"filename": name, "type": folder}) for name, folder in files]
+    paths = ("/history/unknown-id", "/queue", "/prompt", "/system_stats", "/features")
+    models = ("/models/diffusion_models", "/models/vae")
+    entries += [comfyui.exchange("GET", path) for path in (*paths, *models)]
     entries.append(comfyui.exchange("POST", "/interrupt", json={}))
     entries.append(comfyui.exchange("POST", "/free", json={"unload_models": True, "free_memory": True}))
     entries.append(as_text("POST /prompt not json", comfyui.send("POST", "/prompt", data="no json")))
@@ -277,9 +279,7 @@ WITHOUT_PREVIEWS: dict[str, Recording] = {
     "upload_image": record_upload,
     **{name: partial(run, graph=graph) for name, graph in (RUNS | REFUSED).items()},
     "interrupted": partial(run, graph=RUNS["interrupted"], interrupt_at_step=INTERRUPTED_AT_STEP),
-    "txt2img_ws_save_again": partial(
-        record_again, graph=to_websocket(changed(TXT2IMG, ks={"seed": 900, "steps": 2}))
-    ),
+    "txt2img_ws_save_again": partial(record_again, graph=to_websocket(changed(TXT2IMG, ks={"seed": 900, "steps": 2}))),
     **{name: partial(run, graph=graph) for name, graph in RUNS_OF_NEWER_NODES.items()},
     "cancel_jobs": record_cancel_jobs,
     "reconnect": record_reconnect,
@@ -307,10 +307,15 @@ def record(url: str, folder: Path | None = None) -> list[str]:
     if comfyui.has_prompts() or comfyui.send("GET", "/history").json():
         return ["this ComfyUI has run prompts. Start it again, with empty folders"]
     system = comfyui.send("GET", "/system_stats").json()["system"]
-    folder = folder or RECORDINGS / system["comfyui_version"]
+    made = WITH_PREVIEWS if "--preview-method" in system["argv"] else WITHOUT_PREVIEWS
+    return write_recordings(comfyui, made, folder or RECORDINGS / system["comfyui_version"])
+
+
+def write_recordings(comfyui: ComfyUI, recordings: dict[str, Recording], folder: Path) -> list[str]:
+    """Make `recordings` and write them to `folder`. Return the reasons why recordings could not be made."""
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
-    for name, make in (WITH_PREVIEWS if "--preview-method" in system["argv"] else WITHOUT_PREVIEWS).items():
+    for name, make in recordings.items():
         try:
             content = make(comfyui)
         except (RecordingError, websocket.WebSocketException, requests.RequestException) as error:

@@ -132,14 +132,13 @@ RUNS_OF_NEWER_NODES: dict[str, Graph] = {
 0.33.0 requires and 0.3.64 does not have.
 """
 
-RECORDED_NODES = tuple(
-    """
-    UNETLoader DualCLIPLoader VAELoader CLIPTextEncode CLIPTextEncodeFlux FluxGuidance ConditioningZeroOut
-    EmptySD3LatentImage EmptyLatentImage KSampler KSamplerSelect BasicScheduler BasicGuider SamplerCustomAdvanced
-    RandomNoise ModelSamplingFlux VAEDecode VAEEncode SaveImage SaveImageWebsocket PreviewImage LoadImage LoadImageMask
-    ImageScale ImageScaleToTotalPixels LoraLoader LoraLoaderModelOnly CheckpointLoaderSimple SetLatentNoiseMask
-    VAEEncodeForInpaint InpaintModelConditioning EmptyImage RepeatLatentBatch ImageBlend LatentUpscaleBy VAEDecodeTiled
-    ResizeImageMaskNode PrimitiveString VAESave
-    """.split()
-)
+_RECORDED_NODES = """
+UNETLoader DualCLIPLoader VAELoader CLIPTextEncode CLIPTextEncodeFlux FluxGuidance ConditioningZeroOut
+EmptySD3LatentImage EmptyLatentImage KSampler KSamplerSelect BasicScheduler BasicGuider SamplerCustomAdvanced
+RandomNoise ModelSamplingFlux VAEDecode VAEEncode SaveImage SaveImageWebsocket PreviewImage LoadImage LoadImageMask
+ImageScale ImageScaleToTotalPixels LoraLoader LoraLoaderModelOnly CheckpointLoaderSimple SetLatentNoiseMask
+VAEEncodeForInpaint InpaintModelConditioning EmptyImage RepeatLatentBatch ImageBlend LatentUpscaleBy VAEDecodeTiled
+ResizeImageMaskNode PrimitiveString VAESave
+"""
+RECORDED_NODES = tuple(_RECORDED_NODES.split())
 """The node types in object_info.json."""

@@ -127,6 +127,8 @@ def read_frame(connection: websocket.WebSocket) -> Entry:
     opcode, data = connection.recv_data()
     if opcode == websocket.ABNF.OPCODE_TEXT:
         return {"ws": without_texts_for_people(json.loads(data))}
+    if opcode == websocket.ABNF.OPCODE_CLOSE:
+        raise websocket.WebSocketConnectionClosedException("ComfyUI closed the websocket")
     head = data[:16].hex()
     return {"ws_binary": {"len": len(data), "head_hex": head, "event": int(head[:8], 16), "fmt": int(head[8:16], 16)}}
 
@@ -134,21 +136,22 @@ def read_frame(connection: websocket.WebSocket) -> Entry:
 def read_until(connection: websocket.WebSocket, *awaited: Message, posted_at: float) -> Iterator[Entry]:
     """Yield frames with their seconds since `posted_at`, up to and including the first one that is in `awaited`.
 
-    Raises RecordingError if none of `awaited` arrives in MESSAGE_TIMEOUT_S.
+    Raises RecordingError if none of `awaited` arrives in MESSAGE_TIMEOUT_S, or the websocket is closed.
     """
     deadline = time.monotonic() + MESSAGE_TIMEOUT_S
     last = "no message arrived"
-    while (remaining_s := deadline - time.monotonic()) > 0:
-        connection.settimeout(remaining_s)
-        try:
+    try:
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(remaining_s)
             frame = read_frame(connection)
-        except websocket.WebSocketTimeoutException:
-            break
-        yield {"t": round(time.monotonic() - posted_at, 4), **frame}
-        if any(message.matches(frame) for message in awaited):
-            return
-        last = f"the last message was {kind_of(frame)}"
-    raise RecordingError(f"no {' or '.join(map(str, awaited))} arrived in {MESSAGE_TIMEOUT_S:g} s; {last}")
+            yield {"t": round(time.monotonic() - posted_at, 4), **frame}
+            if any(message.matches(frame) for message in awaited):
+                return
+            last = f"the last message was `{kind_of(frame)}`"
+        reason = f"{MESSAGE_TIMEOUT_S:g} s are over"
+    except websocket.WebSocketException as error:
+        reason = str(error)
+    raise RecordingError(f"no {' or '.join(map(str, awaited))} arrived ({reason}); {last}")
 
 
 def without_texts_for_people(value: Any) -> Any:  # noqa: ANN401 - JSON
