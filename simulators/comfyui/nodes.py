@@ -44,10 +44,11 @@ def _with_lora(inputs: Inputs) -> Model:
 
 
 def _with_size_dependent_shift(inputs: Inputs) -> Model:
+    model: Model = inputs["model"]
     patches = inputs["width"] * inputs["height"] / PATCH_SIDE**2
     base, highest = inputs["base_shift"], inputs["max_shift"]
     shift = base + (highest - base) * (patches - BASE_PATCHES) / (MAX_PATCHES - BASE_PATCHES)
-    return replace(inputs["model"], shift=shift)
+    return replace(model, shift=shift)
 
 
 def _empty_latent(inputs: Inputs) -> Latent:
