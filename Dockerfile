@@ -61,7 +61,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/torch.txt,target=/torch.txt \
     mkdir /opt/torch && case "$TORCH" in \
       cuda) pip install --quiet --no-deps --require-hashes --target /opt/torch --requirement /torch.txt ;; \
-      cpu) grep -oE '^torch(vision)?==[0-9.]+' /torch.txt > /versions.txt \
+      cpu) grep -oE '^torch(audio|vision)?==[0-9.]+' /torch.txt > /versions.txt \
         && pip install --quiet --no-deps --target /opt/torch --requirement /versions.txt \
              --index-url https://download.pytorch.org/whl/cpu ;; \
       none) ;; \

@@ -16,7 +16,7 @@ from docker.models.networks import Network
 from bench.docker_engine import Build, connect, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.image.substitutes import comfyui_files, make_models
+from tests.image.substitutes import comfyui_files, serve_models
 from tests.needs import skip_visibly
 
 TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
@@ -87,7 +87,7 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
     (folder / "licences").mkdir()
     (folder / "licences" / "LICENSE-FLUX1-dev").write_text("stands for the licence\n")
     with ModelServer() as server, GitServer(folder / "git") as git:
-        make_models(folder / "models", server)
+        serve_models(folder / "models", server)
         [commit] = git.put("comfyui", comfyui_files())
         light = {"TORCH": "none", "REQUIREMENTS": "simulator"}
         source = {**light, "COMFYUI_REPO": git.url("comfyui"), "COMFYUI_REF": commit}

@@ -28,7 +28,7 @@ def comfyui_files() -> dict[str, str]:
     return {"main.py": MAIN, **shipped, **sources}
 
 
-def make_models(folder: Path, server: ModelServer) -> None:
+def serve_models(folder: Path, server: ModelServer) -> None:
     """Serve a small file for each model of models.txt; write a models.txt with these files' hashes into `folder`.
 
     The URLs are those of the original models.txt.

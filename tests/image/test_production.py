@@ -23,7 +23,7 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 from tests.image.conftest import WITH_WEIGHTS, WORKER, BuiltImages
-from tests.image.substitutes import make_models, write_models
+from tests.image.substitutes import serve_models, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -32,7 +32,7 @@ PRINT_ENVIRONMENTS = """\
 import os, pathlib
 for process in pathlib.Path("/proc").glob("[0-9]*"):
     if process.name == str(os.getpid()):
-        continue  # this text is its own command line
+        continue  # this script, whose command line contains these names too
     words = (process / "cmdline").read_bytes()
     for name in ("tini", "handler.py", "main.py"):
         if name in words.decode() and (name == "tini" or b"tini" not in words):
@@ -108,14 +108,14 @@ def test_two_jobs_are_active_at_once(worker: WorkerContainer) -> None:
 
 
 def test_a_cancelled_job_does_not_delay_the_next(worker: WorkerContainer) -> None:
-    """A job that would take a minute is cancelled, and the next job succeeds without waiting for it."""
+    """A job of 40 s is cancelled at its start, and the next job succeeds within 20 s."""
     long = worker.submit(steps=100, num_images=8)
     worker.await_sampling(long)
 
     headers = {"Authorization": f"Bearer {worker.platform.api_key}"}
     requests.post(f"{worker.platform.endpoint_url}/cancel/{long}", headers=headers, timeout=10).raise_for_status()
 
-    assert code_of(worker.run(seed=3)) is None
+    assert code_of(worker.platform.wait_for(worker.submit(seed=3), 20)) is None
     assert worker.platform.jobs[long].state is QueueJobState.CANCELLED
 
 
@@ -267,7 +267,7 @@ def test_models_are_downloaded_at_the_first_boot(
     name = "comfy-client-test-models"
     options = {"volumes": [f"{name}:/opt/models"], **_with_small_models(images)}
     with ModelServer(gateway_address(network)) as server:
-        make_models(tmp_path, server)
+        serve_models(tmp_path, server)
         environment = {"WORKER_FETCH_MODELS": "true", "HF_ENDPOINT": server.url}
         try:
             for _ in range(2):
