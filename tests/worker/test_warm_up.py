@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from comfy_core.contract import ErrorReport
-from handler import make_handler, make_worker
+from handler import make_handler, worker_from_settings
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from worker.job_execution import Service
@@ -37,7 +37,7 @@ class WarmingWorker:
             grace_s=0,
             end=lambda status: self.ended.append(str(status)),
         )
-        worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url, **environment}))
+        worker = worker_from_settings(Settings.from_env({"COMFYUI_URL": simulator.url, **environment}))
         self.worker = replace(worker, workflows={workflow: worker.workflows[workflow]}) if workflow else worker
         self.comfyui = RemoteComfyUI(simulator.url)
         self._warm_up = WarmUp(self.worker, self.lifecycle, idle_before_s=0.2, timeout_s=timeout_s)
