@@ -49,6 +49,7 @@ _LEFT_OUT = ("t", "headers", "len", "file", "content_type", "event", "fmt")
 """Event and format are the first eight bytes of head_hex; not every recording repeats them."""
 _NAMED: dict[str, Callable[[Any], Any]] = {
     "timestamp": lambda _: "<milliseconds>",
+    "create_time": lambda _: "<milliseconds>",
     "number": lambda _: "<number>",
     "traceback": lambda _: [],
     "executed": sorted,

@@ -11,12 +11,12 @@ from typing import Any
 from tools.bump_comfyui import declarations
 from tools.bump_comfyui.changes import Change
 from tools.bump_comfyui.messages import message_changes
-from tools.bump_comfyui.readers import message_readers, places_of, sources
+from tools.bump_comfyui.readers import message_readers, places_of, route_places, sources
 from tools.bump_comfyui.table import Section, page
 from worker.models.folders import FOLDERS
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "tests" / "recordings"
-NODE_SOURCES = ("nodes.py", "comfy_extras", "comfy_api_nodes")
+NODE_SOURCES = ("nodes.py", "comfy_extras", "custom_nodes")
 FILE_RULES = "comfy_core/comfyui/file_inputs.py"
 OBJECT_INFO = "object_info"
 
@@ -52,7 +52,7 @@ def changed_packages(before: Path, after: Path) -> int:
 
 def page_of(compared: Compared) -> str:
     """Return the page with the tables."""
-    return page(f"ComfyUI {' to '.join(compared.titles)}", _sections(compared))
+    return page(f"ComfyUI {' to '.join(compared.titles)}", [*_sections(compared)])
 
 
 def _sections(compared: Compared) -> Iterable[Section]:
@@ -82,11 +82,7 @@ def _sections(compared: Compared) -> Iterable[Section]:
         lambda change: ["worker/models/folders.py"] if change.subject in FOLDERS else [],
     )
     yield _section("Command-line flags", declarations.set_changes(*flags), by_subject(ours))
-    yield _section(
-        "Routes",
-        declarations.set_changes(*routes),
-        lambda change: places_of(change.subject.partition(" ")[2].partition("{")[0].rstrip("/"), ours),
-    )
+    yield _section("Routes", declarations.set_changes(*routes), lambda change: route_places(change.subject, ours))
     yield Section("Packages", [(change, ()) for change in _package_changes(*compared.lists)])
 
 

@@ -71,7 +71,10 @@ def node_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ch
 
 
 def _declared_parts(node_type: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the parts of a node class, each with its values: inputs, their options and choices, and the outputs."""
+    """Yield the parts of a node class, each with its values: inputs, their options and choices, and the outputs.
+
+    The choices of an input for uploads are the files of one machine, so its options are left out.
+    """
     yield (
         "outputs",
         tuple(f"{kind} {name}" for kind, name in zip(node_type["output"], node_type["output_name"], strict=True)),
@@ -80,7 +83,8 @@ def _declared_parts(node_type: Mapping[str, Any]) -> Iterator[tuple[str, tuple[s
         for name, declared in inputs.items() if group != "hidden" else ():
             kind, options = _kind_and_options(declared)
             yield f"input {name}", (f"{kind}, {group}",)
-            for option, value in options.items():
+            lists_files = any(option.endswith("_upload") for option in options)
+            for option, value in options.items() if not lists_files else ():
                 yield f"input {name}.{option}", tuple(map(str, value)) if isinstance(value, list) else (str(value),)
 
 

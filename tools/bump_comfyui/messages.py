@@ -37,12 +37,13 @@ def message_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 def _recording_changes(before: Any, after: Any) -> Iterator[tuple[str, str, str, str]]:  # noqa: ANN401 - JSON
     """Yield subject, part, value before and value after of each difference between two recordings."""
     old_entries, new_entries = _entries(before), _entries(after)
-    old, new = facts(old_entries), facts(new_entries)
-    for kind in sorted(old.keys() | new.keys()):
-        if kind not in new or kind not in old:
-            yield kind, "", "sent" if kind in old else ABSENT, "sent" if kind in new else ABSENT
-            continue
+    node_ids = frozenset(_node_ids([old_entries, new_entries]))
+    old, new = facts(old_entries, node_ids), facts(new_entries, node_ids)
+    for kind in sorted(old.keys() & new.keys()):
         yield from ((kind, *difference) for difference in _path_changes(old[kind], new[kind]))
+    only_old, only_new = (sorted(one.keys() - other.keys()) for one, other in ((old, new), (new, old)))
+    if only_old or only_new:
+        yield "kinds of messages", "", ", ".join(only_old) or ABSENT, ", ".join(only_new) or ABSENT
     orders = [
         [kind for kind in _frame_order(entries) if kind in old and kind in new]
         for entries in (old_entries, new_entries)
@@ -65,17 +66,16 @@ def _path_changes(
 
 
 def _shown(values: frozenset[str] | None) -> str:
-    return ABSENT if values is None else " or ".join(sorted(values))
+    return " or ".join(sorted(values or ())) or ABSENT
 
 
-def facts(entries: Sequence[Mapping[str, Any]]) -> Facts:
-    """Return the facts of a recording's entries."""
-    node_ids = frozenset(_node_ids(entries))
+def facts(entries: Sequence[Mapping[str, Any]], node_ids: frozenset[str]) -> Facts:
+    """Return the facts of a recording's entries. `node_ids` are the keys that are written `*` in a path."""
     result: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for entry in entries:
         kind, content = _labelled(entry)
         for path, value in _leaves(content, "", node_ids):
-            result[kind][path].add("" if kind in OF_THE_MACHINE else value)
+            result[kind][path].add("(of the machine)" if kind in OF_THE_MACHINE else value)
     return {kind: {path: frozenset(values) for path, values in paths.items()} for kind, paths in result.items()}
 
 
@@ -132,10 +132,10 @@ def _leaves(value: Any, path: str, node_ids: frozenset[str]) -> Iterator[tuple[s
 
 
 def _node_ids(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
-    """Yield the node ids of each graph in a message."""
+    """Yield the node ids of each graph, and of each list of node errors, in messages."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if isinstance(inner, dict) and "class_type" in inner:
+            if isinstance(inner, dict) and "class_type" in inner and ("inputs" in inner or "errors" in inner):
                 yield key
             yield from _node_ids(inner)
     elif isinstance(value, list):

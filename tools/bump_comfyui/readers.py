@@ -56,17 +56,24 @@ def message_readers(change: Change, sources: Mapping[str, str]) -> list[str]:
     key = change.what.rpartition(".")[2].removesuffix("[]")
     if not key or key == "status":
         return [*modules]
-    words = {key, *(word for word in re.findall(r'"([\w-]+)"', change.before))}
+    words = "|".join(re.escape(word) for word in (key, *re.findall(r'"([\w-]+)"', change.before)))
     return [place for module in modules for place in _places(module, sources.get(module, ""), words)]
 
 
 def places_of(name: str, sources: Mapping[str, str]) -> list[str]:
     """Return the first place in each file that has a name in quotes."""
-    return [place for path, text in sources.items() for place in _places(path, text, {name})]
+    return [place for path, text in sources.items() for place in _places(path, text, re.escape(name))]
 
 
-def _places(path: str, text: str, words: set[str]) -> Iterator[str]:
-    quoted = "|".join(map(re.escape, sorted(words)))
-    found = re.search(rf"[\"'`]({quoted})(?=[\"'`/{{])", text)
+def route_places(route: str, sources: Mapping[str, str]) -> list[str]:
+    """Return the first place in each file that has the path of a route, such as `GET /history/{prompt_id}`."""
+    literal_parts = re.split(r"\{.*?\}+", route.partition(" ")[2])
+    pattern = r"\{[^{}]*\}".join(map(re.escape, literal_parts))
+    return [place for path, text in sources.items() for place in _places(path, text, pattern)]
+
+
+def _places(path: str, text: str, pattern: str) -> Iterator[str]:
+    """Yield the first place where a quoted text matches `pattern`."""
+    found = re.search(rf"[\"'`]({pattern})[\"'`]", text)
     if found:
         yield f"{path}:{text.count(chr(10), 0, found.start()) + 1}"

@@ -64,8 +64,8 @@ class Steps:
     ) -> str:
         """Run a command, append its output to the log, and return the output.
 
-        Raises StepError with `remedy` and the end of the output if the exit status is not in `accepted`, or if the command
-        cannot be started or takes too long.
+        Raises StepError with `remedy` and the end of the output if the exit status is not in `accepted`, or if the
+        command cannot be started or takes too long.
         """
         text = [str(argument) for argument in arguments]
         log = self.folder / "log.txt"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tools.bump_comfyui.changes import Change
 
-CELL_LENGTH = 120
-"""Characters of a cell; a longer value is cut."""
+VALUE_LENGTH = 120
+"""Characters of a value before or after; a longer one is cut."""
+PLACES = 4
+"""Places that a row lists."""
 BODY_LENGTH = 65_000
 """GitHub accepts 65,536 characters as the text of a pull request."""
 
@@ -28,9 +31,14 @@ class Section:
     note: str = ""
 
 
-def page(title: str, sections: Iterable[Section], closing: Iterable[str] = ()) -> str:
-    """Return the page: a heading, the tables, and closing paragraphs. It is cut to BODY_LENGTH characters."""
-    parts = [f"# {title}", *(part for section in sections for part in _section(section)), *closing]
+def page(title: str, sections: Sequence[Section]) -> str:
+    """Return the page: the files that read what changed, and the tables. It has at most BODY_LENGTH characters."""
+    files = Counter(
+        place.partition(":")[0] for section in sections for _, places in section.changes for place in places
+    )
+    listed = "\n".join(f"- `{file}`: {count}" for file, count in files.most_common()) or "None."
+    parts = [f"# {title}", "Files that read what changed, with the number of rows below:", listed]
+    parts += [part for section in sections for part in _section(section)]
     text = "\n\n".join(parts) + "\n"
     cut = "\n\n(cut: the complete table is in the work folder)\n"
     return text if len(text) <= BODY_LENGTH else text[: BODY_LENGTH - len(cut)].rpartition("\n")[0] + cut
@@ -52,7 +60,9 @@ def _section(section: Section) -> Iterator[str]:
 
 def _cells(change: Change, readers: Sequence[str], has_recordings: bool) -> list[str]:
     what = f"{change.subject}: `{change.what}`" if change.what else change.subject
-    cells = [what, change.before, change.after, ", ".join(f"`{place}`" for place in readers) or "nothing"]
+    places = [f"`{place}`" for place in readers[:PLACES]]
+    more = [f"{len(readers) - PLACES} more"] if len(readers) > PLACES else []
+    cells = [what, _cut(change.before), _cut(change.after), ", ".join([*places, *more]) or "nothing"]
     return [*cells, ", ".join(change.recordings)] if has_recordings else cells
 
 
@@ -61,5 +71,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|")
-    return flat if len(flat) <= CELL_LENGTH else f"{flat[:CELL_LENGTH]}…"
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_LENGTH else f"{text[:VALUE_LENGTH]}…"
