@@ -11,11 +11,12 @@ before the step `edit`. ComfyUI runs on the CPU with models of random weights.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.bump_comfyui.bump import LISTS, Bump
+from tools.bump_comfyui.bump import LISTS, SNAPSHOT, Bump
 from tools.bump_comfyui.engine import ROOT, commit_of
 from tools.bump_comfyui.steps import StepError, Steps
 
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     try:
         commit = commit_of(Steps(work), options.repo, options.commit)
-        run(Bump(commit, options.repo, options.torch_index, work), is_dry_run=options.dry_run)
+        bump = Bump(commit, options.repo, options.torch_index, work, json.loads(SNAPSHOT.read_text()))
+        run(bump, is_dry_run=options.dry_run)
     except StepError as error:
         sys.exit(f"tools.bump_comfyui: {error}")
 

@@ -7,16 +7,19 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import requests
 
 from tools.bump_comfyui import comparison
 from tools.bump_comfyui.engine import ROOT, fetch, install, running
-from tools.bump_comfyui.steps import Steps, digest
+from tools.bump_comfyui.steps import StepError, Steps, digest
 
+SNAPSHOT = ROOT / "snapshot.json"
 LISTS = ("comfyui.txt", "torch.txt")
 RECORDING_TESTS = ("tests/comfyui/test_recordings.py", "tests/simulators/comfyui")
 
@@ -30,12 +33,14 @@ class Bump:
         repo: the repository that has it.
         torch_index: the package index that has torch for the CPU.
         work: the work folder; bumps to other commits use it too.
+        pinned: the content of snapshot.json before the edit.
     """
 
     commit: str
     repo: str
     torch_index: str
     work: Path
+    pinned: Mapping[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -68,16 +73,11 @@ class Bump:
         self.folder.mkdir(parents=True, exist_ok=True)
         return Steps(self.folder)
 
-    @cached_property
-    def pinned(self) -> dict[str, str]:
-        """The content of snapshot.json before the edit."""
-        snapshot: dict[str, str] = json.loads((ROOT / "snapshot.json").read_text())
-        return snapshot
-
     @property
     def pinned_comfyui(self) -> Path:
         """The checkout of the pinned ComfyUI, for its source alone."""
-        return self.work / self.pinned["comfyui"][:12] / "comfyui"
+        commit: str = self.pinned["comfyui"]
+        return self.work / commit[:12] / "comfyui"
 
     @property
     def venv(self) -> Path:
@@ -134,7 +134,12 @@ class Bump:
             lists=(ROOT / "requirements", self.lists),
             object_info=self.folder / "object_info.json",
         )
-        self.page.write_text(comparison.page_of(compared))
+        try:
+            self.page.write_text(comparison.page_of(compared))
+        except OSError as error:
+            raise StepError(
+                f"ComfyUI's source or a recording has moved; edit {comparison.__file__}: {error}"
+            ) from error
         return str(self.page)
 
     @property
@@ -150,7 +155,7 @@ class Bump:
             shutil.copy(self.lists / name, ROOT / "requirements")
         shutil.copytree(self.recordings, ROOT / "tests/recordings" / self.version, dirs_exist_ok=True)
         snapshot = {**self.pinned, "comfyui": self.commit, "comfyui_version": self.version}
-        (ROOT / "snapshot.json").write_text(json.dumps(snapshot, indent=2) + "\n")
+        SNAPSHOT.write_text(json.dumps(snapshot, indent=2) + "\n")
         self.steps.command([ROOT / "scripts/docs"], remedy="Run ./scripts/docs.", timeout_s=900)
         return f"requirements/, tests/recordings/{self.version}/, snapshot.json, docs/"
 

@@ -102,7 +102,7 @@ def _recordings(folder: Path) -> dict[str, Any]:
 def _python(checkout: Path, names: Iterable[str]) -> list[str]:
     """Return the texts of Python files: those named, and all in the folders named."""
     paths = [checkout / name for name in names]
-    files = [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    files = [file for path in paths for file in ([path] if path.suffix else sorted(path.rglob("*.py")))]
     return [file.read_text() for file in files]
 
 

@@ -21,23 +21,24 @@ ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 300
 """Includes the time that random_models.py needs to write the models."""
 STOP_TIMEOUT_S = 30
-_RELEASE = re.compile(r"([0-9a-f]{40})\trefs/tags/v(\d+)\.(\d+)\.(\d+)$", re.MULTILINE)
+_TAG = re.compile(r"([0-9a-f]{40})\trefs/tags/(\S+?)(?:\^\{\})?$", re.MULTILINE)
+_RELEASE = re.compile(r"v\d+(\.\d+)*")
 
 
 def commit_of(steps: Steps, repo: str, name: str) -> str:
     """Return the full hash of `name`: a full hash, a tag, or `newest` for the newest release of `repo`."""
     if re.fullmatch(r"[0-9a-f]{40}", name):
         return name
-    pattern = "v*" if name == "newest" else name
-    listing = ["git", "ls-remote", "--tags", "--refs", repo, f"refs/tags/{pattern}"]
-    tags = steps.command(listing, remedy=f"Check --repo {repo}.", timeout_s=120)
-    releases = [(tuple(map(int, version)), commit) for commit, *version in _RELEASE.findall(tags)]
+    listing = steps.command(["git", "ls-remote", "--tags", repo], remedy=f"Check --repo {repo}.", timeout_s=120)
+    tags: dict[str, str] = {
+        tag: commit for commit, tag in _TAG.findall(listing)
+    }  # an annotated tag is listed again with its commit
+    releases = [tag for tag in tags if _RELEASE.fullmatch(tag)]
     if name == "newest" and releases:
-        newest: str = max(releases)[1]
-        return newest
-    if name != "newest" and "\t" in tags:
-        return tags.split("\t")[0]
-    raise StepError(f"{repo} has no tag {pattern}: name a full commit hash (40 characters) or a tag of --repo")
+        return tags[max(releases, key=lambda tag: [int(number) for number in tag[1:].split(".")])]
+    if name in tags:
+        return tags[name]
+    raise StepError(f"{repo} has no tag {name}: name a full commit hash (40 characters) or a tag of --repo")
 
 
 def fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
