@@ -51,7 +51,7 @@ def run(bump: Bump, *, is_dry_run: bool) -> None:
     steps.run("fetch", (*source, bump.pinned), bump.fetch)
     overrides = ROOT / "requirements/image-overrides.txt"
     steps.run("lock", (*source, ROOT / "scripts/lock", ROOT / "pyproject.toml", overrides), bump.lock)
-    steps.run("install", (bump.venv,), bump.install)
+    steps.run("install", (bump.venv.name,), bump.install)
     code = [ROOT / name for name in ("comfy_core", "worker", "tests/comfyui", "workflows")]
     steps.run("test", (*source, *lists, *code), bump.test)
     recorder = [ROOT / "tools" / name for name in ("record_comfyui.py", "recorded_graphs.py", "random_models.py")]

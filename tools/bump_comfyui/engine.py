@@ -30,9 +30,8 @@ def commit_of(steps: Steps, repo: str, name: str) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", name):
         return name
     listing = steps.command(["git", "ls-remote", "--tags", repo], remedy=f"Check --repo {repo}.", timeout_s=120)
-    tags: dict[str, str] = {
-        tag: commit for commit, tag in _TAG.findall(listing)
-    }  # an annotated tag is listed again with its commit
+    # An annotated tag is listed twice: first with its own hash, then with its commit.
+    tags: dict[str, str] = {tag: commit for commit, tag in _TAG.findall(listing)}
     releases = [tag for tag in tags if _RELEASE.fullmatch(tag)]
     if name == "newest" and releases:
         return tags[max(releases, key=lambda tag: [int(number) for number in tag[1:].split(".")])]

@@ -104,8 +104,9 @@ def digest(inputs: Iterable[object]) -> str:
     """Return a hash of values and of files: a path counts by its content, a folder by the Python files in it."""
     found = hashlib.sha256()
     for each in inputs:
-        found.update(repr(each).encode())
         if isinstance(each, Path):
             for file in sorted(each.rglob("*.py")) if each.is_dir() else [each]:
                 found.update(file.read_bytes())
+        else:
+            found.update(repr(each).encode())
     return found.hexdigest()
