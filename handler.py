@@ -53,7 +53,7 @@ _default_handler_lock = threading.Lock()
 log = logging.getLogger("handler")
 
 
-def make_worker(settings: Settings) -> Worker:
+def worker_from_settings(settings: Settings) -> Worker:
     """Return the configuration and connections shared by all jobs. Raises ConfigError."""
     return Worker(
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
@@ -197,7 +197,7 @@ def _default_handler() -> Handler:
 @cache
 def _boot_default_handler() -> Handler:
     settings = Settings.from_env(os.environ)
-    worker = make_worker(settings)
+    worker = worker_from_settings(settings)
     if settings.comfyui_is_ours:
         protect_process_memory()
     # The process belongs to the importing code, so a retiring worker must not exit it.
@@ -215,7 +215,7 @@ def main() -> None:
     try:
         is_protected = protect_process_memory()
         settings = Settings.from_env(os.environ)
-        worker = make_worker(settings)
+        worker = worker_from_settings(settings)
         logs.configure(settings.log_level)
         if settings.comfyui_is_ours and not is_protected:
             log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")

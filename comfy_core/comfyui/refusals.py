@@ -135,7 +135,7 @@ def _folders(missing: Iterable[NodeProblem]) -> str:
     """Return the folders in which the missing files belong, for an error; empty if they are not known."""
     found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
     folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
-    return f"; the file belongs in {' or '.join(folders)}" if folders else ""
+    return f"; missing files belong in {' and '.join(folders)}" if folders else ""
 
 
 def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:

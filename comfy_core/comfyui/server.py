@@ -26,7 +26,7 @@ from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
 from comfy_core.graphs import Graph
 from comfy_core.http import HttpApi
-from comfy_core.urls import is_base_url, quoted_url
+from comfy_core.urls import is_base_url, url_for_message
 
 CALL_TIMEOUT_S = 30.0
 """Timeout of normal requests. ComfyUI may not respond for several seconds while it loads a model."""
@@ -66,7 +66,7 @@ class ComfyServer:
     ) -> None:
         if not is_base_url(url):
             raise ConfigError(
-                f"{quoted_url(url)} is not a valid ComfyUI URL; use one like http://127.0.0.1:8188, without user "
+                f"{url_for_message(url)} is not a valid ComfyUI URL; use one like http://127.0.0.1:8188, without user "
                 "name, password or query"
             )
         self.directory = directory

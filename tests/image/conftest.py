@@ -23,7 +23,7 @@ from bench.container import WorkerContainer, worker_container
 from bench.docker_engine import Build, connect, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.image.substitutes import checkout_files, comfyui_files, make_models
+from tests.image.substitutes import checkout_files, comfyui_files, serve_models
 from tests.needs import skip_visibly
 from worker.models.listing import default_list, read_models
 
@@ -102,7 +102,7 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
     (folder / "licences").mkdir()
     (folder / "licences" / "LICENSE-FLUX1-dev").write_text("stands for the licence\n")
     with ModelServer() as server, GitServer(folder / "git") as git:
-        make_models(folder / "models", server)
+        serve_models(folder / "models", server)
         [commit] = git.put("comfyui", comfyui_files())
         light = {"TORCH": "none", "REQUIREMENTS": "simulator"}
         source = {**light, "COMFYUI_REPO": git.url("comfyui"), "COMFYUI_REF": commit}

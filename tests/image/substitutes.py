@@ -38,7 +38,7 @@ def checkout_files(checkout: Path) -> dict[str, bytes]:
     return {name: (checkout / name).read_bytes() for name in names if (checkout / name).is_file()}
 
 
-def make_models(folder: Path, server: ModelServer) -> None:
+def serve_models(folder: Path, server: ModelServer) -> None:
     """Serve a small file for each model of models.txt; write a models.txt with these files' hashes into `folder`.
 
     The URLs are those of the original models.txt.

@@ -15,7 +15,7 @@ from bench.worker_setup import code_of
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
 from tests.image.conftest import WITH_WEIGHTS, WORKER, BuiltImages
-from tests.image.substitutes import make_models, write_models
+from tests.image.substitutes import serve_models, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -80,7 +80,7 @@ def test_models_are_downloaded_at_the_first_boot(
     name = "comfy-client-test-models"
     options = {"volumes": [f"{name}:/opt/models"], **_with_small_models(images)}
     with ModelServer(gateway_address(network)) as server:
-        make_models(tmp_path, server)
+        serve_models(tmp_path, server)
         environment = {"WORKER_FETCH_MODELS": "true", "HF_ENDPOINT": server.url}
         try:
             for _ in range(2):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from simulators.comfyui import Simulator
-from tests.simulators.comfyui.recorded import RECORDINGS, normal, recording
+from tests.simulators.comfyui.recorded import RECORDINGS, recording
+from tools.normal_messages import normal
 from tools.record_comfyui import ComfyUI, one_entry_per_line, with_previews, without_previews
 
 pytestmark = pytest.mark.slow

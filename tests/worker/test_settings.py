@@ -94,7 +94,7 @@ def test_an_incomplete_bucket_names_the_missing_variables(missing: str) -> None:
 
 
 def test_a_complete_bucket_is_one_value() -> None:
-    """The bucket's variables become one Bucket, with defaults for the others, whose repr hides the secret."""
+    """The bucket's variables become one Bucket. Unset ones get their defaults, and its repr hides the secret."""
     bucket = Settings.from_env({**EXTERNAL_COMFYUI, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
 
     assert bucket is not None
