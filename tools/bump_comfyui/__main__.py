@@ -3,7 +3,8 @@
     python -m tools.bump_comfyui [COMMIT] [--dry-run]
 
 The steps: fetch ComfyUI, lock its packages, install them, run tests/comfyui on it, record it, compare the recordings
-and the source with those of the pinned version, edit this repository, run the tests of the recordings. A step that
+and the source with those of the pinned version, edit this repository, generate docs/, run the tests that use the
+recordings. A step that
 succeeded is not repeated, so the command can be run again after a failure. Nothing outside the work folder changes
 before the step `edit`. ComfyUI runs on the CPU with models of random weights.
 """
@@ -56,12 +57,12 @@ def run(bump: Bump, *, is_dry_run: bool) -> None:
     steps.run("test", (*source, *lists, *code), bump.test)
     recorder = [ROOT / "tools" / name for name in ("record_comfyui.py", "recorded_graphs.py", "random_models.py")]
     steps.run("record", (*source, *lists, *recorder), bump.record)
-    if bump.commit != bump.pinned["comfyui"]:
-        steps.always("compare", bump.compare)
+    steps.always("compare", bump.compare)
     if is_dry_run:
         print(f"\n{bump.page.read_text()}")
         return
     steps.always("edit", bump.edit)
+    steps.always("docs", bump.generate)
     steps.always("check", bump.check)
 
 
@@ -72,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     try:
         commit = commit_of(Steps(work), options.repo, options.commit)
-        bump = Bump(commit, options.repo, options.torch_index, work, json.loads(SNAPSHOT.read_text()))
+        snapshot = json.loads(SNAPSHOT.read_text())
+        if commit == snapshot["comfyui"]:
+            print(f"ComfyUI {snapshot['comfyui_version']} ({commit}) is pinned already.")
+            return
+        bump = Bump(commit, options.repo, options.torch_index, work, snapshot)
         run(bump, is_dry_run=options.dry_run)
     except StepError as error:
         sys.exit(f"tools.bump_comfyui: {error}")

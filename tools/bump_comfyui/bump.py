@@ -94,7 +94,7 @@ class Bump:
         """Lock the packages of the new ComfyUI."""
         self.lists.mkdir(exist_ok=True)
         script = [ROOT / "scripts/lock", self.comfyui / "requirements.txt", self.lists]
-        remedy = "Install uv (pip install uv). If two requirements conflict, edit requirements/image-overrides.txt."
+        remedy = "If two requirements conflict, edit requirements/image-overrides.txt."
         self.steps.command(script, remedy=remedy, timeout_s=600)
         return f"{comparison.changed_packages(ROOT / 'requirements', self.lists)} packages changed"
 
@@ -150,14 +150,18 @@ class Bump:
         return found[1]
 
     def edit(self) -> str:
-        """Edit this repository: lock files, recordings, snapshot.json, and what scripts/docs generates."""
+        """Edit this repository: lock files, recordings, snapshot.json."""
         for name in LISTS:
             shutil.copy(self.lists / name, ROOT / "requirements")
         shutil.copytree(self.recordings, ROOT / "tests/recordings" / self.version, dirs_exist_ok=True)
         snapshot = {**self.pinned, "comfyui": self.commit, "comfyui_version": self.version}
         SNAPSHOT.write_text(json.dumps(snapshot, indent=2) + "\n")
-        self.steps.command([ROOT / "scripts/docs"], remedy="Run ./scripts/docs.", timeout_s=900)
-        return f"requirements/, tests/recordings/{self.version}/, snapshot.json, docs/"
+        return f"requirements/, tests/recordings/{self.version}/, snapshot.json"
+
+    def generate(self) -> str:
+        """Run scripts/docs."""
+        self.steps.command([ROOT / "scripts/docs"], remedy="Run ./scripts/docs, then ./scripts/test.", timeout_s=900)
+        return "docs/"
 
     def check(self) -> str:
         """Run the tests that use the recordings, and add the names of those that fail to the table."""

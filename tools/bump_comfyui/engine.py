@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tools.bump_comfyui.declarations import packages_in
 from tools.bump_comfyui.steps import StepError, Steps, last_lines
 
 ROOT = Path(__file__).resolve().parents[2]
+UV = Path(sys.executable).with_name("uv")
 START_TIMEOUT_S = 300
 """Includes the time that random_models.py needs to write the models."""
 STOP_TIMEOUT_S = 30
@@ -70,9 +72,9 @@ def install(steps: Steps, lists: Path, torch_index: str, to: Path) -> str:
     torch = packages_in((lists / "torch.txt").read_text())
     wanted = [f"{name}=={version}" for name, version in torch.items() if name.startswith("torch")]
     remedy = f"Remove {to} and run again. If a package is missing at --torch-index {torch_index}, name another index."
-    pip = ["uv", "pip", "install", "--quiet", "--python", to / "bin/python"]
-    lines = ["uv", "venv", "--quiet", "--clear", "--python", "3.11", to]
-    steps.command(lines, remedy=remedy, timeout_s=120)
+    pip = [UV, "pip", "install", "--quiet", "--python", to / "bin/python"]
+    create = [UV, "venv", "--quiet", "--clear", "--python", "3.11", to]
+    steps.command(create, remedy=remedy, timeout_s=120)
     locked = ["--require-hashes", "--no-deps", "--requirement", lists / "comfyui.txt"]
     steps.command([*pip, *locked], remedy=remedy, timeout_s=900)
     steps.command([*pip, "--index-url", torch_index, *wanted], remedy=remedy, timeout_s=1800)
