@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from bench.batch_kills import batch_kills
 from bench.boot import boot
 from bench.client import import_time, map_jobs
+from bench.gpu import command as gpu
 from bench.models import models
 from bench.shim import shim
 from bench.worker_setup import code_of, running_worker
@@ -169,6 +170,9 @@ def main() -> None:
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder that replaces the image's models")
     container.set_defaults(run=boot)
+    gpu.add_arguments(
+        benchmarks.add_parser("gpu", help="how fast a GPU is with each launch flag", description=gpu.DESCRIPTION)
+    )
     loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
     loading.set_defaults(run=import_time)
     mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")
