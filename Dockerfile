@@ -106,6 +106,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && PYTHONPATH=/restorer python3 -m worker.snapshot --snapshot /snapshot/snapshot.json --to /opt/comfyui \
          --comfyui-repo "$COMFYUI_REPO" --comfyui-ref "$COMFYUI_REF" --python /opt/venv/bin/python \
          --constraints "/requirements/$REQUIREMENTS.txt" --constraints /requirements/torch.txt \
+    && PYTHONPATH=/restorer /opt/venv/bin/python -m worker.snapshot.requirements /opt/comfyui/requirements.txt \
+         --overrides /requirements/image-overrides.txt \
     && pip --python /opt/venv/bin/python uninstall --quiet --yes pip \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/comfyui \
     && chmod -R go-w /opt/comfyui
