@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from bench.batch_kills import batch_kills
 from bench.boot import boot
 from bench.client import import_time, map_jobs
+from bench.fleet import fleet
 from bench.gpu import command as gpu
 from bench.models import models
 from bench.shim import shim
@@ -158,6 +159,13 @@ def main() -> None:
     backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
     backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
     backlog.set_defaults(run=gap)
+    several = benchmarks.add_parser(
+        "fleet", help="how long callers wait at several workers, compared with an ideal queue"
+    )
+    several.add_argument("--jobs", type=int, default=100, help="number of jobs; %(default)s")
+    several.add_argument("--step-s", type=float, default=0.15, help="seconds of a step; %(default)s")
+    several.add_argument("--seed", type=int, default=1, help="random seed of the arrivals; %(default)s")
+    several.set_defaults(run=fleet)
     download = benchmarks.add_parser(
         "models", help="how fast a model is downloaded and verified, compared with cp and sha256sum"
     )

@@ -93,7 +93,7 @@ class Bump:
     def lock(self) -> str:
         """Lock the packages of the new ComfyUI."""
         self.lists.mkdir(exist_ok=True)
-        script = [ROOT / "scripts/lock", self.comfyui / "requirements.txt", self.lists]
+        script = [ROOT / "scripts/lock", "--comfyui", self.comfyui / "requirements.txt", self.lists]
         remedy = "If two requirements conflict, edit requirements/image-overrides.txt."
         self.steps.command(script, remedy=remedy, timeout_s=600)
         return f"{comparison.changed_packages(ROOT / 'requirements', self.lists)} packages changed"
