@@ -16,7 +16,7 @@ from typing import Any
 import requests
 
 from tools.bump_comfyui import comparison
-from tools.bump_comfyui.engine import ROOT, fetch, install, running
+from tools.bump_comfyui.engine import ROOT, fetch, install, running, version_of
 from tools.bump_comfyui.steps import StepError, Steps, digest
 
 SNAPSHOT = ROOT / "snapshot.json"
@@ -128,7 +128,7 @@ class Bump:
     def compare(self) -> str:
         """Write the table of the differences."""
         compared = comparison.Compared(
-            titles=(self.pinned["comfyui_version"], self.version),
+            titles=(self.pinned["comfyui_version"], version_of(self.comfyui)),
             sources=(self.pinned_comfyui, self.comfyui),
             recordings=(comparison.recordings_of(self.pinned["comfyui_version"]), self.recordings),
             lists=(ROOT / "requirements", self.lists),
@@ -142,21 +142,15 @@ class Bump:
             ) from error
         return str(self.page)
 
-    @property
-    def version(self) -> str:
-        """The version of the new ComfyUI."""
-        found = re.search(r'"(.+)"', (self.comfyui / "comfyui_version.py").read_text())
-        assert found is not None  # noqa: S101 - fetch has checked it
-        return found[1]
-
     def edit(self) -> str:
         """Edit this repository: lock files, recordings, snapshot.json."""
         for name in LISTS:
             shutil.copy(self.lists / name, ROOT / "requirements")
-        shutil.copytree(self.recordings, ROOT / "tests/recordings" / self.version, dirs_exist_ok=True)
-        snapshot = {**self.pinned, "comfyui": self.commit, "comfyui_version": self.version}
+        version = version_of(self.comfyui)
+        shutil.copytree(self.recordings, ROOT / "tests/recordings" / version, dirs_exist_ok=True)
+        snapshot = {**self.pinned, "comfyui": self.commit, "comfyui_version": version}
         SNAPSHOT.write_text(json.dumps(snapshot, indent=2) + "\n")
-        return f"requirements/, tests/recordings/{self.version}/, snapshot.json"
+        return f"requirements/, tests/recordings/{version}/, snapshot.json"
 
     def generate(self) -> str:
         """Run scripts/docs."""

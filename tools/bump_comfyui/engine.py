@@ -43,28 +43,37 @@ def commit_of(steps: Steps, repo: str, name: str) -> str:
 
 
 def fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
-    """Write ComfyUI's files at `commit` into `to`; return its version, and the files that are missing in `repo`.
+    """Write ComfyUI's files at `commit` into `to`, once; return its version, and the files that are missing in `repo`.
 
     A repository on this machine is not copied, and may lack the content of files. Then it could not serve the commit.
     """
-    remedy = f"Check that --repo {repo} has the commit {commit}, and that {to} can be written."
-    git = ["git", "-C", to]
+    result = to / ".git" / "fetched"
+    if not result.exists():
+        result.write_text(_fetch(steps, repo, commit, to))
+    return result.read_text()
+
+
+def _fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
+    remedy = f"Check that --repo {repo} has the commit {commit}. Remove {to} and run again."
+    git = ["git", "-C", str(to)]
     if Path(repo).is_dir():
-        if not (to / ".git").exists():
-            steps.command(["git", "clone", "--shared", "--no-checkout", repo, to], remedy=remedy, timeout_s=300)
+        steps.command(["git", "clone", "--shared", "--no-checkout", repo, to], remedy=remedy, timeout_s=300)
     else:
         steps.command(["git", "init", "--quiet", to], remedy=remedy, timeout_s=60)
         steps.command([*git, "fetch", "--depth", "1", repo, commit], remedy=remedy, timeout_s=600)
     steps.command([*git, "read-tree", f"{commit}^{{tree}}"], remedy=remedy, timeout_s=60)
-    written = subprocess.run(  # noqa: S603 - git with our own arguments
-        [*map(str, git), "checkout-index", "--all", "--force"],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    version = re.search(r'"(.+)"', (to / "comfyui_version.py").read_text())
+    files = [*git, "checkout-index", "--all", "--force"]
+    printed = steps.command(files, remedy=remedy, timeout_s=300, accepted=(0, 1))
+    missing = re.findall(r"unable to read sha1 file of (\S+)", printed)
+    return f"{version_of(to)}{f'; missing in {repo}: ' if missing else ''}{', '.join(missing)}"
+
+
+def version_of(comfyui: Path) -> str:
+    """Return the version of a checkout of ComfyUI."""
+    version = re.search(r'__version__ = "(.+)"', (comfyui / "comfyui_version.py").read_text())
     if version is None:
-        raise StepError(f"{to}/comfyui_version.py has no version: is {commit} a commit of ComfyUI?")
-    missing = re.findall(r"unable to read sha1 file of (\S+)", written.stderr) or [written.stderr]
-    return version[1] + (f"; missing in {repo}: {', '.join(missing)}" if written.returncode else "")
+        raise StepError(f"{comfyui}/comfyui_version.py has no version: is it a checkout of ComfyUI?")
+    return version[1]
 
 
 def install(steps: Steps, lists: Path, torch_index: str, to: Path) -> str:

@@ -15,6 +15,7 @@ from tools.bump_comfyui.__main__ import main
 from tools.bump_comfyui.bump import LISTS, SNAPSHOT, Bump
 from tools.bump_comfyui.engine import commit_of
 from tools.bump_comfyui.steps import StepError, Steps
+from tools.random_models import MODEL_FILES
 
 pytestmark = pytest.mark.slow
 MAIN = "import sys\nfrom simulators.comfyui.__main__ import main\nsys.exit(main([*sys.argv[1:], '--step-s', '0.3']))\n"
@@ -25,7 +26,7 @@ COMFYUI = {
     "comfy/cli_args.py": 'parser.add_argument("--port")\n',
     "folder_paths.py": 'folder_names_and_paths["loras"] = ()\n',
     "server.py": '@routes.get("/queue")\n',
-    "models/vae/ae.safetensors": "",
+    **{f"models/{file}": "" for file in MODEL_FILES},
 }
 NEWER = {
     "comfyui_version.py": '__version__ = "9.9.1"\n',
