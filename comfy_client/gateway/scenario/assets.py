@@ -21,9 +21,9 @@ MAX_BULK = 200
 MAX_DELETED = 100
 _MAX_TAGS = 100
 UNKNOWN_ASSET_ADVICE = (
-    "The shim only has assets that were generated or uploaded here with this key. It does not know Scenario's ids. If "
-    "this is an asset of Scenario, download it there, upload it here (POST /assets), and use the new id "
-    "(docs/migrate.md, step 5)"
+    "The shim only has assets that were generated or uploaded here with this key. If this is an asset of Scenario, set "
+    "SCENARIO_SHIM_UPSTREAM_API_KEY, so that the shim copies it (docs/bridge.md), or download it there, upload it here "
+    "(POST /assets), and use the new id"
 )
 
 
@@ -95,7 +95,8 @@ class Assets:
         await self.copy_missing([asset_id])
         asset = self._store.asset(asset_id, owner)
         if asset is None:
-            raise not_found("asset", asset_id, UNKNOWN_ASSET_ADVICE)
+            advice = UNKNOWN_ASSET_ADVICE if self._bridge is None else "Scenario has no image with this id either"
+            raise not_found("asset", asset_id, advice)
         return asset
 
     async def copy_missing(self, asset_ids: Iterable[str]) -> None:

@@ -319,7 +319,8 @@ class ShimService:
             raise not_found(
                 "job",
                 job_id,
-                "The shim only has jobs that were created here with this key. Poll a job of Scenario at Scenario",
+                "The shim only has jobs that were created here with this key. For a job of Scenario, set "
+                "SCENARIO_SHIM_UPSTREAM_API_KEY (docs/bridge.md), or poll it at Scenario",
             )
         return job
 
