@@ -1,6 +1,6 @@
 """Rewrites a graph so that each run saves files under names of its own or sends images over the websocket. Pure.
 
-Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings/txt2img_cached_same_seed.json, txt2img_ws_save.json):
+Facts (ComfyUI 0.3.64 and 0.33.0; txt2img_cached_same_seed.json and txt2img_ws_save.json in tests/recordings):
 
 - ComfyUI caches node results by input: a saver with unchanged inputs reports the *earlier* file, which was deleted with
   its job. So each run changes the inputs of every saver: to a path in the run's own folder, or with an extra input

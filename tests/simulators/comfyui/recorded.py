@@ -1,4 +1,4 @@
-"""Reads the recordings of a real ComfyUI."""
+"""Reads the recordings of the pinned ComfyUI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-RECORDINGS = Path(__file__).parents[2] / "recordings"
+RECORDINGS = Path(__file__).parents[2] / "recordings" / "0.3.64"
 
 
 def recording(name: str) -> Any:  # noqa: ANN401  JSON
