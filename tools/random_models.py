@@ -4,7 +4,8 @@
 
 The models have the key layout and the file names of models.txt, but two transformer blocks instead of 57 and one T5
 layer instead of 24: 1.5 GB. The images are noise; loaders, validation, progress, cache and errors are real. A
-64 x 64 image of three steps takes about 4 s on two cores. The script runs in ComfyUI's environment, so it imports no
+64 x 64 image of three steps takes about 4 s on two cores. ComfyUI gets --cache-classic, as in the worker: the default
+cache of newer versions depends on the free memory. The script runs in ComfyUI's environment, so it imports no
 other module of this repository. The folders for input, output and the user are new and empty. It changes `num_layers`
 in the checkout's T5 config.
 """
@@ -116,7 +117,7 @@ def main() -> None:
         (data / name).mkdir()
     folders = [part for name in FOLDERS for part in (f"--{name}-directory", str(data / name))]
     command = [sys.executable, "main.py", "--cpu", "--port", str(options.port), "--disable-auto-launch"]
-    os.execv(sys.executable, [*command, *folders, *flags])  # noqa: S606 - no shell
+    os.execv(sys.executable, [*command, "--cache-classic", *folders, *flags])  # noqa: S606 - no shell
 
 
 if __name__ == "__main__":

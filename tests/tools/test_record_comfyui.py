@@ -24,15 +24,7 @@ from tools.recorded_graphs import TXT2IMG
 from tools.recording_client import ComfyUI
 
 pytestmark = pytest.mark.slow
-OTHER_CONTENT = {
-    "http",
-    "object_info",
-    "queue_delete_interrupt",
-    "cancel_jobs",
-    "nested_inputs",
-    "err_nested_inputs",
-    "missing_resolution_steps",
-}
+OTHER_CONTENT = {"http", "object_info", "queue_delete_interrupt", "cancel_jobs"}
 """Recordings with facts of the machine, with nodes that the simulator lacks, and with another order of entries."""
 
 
