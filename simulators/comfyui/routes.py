@@ -6,13 +6,13 @@ Facts about ComfyUI:
 - An exception in a handler (a body that is not JSON, a slash in an uploaded name) returns 500 in plain text and closes
   the connection. An upload outside its folder returns 400 without a body.
 - A POST that changes something returns 200 without a body, even if there was nothing to change.
+- /api/jobs/{id}/cancel returns whether the prompt was running or waiting. ComfyUI before 0.26 returns 405: its static
+  files take every path, but no POST.
 - /history/{id} is `{}` for a prompt that waits, runs or does not exist. /object_info/{class} is `{}` for an
   unknown class.
 - A browser's request to a loopback host is refused with 403 if its Origin is another host or port.
 - A prompt_id must be a UUID in its canonical form. Secrets of comfy.org are removed from `extra_data`, and the time is
   added to it.
-- POST /api/jobs/{id}/cancel deletes a waiting prompt or interrupts the running one. Its response says whether it did
-  one of them. It is no error if the prompt has ended or the id is unknown or no UUID.
 - /free takes effect between prompts: `free_memory` empties the cache.
 """
 
@@ -77,6 +77,7 @@ def application(core: Core) -> web.Application:
         ("GET", "/queue", handlers.get_queue),
         ("POST", "/queue", handlers.post_queue),
         ("POST", "/interrupt", handlers.post_interrupt),
+        ("POST", "/api/jobs/{prompt_id}/cancel", handlers.post_cancel),
         ("POST", "/free", handlers.post_free),
         ("GET", "/history", handlers.get_history),
         ("GET", "/history/{prompt_id}", handlers.get_history),
@@ -86,7 +87,6 @@ def application(core: Core) -> web.Application:
     )
     for prefix in ("", "/api"):
         app.add_routes(web.route(method, prefix + path, handler) for method, path, handler in routes)
-    app.router.add_post("/api/jobs/{prompt_id}/cancel", handlers.cancel_job)
     return app
 
 
@@ -168,7 +168,9 @@ class _Handlers:
             self._core.interrupt()
         return web.Response()
 
-    async def cancel_job(self, request: web.Request) -> web.Response:
+    async def post_cancel(self, request: web.Request) -> web.Response:
+        if self._core.faults.lacks_cancel:
+            raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"])
         prompt_id = request.match_info["prompt_id"]
         is_running = prompt_id == self._core.queue.running_id
         if is_running:

@@ -213,6 +213,13 @@ def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, drive
     assert driver.history(FIRST)["status"]["messages"][-1][0] == "execution_interrupted"
 
 
+def test_an_older_version_has_no_cancel(sim: Simulator, driver: Driver) -> None:
+    """ComfyUI before 0.26 responds to /api/jobs/{id}/cancel with 405."""
+    sim.faults.lack_cancel()
+
+    assert driver.post("/api/jobs/a/cancel", {}).status_code == 405
+
+
 def test_an_interruption_while_idle_does_not_affect_the_next_prompt(driver: Driver) -> None:
     """An interrupt without a running prompt is cleared when the next prompt starts."""
     driver.post("/interrupt", {})
