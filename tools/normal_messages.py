@@ -51,7 +51,6 @@ _LEFT_OUT = ("t", "headers", "len", "file", "content_type", "event", "fmt")
 _NAMED: dict[str, Callable[[Any], Any]] = {
     "create_time": lambda _: "<milliseconds>",
     "timestamp": lambda _: "<milliseconds>",
-    "create_time": lambda _: "<milliseconds>",
     "number": lambda _: "<number>",
     "traceback": lambda _: [],
     "executed": sorted,
