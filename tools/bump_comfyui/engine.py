@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,8 @@ def fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
 
 
 def _fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
-    remedy = f"Check that --repo {repo} has the commit {commit}. Remove {to} and run again."
+    remedy = f"Check that --repo {repo} has the commit {commit}."
+    shutil.rmtree(to, ignore_errors=True)  # what an interrupted run wrote
     git = ["git", "-C", str(to)]
     if Path(repo).is_dir():
         steps.command(["git", "clone", "--shared", "--no-checkout", repo, to], remedy=remedy, timeout_s=300)
