@@ -86,9 +86,9 @@ class Bump:
 
     def fetch(self) -> str:
         """Write the new ComfyUI, and the source of the pinned one; return their versions."""
-        version = fetch(self.steps, self.repo, self.commit, self.comfyui)
-        pinned = fetch(self.steps, self.repo, self.pinned["comfyui"], self.pinned_comfyui)
-        return f"ComfyUI {version} ({self.commit[:12]}); pinned: {pinned}"
+        fetched = fetch(self.steps, self.repo, self.commit, self.comfyui)
+        fetch(self.steps, self.repo, self.pinned["comfyui"], self.pinned_comfyui)
+        return f"ComfyUI {fetched}; pinned: {version_of(self.pinned_comfyui)}"
 
     def lock(self) -> str:
         """Lock the packages of the new ComfyUI."""

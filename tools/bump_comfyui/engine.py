@@ -67,7 +67,8 @@ def _fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
     files = [*git, "checkout-index", "--all", "--force"]
     printed = steps.command(files, remedy=remedy, timeout_s=300, accepted=(0, 1))
     missing = re.findall(r"unable to read sha1 file of (\S+)", printed)
-    return f"{version_of(to)}{f'; missing in {repo}: ' if missing else ''}{', '.join(missing)}"
+    lacking = f"; the repository lacks {', '.join(missing)}" if missing else ""
+    return f"{version_of(to)} ({commit[:12]}){lacking}"
 
 
 def version_of(comfyui: Path) -> str:
