@@ -143,14 +143,15 @@ class Bump:
         return str(self.page)
 
     def edit(self) -> str:
-        """Edit this repository: lock files, recordings, snapshot.json."""
+        """Edit this repository: lock files, recordings, the simulator's node declarations, snapshot.json."""
         for name in LISTS:
             shutil.copy(self.lists / name, ROOT / "requirements")
         version = version_of(self.comfyui)
         shutil.copytree(self.recordings, ROOT / "tests/recordings" / version, dirs_exist_ok=True)
+        shutil.copy(self.recordings / "object_info.json", ROOT / "simulators/comfyui")
         snapshot = {**self.pinned, "comfyui": self.commit, "comfyui_version": version}
         SNAPSHOT.write_text(json.dumps(snapshot, indent=2) + "\n")
-        return f"requirements/, tests/recordings/{version}/, snapshot.json"
+        return f"requirements/, tests/recordings/{version}/, simulators/comfyui/object_info.json, snapshot.json"
 
     def generate(self) -> str:
         """Run scripts/docs."""
