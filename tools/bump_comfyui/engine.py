@@ -99,23 +99,13 @@ def install(steps: Steps, lists: Path, torch_index: str, to: Path) -> str:
 def running(python: Path, comfyui: Path, log: Path, *flags: str) -> Iterator[str]:
     """Yield the URL of a ComfyUI that was just started with empty folders, and stop it at the end.
 
-    Like the worker's, it has no web page, whose package the image leaves out.
-
-    Raises StepError if it does not start.
+    It has no web page: requirements/image-overrides.txt leaves the package out. Raises StepError if it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="bump-") as folders, log.open("w") as output:
         port = free_port()
+        script = [python, ROOT / "tools/random_models.py", comfyui, "--port", str(port), "--front-end-root", folders]
         process = subprocess.Popen(  # noqa: S603 - our own script
-            [
-                python,
-                ROOT / "tools/random_models.py",
-                comfyui,
-                "--port",
-                str(port),
-                "--front-end-root",
-                folders,
-                *flags,
-            ],
+            [*script, *flags],
             env={**os.environ, "TMPDIR": folders},
             stdout=output,
             stderr=subprocess.STDOUT,
