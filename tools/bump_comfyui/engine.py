@@ -103,9 +103,9 @@ def running(python: Path, comfyui: Path, log: Path, *flags: str) -> Iterator[str
     """
     with tempfile.TemporaryDirectory(prefix="bump-") as folders, log.open("w") as output:
         port = free_port()
-        script = [python, ROOT / "tools/random_models.py", comfyui, "--port", str(port), "--front-end-root", folders]
+        own_flags = ("--port", str(port), "--front-end-root", folders)
         process = subprocess.Popen(  # noqa: S603 - our own script
-            [*script, *flags],
+            [python, ROOT / "tools/random_models.py", comfyui, *own_flags, *flags],
             env={**os.environ, "TMPDIR": folders},
             stdout=output,
             stderr=subprocess.STDOUT,
