@@ -64,8 +64,8 @@ class WarmUp:
     def begin(self, comfyui: ComfyProcess | RemoteComfyUI) -> None:
         """Warm up ComfyUI in a thread once the worker is idle. Returns immediately.
 
-        Call it when the worker takes jobs, and after each restart of ComfyUI. Does nothing if WORKER_WARMUP is false,
-        if the warm-up's workflow does not exist, or if it was already called for this ComfyUI process.
+        Call it when the worker takes jobs, and after each restart of ComfyUI. A further call for the same ComfyUI
+        process does nothing. Neither does any call if WORKER_WARMUP is false or the warm-up's workflow does not exist.
         """
         is_wanted = self._worker.settings.warmup and WORKFLOW in self._worker.workflows
         if is_wanted and self._begun_for != comfyui.deaths:
