@@ -1,0 +1,1 @@
+"""Custom nodes for ComfyUI. ComfyUI imports these files, not the worker."""
