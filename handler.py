@@ -29,7 +29,7 @@ from comfy_core.workflows import load_workflows
 from worker import local_results, logs
 from worker.boot import Boot
 from worker.boot_times import BootTimes
-from worker.comfyui_process import ModelsMissing
+from worker.comfyui_process import ModelsMissing, ProcessHooks
 from worker.disk import full_disk_problem
 from worker.job_execution import JobExecution, Service, make_threads
 from worker.jobs import Worker
@@ -38,6 +38,7 @@ from worker.process_memory import protect_process_memory
 from worker.progress import ProgressSender
 from worker.runpod_api import RunPodWorkerApi, secure_local_api
 from worker.settings import RunPodVariables, Settings
+from worker.warm_up import WarmUp
 
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
@@ -53,7 +54,7 @@ _default_handler_lock = threading.Lock()
 log = logging.getLogger("handler")
 
 
-def make_worker(settings: Settings) -> Worker:
+def worker_from_settings(settings: Settings) -> Worker:
     """Return the configuration and connections shared by all jobs. Raises ConfigError."""
     return Worker(
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
@@ -149,23 +150,21 @@ def _make_boot(
     environment: Mapping[str, str],
     times: BootTimes,
     end: Callable[[int], None] = end_process,
-) -> tuple[Boot, Lifecycle]:
-    """Return the boot, not started yet, and the lifecycle. `end` exits the process with a status."""
-    boot = Boot(
-        settings,
-        worker.server,
-        worker.workflows,
-        environment,
-        lambda: lifecycle.retire("ComfyUI died and could not be restarted"),
-        times,
+) -> tuple[Boot, Lifecycle, WarmUp]:
+    """Return the boot, not started yet, the lifecycle and the warm-up. `end` exits the process with a status."""
+    hooks = ProcessHooks(
+        on_lost=lambda: lifecycle.retire("ComfyUI died and could not be restarted"),
+        on_restarted=lambda: warm_up.begin(boot.comfyui),
     )
+    boot = Boot(settings, worker.server, worker.workflows, environment, hooks, times)
     lifecycle = Lifecycle(
         stop_comfyui=boot.stop,
         report_unhealthy=lambda reason: report_unhealthy(settings.runpod, reason),
         grace_s=settings.shutdown_grace_s,
         end=end,
     )
-    return boot, lifecycle
+    warm_up = WarmUp(worker, lifecycle)
+    return boot, lifecycle, warm_up
 
 
 def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot) -> Service:
@@ -197,11 +196,11 @@ def _default_handler() -> Handler:
 @cache
 def _boot_default_handler() -> Handler:
     settings = Settings.from_env(os.environ)
-    worker = make_worker(settings)
+    worker = worker_from_settings(settings)
     if settings.comfyui_is_ours:
         protect_process_memory()
     # The process belongs to the importing code, so a retiring worker must not exit it.
-    boot, lifecycle = _make_boot(settings, worker, os.environ, BootTimes(), end=lambda _status: None)
+    boot, lifecycle, _ = _make_boot(settings, worker, os.environ, BootTimes(), end=lambda _status: None)
     boot.begin()
     boot.finish()
     atexit.register(boot.stop)
@@ -215,24 +214,28 @@ def main() -> None:
     try:
         is_protected = protect_process_memory()
         settings = Settings.from_env(os.environ)
-        worker = make_worker(settings)
+        worker = worker_from_settings(settings)
         logs.configure(settings.log_level)
         if settings.comfyui_is_ours and not is_protected:
             log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")
-        boot, lifecycle = _make_boot(settings, worker, os.environ, times)
+        boot, lifecycle, warm_up = _make_boot(settings, worker, os.environ, times)
         lifecycle.handle_signals()
         boot.begin()
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
     service = _make_service(settings, worker, lifecycle, boot)
-    _serve(settings, service, boot, times)
+    begin_warm_up = cache(lambda: warm_up.begin(boot.comfyui))
+    _serve(settings, service, boot, times, begin_warm_up)
 
 
-def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -> None:
+def _serve(
+    settings: Settings, service: Service, boot: Boot, times: BootTimes, begin_warm_up: Callable[[], None]
+) -> None:
     """Finish the boot and serve jobs with the SDK.
 
     On RunPod the SDK waits for the end of the boot as a fitness check. Until then no job is taken and none is billed.
+    `begin_warm_up` is called once jobs can be taken. Only its first call has an effect.
     """
     # The default is DEBUG, at which the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
@@ -251,23 +254,29 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
                 service.lifecycle.await_end()
             raise
 
+    def on_start() -> None:
+        service.lifecycle.handle_signals()
+        begin_warm_up()
+
     if _is_on_platform(settings):
         runpod.serverless.register_fitness_check(finish_boot)
         platform = RunPodWorkerApi(settings.concurrency, service.lifecycle)
         platform_handler = make_handler(service, platform.post_progress)
-        # on_start is called in the SDK's running loop, after the SDK has installed its signal handlers.
-        runpod.serverless.start(platform.sdk_config(platform_handler, on_start=service.lifecycle.handle_signals))
+        # on_start is called in the SDK's running loop before each poll, once the SDK has its own signal handlers.
+        runpod.serverless.start(platform.sdk_config(platform_handler, on_start))
         service.lifecycle.await_end()
         return
     local_handler = make_handler(service)
     if settings.serve_api_locally:
         sys.argv[1:] = _local_api_arguments(settings.api_port)
-    if "--rp_serve_api" in _options():
+    if is_server := "--rp_serve_api" in _options():
         secure_local_api()
     else:
         local_handler = with_written_files(local_handler, Path("debug-output"))
     try:
         finish_boot()
+        if is_server:
+            begin_warm_up()
         runpod.serverless.start({"handler": local_handler})
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from bench.batch_kills import batch_kills
 from bench.boot import boot
 from bench.client import import_time, map_jobs
+from bench.fleet import fleet
+from bench.gpu import command as gpu
 from bench.models import models
 from bench.shim import shim
 from bench.worker_setup import code_of, running_worker
@@ -157,6 +159,13 @@ def main() -> None:
     backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
     backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
     backlog.set_defaults(run=gap)
+    several = benchmarks.add_parser(
+        "fleet", help="how long callers wait at several workers, compared with an ideal queue"
+    )
+    several.add_argument("--jobs", type=int, default=100, help="number of jobs; %(default)s")
+    several.add_argument("--step-s", type=float, default=0.15, help="seconds of a step; %(default)s")
+    several.add_argument("--seed", type=int, default=1, help="random seed of the arrivals; %(default)s")
+    several.set_defaults(run=fleet)
     download = benchmarks.add_parser(
         "models", help="how fast a model is downloaded and verified, compared with cp and sha256sum"
     )
@@ -169,6 +178,9 @@ def main() -> None:
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder that replaces the image's models")
     container.set_defaults(run=boot)
+    gpu.add_arguments(
+        benchmarks.add_parser("gpu", help="how fast a GPU is with each launch flag", description=gpu.DESCRIPTION)
+    )
     loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
     loading.set_defaults(run=import_time)
     mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")

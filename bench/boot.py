@@ -41,7 +41,7 @@ def _boot_once(engine: docker.DockerClient, network: Network, options: argparse.
     environment = {"COMFYUI_ARGS": options.comfyui_args, "WORKER_WARMUP": "true"}
     volumes = [f"{options.models}:/opt/models:ro"] if options.models else []
     with worker_container(
-        engine, network, options.image, environment=environment, volumes=volumes, boot_timeout_s=BOOT_TIMEOUT_S
+        engine, network, options.image, environment=environment, volumes=volumes, timeout_s=BOOT_TIMEOUT_S
     ) as worker:
         ready_at = time.time()
         job = worker.run()

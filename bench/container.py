@@ -37,10 +37,17 @@ LOG_TAIL_LINES = 60
 
 @dataclass(frozen=True)
 class WorkerContainer:
-    """A running container and the platform whose jobs it takes."""
+    """A running container and the platform whose jobs it takes.
+
+    Attributes:
+        platform: the simulated RunPod.
+        container: the container.
+        timeout_s: maximum time of one job, and of the wait for its first step.
+    """
 
     platform: RunPodPlatform
     container: Container
+    timeout_s: float
 
     def submit(self, **inputs: object) -> str:
         """Submit a small job, changed by `inputs`, and return its id."""
@@ -48,13 +55,17 @@ class WorkerContainer:
 
     def run(self, **inputs: object) -> QueueJob:
         """Submit a small job, changed by `inputs`, and return the job once it has ended."""
-        return self.platform.wait_for(self.submit(**inputs), 60)
+        return self.await_result(self.submit(**inputs))
+
+    def await_result(self, job_id: str) -> QueueJob:
+        """Return the job once it has ended."""
+        return self.platform.wait_for(job_id, self.timeout_s)
 
     def await_sampling(self, job_id: str) -> None:
         """Wait until the platform has received sampling progress of the job."""
         self.platform.wait_until(
             lambda: any(isinstance(value, dict) and value.get("step") for value in self.platform.jobs[job_id].progress),
-            60,
+            self.timeout_s,
         )
 
     def signal_comfyui(self, number: int) -> None:
@@ -101,12 +112,13 @@ def worker_container(
     environment: Mapping[str, str] | None = None,
     step_s: float = 0.05,
     waits_until_ready: bool = True,
-    boot_timeout_s: float = 60,
+    timeout_s: float = 60,
     **options: Any,  # noqa: ANN401 - the SDK's own
 ) -> Iterator[WorkerContainer]:
     """Yield a worker in production mode, and remove its container afterwards.
 
-    If `waits_until_ready`, the worker is ready for jobs. `options` are options of the SDK's `containers.run`.
+    If `waits_until_ready`, the worker is ready for jobs. `timeout_s` limits its boot and each of its jobs.
+    `options` are options of the SDK's `containers.run`.
     """
     with RunPodPlatform(long_poll_s=1.0, host=gateway_address(network)) as platform:
         variables = {
@@ -118,10 +130,10 @@ def worker_container(
         container = engine.containers.run(
             image, detach=True, environment=variables, network=network.name, **{**STRICT_OPTIONS, **options}
         )
-        worker = WorkerContainer(platform, container)
+        worker = WorkerContainer(platform, container, timeout_s)
         try:
             if waits_until_ready:
-                assert until(lambda: platform.takes or worker.state()["Status"] == "exited", boot_timeout_s)
+                assert until(lambda: platform.takes or worker.state()["Status"] == "exited", timeout_s)
                 assert platform.takes, worker.log()
             yield worker
         except BaseException:

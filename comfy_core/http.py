@@ -128,7 +128,7 @@ class HttpApi:
             )
         except (requests.RequestException, ValueError) as error:  # requests does not wrap ValueErrors from urllib3
             raise RequestError(
-                f"{self._name} was not reached ({request_line}: {_reason(error)})",
+                f"{self._name} did not respond ({request_line}: {_reason(error)})",
                 is_transient=isinstance(error, _CONNECTION_ERRORS),
                 is_unsent=_is_unsent(error),
             ) from error
@@ -218,6 +218,8 @@ def _reason(error: Exception) -> str:
         return "connect timed out"
     if isinstance(error, requests.Timeout):
         return "no response in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "TLS connection failed"
     if isinstance(error, requests.ConnectionError):
         return "connection refused or lost"
     return type(error).__name__

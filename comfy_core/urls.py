@@ -22,7 +22,7 @@ def is_base_url(text: str) -> bool:
     return is_plain and parts.scheme in {"http", "https"} and bool(host)
 
 
-def quoted_url(text: str) -> str:
+def url_for_message(text: str) -> str:
     """Return a URL for an error message, or `the given URL` if the URL may contain a password."""
     return repr(text) if not re.search("[@?#]", text) else "the given URL"
 

@@ -27,7 +27,7 @@ from PIL import Image
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows, render
-from handler import Handler, make_handler, make_worker
+from handler import Handler, make_handler, worker_from_settings
 from simulators.comfyui import Simulator
 from simulators.comfyui.node_table import NODE_TYPES
 from worker.job_execution import Service
@@ -73,7 +73,7 @@ def fuzzed() -> Iterator[FuzzedHandler]:
     with Simulator() as simulator:
         folder = str(simulator.input_dir.parent)
         service = Service(
-            make_worker(Settings.from_env({"COMFYUI_URL": simulator.url, "COMFYUI_DIR": folder})),
+            worker_from_settings(Settings.from_env({"COMFYUI_URL": simulator.url, "COMFYUI_DIR": folder})),
             Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never),
         )
         loop = asyncio.new_event_loop()

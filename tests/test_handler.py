@@ -23,7 +23,7 @@ from PIL import Image
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
-from handler import Handler, make_handler, make_worker
+from handler import Handler, make_handler, worker_from_settings
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
@@ -54,7 +54,7 @@ def make_service(simulator: Simulator) -> Service:
         grace_s=1,
         end=lambda status: pytest.fail(str(status)),
     )
-    return Service(make_worker(Settings.from_env({"COMFYUI_URL": simulator.url})), lifecycle)
+    return Service(worker_from_settings(Settings.from_env({"COMFYUI_URL": simulator.url})), lifecycle)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_more_jobs_than_threads_all_end(simulator: Simulator) -> None:
 def test_an_invalid_setting_is_a_config_error() -> None:
     """An invalid setting raises ConfigError when the worker is created, before any job is served."""
     with pytest.raises(ConfigError, match="not a valid ComfyUI URL"):
-        make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
+        worker_from_settings(Settings.from_env({"COMFYUI_URL": "gpu"}))
 
 
 def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ PLACEHOLDERS = {"workflows/NAME.json", "workflows/NAME.inputs.json", "comfy_clie
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_for_contributors_names_files_that_exist(page: str) -> None:
-    """Every path of the repository that the page names exists, except the PLACEHOLDERS."""
+    """Every path in a folder of PATH that the page names exists, except the PLACEHOLDERS."""
     named = {path.rstrip(".") for path in PATH.findall((ROOT / page).read_text())}
     missing = sorted(path for path in named - PLACEHOLDERS if not (ROOT / path).exists())
 
@@ -34,11 +34,11 @@ def test_a_page_for_contributors_names_files_that_exist(page: str) -> None:
 
 def test_every_page_is_on_the_site(tmp_path: Path) -> None:
     """The nav of mkdocs.yml lists every page of the site, and nothing else."""
-    assert site.write_sources(tmp_path) == []
+    assert site.nav_faults(site.write_sources(tmp_path)) == []
 
 
 def test_links_and_boxes_become_those_of_the_site() -> None:
-    """A link to a page leads to the site, a link to another file to GitHub. A box becomes an admonition."""
+    """A link to a page leads to the site, a link to another file to GitHub. An alert becomes an admonition."""
     names = {"README.md": "index.md", "docs/a.md": "a.md", "docs/guide/b.md": "guide/b.md"}
     text = "[r](../README.md) [b](guide/b.md#x) [f](../Dockerfile) [w](https://w) [s](#s)\n\n> [!NOTE]\n> A box.\n"
 

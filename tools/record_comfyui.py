@@ -1,8 +1,9 @@
-"""Records tests/recordings from a real ComfyUI.
+"""Records tests/recordings/<version> from a real ComfyUI.
 
 It must run twice, each time with a ComfyUI that was just started and has empty folders; `tools/random_models.py` starts
 such a ComfyUI. From a ComfyUI with `--preview-method` it makes the recordings that need previews, from one without
-`--preview-method` all others. tests/recordings/README.md describes the files.
+`--preview-method` all others. A recording that cannot be made is reported at the end, with the message that did not
+arrive; the exit status is then 1. tests/recordings/README.md describes the files.
 """
 
 from __future__ import annotations
@@ -10,135 +11,55 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import re
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import requests
 import websocket
 from PIL import Image
 
-from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, img2img, to_websocket
+from tools.recorded_graphs import (
+    RECORDED_NODES,
+    REFUSED,
+    RUNS,
+    RUNS_OF_NEWER_NODES,
+    TXT2IMG,
+    Graph,
+    changed,
+    to_websocket,
+)
+from tools.recording_client import (
+    BINARY,
+    END,
+    FAILURES,
+    IDLE,
+    ComfyUI,
+    Entry,
+    Message,
+    RecordingError,
+    read_frame,
+    read_until,
+    without_texts_for_people,
+)
 
-RECORDING_TIMEOUT_S = 300.0
-DROP_ATTEMPTS = 5
+RECONNECT_ATTEMPTS = 16
+FIRST_PAUSE_STEPS = 1.5
+PAUSE_FACTOR = 1.25
 SILENCE_S = 3.0
 """Seconds for which a websocket is read when no more frames are expected."""
 UPLOAD_CONTENT = b"x" * 77
 """Content of the uploads with unusual names."""
+INTERRUPTED_AT_STEP = 3
 RECORDINGS = Path(__file__).resolve().parent.parent / "tests" / "recordings"
-UNRECORDED_KEYS = {"category", "description", "display_name", "help", "input_order", "python_module", "tooltip"}
-"""Keys of /object_info and of error responses that contain texts for people. They are not recorded."""
-FAILURE_EVENTS = {"execution_error", "execution_interrupted"}
-HOST_PATH = re.compile(r"'/[^']*/input/")
+OK = 200
+STEP = Message("progress")
 
-RUNS: dict[str, Graph] = {
-    "txt2img_cold": TXT2IMG,
-    "txt2img_warm": changed(TXT2IMG, ks={"seed": 8}),
-    "txt2img_cached_same_seed": changed(TXT2IMG, ks={"seed": 8}),
-    "img2img": img2img("jobs/abc/in.png", steps=5, denoise=0.6),
-    "txt2img_batch2": changed(TXT2IMG, ks={"seed": 9}, lat={"batch_size": 2}),
-    "txt2img_ws_save": to_websocket(changed(TXT2IMG, ks={"seed": 10})),
-    "err_corrupt_image": img2img("bad.png"),
-    "interrupted": changed(TXT2IMG, ks={"seed": 11, "steps": 30}),
-    "err_runtime_shape": changed(TXT2IMG, clip={"type": "sdxl"}, ks={"seed": 12}),
-}
-"""Graphs by the name of their recording, in the order in which they run. ComfyUI caches parts of earlier graphs."""
-
-Entry = dict[str, Any]
-"""One element of a recording: a frame, a request with its response, or a note."""
-
-
-class ComfyUI:
-    """HTTP and websockets of one ComfyUI."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._session = requests.Session()
-
-    def send(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - the options of requests
-        """Send a request and return the response."""
-        return self._session.request(method, self.url + path, timeout=RECORDING_TIMEOUT_S, **options)
-
-    def exchange(self, method: str, path: str, **options: Any) -> Entry:  # noqa: ANN401 - the options of requests
-        """Send a request; return the request and its response as an entry."""
-        response = self.send(method, path, **options)
-        content_type = response.headers.get("Content-Type")
-        body = response.json() if "json" in (content_type or "") else f"<{len(response.content)} bytes>"
-        request = {"method": method, "path": path, **options}
-        return {"request": request, "status": response.status_code, "content_type": content_type, "body": body}
-
-    def upload(self, name: str, content: bytes, **form: str) -> requests.Response:
-        """Upload a file and return the response."""
-        return self.send("POST", "/upload/image", files={"image": (name, content)}, data=form)
-
-    def history(self, prompt_id: str) -> Entry:
-        """Wait until /history has the prompt; return that request and its response as an entry."""
-        deadline = time.monotonic() + RECORDING_TIMEOUT_S
-        while not (entry := self.exchange("GET", f"/history/{prompt_id}"))["body"]:
-            if time.monotonic() > deadline:
-                sys.exit(f"tools.record_comfyui: /history has no entry for {prompt_id} after {RECORDING_TIMEOUT_S:g} s")
-            time.sleep(0.05)
-        return entry
-
-    @contextmanager
-    def websocket(self, client_id: str) -> Iterator[websocket.WebSocket]:
-        """Yield an open websocket, and close it afterwards."""
-        address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
-        connection = websocket.create_connection(address, timeout=RECORDING_TIMEOUT_S)
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-
-def read_frame(connection: websocket.WebSocket) -> Entry:
-    """Return the next frame of a websocket as an entry."""
-    opcode, data = connection.recv_data()
-    if opcode == websocket.ABNF.OPCODE_TEXT:
-        return {"ws": without_texts_for_people(json.loads(data))}
-    head = data[:16].hex()
-    return {"ws_binary": {"len": len(data), "head_hex": head, "event": int(head[:8], 16), "fmt": int(head[8:16], 16)}}
-
-
-def read_until(connection: websocket.WebSocket, is_last: Callable[[Entry], bool], posted_at: float) -> Iterator[Entry]:
-    """Yield frames with their seconds since `posted_at`, up to and including the one for which `is_last` is true."""
-    while True:
-        frame = read_frame(connection)
-        yield {"t": round(time.monotonic() - posted_at, 4), **frame}
-        if is_last(frame):
-            return
-
-
-def is_message(kind: str, **data: object) -> Callable[[Entry], bool]:
-    """Return a predicate that is true for messages of type `kind` that contain `data`."""
-    return lambda frame: (
-        frame.get("ws", {}).get("type") == kind
-        and all(frame["ws"]["data"].get(name, "") == value for name, value in data.items())
-    )
-
-
-def is_end(frame: Entry) -> bool:
-    """Return whether a frame is the last one of a run."""
-    return frame.get("ws", {}).get("type") in FAILURE_EVENTS or is_message("executing", node=None)(frame)
-
-
-def without_texts_for_people(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return JSON without UNRECORDED_KEYS, tracebacks and the host's paths of input files."""
-    match value:
-        case dict():
-            kept = {key: inner for key, inner in value.items() if key not in UNRECORDED_KEYS}
-            return {key: [] if key == "traceback" else without_texts_for_people(inner) for key, inner in kept.items()}
-        case list():
-            return [without_texts_for_people(inner) for inner in value]
-        case str():
-            return HOST_PATH.sub("'/comfyui/input/", value)
-    return value
+Recording = Callable[[ComfyUI], Entry | list[Entry]]
+"""Makes the content of one recording."""
 
 
 def prompt_response(response: requests.Response) -> Entry:
@@ -152,66 +73,86 @@ def run(comfyui: ComfyUI, graph: Graph, interrupt_at_step: int = 0) -> list[Entr
     """Run a graph; return the response to POST /prompt, the frames, and the response of /history.
 
     The last frame of a failed or interrupted run is the one that reports the failure or the interrupt. If
-    `interrupt_at_step` is not 0, the run is interrupted after that step.
+    `interrupt_at_step` is not 0, the run is interrupted after that step. If ComfyUI refuses the graph, only the
+    response to POST /prompt is returned.
     """
     client_id = str(uuid.uuid4())
     with comfyui.websocket(client_id) as connection:
         response = comfyui.send("POST", "/prompt", json={"prompt": graph, "client_id": client_id})
         posted_at = time.monotonic()
-        is_step = is_message("progress", value=interrupt_at_step)
+        if response.status_code != OK:
+            return [prompt_response(response)]
+        step = Message("progress", value=interrupt_at_step)
         frames = []
-        for frame in read_until(connection, is_end, posted_at):
+        for frame in read_until(connection, *END, posted_at=posted_at):
             frames.append(frame)
-            if is_step(frame):
+            if step.matches(frame):
                 comfyui.send("POST", "/interrupt")
     body = without_texts_for_people(comfyui.history(response.json()["prompt_id"])["body"])
     return [prompt_response(response), *frames, {"http": "GET /history/{id}", "status": 200, "body": body}]
 
 
-def refused_prompt(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
-    """Send a graph that ComfyUI does not accept, and return the response."""
-    return [prompt_response(comfyui.send("POST", "/prompt", json={"prompt": graph, "client_id": str(uuid.uuid4())}))]
+def record_again(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
+    """Run a graph twice; return the second run."""
+    run(comfyui, graph)
+    return run(comfyui, graph)
 
 
 def record_reconnect(comfyui: ComfyUI) -> list[Entry]:
-    """Run a graph until its websocket misses exactly step 2, at most DROP_ATTEMPTS times; return that run."""
-    for seed in range(204, 204 + DROP_ATTEMPTS):
-        entries = run_with_disconnects(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
-        if any(is_message("progress", value=3)(entry) for entry in entries):
-            return entries
-    sys.exit(f"tools.record_comfyui: in {DROP_ATTEMPTS} attempts no websocket missed exactly one step")
+    """Run a graph until its websocket misses exactly step 2, at most RECONNECT_ATTEMPTS times; return that run.
+
+    The pause between two connections is adapted, because the time of a step depends on the load of the machine.
+    """
+    run(comfyui, TXT2IMG)
+    pause_steps = FIRST_PAUSE_STEPS
+    for seed in range(204, 204 + RECONNECT_ATTEMPTS):
+        entries, step = run_with_disconnect(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}), pause_steps)
+        if step == 3:  # noqa: PLR2004 - the step after the missed one
+            break
+        pause_steps *= PAUSE_FACTOR if step == 2 else 1 / PAUSE_FACTOR  # noqa: PLR2004 - no step was missed
+    else:
+        raise RecordingError(f"in {RECONNECT_ATTEMPTS} attempts no websocket missed exactly one step")
+    request = entries[1]
+    history = comfyui.history(request["body"]["prompt_id"])
+    entries += [
+        {"note": "closed"},
+        {"note": f"reconnected after the end; what arrives in {SILENCE_S:g} s follows"},
+    ]
+    with comfyui.websocket(request["request"]["json"]["client_id"]) as connection:
+        entries += read_until_silence(connection)
+    return [{key: value for key, value in entry.items() if key != "t"} for entry in [*entries, history]]
 
 
-def run_with_disconnects(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
-    """Return a run whose websocket is closed after step 1 for about one step, and then until the run has ended."""
+def run_with_disconnect(comfyui: ComfyUI, graph: Graph, pause_steps: float) -> tuple[list[Entry], int | None]:
+    """Run a graph, close the websocket after step 1 and open it again when `pause_steps` steps have passed.
+
+    Return the entries and the first step that was reported after the reconnection, or None if the run ended before.
+    """
     client_id = str(uuid.uuid4())
     note = (
         "websocket closed after the first step and opened again with the same clientId while the prompt still runs; "
         "then closed again and opened after the end"
     )
-    entries: list[Entry] = [{"note": note}]
-    is_step = is_message("progress")
     with comfyui.websocket(client_id) as connection:
-        entries.append(comfyui.exchange("POST", "/prompt", json={"prompt": graph, "client_id": client_id}))
-        frames = list(read_until(connection, is_step, time.monotonic()))
+        request = comfyui.exchange("POST", "/prompt", json={"prompt": graph, "client_id": client_id})
+        frames = list(read_until(connection, STEP, posted_at=time.monotonic()))
     step_s = frames[-1]["t"] - frames[-3]["t"]
-    time.sleep(step_s * 1.5)
+    time.sleep(step_s * pause_steps)
     with comfyui.websocket(client_id) as connection:
-        entries += [*frames, {"note": "closed"}, {"note": "reconnected"}, *read_until(connection, is_step, 0)]
-    prompt_id = entries[1]["body"]["prompt_id"]
-    history = comfyui.history(prompt_id)
-    entries += [
-        {"note": "closed"},
-        {"note": f"reconnected after the end; what arrives in {SILENCE_S:g} s follows"},
-    ]
-    with comfyui.websocket(client_id) as connection:
-        connection.settimeout(SILENCE_S)
-        try:
-            while True:
-                entries.append(read_frame(connection))
-        except websocket.WebSocketTimeoutException:
-            entries.append({"note": "nothing more"})
-    return [{key: value for key, value in entry.items() if key != "t"} for entry in [*entries, history]]
+        later = list(read_until(connection, STEP, IDLE, posted_at=0))
+    comfyui.history(request["body"]["prompt_id"])
+    entries = [{"note": note}, request, *frames, {"note": "closed"}, {"note": "reconnected"}, *later]
+    return entries, later[-1]["ws"]["data"].get("value")
+
+
+def read_until_silence(connection: websocket.WebSocket) -> Iterator[Entry]:
+    """Yield frames until none arrives for SILENCE_S, then a note."""
+    connection.settimeout(SILENCE_S)
+    try:
+        while True:
+            yield read_frame(connection)
+    except websocket.WebSocketTimeoutException:
+        yield {"note": "nothing more"}
 
 
 def record_queue_delete_interrupt(comfyui: ComfyUI) -> list[Entry]:
@@ -230,17 +171,56 @@ def record_queue_delete_interrupt(comfyui: ComfyUI) -> list[Entry]:
             body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
             entries.append(comfyui.exchange("POST", "/prompt", json=body))
             if prompt_id == first:
-                entries += read_until(connection, is_message("executing", node="ks"), posted_at)
-        entries += read_until(connection, lambda frame: "ws_binary" in frame, posted_at)
+                entries += read_until(connection, Message("executing", node="ks"), posted_at=posted_at)
+        entries += read_until(connection, Message(BINARY), posted_at=posted_at)
         entries += [
             comfyui.exchange("GET", "/queue"),
             comfyui.exchange("GET", f"/history/{first}"),
             comfyui.exchange("POST", "/queue", json={"delete": [second]}),
             comfyui.exchange("POST", "/interrupt", json={"prompt_id": first}),
         ]
-        entries += read_until(connection, is_message("executing", node=None, prompt_id=third), posted_at)
+        entries += read_until(connection, Message("executing", node=None, prompt_id=third), posted_at=posted_at)
     comfyui.history(third)
     return [*entries, *(comfyui.exchange("GET", f"/history/{prompt_id}") for prompt_id in (first, second, third))]
+
+
+def record_cancel_jobs(comfyui: ComfyUI) -> list[Entry]:
+    """Return a run of two prompts that are cancelled with POST /api/jobs/{id}/cancel, and cancels that have no effect.
+
+    If ComfyUI does not have this route, the prompts are stopped with other requests, which are not recorded.
+    """
+    client_id = str(uuid.uuid4())
+    running, waiting, unknown = (str(uuid.uuid4()) for _ in range(3))
+
+    def cancel(prompt_id: str) -> Entry:
+        return comfyui.exchange("POST", f"/api/jobs/{prompt_id}/cancel")
+
+    note = "two prompts queued; the second is cancelled while pending, then the first while running"
+    entries: list[Entry] = [{"note": note}]
+    posted_at = time.monotonic()
+    with comfyui.websocket(client_id) as connection:
+        for prompt_id, seed in ((running, 205), (waiting, 206)):
+            graph = changed(TXT2IMG, ks={"seed": seed, "steps": 30})
+            body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
+            entries.append(comfyui.exchange("POST", "/prompt", json=body))
+        entries += read_until(connection, STEP, posted_at=posted_at)
+        entries += [cancel(waiting), cancel(running)]
+        if entries[-1]["status"] != OK:
+            comfyui.stop_prompts()
+        entries += read_until(connection, *FAILURES, posted_at=posted_at)
+    comfyui.history(running)
+    entries.append({"note": "cancelled again, and with ids that are unknown"})
+    entries += [cancel(prompt_id) for prompt_id in (running, waiting, unknown, "no-uuid")]
+    return [*entries, *(comfyui.exchange("GET", f"/history/{prompt_id}") for prompt_id in (running, waiting))]
+
+
+def record_upload(comfyui: ComfyUI) -> Entry:
+    """Upload an image into a subfolder, and return the response. Also upload a file that is no image."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    upload = comfyui.upload("in.png", file.getvalue(), subfolder="jobs/abc", type="input")
+    comfyui.upload("bad.png", b"no image")
+    return {"status": upload.status_code, "body": upload.json()}
 
 
 def uploads(comfyui: ComfyUI) -> Iterator[Entry]:
@@ -263,62 +243,50 @@ def as_text(request: object, response: requests.Response) -> Entry:
     return {"request": request, "status": response.status_code, "body": response.text}
 
 
-def http_exchanges(comfyui: ComfyUI) -> Iterator[Entry]:
-    """Send requests that queue no prompt; yield each request and its response."""
-    yield from uploads(comfyui)
-    for filename, folder in (("none.png", "output"), ("../../main.py", "output"), ("ok.png", "input")):
-        yield comfyui.exchange("GET", "/view", params={"filename": filename, "type": folder})
-    for path in (
-        "/history/unknown-id",
-        "/queue",
-        "/prompt",
-        "/system_stats",
-        "/features",
-        "/models/diffusion_models",
-        "/models/vae",
-    ):
-        yield comfyui.exchange("GET", path)
-    yield comfyui.exchange("POST", "/interrupt", json={})
-    yield comfyui.exchange("POST", "/free", json={"unload_models": True, "free_memory": True})
-    yield as_text("POST /prompt not json", comfyui.send("POST", "/prompt", data="no json"))
-    bodies: list[Entry] = [{"client_id": "x"}, {"prompt": {"1": {"inputs": {}}}}, {"prompt": []}]
-    for body in bodies:
-        yield comfyui.exchange("POST", "/prompt", json=body)
-    yield comfyui.exchange("POST", "/history", json={"delete": ["unknown"]})
+def record_http(comfyui: ComfyUI) -> list[Entry]:
+    """Send requests that queue no prompt; return each request and its response."""
+    entries = list(uploads(comfyui))
+    files = (("none.png", "output"), ("../../main.py", "output"), ("ok.png", "input"))
+    entries += [comfyui.exchange("GET", "/view", params={"filename": name, "type": folder}) for name, folder in files]
+    paths = ("/history/unknown-id", "/queue", "/prompt", "/system_stats", "/features")
+    models = ("/models/diffusion_models", "/models/vae")
+    entries += [comfyui.exchange("GET", path) for path in (*paths, *models)]
+    entries.append(comfyui.exchange("POST", "/interrupt", json={}))
+    entries.append(comfyui.exchange("POST", "/free", json={"unload_models": True, "free_memory": True}))
+    entries.append(as_text("POST /prompt not json", comfyui.send("POST", "/prompt", data="no json")))
+    bodies: list[Entry] = [
+        {"client_id": "x"},
+        {"prompt": {"1": {"inputs": {}}}},
+        {"prompt": []},
+        {"prompt": {}, "prompt_id": "no-uuid"},
+    ]
+    entries += [comfyui.exchange("POST", "/prompt", json=body) for body in bodies]
+    entries.append(comfyui.exchange("POST", "/history", json={"delete": ["unknown"]}))
+    return entries
 
 
-def object_info(comfyui: ComfyUI) -> Entry:
-    """Return this ComfyUI's declarations of the node types that the committed object_info.json lists."""
+def record_object_info(comfyui: ComfyUI) -> Entry:
+    """Return this ComfyUI's declarations of the node types in RECORDED_NODES."""
     declared = comfyui.send("GET", "/object_info").json()
-    names = json.loads((RECORDINGS / "object_info.json").read_text())
-    return {name: without_texts_for_people(declared[name]) for name in names if name in declared}
+    return {name: without_texts_for_people(declared[name]) for name in RECORDED_NODES if name in declared}
 
 
-def with_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the content of each recording that needs previews."""
-    yield "txt2img_with_previews", run(comfyui, changed(TXT2IMG, ks={"seed": 200}))
-    yield "queue_delete_interrupt", record_queue_delete_interrupt(comfyui)
-
-
-def without_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the content of each recording that needs no previews."""
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
-    upload = comfyui.upload("in.png", file.getvalue(), subfolder="jobs/abc", type="input")
-    yield "upload_image", {"status": upload.status_code, "body": upload.json()}
-    comfyui.upload("bad.png", b"no image")
-    for name, graph in RUNS.items():
-        if name == "err_corrupt_image":
-            for refused_name, refused_graph in REFUSED.items():
-                yield refused_name, refused_prompt(comfyui, refused_graph)
-        yield name, run(comfyui, graph, interrupt_at_step=3 if name == "interrupted" else 0)
-    repeated_graph = to_websocket(changed(TXT2IMG, ks={"seed": 900, "steps": 2}))
-    run(comfyui, repeated_graph)
-    yield "txt2img_ws_save_again", run(comfyui, repeated_graph)
-    run(comfyui, TXT2IMG)
-    yield "reconnect", record_reconnect(comfyui)
-    yield "http", list(http_exchanges(comfyui))
-    yield "object_info", object_info(comfyui)
+WITH_PREVIEWS: dict[str, Recording] = {
+    "txt2img_with_previews": partial(run, graph=changed(TXT2IMG, ks={"seed": 200})),
+    "queue_delete_interrupt": record_queue_delete_interrupt,
+}
+WITHOUT_PREVIEWS: dict[str, Recording] = {
+    "upload_image": record_upload,
+    **{name: partial(run, graph=graph) for name, graph in (RUNS | REFUSED).items()},
+    "interrupted": partial(run, graph=RUNS["interrupted"], interrupt_at_step=INTERRUPTED_AT_STEP),
+    "txt2img_ws_save_again": partial(record_again, graph=to_websocket(changed(TXT2IMG, ks={"seed": 900, "steps": 2}))),
+    **{name: partial(run, graph=graph) for name, graph in RUNS_OF_NEWER_NODES.items()},
+    "cancel_jobs": record_cancel_jobs,
+    "reconnect": record_reconnect,
+    "http": record_http,
+    "object_info": record_object_info,
+}
+"""Recordings by name, in the order in which they are made. ComfyUI caches parts of earlier graphs."""
 
 
 def one_entry_per_line(content: Entry | list[Entry]) -> str:
@@ -329,20 +297,46 @@ def one_entry_per_line(content: Entry | list[Entry]) -> str:
     return "[\n" + ",\n".join(map(encode, content)) + "\n]\n"
 
 
+def record(url: str, folder: Path | None = None) -> list[str]:
+    """Write the recordings that the ComfyUI at `url` can make: those with previews, or all others.
+
+    They are written to `folder`, by default tests/recordings/<version of this ComfyUI>. Return the reasons why
+    recordings could not be made.
+    """
+    comfyui = ComfyUI(url)
+    if comfyui.has_prompts() or comfyui.send("GET", "/history").json():
+        return ["this ComfyUI has run prompts. Start it again, with empty folders"]
+    system = comfyui.send("GET", "/system_stats").json()["system"]
+    made = WITH_PREVIEWS if "--preview-method" in system["argv"] else WITHOUT_PREVIEWS
+    return write_recordings(comfyui, made, folder or RECORDINGS / system["comfyui_version"])
+
+
+def write_recordings(comfyui: ComfyUI, recordings: dict[str, Recording], folder: Path) -> list[str]:
+    """Make `recordings` and write them to `folder`. Return the reasons why recordings could not be made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for name, make in recordings.items():
+        try:
+            content = make(comfyui)
+        except (RecordingError, websocket.WebSocketException, requests.RequestException) as error:
+            problems.append(f"{name}.json: {error}")
+            if not comfyui.stop_prompts():
+                problems.append(f"ComfyUI did not stop its prompt; the recordings after {name}.json are missing")
+                break
+        else:
+            (folder / f"{name}.json").write_text(one_entry_per_line(content))
+            print(f"{name}.json", flush=True)
+    return problems
+
+
 def main() -> None:
     """Write the recordings that this ComfyUI can make: those with previews, or all others."""
     parser = argparse.ArgumentParser(prog="python -m tools.record_comfyui", description=__doc__)
     parser.add_argument("url", help="a ComfyUI that was just started, with empty folders for input and output")
-    parser.add_argument("--to", type=Path, default=RECORDINGS, help="folder (tests/recordings)")
+    parser.add_argument("--to", type=Path, help="folder (default: tests/recordings/<version>)")
     options = parser.parse_args()
-    comfyui = ComfyUI(options.url)
-    if comfyui.send("GET", "/prompt").json()["exec_info"]["queue_remaining"] or comfyui.send("GET", "/history").json():
-        sys.exit("tools.record_comfyui: this ComfyUI has run prompts. Start it again, with empty folders")
-    has_previews = "--preview-method" in comfyui.send("GET", "/system_stats").json()["system"]["argv"]
-    options.to.mkdir(parents=True, exist_ok=True)
-    for name, content in (with_previews if has_previews else without_previews)(comfyui):
-        (options.to / f"{name}.json").write_text(one_entry_per_line(content))
-        print(f"{name}.json", flush=True)
+    if problems := record(options.url, options.to):
+        sys.exit("\n".join(f"tools.record_comfyui: {problem}" for problem in problems))
 
 
 if __name__ == "__main__":

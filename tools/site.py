@@ -85,8 +85,8 @@ def nav_faults(page_names: set[str]) -> list[str]:
     return [*missing, *(f"mkdocs.yml: nav lists {name}, which does not exist" for name in sorted(listed - page_names))]
 
 
-def write_sources(folder: Path) -> list[str]:
-    """Write the site's sources, pages and mkdocs.yml, into `folder`. Return the faults of the `nav`."""
+def write_sources(folder: Path) -> set[str]:
+    """Write the site's sources, pages and mkdocs.yml, into `folder`. Return the pages' paths on the site."""
     repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Homepage"]
     pages = {f"docs/{path.relative_to(ROOT / 'docs').as_posix()}" for path in (ROOT / "docs").rglob("*.md")}
     site_paths = {page: page.removeprefix("docs/") for page in pages} | ROOT_PAGES
@@ -96,14 +96,14 @@ def write_sources(folder: Path) -> list[str]:
         target = folder / "docs" / site_path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(site_page((ROOT / source).read_text(), source, site_paths, repository))
-    return nav_faults(set(site_paths.values()))
+    return set(site_paths.values())
 
 
 def main() -> None:
     """Build the site. Exit with 1 if a link is broken or a page is missing from the `nav`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if faults := write_sources(folder):
+        if faults := nav_faults(write_sources(folder)):
             sys.exit("\n".join(faults))
         zensical = Path(sys.executable).with_name("zensical")
         built = subprocess.run(  # noqa: S603 - fixed arguments

@@ -1,4 +1,4 @@
-"""The worker's boot: starts ComfyUI, and finds, downloads and loads its models.
+"""The worker's boot: starts ComfyUI, and finds and downloads its models.
 
 If the boot fails, the worker takes no jobs.
 """
@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from comfy_core.comfyui.prompt_monitor import WaitLimits
-from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.workflows import Workflow, render
+from comfy_core.workflows import Workflow
 from worker.boot_times import BootTimes
 from worker.comfyui_environment import comfyui_environment
-from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, await_ready
+from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, ProcessHooks, await_ready
 from worker.launch_flags import HELP_TIMEOUT_S, comfyui_command, query_flags
 from worker.models.listing import default_list, read_models
 from worker.models.manager import ModelManager
 from worker.models.source import Hub
 from worker.settings import Settings
-from worker.supervision import ManagedComfyUI, RemoteComfyUI
+from worker.supervision import RemoteComfyUI
 
-WARMUP_WORKFLOW = "flux-dev-txt2img"
-WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "seed": 0}
-WARMUP_TIMEOUT_S = 300.0
 DATA_FOLDERS = ("input", "output", "temp", "user")
 FRONT_END_FOLDER = "worker/web"
 """Folder for ComfyUI's web pages, inside the data folder. It stays empty."""
@@ -71,7 +66,7 @@ class Boot:
         server: the client of the worker's ComfyUI.
         workflows: the templates whose models are required.
         environment: the worker's environment variables. The worker's own ComfyUI gets some of them.
-        on_lost: called when the worker's own ComfyUI died and could not be restarted.
+        hooks: what to call when the worker's own ComfyUI was restarted, or is lost.
         times: records the end of each step.
     """
 
@@ -81,14 +76,14 @@ class Boot:
         server: ComfyServer,
         workflows: Mapping[str, Workflow],
         environment: Mapping[str, str],
-        on_lost: Callable[[], None],
+        hooks: ProcessHooks,
         times: BootTimes,
     ) -> None:
         self._settings = settings
         self._server = server
         self._workflows = workflows
         self._environment = environment
-        self._on_lost = on_lost
+        self._hooks = hooks
         self._times = times
         self._model_manager: ModelManager | None = None
         self._missing_error: ModelsMissing | None = None
@@ -97,7 +92,7 @@ class Boot:
         self._remote = RemoteComfyUI(settings.comfyui_url, settings.hung_after_s)
 
     @property
-    def comfyui(self) -> ManagedComfyUI:
+    def comfyui(self) -> ComfyProcess | RemoteComfyUI:
         """The ComfyUI that jobs use: the worker's own, or the one at COMFYUI_URL."""
         return self.process or self._remote
 
@@ -152,7 +147,7 @@ class Boot:
             environment,
             settings.comfyui_url,
             wait,
-            self._on_lost,
+            self._hooks,
             KillTimeouts(hung_s=settings.hung_after_s),
         )
         process.start()
@@ -160,16 +155,13 @@ class Boot:
         self._times.note("comfyui_started")
 
     def finish(self) -> None:
-        """Wait until ComfyUI responds and lists its models, then run the warm-up. Jobs can be taken afterwards.
+        """Wait until ComfyUI responds and lists its models. Jobs can be taken afterwards.
 
         Raises JobError or ModelsMissing, after stopping the worker's own ComfyUI.
         """
         try:
             self._await_comfyui()
             self._times.note("comfyui_ready")
-            if self._settings.warmup and WARMUP_WORKFLOW in self._workflows:
-                self._warm_up()
-                self._times.note("warmed_up")
         except (JobError, ModelsMissing) as error:
             self.stop()
             log.error("the boot failed: %s", error)  # noqa: TRY400 - an expected error
@@ -199,13 +191,3 @@ class Boot:
             self._model_manager.await_all(self.process.start_error)
             self._times.note("models")
         self.process.await_start()
-
-    def _warm_up(self) -> None:
-        lease = self.comfyui.begin_lease(is_shared=False)
-        self.comfyui.note_queued(lease)
-        limits = WaitLimits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
-        graphs = render(self._workflows[WARMUP_WORKFLOW], WARMUP_INPUTS)
-        try:
-            run_graphs(self._server, graphs, [], limits, lambda: self.comfyui.failure_of(lease))
-        finally:
-            self.comfyui.end_lease(lease)

@@ -7,7 +7,7 @@ workflows.
 
 An unexpected exit is an error for the job whose prompt was running; other jobs are retried. ComfyUI is restarted once.
 If the restart fails, or ComfyUI dies again before a job has succeeded, ComfyUI is lost: `is_lost` becomes true, and
-`on_lost` retires the worker.
+`ProcessHooks.on_lost` retires the worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from comfy_core.errors import JobError, RequestError
 from worker.comfyui_log import SHOWN_LINES
 from worker.leases import Lease
 from worker.supervision import Cause, ComfyUISupervisor, Death
-from worker.watchdog import HUNG_S, Watchdog
+from worker.watchdog import HUNG_S, LOADING_FACTOR, Watchdog, is_reading
 
 _LOG_WAIT_AFTER_S = 5.0
 """Seconds without a response after which the wait is logged."""
@@ -52,12 +52,26 @@ class KillTimeouts:
     """When an unresponsive ComfyUI is killed.
 
     Attributes:
-        stuck_s: seconds that a prompt may keep running after an interrupt. Model loading cannot be interrupted.
+        stuck_s: seconds that a prompt may keep running after an interrupt. Model loading cannot be interrupted: while
+            ComfyUI reads files, the limit is LOADING_FACTOR times as long.
         hung_s: seconds without any response after which ComfyUI counts as hung.
     """
 
     stuck_s: float = 30.0
     hung_s: float = HUNG_S
+
+
+@dataclass(frozen=True)
+class ProcessHooks:
+    """What to call after an unexpected exit of ComfyUI.
+
+    Attributes:
+        on_lost: called if ComfyUI could not be restarted.
+        on_restarted: called when a restarted ComfyUI is ready.
+    """
+
+    on_lost: Callable[[], None] = lambda: None
+    on_restarted: Callable[[], None] = lambda: None
 
 
 def missing_models(server: ComfyServer, models: Sequence[str], left_s: Callable[[], float]) -> list[str]:
@@ -114,7 +128,7 @@ class ComfyProcess(ComfyUISupervisor):
         environment: the complete environment.
         url: ComfyUI's HTTP address.
         await_ready: waits until ComfyUI is ready. Its argument returns the error if the process has exited.
-        on_lost: called when ComfyUI died and could not be restarted.
+        hooks: what to call after an unexpected exit.
         kill_timeouts: when an unresponsive ComfyUI is killed.
     """
 
@@ -125,7 +139,7 @@ class ComfyProcess(ComfyUISupervisor):
         environment: Mapping[str, str],
         url: str,
         await_ready: Callable[[Callable[[], JobError | None]], None],
-        on_lost: Callable[[], None],
+        hooks: ProcessHooks,
         kill_timeouts: KillTimeouts = KillTimeouts(),
     ) -> None:
         super().__init__()
@@ -134,7 +148,7 @@ class ComfyProcess(ComfyUISupervisor):
         self._environment = dict(environment)
         self._url = url
         self._await_ready = await_ready
-        self._on_lost = on_lost
+        self._hooks = hooks
         self._kill_timeouts = kill_timeouts
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
@@ -189,7 +203,8 @@ class ComfyProcess(ComfyUISupervisor):
         """Return None. The job's thread can always be waited for: its calls end when a hung ComfyUI is killed."""
 
     def note_success(self) -> None:
-        """Allow one more restart, because a job has succeeded."""
+        """Record that a job succeeded, and allow one more restart."""
+        super().note_success()
         self._was_restarted = False
 
     def end_if_stuck(self, server: ComfyServer) -> None:
@@ -202,14 +217,19 @@ class ComfyProcess(ComfyUISupervisor):
             threading.Thread(target=self._kill_stuck, args=arguments, name="comfyui-stuck", daemon=True).start()
 
     def _kill_stuck(self, server: ComfyServer, stuck_prompts: frozenset[str], deaths: int) -> None:
-        deadline = time.monotonic() + self._kill_timeouts.stuck_s
-        while self.deaths == deaths and time.monotonic() < deadline:
+        begun_at, child = time.monotonic(), self._child
+        assert child is not None  # noqa: S101 - it ran the prompts
+
+        def has_time_left() -> bool:
+            waited_s, limit_s = time.monotonic() - begun_at, self._kill_timeouts.stuck_s
+            return waited_s < limit_s or (waited_s < LOADING_FACTOR * limit_s and is_reading(child.pid, _STUCK_POLL_S))
+
+        while self.deaths == deaths and has_time_left():
             with contextlib.suppress(RequestError):
                 if not stuck_prompts & server.queue_state()[0]:
                     return
             time.sleep(_STUCK_POLL_S)
-        child = self._child
-        if self.deaths == deaths and child is not None:
+        if self.deaths == deaths:
             log.error("ComfyUI keeps running an interrupted prompt; killing it")
             self._kill(child, Death(Cause.STUCK, None))
 
@@ -289,10 +309,11 @@ class ComfyProcess(ComfyUISupervisor):
                 return
             log.warning("ComfyUI was restarted")
             self._note_ready(child)
+            self._hooks.on_restarted()
 
     def _give_up(self) -> None:
         self.is_lost = True
-        self._on_lost()
+        self._hooks.on_lost()
 
     def _exit_error(self, child: subprocess.Popen[str]) -> JobError | None:
         status = child.poll()

@@ -2,7 +2,7 @@
 
 Exit status 0 if ComfyUI responds, the disk of the worker's own ComfyUI has space, and the local API (if
 SERVE_API_LOCALLY is on) accepts connections; otherwise 1. The check runs every 30 seconds, also while the GPU works, so
-it imports only the standard library and modules that import nothing else.
+it imports no third-party package.
 """
 
 from __future__ import annotations

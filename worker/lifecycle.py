@@ -81,6 +81,11 @@ class Lifecycle:
         """Whether the worker is shutting down or retiring."""
         return self._ending.locked()
 
+    @property
+    def has_jobs(self) -> bool:
+        """Whether a job is active."""
+        return bool(self._tasks)
+
     def note_job(self) -> None:
         """Count the current task's job as active until the task is done.
 

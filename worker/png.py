@@ -1,4 +1,4 @@
-"""Encodes raw pixels as PNG, faster than Pillow and into smaller files: docs/performance.md#png-encoding has the figures.
+"""Encodes raw pixels as PNG, faster than Pillow and into smaller files (docs/performance.md#png-encoding).
 
 Every row has the Paeth filter, which is the best or nearly the best one for images of a model. libdeflate's level 1
 compresses. numpy and libdeflate release the interpreter lock, so that threads encode several images in parallel.
@@ -52,7 +52,7 @@ def encode_png(pixels: Pixels) -> bytes:
     if len(pixels.data) <= _SMALL_BYTES:
         return _encoded_by_pillow(pixels)
     header = struct.pack(">IIBBBBB", pixels.width, pixels.height, 8, _COLOUR_TYPES[pixels.channels], 0, 0, 0)
-    parts = [_SIGNATURE]
+    parts: list[bytes | bytearray] = [_SIGNATURE]
     for kind, content in (
         (b"IHDR", header),
         (b"IDAT", deflate.zlib_compress(_paeth_filtered(pixels), 1)),

@@ -19,7 +19,11 @@ class TicketLock:
         self._open: set[int] = set()
 
     def take(self, stop_error: Callable[[], JobError | None]) -> Ticket:
-        """Return the next ticket; `Ticket.end` must be called. Entering it can raise the error of `stop_error`."""
+        """Return the next ticket.
+
+        The caller ends it, with `Ticket.end` or by leaving its `with` block. Entering the block can raise the error of
+        `stop_error`.
+        """
         with self._changed:
             self._taken += 1
             self._open.add(self._taken)

@@ -19,6 +19,18 @@ from worker.comfyui_settings import ComfyUISettings
 
 _MEGABYTE = 1024 * 1024
 _megabytes = number(float, 0.01, 20)
+_side = number(int, 64, 2048)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Return width and height. Raises ValueError."""
+    try:
+        width, height = (_side(part) for part in text.lower().split("x"))
+    except ValueError:
+        width = height = 1
+    if width % 16 or height % 16:
+        raise ValueError("must be like 1024x1024: two multiples of 16 from 64 to 2048")
+    return width, height
 
 
 @dataclass(frozen=True)
@@ -107,8 +119,16 @@ class Settings(ComfyUISettings):
     warmup: bool = variable(
         "WORKER_WARMUP",
         switch,
-        "Whether to run one small sampling step at boot, so that the models are loaded.",
+        "Whether an idle worker generates one image after a start or restart of ComfyUI, which loads the models. A job "
+        "that arrives interrupts it.",
         "true",
+    )
+    warmup_size: tuple[int, int] = variable(
+        "WORKER_WARMUP_SIZE",
+        image_size,
+        "Size of that image, WIDTHxHEIGHT. Choose the size that most jobs have: a compiled model is prepared for one "
+        "size.",
+        "1024x1024",
     )
     concurrency: int = variable(
         "WORKER_CONCURRENCY",

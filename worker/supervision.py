@@ -106,11 +106,21 @@ class ComfyUISupervisor:
         self._leases = Leases()
         self._deaths: list[Death] = []
         self._watchdog: Watchdog | None = None
+        self._succeeded_after = -1
 
     @property
     def deaths(self) -> int:
         """The number of times that ComfyUI has died, or hung if it is remote."""
         return len(self._deaths)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether a job has succeeded since the last death."""
+        return self._succeeded_after == self.deaths
+
+    def note_success(self) -> None:
+        """Record that a job succeeded."""
+        self._succeeded_after = self.deaths
 
     def begin_lease(self, *, is_shared: bool = False) -> Lease:
         """Return a new lease; `end_lease` must be called for it."""
@@ -198,9 +208,6 @@ class RemoteComfyUI(ComfyUISupervisor):
     def abandon_error(self, lease: Lease | None) -> JobError | None:
         """Return the error for a job while ComfyUI hangs. The job's thread would wait until a timeout."""
         return self.rejection_error() if lease is None else self.failure_of(lease)
-
-    def note_success(self) -> None:
-        """Do nothing."""
 
     def end_if_stuck(self, server: ComfyServer) -> None:
         """Do nothing: this worker cannot kill a remote ComfyUI."""

@@ -26,6 +26,8 @@ LOADING_FACTOR = 4
 _CONNECT_S = 5.0
 _POLL_S = 0.5
 _READ_WINDOW_S = 2.0
+_LOADING_BYTES = 1_000_000
+"""A process that loads no model reads less in a window, such as files of /proc."""
 _PROXY_ERRORS = frozenset({502, 503, 504})
 _Waited = TypeVar("_Waited")
 
@@ -55,7 +57,7 @@ class Watchdog:
         while not is_over():
             if self.probe():
                 pause.wait(PROBE_EVERY_S)
-            elif self.no_response_s >= self._hung_s and not self._is_loading(pause):
+            elif self.no_response_s >= self._hung_s and not self._is_loading():
                 return not is_over()
             else:
                 self._count(lambda: pause.wait(_POLL_S), _POLL_S)
@@ -95,14 +97,19 @@ class Watchdog:
         finally:
             self.no_response_s += min(time.monotonic() - begun_at, at_most_s)
 
-    def _is_loading(self, pause: threading.Event) -> bool:
+    def _is_loading(self) -> bool:
         """Return whether the process is reading files and is still within the extended limit."""
         if self._pid is None or self.no_response_s >= LOADING_FACTOR * self._hung_s:
             return False
-        before = _bytes_read(self._pid)
-        window_s = min(_READ_WINDOW_S, self._hung_s / 4)
-        self._count(lambda: pause.wait(window_s), window_s)
-        return _bytes_read(self._pid) > before
+        pid, window_s = self._pid, min(_READ_WINDOW_S, self._hung_s / 4)
+        return self._count(lambda: is_reading(pid, window_s), window_s)
+
+
+def is_reading(pid: int, window_s: float) -> bool:
+    """Return whether a process reads at least _LOADING_BYTES in the next `window_s` seconds, which this call takes."""
+    before = _bytes_read(pid)
+    time.sleep(window_s)
+    return _bytes_read(pid) >= before + _LOADING_BYTES
 
 
 def _bytes_read(pid: int) -> int:

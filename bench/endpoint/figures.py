@@ -19,7 +19,10 @@ STAGES: Mapping[str, str] = {
     "encode": "encoding",
     "rest": "transfer and overhead",
 }
-"""The stages of a job in order, with their labels. The sum of the stages' times is the time that the caller waited."""
+"""The stages of a job in order, with their labels.
+
+Their times add up to the time that the caller waited, or slightly more (`stages_of`).
+"""
 
 DONE, FAILED, CANCELLED, NOT_RUN = "done", "failed", "cancelled", "not_run"
 
@@ -59,9 +62,9 @@ def stages_of(
 ) -> dict[str, float]:
     """Return the seconds of a job by stage. `rest` is the time outside all other stages.
 
-    Timings with a `total_s` are those of this project's worker, and the platform's delay precedes them. Timings without
-    it are those of a direct call of ComfyUI: the delay is then the time in ComfyUI's queue, which they contain. Without
-    timings the job ran on the stock worker, and `execution_s` is a stage.
+    If `timings` has the key `total_s`, this project's worker sent them, and `delay_s` precedes their stages. If not,
+    ComfyUI was called directly, and `delay_s` is left out: `timings["queue_s"]` is the same time. Without timings the
+    job ran on the stock worker, and `execution_s` is a stage.
     """
     if not timings:
         reported = {"wait": delay_s, "execute": execution_s}
@@ -94,8 +97,8 @@ class Price:
 def level_figures(concurrency: int, samples: Sequence[Sample], price: Price, workers: int | None) -> dict[str, Any]:
     """Return the figures of a level for benchmark.json; `workers` is the number of running workers, if known.
 
-    Failed jobs are counted, but their times are left out. The throughput is the number of images divided by the
-    duration of the level.
+    The percentiles are those of the completed jobs. The duration of the level ends with its last job, also if that job
+    failed or was cancelled. The throughput is the number of images divided by this duration.
     """
     done = [sample for sample in samples if sample.end == DONE]
     counts = Counter(sample.end for sample in samples)

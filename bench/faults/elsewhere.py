@@ -60,6 +60,22 @@ FAULTS_TESTED_ELSEWHERE = (
         "tests/production/test_shutdown_and_failed_boot.py::test_sigterm_during_a_model_download_keeps_the_partial_file",
     ),
     FaultTestedElsewhere(
+        "the warm-up fails, such as for lack of memory",
+        "the worker reports itself unhealthy with the error, and exits 1",
+        "nothing: the job stays queued for another worker",
+        5,
+        "another worker",
+        "tests/production/test_warm_up.py::test_a_failed_warm_up_is_reported",
+    ),
+    FaultTestedElsewhere(
+        "ComfyUI killed while an interrupted warm-up still loads a model",
+        "ComfyUI is restarted, and the job that waited runs",
+        "a result",
+        20,
+        "yes",
+        "tests/production/test_warm_up.py::test_a_death_during_the_warm_up_fails_no_job",
+    ),
+    FaultTestedElsewhere(
         "SIGTERM while idle",
         "ComfyUI is stopped, exit 0",
         "nothing",

@@ -148,3 +148,17 @@ def _(setup: WorkerSetup) -> QueueJob:
     job = setup.platform.wait_for(hanging, 30)
     assert setup.platform.wait_for(waiting, 60).output["seed"] == 2
     return job
+
+
+@fault_row(
+    "a job arrives during the warm-up",
+    "the warm-up is interrupted and does not run again after the job",
+    code=None,
+    within_s=4,
+    own_comfyui=True,
+    WORKER_WARMUP="true",
+    COMFYUI_ARGS="--fault hang_sampling:1",
+)
+def _(setup: WorkerSetup) -> QueueJob:
+    assert until(lambda: "warming up" in setup.worker.log)
+    return setup.run()

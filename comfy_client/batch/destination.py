@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from comfy_client.providers.results import fetch_signed
+from comfy_client.providers.results import fetch_secret_url
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
@@ -71,16 +71,16 @@ class BucketDestination:
 
     def _require_served(self, url: str, name: str, data: bytes) -> None:
         try:
-            served = fetch_signed(url, "The bucket's URL", CHECK_TIMEOUT_S)
+            served = fetch_secret_url(url, "The bucket's URL", CHECK_TIMEOUT_S)
         except RequestError as error:
             raise _not_served(name, str(error)) from error
         if hashlib.sha256(served).digest() != hashlib.sha256(data).digest():
-            raise _not_served(name, f"it serves {len(served):,} different bytes")
+            raise _not_served(name, f"the URL serves other content ({len(served):,} bytes)")
 
 
 def _not_served(name: str, problem: str) -> JobError:
     message = (
-        f"{name} was uploaded to the bucket, but cannot be downloaded from its URL: {problem}. Check "
+        f"{name} was uploaded to the bucket, but its URL does not serve it: {problem}. Check "
         "BUCKET_PUBLIC_URL, and that the bucket allows reading there."
     )
     return JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
@@ -96,7 +96,8 @@ def bucket_destination(
     parts = urlsplit(url)
     if not parts.netloc:
         raise ConfigError(f"--out {url}: name a bucket, for example s3://bucket/prefix")
-    bucket = read_bucket({**environment, "BUCKET_NAME": parts.netloc})
+    needed = [name for name in REQUIRED_VARIABLES if name != "BUCKET_NAME"]
+    bucket = read_bucket({**environment, "BUCKET_NAME": parts.netloc}) if any(map(environment.get, needed)) else None
     if bucket is None:
-        raise ConfigError(f"--out {url} needs {', '.join(REQUIRED_VARIABLES)}")
+        raise ConfigError(f"--out {url} needs {', '.join(needed)}")
     return BucketDestination(replace(bucket, prefix=parts.path.strip("/")), timeout_s)

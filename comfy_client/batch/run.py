@@ -6,7 +6,7 @@ import base64
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,6 +288,6 @@ def _unsure(asset: PlannedAsset) -> ComfyClientError:
     )
 
 
-def failures(outcomes: list[AssetOutcome]) -> Iterator[AssetOutcome]:
-    """Yield the outcomes other than made and reused."""
+def without_image(outcomes: Iterable[AssetOutcome]) -> Iterator[AssetOutcome]:
+    """Yield the outcomes of the assets that have no image after the run."""
     yield from (each for each in outcomes if each.outcome not in ("made", "reused"))

@@ -16,7 +16,7 @@ from comfy_client.batch.destination import UPLOAD_TIMEOUT_S, BucketDestination, 
 from comfy_client.batch.journal import MADE, Journal, JournalEntry, read_entries
 from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_previous, write_manifest
 from comfy_client.batch.plan import AssetPlan, read_plan
-from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
+from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, without_image
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import Flag, UsageError, parse_count, parse_price, parse_seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
@@ -177,7 +177,7 @@ def _show_plan(call: Call, plan: AssetPlan, entries: Mapping[str, JournalEntry])
 
 def _show_summary(call: Call, outcomes: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
     counts = Counter(each.outcome for each in outcomes)
-    problems = list(failures(list(outcomes)))
+    problems = list(without_image(outcomes))
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]
     summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     cost = "" if manifest["cost_usd"] is None else f"; ${manifest['cost_usd']:.4f} of GPU time in all"

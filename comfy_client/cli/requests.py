@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_seconds, value_of
@@ -12,6 +13,7 @@ from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_client.tasks import make_request
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
 from comfy_core.errors import ConfigError, JobError
+from comfy_core.request.encoded import is_data_uri, is_url
 from comfy_core.workflows import Workflow, find_workflow
 
 JOB_OPTION_FLAGS = (
@@ -74,10 +76,9 @@ def run_request(call: Call) -> GenerationRequest:
     options = call.options
     if (options.graph is None) == (options.name is None):
         raise UsageError("give either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
-    pairs = _without_duplicates("-i", options.pairs)
+    pairs = _unique("-i", options.pairs)
     if options.graph is not None:
-        named = [parse_pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
-        images = {"images": images} if (images := _without_duplicates("--image", named)) else {}
+        images = {"images": images} if (images := _unique("--image", map(_named_image, options.image))) else {}
         known = {**ENVELOPE, **GRAPH_KEYS}
         if unknown := next((key for key in pairs if key not in known), ""):
             raise UsageError(
@@ -89,12 +90,20 @@ def run_request(call: Call) -> GenerationRequest:
     workflow = _find_known_workflow(call, options.name)
     rules = {**ENVELOPE, **(workflow.inputs if workflow else {})}
     inputs = {key: value_of(text, rules.get(key)) for key, text in pairs.items()}
-    _without_duplicates("--image", [("", image) for image in options.image], *([("", "")] if "image" in inputs else []))
+    _unique("--image", [("", image) for image in options.image], *([("", "")] if "image" in inputs else []))
     image = {"image": options.image[0]} if options.image else {}
     return make_request(options.name, options=_options(call), **{**_overrides(call), **image, **inputs})
 
 
-def _without_duplicates(flag: str, pairs: Iterable[tuple[str, str]], *more: tuple[str, str]) -> dict[str, str]:
+def _named_image(text: str) -> tuple[str, str]:
+    """Return the name and the source of `NAME=SOURCE`, or of a source without a name. A URL may contain `=`."""
+    name, equals, _ = text.partition("=")
+    if is_url(name) or is_data_uri(name) or not equals:
+        return Path(urlsplit(text).path if is_url(text) else text).name, text
+    return parse_pair(text)
+
+
+def _unique(flag: str, pairs: Iterable[tuple[str, str]], *more: tuple[str, str]) -> dict[str, str]:
     """Return the pairs as a mapping. Raises UsageError if a name is given twice."""
     given: dict[str, str] = {}
     for name, value in (*pairs, *more):
@@ -116,7 +125,7 @@ def _find_known_workflow(call: Call, name: str) -> Workflow | None:
 
 
 def _overrides(call: Call) -> JsonObject:
-    overrides = {place: value_of(text) for place, text in _without_duplicates("--set", call.options.overrides).items()}
+    overrides = {place: value_of(text) for place, text in _unique("--set", call.options.overrides).items()}
     return {"overrides": overrides} if overrides else {}
 
 
@@ -134,7 +143,7 @@ def _read_graph(file: Path) -> JsonObject:
 
 def one_image(images: list[str]) -> str:
     """Return the value of `--image`. Raises UsageError if it was given more than once."""
-    _without_duplicates("--image", [("", image) for image in images])
+    _unique("--image", [("", image) for image in images])
     return images[0]
 
 

@@ -18,7 +18,7 @@ OMITTED_VALUES: JsonObject = {
     "gpu.minCudaVersion": "",
     "gpu.count": 1,
 }
-"""What a field counts as if RunPod's response omits it or has it as null, by path.
+"""By field: the value that is assumed if RunPod's response omits the field or has null.
 
 A create does not list these values.
 """
@@ -79,8 +79,8 @@ class DeployStep:
 def changes_of(wanted: JsonObject, found: JsonObject | None, shown_variables: Collection[str]) -> tuple[Change, ...]:
     """Return the changes from `found` to `wanted`, including removed environment variables.
 
-    If `found` is None, these are all fields except the FIXED ones and those that have their default. The new values of
-    the environment variables `shown_variables` are shown. All other values of variables are hidden.
+    If `found` is None, these are all fields except the FIXED ones and those with the value in OMITTED_VALUES. The new
+    values of the environment variables `shown_variables` are shown. All other values of variables are hidden.
     """
     return tuple(_changes(wanted, found, shown_variables))
 

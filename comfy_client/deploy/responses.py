@@ -29,8 +29,8 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
     match error.status:
         case None:
             return error.explained(
-                f"RunPod was not reached to {what} ({error}). Check the network, and RUNPOD_REST_BASE_URL if you set "
-                f"it. {RUN_AGAIN}"
+                f"RunPod did not respond to the request to {what} ({error}). Check the network, and "
+                f"RUNPOD_REST_BASE_URL if you set it. {RUN_AGAIN}"
             )
         case 401 | 403 as status:
             is_wrong = status == 401  # noqa: PLR2004 - an HTTP status

@@ -116,7 +116,7 @@ class DirectProvider:
         return job.status
 
     def status(self, job_id: str) -> JobStatus:
-        """Return a job's status. Raises JobError (job_expired) for a job that this object did not start or forgot."""
+        """Return a job's status. Raises JobError (job_expired) for a job that is not this object's or was forgotten."""
         return self._job(job_id).status
 
     def result(self, status: JobStatus) -> GenerationResult:
@@ -187,7 +187,10 @@ class DirectProvider:
     def _job(self, job_id: str) -> _DirectJob:
         job = self._jobs.get(job_id)
         if job is None:
-            problem = f"This process has no job {job_id}. With COMFYUI_ENDPOINT, jobs exist in one process only."
+            problem = (
+                f"This client has no job {job_id}: another client started it, or it ended and was forgotten. With "
+                "COMFYUI_ENDPOINT, only the client that starts a job knows it."
+            )
             raise JobError.of(ErrorReport.because(ErrorCode.JOB_EXPIRED, problem), job_id)
         return job
 
@@ -255,7 +258,7 @@ def _image(output: JobOutput) -> GeneratedImage:
 
 
 def _check_supported(parsed: Request, request: GenerationRequest) -> None:
-    """Raise JobError (invalid_input) for options that only RunPod or this project's worker supports."""
+    """Raise JobError (invalid_input) for a webhook or a bucket. RunPod's options of the queue are ignored."""
     why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
     options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
     faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]

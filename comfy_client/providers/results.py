@@ -130,7 +130,7 @@ def _download(url: str, filename: str, status: JobStatus) -> bytes:
             filename=filename,
         )
     try:
-        return fetch_signed(url, "The bucket")
+        return fetch_secret_url(url, "The bucket")
     except RequestError as error:
         if error.status is None or error.is_transient:
             raise
@@ -142,8 +142,8 @@ def _download(url: str, filename: str, status: JobStatus) -> bytes:
         ) from error
 
 
-def fetch_signed(url: str, server: str, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> bytes:
-    """Return the bytes at a presigned URL. Raises RequestError.
+def fetch_secret_url(url: str, server: str, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> bytes:
+    """Return the bytes at a URL, which may be presigned and so a secret. Raises RequestError.
 
     The messages never contain the URL. They contain `server`, a name for the URL's server, and its host.
     """

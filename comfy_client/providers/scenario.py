@@ -21,7 +21,7 @@ from comfy_client.providers.interface import (
     Health,
     JobStatus,
 )
-from comfy_client.providers.results import fetch_signed
+from comfy_client.providers.results import fetch_secret_url
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
 from comfy_client.providers.scenario_request import (
     MAX_SCENARIO_SEED,
@@ -251,8 +251,8 @@ class ScenarioProvider:
             asset = read_asset(self._api.asset(asset_id))
             if asset is None or urlsplit(asset.url).scheme not in {"http", "https"}:
                 raise _error(job_id, ErrorCode.RESULT_LOST, f"{name} has no URL.", filename=asset_id)
-            image = _decode_complete(fetch_signed(asset.url, "Scenario's store")) or _decode_complete(
-                fetch_signed(asset.url, "Scenario's store")
+            image = _decode_complete(fetch_secret_url(asset.url, "Scenario's store")) or _decode_complete(
+                fetch_secret_url(asset.url, "Scenario's store")
             )
         except RequestError as error:
             if error.status is None or error.is_transient or error.code is ErrorCode.AUTH_FAILED:

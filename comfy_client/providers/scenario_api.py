@@ -132,7 +132,7 @@ class ScenarioApi:
             cause = error.__cause__
             what = "timeout" if isinstance(cause, httpx.TimeoutException) else "connection refused or lost"
             raise RequestError(
-                f"Scenario was not reached at {self.base_url} ({what})",
+                f"Scenario did not respond at {self.base_url} ({what})",
                 is_transient=True,
                 is_unsent=isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)),
             ) from error

@@ -1,7 +1,7 @@
 """Decides which node inputs name a file that ComfyUI reads, and which name a file that it writes. Pure.
 
-The core nodes of the pinned ComfyUI and of 0.33.0 are listed by name. For other nodes, the class name, the input name
-and, if known, the input's declaration in /object_info decide. A false positive does little harm, because `path_guard`
+The core nodes of ComfyUI 0.3.64 and 0.33.0 are listed by name. For other nodes, the class name, the input name and, if
+known, the input's declaration in /object_info decide. A false positive does little harm, because `path_guard`
 only rejects values that lead outside the job's folders.
 """
 

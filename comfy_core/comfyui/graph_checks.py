@@ -1,8 +1,7 @@
 """Checks a graph against /object_info and adds missing defaults, before ComfyUI validates the graph. Pure.
 
-The pinned ComfyUI reports only the first missing node. It names neither the nodes of a cycle nor a node with a link to
-an output that does not exist. 0.33.0 names missing nodes by title only. Newer versions require inputs that older
-exports lack.
+ComfyUI reports only the first missing node, 0.33.0 by its title. 0.3.64 names neither the nodes of a cycle nor a node
+with a link to an output that does not exist. Newer versions require inputs that older exports lack.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Rewrites a graph so that each run saves files under names of its own or sends images over the websocket. Pure.
 
-Facts (the pinned ComfyUI and 0.33.0; tests/recordings/txt2img_cached_same_seed.json, txt2img_ws_save.json):
+Facts (ComfyUI 0.3.64 and 0.33.0; txt2img_cached_same_seed.json and txt2img_ws_save.json in tests/recordings):
 
 - ComfyUI caches node results by input: a saver with unchanged inputs reports the *earlier* file, which was deleted with
   its job. So each run changes the inputs of every saver: to a path in the run's own folder, or with an extra input
   (`run-tag`) that is part of the cache key but is not passed to the node.
 - SaveImage compresses in ComfyUI's only executor thread (PNG level 4, about 0.13 s at 1024 x 1024). SaveImageWebsocket
-  uses level 1, writes no file, and is never cached. The same is true of SendPixelsWebsocket, a node of the worker, which
-  does not compress.
+  uses level 1, writes no file, and is never cached. SendPixelsWebsocket, a node of the worker, sends raw pixels; it
+  writes no file either, and is never cached.
 - Preview nodes write files that are never fetched. In 0.33.0, preview nodes and SaveImage also output their input.
 - `filename_prefix` is a path in core nodes, which create its folders, but a plain name in some custom nodes.
 - A prefix computed by another node may lead to any folder below `output`. Two core nodes are inserted to turn it into

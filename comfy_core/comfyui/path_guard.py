@@ -1,8 +1,9 @@
 """Rejects graphs that would read or write files outside the folders of their own job. Pure.
 
-The pinned ComfyUI opens every path that a loader names: absolute paths, `../`, and, with the suffix ` [output]`, images
-of other jobs. 0.33.0 rejects the first two. Custom nodes may use a name in any way. So the values of all inputs that
-name a file (`file_inputs`) are checked before the graph is sent to ComfyUI, in every spelling that a node may decode.
+ComfyUI before 0.28 opens every path that a loader names: absolute paths, `../`, and, with the suffix ` [output]`,
+images of other jobs. Later versions reject the first two. Custom nodes may use a name in any way. So the values of all
+inputs that name a file (`file_inputs`) are checked before the graph is sent to ComfyUI, in every spelling that a node
+may decode.
 """
 
 from __future__ import annotations

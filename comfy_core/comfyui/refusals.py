@@ -1,6 +1,6 @@
 """Parses ComfyUI's rejection of a prompt (POST /prompt), and turns it into the job's error. No I/O.
 
-Facts, which hold for the ComfyUI pinned in snapshot.json and for 0.33.0 (recorded in tests/recordings):
+Facts, which hold for ComfyUI 0.3.64 and 0.33.0 (recorded in tests/recordings):
 
 - /prompt rejects with 400 `{"error": {type, message, details, extra_info}, "node_errors": {id: {errors, class_type}}}`.
   It can also respond 200 with node_errors, if it would skip some outputs and run the others.
@@ -45,7 +45,17 @@ _MODEL_FOLDERS: Mapping[str, str] = {
     "style_model_name": "style_models",
     "gligen_name": "gligen",
     "hypernetwork_name": "hypernetworks",
+    "photomaker_model_name": "photomaker",
+    "audio_encoder_name": "audio_encoders",
+    "bg_removal_name": "background_removal",
+    "ModelPatchLoader.name": "model_patches",
     "UpscaleModelLoader.model_name": "upscale_models",
+    "LatentUpscaleModelLoader.model_name": "latent_upscale_models",
+    "FrameInterpolationModelLoader.model_name": "frame_interpolation",
+    "LoadDA3Model.model_name": "geometry_estimation",
+    "LoadMoGeModel.model_name": "geometry_estimation",
+    "OpticalFlowLoader.model_name": "optical_flow",
+    "LoadMediaPipeFaceLandmarker.model_name": "detection",
 }
 """The folder below `models` that an input of a loader reads, by input name, or by class and input name."""
 
@@ -125,7 +135,7 @@ def _folders(missing: Iterable[NodeProblem]) -> str:
     """Return the folders in which the missing files belong, for an error; empty if they are not known."""
     found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
     folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
-    return f"; the file belongs in {' or '.join(folders)}" if folders else ""
+    return f"; missing files belong in {' and '.join(folders)}" if folders else ""
 
 
 def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:

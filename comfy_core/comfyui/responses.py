@@ -24,7 +24,7 @@ _MAX_PROCESSED_TEXT = 10_000
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file that a node wrote: its /view parameters, and its key in the node's outputs (`images`, `gifs`, …)."""
+    """A file in a folder of ComfyUI: its /view parameters, and its key in the node's outputs (`images`, `gifs`, …)."""
 
     node_id: str
     key: str
@@ -70,7 +70,7 @@ class Failed:
 
     def error(self) -> JobError:
         """Return the job's error."""
-        where = f"node {self.node_id} ({self.node_type})"
+        where = f"node {self.node_id} ({self.node_type})" if self.node_id else "the workflow"
         details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
         if self.is_out_of_memory:
             return JobError.because(ErrorCode.OUT_OF_MEMORY, f"The GPU ran out of memory in {where}", **details)
@@ -112,7 +112,7 @@ def read_written(body: object, prompt_id: str) -> tuple[OutputFile, ...]:
     """Return the files that the prompt wrote, whatever its outcome, from a /history response."""
     match body:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
-            return _read_outputs(entry.get("outputs")).written
+            return _succeeded_with(entry.get("outputs")).written
     return ()
 
 
@@ -128,11 +128,11 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
             case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:
                 return Interrupted(shortened(str(node_id)), shortened(str(node_type)))
     if isinstance(status, dict) and status.get("status_str") == "error":
-        return Failed("", "", "", "ComfyUI reported an error without a reason")
-    return _read_outputs(entry.get("outputs"))
+        return Failed("", "", "", "ComfyUI named neither a node nor a reason")
+    return _succeeded_with(entry.get("outputs"))
 
 
-def _read_outputs(outputs: object) -> Succeeded:
+def _succeeded_with(outputs: object) -> Succeeded:
     files, texts = [], []
     for node_id, node_outputs in outputs.items() if isinstance(outputs, dict) else ():
         for key, items in node_outputs.items() if isinstance(node_outputs, dict) else ():

@@ -48,7 +48,7 @@ def decode_base64(text: str) -> bytes:
     if is_asset_id(content):
         raise ValueError("is an asset id, which only the provider scenario can read; send the image itself")
     if is_url(content):
-        raise ValueError("is a URL that is not https; send an https URL, base64 or a data URI")
+        raise ValueError("is a URL with another scheme than https; send an https URL, base64 or a data URI")
     if "%" in content:
         content = unquote(content)
     is_marked = True
@@ -58,7 +58,7 @@ def decode_base64(text: str) -> bytes:
         content = content[head.end() :] if head else ""
     decoded = _decoded(content) if is_marked or len(content) >= _MIN_UNMARKED_LENGTH else None
     if decoded is None and not is_marked:
-        raise ValueError("is a data URI without base64; it must begin with data:image/png;base64,")
+        raise ValueError("is a data URI that is not base64-encoded; it must begin with data:image/png;base64,")
     if decoded is None:
         raise ValueError("is not base64")
     return decoded

@@ -7,6 +7,7 @@ that ComfyUI logs, with the URL, to stderr. On SIGTERM or SIGINT it exits with 0
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import math
 import signal
@@ -24,7 +25,7 @@ logger = logging.getLogger("simulators.comfyui")
 
 def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    listed = "\n".join(f"  {':'.join([name, *map(str, faults.parameters_of(name))])}" for name in faults.FAULTS)
+    listed = "\n".join(f"  {':'.join([name, *map(_usage, faults.parameters_of(name))])}" for name in faults.FAULTS)
     options = argparse.ArgumentParser(
         prog=prog,
         description="Serve a simulated ComfyUI that needs no GPU. Its images are placeholders.",
@@ -41,6 +42,12 @@ def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParse
     options.add_argument("--preview-method", default="none", help="any value except none sends previews")
     options.add_argument("--fault", action="append", default=[], metavar="FAULT[:ARG...]", help="inject this fault")
     return options
+
+
+def _usage(parameter: inspect.Parameter) -> str:
+    """Return a fault's parameter as `NAME`, or as `[NAME=default]` if it may be omitted."""
+    name = parameter.name.upper()
+    return name if parameter.default is parameter.empty else f"[{name}={parameter.default}]"
 
 
 def _port(text: str) -> int:

@@ -11,16 +11,18 @@ step was sent, or at once if the step is `None`. `hang_sampling` and `block_serv
 | refuse_connections(seconds) | all connections are closed, and new ones are refused for `seconds` |
 | run_out_of_memory(times=1) | samplers end in execution_error, torch.OutOfMemoryError |
 | fail_node(class_type, exception_type, message, times=1) | nodes of that class end in execution_error |
+| lose_image(times=1) | an image of SendPixelsWebsocket is not sent |
 | die(at_step=1) | all connections are closed and refused from that step on, as after SIGKILL; a process exits 137 |
 | respond_slowly(path, seconds, times=1) | a response is delayed by `seconds` |
 | respond_500(path, times=1) | status 500 instead of the response; the request has no effect |
 | cut_response(path, times=1) | the connection is closed without a response; the request has no effect |
 | write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
+| lack_cancel() | 405 for /api/jobs/{id}/cancel, as before ComfyUI 0.26 |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
 | hang_sampling(at_step=1, ignores_interrupt=False, times=1) | that step hangs until it is interrupted |
 | block_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
 | release() | ends every hang, block and stall, and the delay of history entries |
-| clear() | removes the faults that have not happened yet, but not `write_history_late` |
+| clear() | removes the faults that have not happened yet, but not `write_history_late` and `lack_cancel` |
 
 A path is `/history`, which includes the paths below it, or `POST /history`. The prefix /api is ignored.
 """
@@ -94,8 +96,13 @@ class CutFault:
     at_step: int
 
 
-Fault = NodeFault | ResponseFault | Hang | ServerBlock | CutFault
-_Kind = TypeVar("_Kind", NodeFault, ResponseFault, Hang, ServerBlock, CutFault)
+@dataclass(frozen=True)
+class ImageLoss:
+    """An image of SendPixelsWebsocket that is not sent."""
+
+
+Fault = ImageLoss | NodeFault | ResponseFault | Hang | ServerBlock | CutFault
+_Kind = TypeVar("_Kind", ImageLoss, NodeFault, ResponseFault, Hang, ServerBlock, CutFault)
 
 
 class ComfyUIFaults:
@@ -106,6 +113,7 @@ class ComfyUIFaults:
         self._lock = threading.Lock()
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
+        self._lacks_cancel = False
         self.released = threading.Event()
         """Set when a blocked server may continue."""
 
@@ -119,6 +127,11 @@ class ComfyUIFaults:
     def history_delay_s(self) -> float:
         """The delay of history entries."""
         return self._history_delay_s
+
+    @property
+    def lacks_cancel(self) -> bool:
+        """Whether /api/jobs/{id}/cancel does not exist."""
+        return self._lacks_cancel
 
     def drop_socket(self, at_step: int | None = 1) -> None:
         """Close the client's websocket cleanly, or the websockets of all clients if `at_step` is None."""
@@ -135,6 +148,10 @@ class ComfyUIFaults:
     def die(self, at_step: int | None = 1) -> None:
         """Stop as if killed."""
         self._cut("die", at_step)
+
+    def lose_image(self, times: int = 1) -> None:
+        """Send no frame for an image of SendPixelsWebsocket."""
+        self._arm(ImageLoss(), times)
 
     def refuse_connections(self, seconds: float) -> None:
         """Close all connections and refuse new ones for `seconds`."""
@@ -164,6 +181,10 @@ class ComfyUIFaults:
         """Delay history entries by `seconds`."""
         self._history_delay_s = seconds
 
+    def lack_cancel(self) -> None:
+        """Respond to /api/jobs/{id}/cancel with status 405, as ComfyUI before 0.26."""
+        self._lacks_cancel = True
+
     def forget_everything(self) -> None:
         """Reset all state, as a restarted ComfyUI would."""
         self._call(lambda core: core.forget())
@@ -184,13 +205,17 @@ class ComfyUIFaults:
         self._call(lambda core: core.release())
 
     def clear(self) -> None:
-        """Remove the faults that have not happened yet, but not `write_history_late`."""
+        """Remove the faults that have not happened yet, but not `write_history_late` and `lack_cancel`."""
         with self._lock:
             self._armed = []
 
     def take_node_fault(self, class_type: str) -> NodeFault | None:
         """Remove and return the next fault of a node class, or None."""
         return self._take(NodeFault, lambda fault: class_type in fault.class_types)
+
+    def take_image_loss(self) -> bool:
+        """Remove the next lost image; return whether there was one."""
+        return self._take(ImageLoss, lambda _: True) is not None
 
     def take_response_fault(self, method: str, path: str) -> ResponseFault | None:
         """Remove and return the next fault of a request, or None."""

@@ -53,7 +53,7 @@ class Input:
     @property
     def is_link_only(self) -> bool:
         """Whether the value must be a link to another node's output, because the type has no literals."""
-        return self.type not in {"", "INT", "FLOAT", "STRING", "BOOLEAN"}
+        return self.type not in {"", "*", "INT", "FLOAT", "STRING", "BOOLEAN"}
 
     def declared_type(self, listing: ListFiles) -> str | list[str]:
         """Return the first item of the declaration: the type, or the current list of choices."""
@@ -172,6 +172,15 @@ _SAMPLING = (
         latent_image="LATENT",
         denoise=_DENOISE,
     ),
+    _node(
+        "ModelSamplingFlux",
+        "MODEL",
+        model="MODEL",
+        max_shift=_float(1.15, 0.0, 100.0, step=0.01),
+        base_shift=_float(0.5, 0.0, 100.0, step=0.01),
+        width=_side(1024),
+        height=_side(1024),
+    ),
     _node("KSamplerSelect", "SAMPLER", sampler_name=_SAMPLER),
     _node("BasicScheduler", "SIGMAS", model="MODEL", scheduler=_SCHEDULER, steps=_STEPS, denoise=_DENOISE),
     _node("BasicGuider", "GUIDER", model="MODEL", conditioning="CONDITIONING"),
@@ -228,8 +237,10 @@ _IMAGES = (
 _TEXT_FIELD = Input("STRING", {"default": ""})
 _NOT_RECORDED = (
     _node("PrimitiveString", "STRING", value=_TEXT_FIELD),
+    replace(_node("PreviewAny", source="*"), is_output=True),
     replace(_node("VAESave", vae="VAE", filename_prefix=_TEXT_FIELD), is_output=True),
     replace(_node("Image Save", images="IMAGE", output_path=_TEXT_FIELD, filename_prefix=_TEXT_FIELD), is_output=True),
+    replace(_node("SendPixelsWebsocket", images="IMAGE"), is_output=True),
     replace(_node("Image Saver", images="IMAGE", filename=_TEXT_FIELD, path=_TEXT_FIELD), is_output=True),
 )
 

@@ -5,6 +5,7 @@ Facts about ComfyUI:
 - A latent has an eighth of its image's sides, so sides are rounded down to multiples of 8 (an encoded image is cropped
   around its centre).
 - Text encoders of another architecture than Flux fail in the sampler, in a matrix product.
+- ModelSamplingFlux makes the shift of the sigmas a linear function of the number of 16 x 16 pixel patches.
 - With denoise 0 nothing is sampled, and no step is counted.
 """
 
@@ -31,6 +32,8 @@ from simulators.comfyui.values import (
 )
 
 SIDE_MULTIPLE = 8
+PATCH_SIDE = 16
+BASE_PATCHES, MAX_PATCHES = 256, 4096
 FLUX = "flux"
 WRONG_ENCODERS = "mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072)"
 
@@ -38,6 +41,14 @@ WRONG_ENCODERS = "mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x30
 def _with_lora(inputs: Inputs) -> Model:
     model: Model = inputs["model"]
     return replace(model, loras=(*model.loras, (inputs["lora_name"], inputs["strength_model"])))
+
+
+def _with_size_dependent_shift(inputs: Inputs) -> Model:
+    model: Model = inputs["model"]
+    patches = inputs["width"] * inputs["height"] / PATCH_SIDE**2
+    base, highest = inputs["base_shift"], inputs["max_shift"]
+    shift = base + (highest - base) * (patches - BASE_PATCHES) / (MAX_PATCHES - BASE_PATCHES)
+    return replace(model, shift=shift)
 
 
 def _empty_latent(inputs: Inputs) -> Latent:
@@ -75,8 +86,9 @@ def _recipe(model: Model, conditioning: Conditioning, seed: int, steps: int, sam
 
 
 async def _ksampler(context: NodeContext, inputs: Inputs) -> Result:
-    conditioning, sigmas = inputs["positive"], Sigmas(inputs["steps"], inputs["denoise"])
-    recipe = _recipe(inputs["model"], conditioning, inputs["seed"], sigmas.steps, inputs["sampler_name"])
+    model, conditioning = inputs["model"], inputs["positive"]
+    sigmas = Sigmas(inputs["steps"], inputs["denoise"], model.shift)
+    recipe = _recipe(model, conditioning, inputs["seed"], sigmas.steps, inputs["sampler_name"])
     return Result((await _sample(context, inputs["latent_image"], conditioning, recipe, sigmas),))
 
 
@@ -103,7 +115,8 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "ConditioningZeroOut": _pure_node(lambda inputs: replace(inputs["conditioning"], text="")),
     "KSampler": _ksampler,
     "KSamplerSelect": _pure_node(lambda inputs: inputs["sampler_name"]),
-    "BasicScheduler": _pure_node(lambda inputs: Sigmas(inputs["steps"], inputs["denoise"])),
+    "ModelSamplingFlux": _pure_node(_with_size_dependent_shift),
+    "BasicScheduler": _pure_node(lambda inputs: Sigmas(inputs["steps"], inputs["denoise"], inputs["model"].shift)),
     "BasicGuider": _pure_node(lambda inputs: Guider(inputs["model"], inputs["conditioning"])),
     "RandomNoise": _pure_node(lambda inputs: inputs["noise_seed"]),
     "SamplerCustomAdvanced": _custom_sampler,
@@ -112,5 +125,6 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "VAEDecode": _pure_node(lambda inputs: ImageBatch(tuple(decoded(frame) for frame in inputs["samples"].frames))),
     "VAEEncode": _pure_node(_encoded),
     "PrimitiveString": _pure_node(lambda inputs: inputs["value"]),
+    "PreviewAny": lambda _, inputs: Result(ui_output={"text": [str(inputs["source"])]}),
     **IMAGE_NODES,
 }

@@ -117,8 +117,8 @@ class PromptQueue:
         running = [self._running.listed()] if self._running else []
         return {"queue_running": running, "queue_pending": [prompt.listed() for prompt in self._waiting]}
 
-    def delete(self, prompt_id: str) -> None:
-        """Delete one waiting prompt."""
+    def delete(self, prompt_id: str) -> bool:
+        """Delete one waiting prompt; return whether it was waiting."""
         for prompt in self._waiting:
             if prompt.prompt_id == prompt_id:
                 self._waiting.remove(prompt)
@@ -126,7 +126,8 @@ class PromptQueue:
                 if not self._waiting:
                     self._changed()
                 self._changed()
-                return
+                return True
+        return False
 
     def history(self, prompt_id: str | None = None) -> dict[str, dict[str, Any]]:
         """Return all entries, or the entry of one prompt by its id; empty if it does not exist."""

@@ -6,6 +6,8 @@ Facts about ComfyUI:
 - An exception in a handler (a body that is not JSON, a slash in an uploaded name) returns 500 in plain text and closes
   the connection. An upload outside its folder returns 400 without a body.
 - A POST that changes something returns 200 without a body, even if there was nothing to change.
+- /api/jobs/{id}/cancel returns whether the prompt was running or waiting. ComfyUI before 0.26 returns 405: its static
+  files take every path, but no POST.
 - /history/{id} is `{}` for a prompt that waits, runs or does not exist. /object_info/{class} is `{}` for an
   unknown class.
 - A browser's request to a loopback host is refused with 403 if its Origin is another host or port.
@@ -71,6 +73,7 @@ def application(core: Core) -> web.Application:
         ("GET", "/queue", handlers.get_queue),
         ("POST", "/queue", handlers.post_queue),
         ("POST", "/interrupt", handlers.post_interrupt),
+        ("POST", "/api/jobs/{prompt_id}/cancel", handlers.post_cancel),
         ("POST", "/free", handlers.post_free),
         ("GET", "/history", handlers.get_history),
         ("GET", "/history/{prompt_id}", handlers.get_history),
@@ -157,6 +160,15 @@ class _Handlers:
         if not prompt_id or prompt_id == self._core.queue.running_id:
             self._core.interrupt()
         return web.Response()
+
+    async def post_cancel(self, request: web.Request) -> web.Response:
+        if self._core.faults.lacks_cancel:
+            raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"])
+        prompt_id = request.match_info["prompt_id"]
+        is_running = prompt_id == self._core.queue.running_id
+        if is_running:
+            self._core.interrupt()
+        return web.json_response({"cancelled": is_running or self._core.queue.delete(prompt_id)})
 
     async def post_free(self, request: web.Request) -> web.Response:
         body = await request.json()

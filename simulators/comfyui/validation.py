@@ -155,7 +155,7 @@ class _Validation:
             return [_error("bad_linked_input", message, name, {**extra, "received_value": link})]
         expected_type = entry.declared_type(self._listing)
         received_type = NODE_TYPES[self._graph[link[0]]["class_type"]].outputs[link[1]]
-        if received_type != expected_type:
+        if expected_type not in ("*", received_type):
             details = f"{name}, received_type({received_type}) mismatch input_type({expected_type})"
             extra |= {"received_type": received_type, "linked_node": link}
             return [_error("return_type_mismatch", "Return type mismatch between linked nodes", details, extra)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +27,11 @@ class NodeFailure(Exception):  # noqa: N818  a node's failure, not an error of t
 
 @dataclass(frozen=True)
 class Model:
-    """A diffusion model and the LoRAs applied to it."""
+    """A diffusion model, the LoRAs applied to it, and the shift of its sigmas."""
 
     name: str
     loras: Loras = ()
+    shift: float = 1.15
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,17 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Sigmas:
-    """A sampler's schedule: the number of steps, and the denoising strength."""
+    """A sampler's schedule: the number of steps, the denoising strength, and the model's shift."""
 
     steps: int
     denoise: float
+    shift: float
+
+    def __str__(self) -> str:
+        """Return the text of the sigmas, as torch prints them, for the scheduler `simple` and denoise 1."""
+        ends = [1 - step / self.steps for step in range(self.steps + 1)]
+        sigmas = [math.exp(self.shift) / (math.exp(self.shift) + 1 / end - 1) if end else 0.0 for end in ends]
+        return f"tensor([{', '.join(f'{sigma:.4f}' for sigma in sigmas)}])"
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class NodeContext:
     extra_pnginfo: Mapping[str, Any] | None
     sample: Callable[[Latent, int], Awaitable[None]]
     send_image: Callable[[int, int, bytes], Awaitable[None]]
+    send_pixels: Callable[[int, int, Image.Image], None]
 
 
 Behaviour = Callable[[NodeContext, Inputs], "Result | Awaitable[Result]"]

@@ -384,6 +384,17 @@ def test_images_are_uploaded_to_a_bucket(platform: RunPodPlatform, file: Path, s
 
 
 @pytest.mark.usefixtures("_in_folder")
+def test_a_bucket_without_variables_names_those_that_it_needs(platform: RunPodPlatform, file: Path) -> None:
+    """`--out s3://…` names the bucket, so the error asks for the other variables."""
+    status, report = batch(platform, file, "--out=s3://assets/castle")
+
+    assert status == 3
+    needed = "BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY"
+    assert f"--out s3://assets/castle needs {needed}" in report["error"]["message"]
+    assert not platform.jobs
+
+
+@pytest.mark.usefixtures("_in_folder")
 @pytest.mark.parametrize(
     ("changes", "code", "expected"),
     [

@@ -94,6 +94,16 @@ def test_a_graph_runs_from_its_file(shell: Shell, platform: RunPodPlatform, work
     assert job.input["overrides"] == {"KSampler.steps": 3}
 
 
+def test_an_image_of_a_graph_may_be_a_url_with_a_query(shell: Shell, platform: RunPodPlatform) -> None:
+    """`--image URL` is not read as `NAME=PATH`; the image's name is the last part of the URL's path."""
+    Path("graph.json").write_text(json.dumps({"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}))
+    ended = shell("run", "--graph", "graph.json", "--image", "https://host/b/a.png?key=1")
+
+    assert ended.status == 0, ended.err
+    [job] = platform.jobs.values()
+    assert job.input["images"] == [{"name": "a.png", "image": "https://host/b/a.png?key=1"}]
+
+
 def test_options_are_sent_to_runpod(shell: Shell, platform: RunPodPlatform) -> None:
     """Flags set RunPod's policy, whose times are in milliseconds."""
     shell("submit", "txt2img", "-iprompt=x", "--ttl", "60", "--execution-timeout", "30", "--low-priority")

@@ -72,7 +72,7 @@ def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pat
     """`-o -` without a pipe is rejected before anything is sent."""
     terminal = Terminal(["txt2img", "a knight", "-o", "-"], platform.client_env(), tmp_path, is_stdout_too=True)
 
-    assert terminal.end()[0] == 2
+    assert terminal.wait()[0] == 2
     assert "terminal" in terminal.screen
     assert platform.submissions == 0
 
@@ -169,7 +169,7 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
         assert until(lambda: select.select([reader], [], [], 0)[0])
         terminal.process.send_signal(signal.SIGTERM)
 
-        assert terminal.end() == (143, "")
+        assert terminal.wait() == (143, "")
         assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.screen
     os.close(reader)
 
@@ -234,7 +234,7 @@ def test_a_broken_pipe_loses_no_image(platform: RunPodPlatform, tmp_path: Path) 
 
 
 def test_a_device_is_written_to(shell: Shell) -> None:
-    """`-o` writes to a device, whether the write succeeds or fails, and does not replace it by a file."""
+    """`-o` writes to a device and never replaces it by a file, even if the write fails."""
     assert shell("txt2img", "x", "-o", "/dev/null").status == 0
     assert Path("/dev/null").is_char_device()
     assert shell("txt2img", "x", "--seed", "7", "-o", "/dev/full").status == 1

@@ -1,4 +1,4 @@
-"""`comfy-client` as a process: on a terminal, interrupted by signals, and as a server of the simulator."""
+"""`comfy-client` as a process: on a terminal, interrupted by signals, and as a server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Terminal:
     ) -> None:
         self._near, far = pty.openpty()
         self._pieces: list[bytes] = []
-        self.process = subprocess.Popen(  # ended by `end`
+        self.process = subprocess.Popen(  # awaited by `wait`, which kills it after 60 s
             [*COMMAND, *arguments],
             cwd=folder,
             env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": str(columns)},
@@ -72,7 +72,7 @@ class Terminal:
         """Type a line."""
         os.write(self._near, f"{text}\n".encode())
 
-    def end(self) -> tuple[int, str]:
+    def wait(self) -> tuple[int, str]:
         """Wait for the process; return its exit status and stdout."""
         with killed_at_end(self.process):
             out, _ = self.process.communicate(timeout=60)
@@ -87,7 +87,7 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
         terminal = Terminal(
             ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL_FLAGS], setup.platform.client_env(), tmp_path
         )
-        status, out = terminal.end()
+        status, out = terminal.wait()
 
     assert status == 0, terminal.screen
     assert out == "x.png  64 x 64  seed 1\n"
@@ -107,7 +107,7 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
         assert until(lambda: len(set(re.findall(r"\[(00:\d\d)\]", terminal.screen))) >= 4), terminal.screen
         assert clocks
         terminal.process.send_signal(signal.SIGINT)
-        terminal.end()
+        terminal.wait()
 
     bars = [line for line in re.split(r"[\r\n]", terminal.screen) if "queued |" in line]
     assert bars
@@ -124,7 +124,7 @@ def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: si
         assert until(lambda: f"job {job_id}" in terminal.screen)
         terminal.process.send_signal(number)
 
-        assert terminal.end() == (status, "")
+        assert terminal.wait() == (status, "")
         assert platform.jobs[job_id].state.value == "CANCELLED"
         assert f"job {job_id} was cancelled" in terminal.screen
 
@@ -137,7 +137,7 @@ def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[s
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
         terminal.process.send_signal(signal.SIGTERM)
 
-        assert terminal.end() == (143, "")
+        assert terminal.wait() == (143, "")
         assert platform.jobs[job_id].state.value == "CANCELLED"
         assert f"job {job_id} was cancelled" in terminal.screen
 
@@ -159,7 +159,7 @@ def test_ctrl_c_of_wait_does_not_cancel_the_job(tmp_path: Path) -> None:
         terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)
         assert until(lambda: "queued" in terminal.screen)
         terminal.process.send_signal(signal.SIGINT)
-        status, out = terminal.end()
+        status, out = terminal.wait()
 
     assert (status, out) == (130, "")
     assert f"job {job_id} continues" in terminal.screen
@@ -180,7 +180,7 @@ def test_ctrl_c_with_json(tmp_path: Path, command: list[str]) -> None:
             waiting = psutil.Process(terminal.process.pid)
             assert until(lambda: waiting.status() == psutil.STATUS_SLEEPING)
             terminal.process.send_signal(signal.SIGINT)
-            status, out = terminal.end()
+            status, out = terminal.wait()
 
     assert status == 130
     assert json.loads(out)["error"]["code"] == "cancelled"
@@ -224,6 +224,6 @@ def test_the_simulator_is_served(tmp_path: Path) -> None:
         assert served.stdout is not None
         url = json.loads(served.stdout.readline())["url"]
         terminal = Terminal(["txt2img", "x", *SMALL_FLAGS, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
-        assert terminal.end()[0] == 0, terminal.screen
+        assert terminal.wait()[0] == 0, terminal.screen
 
     assert (tmp_path / "x.png").exists()

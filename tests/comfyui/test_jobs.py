@@ -235,7 +235,7 @@ def test_extra_data_is_sent_with_each_prompt(
 def test_a_graph_with_two_save_nodes_returns_both_images(run: RunJob, workflows: Mapping[str, Workflow]) -> None:
     """The image of each save node is returned, under the name that the node gives it."""
     second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
-    result = run({"workflow": graph_with(workflows, n11=second)})
+    result = run({"workflow": graph_with(workflows, n21=second)})
 
     assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00001_.png"]
     assert image_of(result, 0).tobytes() == image_of(result, 1).tobytes()
@@ -337,10 +337,10 @@ def test_a_graph_with_an_invalid_output_is_rejected_completely(
     """ComfyUI would return 200 and run the valid half; the whole job is rejected instead."""
     half = {"class_type": "SaveImage", "inputs": {"filename_prefix": "half"}}
     with pytest.raises(JobError) as info:
-        run({"workflow": graph_with(workflows, n11=half)})
+        run({"workflow": graph_with(workflows, n21=half)})
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
-    assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["11"]
+    assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["21"]
     assert becomes_idle(get_json)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from comfy_core.errors import RequestError
 from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
-from comfy_core.urls import is_base_url, quoted_url
+from comfy_core.urls import is_base_url, url_for_message
 from simulators.http_server import HttpHandler, HttpServer
 
 TIMEOUT_S = 10.0
@@ -203,7 +203,7 @@ def test_a_response_that_is_not_http_is_an_error(api: HttpApi, path: str) -> Non
     error = failure(api, path)
 
     assert error.status is None
-    assert "was not reached" in str(error)
+    assert "did not respond" in str(error)
 
 
 @pytest.mark.parametrize("path", ["/silent", "/stalls"])
@@ -226,7 +226,7 @@ def test_a_refused_connection_is_an_error() -> None:
     error = failure(api, "/x")
 
     assert error.status is None
-    assert str(error) == "The server was not reached (GET /x: connection refused or lost)"
+    assert str(error) == "The server did not respond (GET /x: connection refused or lost)"
     api.close()
 
 
@@ -412,6 +412,6 @@ def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
     ],
 )
 def test_base_urls_are_validated(text: str, is_valid: bool) -> None:
-    """A base URL has a scheme and a host, but no password, query or fragment. `quoted_url` shows no secret."""
+    """A base URL has a scheme and a host, but no password, query or fragment. `url_for_message` shows no secret."""
     assert is_base_url(text) is is_valid
-    assert "s3cret" not in quoted_url(text)
+    assert "s3cret" not in url_for_message(text)

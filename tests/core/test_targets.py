@@ -69,7 +69,7 @@ def test_overrides_are_applied_in_order() -> None:
 
 
 def test_overrides_without_a_target_are_faults() -> None:
-    """Each override that names no existing node, input or item is a fault."""
+    """An override is a fault if its node or list item does not exist, or if it names no input."""
     faults = Faults()
 
     override(copy.deepcopy(GRAPH), {"3.sizes.3": 5, "Stile v1.5.text": "", "seed": 1}, faults)
@@ -81,7 +81,7 @@ def test_overrides_without_a_target_are_faults() -> None:
     ]
 
 
-def test_an_input_that_does_not_exist_is_named_with_the_nearest_one() -> None:
+def test_an_unknown_input_is_named_with_the_nearest_one() -> None:
     """The error suggests the nearest input of the node."""
     with pytest.raises(LookupError, match='node "3" has no input "txt"; did you mean "text"'):
         TargetFinder(GRAPH).target("3.txt")
@@ -125,7 +125,7 @@ def test_an_input_that_the_node_lacks_is_added() -> None:
     assert 'did you mean "megapixels"?' in warning
 
 
-def test_thousands_of_invalid_overrides_are_reported_quickly() -> None:
+def test_thousands_of_misspelt_overrides_are_handled_quickly() -> None:
     """4,000 overrides without a node, and 4,000 that add an input, take less than 6 s in a graph of 4,000 nodes."""
     graph: Graph = {
         str(number): {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": f"Node number {number}"}}
@@ -135,16 +135,16 @@ def test_thousands_of_invalid_overrides_are_reported_quickly() -> None:
     added: JsonObject = {f"Node number {number}.sed": number for number in range(4000)}
 
     begun_at = time.process_time()
-    refused, accepted = Faults(), Faults()
-    override(graph, overrides, refused)
-    override(graph, added, accepted)
+    of_unknown, of_added = Faults(), Faults()
+    override(graph, overrides, of_unknown)
+    override(graph, added, of_added)
 
-    assert (len(refused), len(accepted)) == (MAX_FAULTS, 0)
+    assert (len(of_unknown), len(of_added)) == (MAX_FAULTS, 0)
     assert time.process_time() - begun_at < 6
 
 
 def test_a_place_in_comfyui_s_json_notation_is_accepted() -> None:
-    """`1.inputs.width` sets `width`; a place that is not an input is a fault, and nothing is added without effect."""
+    """`1.inputs.width` sets `width`; a place outside `inputs` is a fault and changes nothing."""
     graph: Graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
 
     faults = Faults()

@@ -111,7 +111,7 @@ def test_an_unreachable_api_is_reported(deploy_setup: DeploySetup) -> None:
     ended = deploy_setup.deploy(RUNPOD_REST_BASE_URL="http://127.0.0.1:1/v2")
 
     assert ended.status == 4
-    assert "RunPod was not reached to list the templates" in ended.err
+    assert "RunPod did not respond to the request to list the templates" in ended.err
 
 
 @pytest.mark.parametrize("body", [{"templates": {}}, {"templates": [{"name": "flux"}]}, [], "<html>", {"id": 5}])

@@ -27,7 +27,7 @@ def test_it_asks_for_confirmation(deploy_setup: DeploySetup, response: str, stat
     assert deploy_setup.account.writes() == []
     terminal.type(response)
 
-    assert terminal.end()[0] == status, terminal.screen
+    assert terminal.wait()[0] == status, terminal.screen
     assert len(deploy_setup.account.endpoints) == endpoints
     assert "create endpoint flux" in terminal.screen
     if not endpoints:
@@ -46,7 +46,7 @@ def test_ctrl_c_leaves_the_endpoint_and_no_job(deploy_setup: DeploySetup, *, is_
         terminal = start_on_terminal(deploy_setup, "deploy", "--yes")
         assert until(lambda: "a cold start" in terminal.screen), terminal.screen
         terminal.process.send_signal(signal.SIGINT)
-        status, out = terminal.end()
+        status, out = terminal.wait()
     finally:
         platform.faults.clear()
     job_states = [job.state.value for job_id, job in platform.jobs.items() if job_id not in earlier_jobs]

@@ -44,7 +44,9 @@ class GitServer:
         """Return a repository's URL."""
         return f"git://127.0.0.1:{self._server.server_address[1]}/{name}"
 
-    def put(self, name: str, *commits: Mapping[str, str], submodule: str = "", submodule_url: str = "") -> list[str]:
+    def put(
+        self, name: str, *commits: Mapping[str, str | bytes], submodule: str = "", submodule_url: str = ""
+    ) -> list[str]:
         """Create a repository with one commit for each mapping of files; return the commits' hashes.
 
         `submodule` names another repository, which becomes the folder `part`; `submodule_url` is its URL in
@@ -55,14 +57,14 @@ class GitServer:
         _git(folder, "init", "--quiet", "--initial-branch=main")
         hashes: list[str] = []
         for files in commits:
-            for file, text in files.items():
+            for file, content in files.items():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_text(text)
+                (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
             if submodule and not hashes:
                 _git(folder, "submodule", "--quiet", "add", self.url(submodule), "part")
                 if submodule_url:
                     _git(folder, "config", "--file", ".gitmodules", "submodule.part.url", submodule_url)
-            _git(folder, "add", "--all")
+            _git(folder, "add", "--all", "--force")
             _git(folder, "commit", "--quiet", "--allow-empty", "--message", "change")
             hashes.append(_git(folder, "rev-parse", "HEAD"))
         return hashes

@@ -114,7 +114,7 @@ class _StalledHandler(HttpHandler):
         """Record the path, wait until the server is resumed, and accept the file."""
         self.server.paths.append(self.path)
         self.server.resumed.wait()
-        self.server.has_whole_body.append(len(self.body()) == int(self.headers["Content-Length"]))
+        self.server.are_complete.append(len(self.body()) == int(self.headers["Content-Length"]))
         self.respond(200)
 
 
@@ -123,7 +123,7 @@ class StalledS3(HttpServer):
 
     Attributes:
         paths: paths of the requests so far.
-        has_whole_body: for each request, whether its whole body was received.
+        are_complete: whether the whole body was received, for each request since the server was resumed.
         resumed: once set, the server reads the bodies and responds.
     """
 
@@ -132,7 +132,7 @@ class StalledS3(HttpServer):
     def __init__(self) -> None:
         super().__init__(_StalledHandler)
         self.paths: list[str] = []
-        self.has_whole_body: list[bool] = []
+        self.are_complete: list[bool] = []
         self.resumed = threading.Event()
 
     def __exit__(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,10 +26,19 @@ def comfyui_files() -> dict[str, str]:
     sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.py")}
     snapshot = (ROOT / "snapshot.json").read_text()
     shipped = {"simulators/__init__.py": "", "snapshot.json": snapshot, "custom_nodes/websocket_image_save.py": ""}
-    return {"main.py": MAIN, **shipped, **sources}
+    # As with a real ComfyUI, the image lacks some required packages on purpose.
+    requirements = "aiohttp>=3.11\ncomfyui-frontend-package==1.48.7\n"
+    return {"main.py": MAIN, "requirements.txt": requirements, **shipped, **sources}
 
 
-def make_models(folder: Path, server: ModelServer) -> None:
+def checkout_files(checkout: Path) -> dict[str, bytes]:
+    """Return the files of a git checkout that git tracks and that exist, as they are in the working tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, check=True, capture_output=True, text=True)  # noqa: S607 - found on PATH
+    names = listed.stdout.rstrip("\0").split("\0")
+    return {name: (checkout / name).read_bytes() for name in names if (checkout / name).is_file()}
+
+
+def serve_models(folder: Path, server: ModelServer) -> None:
     """Serve a small file for each model of models.txt; write a models.txt with these files' hashes into `folder`.
 
     The URLs are those of the original models.txt.

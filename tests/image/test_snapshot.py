@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
 from bench.worker_setup import code_of
 from tests.image.conftest import FAILED_BUILD, WORKER, BuiltImages
-from tests.image.substitutes import write_models
+from tests.image.substitutes import comfyui_files, write_models
 
 pytestmark = pytest.mark.slow
 TAG = WORKER + "-nodes"
@@ -50,6 +51,22 @@ def test_nodes_are_built_in_and_loaded(
     assert sorted(found) == [f"/opt/comfyui/custom_nodes/{name}/__init__.py" for name in commits]
     assert requirement_file.startswith("/opt/venv/")
     assert pip.exit_code != 0
+
+
+def test_packages_that_comfyui_lacks_fail_the_build(images: BuiltImages) -> None:
+    """If ComfyUI requires a package or a version that the image does not have, the build fails and names each."""
+    requirements = "aiohttp>=99\nno-such-package==1.0\ncomfyui-frontend-package==1.48.7\n"
+    [commit] = images.git.put("newer-comfyui", {**comfyui_files(), "requirements.txt": requirements})
+    args = {**images.worker.args, "COMFYUI_REPO": images.git.url("newer-comfyui"), "COMFYUI_REF": commit}
+
+    with pytest.raises(BuildFailedError) as info:
+        replace(images.worker, args=args).run(FAILED_BUILD)
+
+    log = str(info.value)
+    assert re.search(r"- aiohttp>=99: aiohttp [\d.]+ is installed", log)
+    assert "- no-such-package==1.0: no-such-package is not installed" in log
+    assert "comfyui-frontend-package is not" not in log
+    assert "scripts/lock" in log
 
 
 @pytest.mark.parametrize(("name", "commit"), [("no-such-node", "1" * 40), ("comfyui", "1" * 40)])

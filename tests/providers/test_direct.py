@@ -92,7 +92,7 @@ def test_an_unreachable_comfyui_is_an_error_at_once() -> None:
     """If ComfyUI cannot be reached, health and submit raise RequestError."""
     with client_from_env({"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}) as client:
         for call in (client.health, lambda: client.submit(**SMALL)):
-            with pytest.raises(RequestError, match="ComfyUI was not reached"):
+            with pytest.raises(RequestError, match="ComfyUI did not respond"):
                 call()
 
 

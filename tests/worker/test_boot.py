@@ -1,4 +1,4 @@
-"""Boot: ComfyUI responds, its models exist, and a warm-up runs. A failure of each step ends the boot."""
+"""Boot: ComfyUI responds and its models exist. A failure of each step ends the boot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from simulators.hugging_face import ModelServer
 from simulators.waiting import until
 from worker.boot import Boot, required_models
 from worker.boot_times import BootTimes
-from worker.comfyui_process import ModelsMissing
+from worker.comfyui_process import ModelsMissing, ProcessHooks
 from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def make_boot(tmp_path: Path) -> Iterator[Callable[..., OwnComfyBoot]]:
             env = {**os.environ, **make_comfyui(tmp_path, main), **environment}
             settings = Settings.from_env(env)
             server = ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory)
-            boot = Boot(settings, server, workflows, env, lambda: None, BootTimes())
+            boot = Boot(settings, server, workflows, env, ProcessHooks(), BootTimes())
             stack.callback(server.close)
             stack.callback(boot.stop)
             return OwnComfyBoot(tmp_path, boot, server)
@@ -73,47 +73,23 @@ def make_boot(tmp_path: Path) -> Iterator[Callable[..., OwnComfyBoot]]:
 
 def boot_external(settings: Settings, server: ComfyServer, workflows: Mapping[str, Workflow]) -> None:
     """Boot a worker with an external ComfyUI: `begin` and `finish`."""
-    boot = Boot(settings, server, workflows, {}, lambda: None, BootTimes())
+    boot = Boot(settings, server, workflows, {}, ProcessHooks(), BootTimes())
     boot.begin()
     assert boot.process is None
     boot.finish()
 
 
-def test_a_warm_up_runs_one_step_and_is_logged(
+def test_the_end_of_the_boot_is_logged(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warm-up samples one step and leaves nothing in ComfyUI. The log has ComfyUI's version and the times."""
+    """The log has ComfyUI's version and the times. The boot runs no prompt, so that it does not delay a job."""
     with caplog.at_level(logging.INFO, "worker.boot"):
         boot_external(external_settings(simulator), server, workflows)
 
-    assert simulator.sampled_steps == 1
     [booted] = [record.__dict__ for record in caplog.records if record.name == "worker.boot"]
     assert (booted["message"], booted["comfyui"]) == ("booted", pinned_version())
-    assert list(booted["boot_s"]) == ["comfyui_ready", "warmed_up", "total"]
-    assert [*simulator.queue_ids, *simulator.history_ids] == []
-
-
-def test_models_are_checked_before_the_warm_up(
-    simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
-) -> None:
-    """The first request is /system_stats. All requests for models come before the warm-up's prompt."""
-    boot_external(external_settings(simulator), server, workflows)
-    sent = simulator.requests
-
-    models = max(place for place, (_, path) in enumerate(sent) if path.startswith("/models/"))
-    assert sent[0] == ("GET", "/system_stats")
-    assert models < sent.index(("POST", "/prompt"))
-
-
-@pytest.mark.parametrize("chosen", [{}, {"flux-dev-img2img"}])
-def test_a_warm_up_can_be_disabled(
-    simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow], chosen: set[str]
-) -> None:
-    """There is no warm-up with WORKER_WARMUP=false, or if the txt2img workflow does not exist."""
-    settings = external_settings(simulator) if chosen else external_settings(simulator, WORKER_WARMUP="false")
-    boot_external(settings, server, {name: workflows[name] for name in chosen} or workflows)
-
-    assert simulator.sampled_steps == 0
+    assert list(booted["boot_s"]) == ["comfyui_ready", "total"]
+    assert simulator.executed_prompts == []
 
 
 def test_an_unreachable_comfyui_fails_the_boot_at_the_timeout(
@@ -139,35 +115,22 @@ def test_a_comfyui_that_starts_slowly_is_waited_for(
     simulator.faults.refuse_connections(0.5)
     boot_external(external_settings(simulator), server, workflows)
 
-    assert simulator.sampled_steps == 1
+    assert ("GET", "/models/vae") in simulator.requests
 
 
 def test_a_model_that_an_external_comfyui_lacks_is_named(workflows: Mapping[str, Workflow]) -> None:
-    """If an external ComfyUI lacks a model, the error names the model, and nothing is sampled."""
+    """If an external ComfyUI lacks a model, the error names the model."""
     with Simulator(models={"vae": ()}) as simulator:
         server = ComfyServer(simulator.url)
         with pytest.raises(ModelsMissing, match=r"does not list vae/ae\.safetensors\."):
             boot_external(external_settings(simulator), server, workflows)
         server.close()
 
-    assert simulator.sampled_steps == 0
-
-
-def test_a_failed_warm_up_fails_the_boot(
-    simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
-) -> None:
-    """If the GPU has too little memory for the warm-up, the boot fails with out_of_memory."""
-    simulator.faults.run_out_of_memory(times=2)
-    with pytest.raises(JobError) as info:
-        boot_external(external_settings(simulator), server, workflows)
-
-    assert info.value.code is ErrorCode.OUT_OF_MEMORY
-
 
 def test_the_worker_s_own_comfyui_boots(
     make_boot: Callable[..., OwnComfyBoot], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worker's own ComfyUI finds the baked models, is warmed up and available.
+    """The worker's own ComfyUI finds the baked models and is available.
 
     The boot times are in order, and ComfyUI's output is not logged at INFO.
     """
@@ -180,30 +143,12 @@ def test_the_worker_s_own_comfyui_boots(
     assert own.boot.process is not None
     own.boot.process.await_available(lambda: None)
     [steps] = [record.__dict__["boot_s"] for record in caplog.records if record.getMessage() == "booted"]
-    assert list(steps) == ["models", "comfyui_started", "comfyui_ready", "warmed_up", "total"]
+    assert list(steps) == ["models", "comfyui_started", "comfyui_ready", "total"]
     assert sorted(steps.values()) == list(steps.values())
     assert "To see the GUI" not in caplog.text
     assert any("To see the GUI" in line for line in own.boot.process.log.lines())
     made = sorted(path.name for path in data_directory(own.directory).iterdir())
     assert made == ["input", "output", "temp", "user", "worker"]
-
-
-def test_a_comfyui_that_fails_its_warm_up_is_stopped(
-    make_boot: Callable[..., OwnComfyBoot], workflows: Mapping[str, Workflow]
-) -> None:
-    """If the warm-up fails, the boot fails with that error, and ComfyUI is stopped for good."""
-    workflow = workflows["flux-dev-txt2img"]
-    graph = {name: {**node, "class_type": "NoSuchNode"} for name, node in workflow.graph.items()}
-    own = make_boot({workflow.name: replace(workflow, graph=graph)})
-    put_models(own.directory / "baked")
-    own.boot.begin()
-    with pytest.raises(JobError) as info:
-        own.boot.finish()
-
-    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
-    assert own.boot.process is not None
-    with pytest.raises(JobError, match="is stopping"):
-        own.boot.process.start()
 
 
 def test_a_missing_model_is_named_before_comfyui_starts(
@@ -260,7 +205,7 @@ def test_cached_models_are_linked_and_listed(
     make_boot: Callable[..., OwnComfyBoot], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Models in a Hugging Face cache on the volume are linked, ComfyUI lists them, and it gets --disable-mmap."""
-    own = make_boot(workflows, WORKER_WARMUP="false")
+    own = make_boot(workflows)
     hub = own.directory / "volume" / "huggingface-cache" / "hub"
     put_models(hub / "models--org--flux" / "snapshots" / "abc")
     with caplog.at_level(logging.DEBUG, "worker"):

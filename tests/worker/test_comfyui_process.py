@@ -34,7 +34,7 @@ from simulators.waiting import until
 from tests.processes import killed_at_end
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_log import KEPT_LINES
-from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, await_ready
+from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, ProcessHooks, await_ready
 from worker.job_execution import Service
 from worker.jobs import Worker
 from worker.leases import RetryJob
@@ -67,19 +67,22 @@ class Child:
         self.main.write_text(script or SIMULATOR_MAIN.format(directory=str(directory)))
         port = free_port()
         self.server = ComfyServer(f"http://127.0.0.1:{port}")
-        self.times_lost = 0
+        self.times_lost = self.times_restarted = 0
         self.process = ComfyProcess(
             [sys.executable, "-u", "main.py", "--port", str(port)],
             directory,
             comfyui_environment({**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}),
             f"http://127.0.0.1:{port}",
             ready or partial(await_ready, self.server, models, timeout_s),
-            self._note_loss,
+            ProcessHooks(self._note_loss, self._note_restart),
             kill_timeouts or KillTimeouts(stuck_s=60, hung_s=60),
         )
 
     def _note_loss(self) -> None:
         self.times_lost += 1
+
+    def _note_restart(self) -> None:
+        self.times_restarted += 1
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes that run in ComfyUI's folder, except zombies."""
@@ -163,7 +166,7 @@ def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
     """A command that does not exist raises OSError, or JobError if setpriv runs the command."""
     server = ComfyServer("http://127.0.0.1:1")
     process = ComfyProcess(
-        ["/no/such/python"], tmp_path, {}, "http://127.0.0.1:1", partial(await_ready, server, [], 30), lambda: None
+        ["/no/such/python"], tmp_path, {}, "http://127.0.0.1:1", partial(await_ready, server, [], 30), ProcessHooks()
     )
 
     def boot() -> None:
@@ -400,7 +403,7 @@ def test_child_processes_of_a_crashed_comfyui_are_killed_before_the_restart(chil
 
 def test_stop_may_be_called_twice_or_before_the_start(child: Start, tmp_path: Path) -> None:
     """`stop` may be called before the start and twice; a stopped ComfyUI cannot be started again."""
-    ComfyProcess(["true"], tmp_path, {}, "http://127.0.0.1:1", READY, lambda: None).stop()
+    ComfyProcess(["true"], tmp_path, {}, "http://127.0.0.1:1", READY, ProcessHooks()).stop()
     comfyui = child(WAITING_SCRIPT)
     comfyui.process.stop()
     comfyui.process.stop()
@@ -411,10 +414,11 @@ def test_stop_may_be_called_twice_or_before_the_start(child: Start, tmp_path: Pa
 PARENT_SCRIPT = """\
 import os, signal, sys
 from pathlib import Path
-from worker.comfyui_process import ComfyProcess
+from worker.comfyui_process import ComfyProcess, ProcessHooks
 from worker.settings import Settings
 url = "http://127.0.0.1:1"
-process = ComfyProcess([sys.executable, "main.py"], Path({directory!r}), os.environ, url, lambda _: None, lambda: None)
+command = [sys.executable, "main.py"]
+process = ComfyProcess(command, Path({directory!r}), os.environ, url, lambda _: None, ProcessHooks())
 process.start()
 print("started", flush=True)
 signal.pause()
@@ -485,6 +489,23 @@ def test_a_prompt_that_ends_late_causes_no_restart(child: Start, workflows: Mapp
         simulator.faults.release()
         assert until(lambda: not simulator.queue_ids)
         assert not until(lambda: comfyui.process.deaths, 2.5)
+
+
+READING_SCRIPT = """\
+import threading
+while not threading.Event().wait(0.01):
+    open("/dev/zero", "rb").read(1_000_000)
+"""
+
+
+def test_a_prompt_that_loads_a_model_gets_more_time(child: Start, workflows: Mapping[str, Workflow]) -> None:
+    """While ComfyUI reads files, a stuck prompt may run for LOADING_FACTOR times `stuck_s`."""
+    comfyui = child(READING_SCRIPT, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.6))
+    comfyui.process.await_start()
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
+        comfyui.process.end_if_stuck(server)
+        assert not until(lambda: comfyui.process.deaths, 1.8)
+        assert until(lambda: comfyui.process.deaths == 1, 10)
 
 
 def test_a_restarted_comfyui_is_not_killed_for_the_previous_one(

@@ -16,7 +16,7 @@ from PIL import Image
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.progress import Progress
-from handler import make_handler, make_worker
+from handler import make_handler, worker_from_settings
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from worker.job_execution import Service
@@ -288,7 +288,7 @@ def run_in_handler(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **
     """Run a job with two images in the handler, with `post` for its progress; return the handler's result."""
     with Simulator(step_s=0.02) as simulator:
         lifecycle = Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never)
-        worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
+        worker = worker_from_settings(Settings.from_env({"COMFYUI_URL": simulator.url}))
         handler = make_handler(Service(worker, lifecycle), post)
         job_input = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "num_images": 2, **changes}
 

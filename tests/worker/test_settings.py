@@ -42,6 +42,7 @@ def test_values_are_parsed(tmp_path: Path) -> None:
             "COMFYUI_ARGS": "--lowvram --cache-lru '10'",
             "WORKER_JOB_TIMEOUT_S": "45.5",
             "WORKER_WARMUP": "Off",
+            "WORKER_WARMUP_SIZE": "1344X768",
             "WORKER_LOG_LEVEL": "debug",
             "WORKER_IMAGE_FIELD": "both",
         }
@@ -53,6 +54,7 @@ def test_values_are_parsed(tmp_path: Path) -> None:
     assert settings.comfyui_arguments == ("--lowvram", "--cache-lru", "10")
     assert settings.image_fields == ("data", "image")
     assert (settings.job_timeout_s, settings.warmup, settings.log_level) == (45.5, False, "DEBUG")
+    assert settings.warmup_size == (1344, 768)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,9 @@ def test_values_are_parsed(tmp_path: Path) -> None:
         ("WORKER_CONCURRENCY", "1.5"),
         ("WORKER_CONCURRENCY", "9"),
         ("WORKER_ALLOW_GRAPHS", "perhaps"),
+        ("WORKER_WARMUP_SIZE", "1024"),
+        ("WORKER_WARMUP_SIZE", "1000x1024"),
+        ("WORKER_WARMUP_SIZE", "4096x1024"),
         ("WORKER_LOG_LEVEL", "loud"),
         ("WORKER_IMAGE_FIELD", "picture"),
         ("COMFYUI_ARGS", "'unclosed"),
@@ -94,7 +99,7 @@ def test_an_incomplete_bucket_names_the_missing_variables(missing: str) -> None:
 
 
 def test_a_complete_bucket_is_one_value() -> None:
-    """The bucket's variables become one Bucket, with defaults for the others, whose repr hides the secret."""
+    """The bucket's variables become one Bucket. Unset ones get their defaults, and its repr hides the secret."""
     bucket = Settings.from_env({**EXTERNAL_COMFYUI, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
 
     assert bucket is not None

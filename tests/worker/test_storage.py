@@ -190,8 +190,8 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
         assert info.value is CANCELLED
         assert time.monotonic() - begun_at < 5
         stalled.resumed.set()
-        assert until(lambda: stalled.has_whole_body)
-        assert stalled.has_whole_body == [False]
+        assert until(lambda: stalled.are_complete)
+        assert stalled.are_complete == [False]
         assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("store")])
 
 

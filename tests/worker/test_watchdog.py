@@ -138,9 +138,9 @@ def test_a_frozen_container_is_not_a_hang(server: ResponseServer) -> None:
 
 
 READING_SCRIPT = """\
-import sys, threading
+import threading
 while True:
-    open(sys.executable, "rb").read()
+    open("/dev/zero", "rb").read(1_000_000)
     threading.Event().wait(0.01)
 """
 

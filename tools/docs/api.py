@@ -51,7 +51,8 @@ OVERRIDES = """\
 
 `{"Node title.input": value}` or `{"12.input": value}` sets an input after the graph has been rendered. The node is the
 longest part before a dot that is an id or a title. The rest is the input, which may contain dots
-(`3.resize_type.width`), followed by `.0` for an item of a list.
+(`3.resize_type.width`), followed by `.0` for an item of a list. An override sets one node, but the keys `width` and
+`height` set two in each template: the node that gives the image its size, and ModelSamplingFlux.
 
 In a graph of your own an override may set anything, and add an input that the node does not have: newer versions of
 ComfyUI require inputs that an older export lacks. In a template (a workflow selected by name),

@@ -56,7 +56,11 @@ VARIABLE_DIFFERENCES = (
     ("`SERVE_API_LOCALLY`", "a local API on port 8000", "the same; the port is `WORKER_API_PORT`"),
     ("`COMFY_LOG_LEVEL`", "ComfyUI's log level", "not read: `WORKER_LOG_LEVEL` at DEBUG includes ComfyUI's log"),
     ("`REFRESH_WORKER`", "read, but without effect since 5.0", "not read: each job's files are deleted"),
-    ("`WEBSOCKET_RECONNECT_ATTEMPTS`, `…_DELAY_S`, `…_TRACE`", "reconnecting", "not read: it always reconnects"),
+    (
+        "`WEBSOCKET_RECONNECT_ATTEMPTS`, `WEBSOCKET_RECONNECT_DELAY_S`, `WEBSOCKET_TRACE`",
+        "reconnecting",
+        "not read: the worker always reconnects",
+    ),
     ("`NETWORK_VOLUME_DEBUG`", "lists the volume's models in the log", "not read: the boot's log names missing models"),
     ("`PUBLIC_KEY`", "starts an SSH server", "not read: the image has no SSH server"),
 )
@@ -66,12 +70,12 @@ def worker_comfyui_page() -> Iterator[str]:
     """Yield the parts of docs/worker-comfyui.md."""
     stock, ours = recorded(STOCK_WORKER), recorded(THIS_WORKER)
     yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK_WORKER))
-    rows = [(case, stock[case.request], ours[case.request]) for case in CASES]
-    verdicts = {case.request: verdict(stock_outcome, our_outcome) for case, stock_outcome, our_outcome in rows}
+    rows = [(case, stock[case.title], ours[case.title]) for case in CASES]
+    verdicts = {case.title: verdict(stock_outcome, our_outcome) for case, stock_outcome, our_outcome in rows}
     differing = [
-        f"| {case.request} | {outcome_cell(stock_outcome)} | {outcome_cell(our_outcome)} | {case.why} |"
+        f"| {case.title} | {outcome_cell(stock_outcome)} | {outcome_cell(our_outcome)} | {case.why} |"
         for case, stock_outcome, our_outcome in rows
-        if verdicts[case.request] is Verdict.DIFFERENT
+        if verdicts[case.title] is Verdict.DIFFERENT
     ]
     yield "## Requests with different responses\n"
     yield _table("| request | worker-comfyui | this worker | why |", differing)
@@ -83,9 +87,9 @@ def worker_comfyui_page() -> Iterator[str]:
     )
     yield "## Requests that fail on both\n"
     failing = [
-        f"| {case.request} | {outcome_cell(stock_outcome)} | {outcome_cell(our_outcome)} |"
+        f"| {case.title} | {outcome_cell(stock_outcome)} | {outcome_cell(our_outcome)} |"
         for case, stock_outcome, our_outcome in rows
-        if verdicts[case.request] is Verdict.BOTH_FAIL
+        if verdicts[case.title] is Verdict.BOTH_FAIL
     ]
     yield _table("| request | worker-comfyui | this worker |", failing)
     for title, verdict_of_section in (
@@ -93,7 +97,7 @@ def worker_comfyui_page() -> Iterator[str]:
         ("## Requests that only this worker accepts", Verdict.ONLY_OURS),
     ):
         yield f"{title}\n"
-        yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is verdict_of_section)
+        yield "".join(f"- {case.title}\n" for case in CASES if verdicts[case.title] is verdict_of_section)
 
 
 def outcome_cell(outcome: dict[str, Any]) -> str:

@@ -24,14 +24,14 @@ class Case:
     """One request.
 
     Attributes:
-        request: unique description of the request, which docs/worker-comfyui.md prints.
+        title: unique description of the request, which docs/worker-comfyui.md prints.
         input: the job's `input`.
         why: why the responses differ; empty if they are equal or if worker-comfyui fails.
         before: inputs of the jobs that the worker runs before this one.
         prepare: injects a fault into ComfyUI before the request.
     """
 
-    request: str
+    title: str
     input: Any
     why: str = ""
     before: tuple[Any, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from runpod.serverless.modules.rp_job import run_job
 
-from handler import make_handler, make_worker
+from handler import make_handler, worker_from_settings
 from simulators.comfyui import Simulator
 from tools.stock_worker.cases import Case
 from tools.stock_worker.recordings import Outcome
@@ -42,7 +42,7 @@ def our_handler(simulator: Simulator) -> Handler:
     """Return this worker's handler on a ComfyUI."""
     lifecycle = Lifecycle(stop_comfyui=_nothing, report_unhealthy=_nothing, grace_s=1, end=_nothing)
     settings = Settings.from_env({"COMFYUI_URL": simulator.url})
-    return make_handler(Service(make_worker(settings), lifecycle))
+    return make_handler(Service(worker_from_settings(settings), lifecycle))
 
 
 def outcome_from(result: dict[str, Any]) -> Outcome:

@@ -51,7 +51,7 @@ def main() -> None:
             )
         case _:
             sys.exit(__doc__)
-    outcomes = {case.request: outcome_of(case, make_handler_for) for case in CASES}
+    outcomes = {case.title: outcome_of(case, make_handler_for) for case in CASES}
     file.write_text(json.dumps({"about": about, "outcomes": outcomes}, indent=1, ensure_ascii=False) + "\n")
 
 

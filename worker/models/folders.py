@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
+from worker import nodes
 from worker.models.files import size_of
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -34,11 +35,17 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "controlnet": ("controlnet", "t2i_adapter"),
     "gligen": ("gligen",),
     "upscale_models": ("upscale_models",),
+    "latent_upscale_models": ("latent_upscale_models",),
     "hypernetworks": ("hypernetworks",),
     "photomaker": ("photomaker",),
     "classifiers": ("classifiers",),
     "model_patches": ("model_patches",),
     "audio_encoders": ("audio_encoders",),
+    "background_removal": ("background_removal",),
+    "frame_interpolation": ("frame_interpolation",),
+    "geometry_estimation": ("geometry_estimation",),
+    "optical_flow": ("optical_flow",),
+    "detection": ("detection",),
 }
 """ComfyUI's model types (folder_paths.py), each with its folders in search order."""
 
@@ -171,6 +178,8 @@ def link(located: LocatedModels, locations: ModelLocations) -> list[str]:
 def paths_config(locations: ModelLocations) -> str:
     """Return an extra_model_paths.yaml that makes ComfyUI search the existing roots, the links first.
 
+    It also lists the folder of the worker's custom nodes.
+
     It is JSON, a subset of YAML. Paths are absolute, because ComfyUI expands `$` and `~` in a `base_path`. Unknown
     subfolders are added under their own names: later ComfyUI versions and custom nodes have further model types.
     """
@@ -187,6 +196,7 @@ def paths_config(locations: ModelLocations) -> str:
                 for kind, folders in kinds.items()
             },
         }
+    config["worker_nodes"] = {"custom_nodes": str(nodes.DIRECTORY)}
     return json.dumps(config, indent=1, ensure_ascii=False)
 
 

@@ -1,10 +1,11 @@
-"""ComfyUI's node SendPixelsWebsocket: sends images over the websocket as raw pixels, so that ComfyUI compresses nothing.
+"""ComfyUI's node SendPixelsWebsocket: sends images over the websocket as raw pixels, which ComfyUI does not compress.
 
 ComfyUI imports this file as a custom node. It runs in ComfyUI's process, so it imports nothing of this project.
 
-A frame is ComfyUI's binary frame with the event number PIXEL_EVENT. Its payload is the length of a JSON header (4 bytes,
-big-endian), the header, and the pixels: rows from top to bottom, 8 bits for each channel. The header has `prompt_id`,
-`node`, `index` (from 0) and `count` (the number of images that the node sends), `width`, `height` and `channels`.
+A frame is ComfyUI's binary frame with the event number PIXEL_EVENT. Its payload is the length of a JSON header (4
+bytes, big-endian), the header, and the pixels: rows from top to bottom, 8 bits for each channel. The header has
+`prompt_id`, `node`, `index` (from 0), `count` (the number of images that the node sends), `width`, `height` and
+`channels`.
 """
 
 from __future__ import annotations

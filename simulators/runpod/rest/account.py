@@ -1,4 +1,4 @@
-"""The state of one RunPod account, and the effect of each API call on it. No I/O."""
+"""The state of one RunPod account, and the effect of each REST call on it. No I/O. `graphql.py` changes it too."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ class RequestRefused(Exception):  # noqa: N818 - a response
 class Account:
     """The objects of one account. Tests may set the attributes."""
 
-    def __init__(self, new_id: Callable[[], str] | None = None, queue_url: str = "https://api.runpod.ai/v2") -> None:
+    def __init__(
+        self, new_endpoint_id: Callable[[], str] | None = None, queue_url: str = "https://api.runpod.ai/v2"
+    ) -> None:
         self._numbers = itertools.count(1)
-        self._new_endpoint_id = new_id or (lambda: f"ep{next(self._numbers)}")
+        self._new_endpoint_id = new_endpoint_id or (lambda: f"ep{next(self._numbers)}")
         self._queue_url = queue_url
         self.templates: dict[str, JsonObject] = {}
         self.endpoints: dict[str, JsonObject] = {}
@@ -92,7 +94,7 @@ class Account:
         return template
 
     def delete_template(self, template_id: str) -> None:
-        """Delete a template that no endpoint is bound to."""
+        """Delete a template, unless an existing endpoint created it for itself."""
         _found(self.templates, template_id)
         if self.bound.get(template_id) in self.endpoints:
             raise RequestRefused(400, "Template is in use by a pod or serverless endpoint and cannot be deleted")
@@ -101,7 +103,7 @@ class Account:
     def create_endpoint(self, body: JsonObject) -> JsonObject:
         """Create an endpoint, and the template that is bound to it."""
         _check(body, CREATE_ENDPOINT)
-        container = self._container_of(body)
+        container = self._template_container(body)
         if "image" not in {**container, **body}:
             raise RequestRefused(422, "Request validation failed.", ["body: 'image' is a required property"])
         endpoint_id = self._new_endpoint_id()
@@ -122,7 +124,7 @@ class Account:
         """Change the given fields of an endpoint."""
         endpoint = _found(self.endpoints, endpoint_id)
         _check(body, UPDATE_ENDPOINT)
-        changed = copy.deepcopy(endpoint) | self._container_of(body)
+        changed = copy.deepcopy(endpoint) | self._template_container(body)
         for name, value in copy.deepcopy(body).items():
             if name in {"gpu", "workers"}:
                 changed[name] = {**changed.get(name, {}), **value}
@@ -145,7 +147,7 @@ class Account:
         self.templates = {key: each for key, each in self.templates.items() if self.bound.get(key) != endpoint_id}
         self.cached_models.pop(endpoint_id, None)
 
-    def _container_of(self, body: JsonObject) -> JsonObject:
+    def _template_container(self, body: JsonObject) -> JsonObject:
         if "templateId" not in body:
             return {}
         template = self.templates.get(body["templateId"])

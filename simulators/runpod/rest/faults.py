@@ -1,4 +1,4 @@
-"""The faults of the simulated REST API, as methods.
+"""The faults of the simulated REST API, as methods and as two attributes.
 
 `prefix` is the start of a request's method and path, such as `POST /serverless`.
 """
@@ -40,7 +40,7 @@ class RestFaults:
         self.forgets_models = False
         """Whether a PATCH of REST v2 removes the cached models, which REST v2 has no field for."""
         self.forbids_writing = False
-        """Whether the API key is read-only."""
+        """Whether REST calls that change something are refused with 403. GraphQL calls are not."""
         self._requests_left: int | None = None
         self._handles_first_refused = False
 

@@ -63,6 +63,8 @@ SLOTS = {
     },
 }
 """The node and input of each plain input in the shipped graphs. Written by hand from the graphs."""
+MODEL_SAMPLING = {"flux-dev-txt2img": "11", "flux-dev-img2img": "13"}
+"""The node that also gets width and height, and in front of which the LoRAs are. Written by hand from the graphs."""
 
 DEFAULTS: JsonObject = {
     "negative_prompt": "",
@@ -291,13 +293,15 @@ def expected_graph(name: str, exported: Graph, used: JsonObject, image_number: i
     graph = copy.deepcopy(exported)
     for key, (node_id, input_name) in SLOTS[name].items():
         graph[node_id]["inputs"][input_name] = used[key]
+    sampling = graph[MODEL_SAMPLING[name]]["inputs"]
+    sampling |= {side: used[side] for side in ("width", "height")}
     sampler = graph["8"]["inputs"]
     sampler["cfg"] = 1 + used["negative_strength"]
     sampler["seed"] = (used["seed"] + image_number) % 2**63
     for number, lora in enumerate(used["loras"], max(map(int, exported)) + 1):
-        inputs = {"model": sampler["model"], "lora_name": lora["name"], "strength_model": lora["strength"]}
+        inputs = {"model": sampling["model"], "lora_name": lora["name"], "strength_model": lora["strength"]}
         graph[str(number)] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
-        sampler["model"] = [str(number), 0]
+        sampling["model"] = [str(number), 0]
     ids = {title: node_id for node_id, title in TITLES.items()}
     for place, value in overrides.items():
         node, _, input_name = place.rpartition(".")

@@ -135,11 +135,11 @@ def test_an_image_in_base64_is_decoded(workflows: Mapping[str, Workflow], image:
         ("YWJj=YWJj", "is not base64"),
         (BASE64.rstrip("=") + "A", "is not base64"),
         ("größer", "is not base64"),
-        ("http://example.com/a.png", "is a URL that is not https"),
-        ("FTP://example.com/a.png", "is a URL that is not https"),
-        ("file:///etc/passwd", "is a URL that is not https"),
-        ("data:image/png,abc", "is a data URI without base64"),
-        ("data:image/png;base64", "is a data URI without base64"),
+        ("http://example.com/a.png", "is a URL with another scheme than https"),
+        ("FTP://example.com/a.png", "is a URL with another scheme than https"),
+        ("file:///etc/passwd", "is a URL with another scheme than https"),
+        ("data:image/png,abc", "is a data URI that is not base64-encoded"),
+        ("data:image/png;base64", "is a data URI that is not base64-encoded"),
     ],
 )
 def test_text_that_is_not_an_image_is_rejected_with_the_remedy(

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from simulators.comfyui import Simulator
+from tools.normal_messages import normal
 from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, to_websocket
 
 from .driver import Driver, simulated, wait_until
-from .recorded import frames, graph_of, normal, recording
+from .recorded import frames, graph_of, recording
 
 NO_GRAPH: Graph = {}
 BATCH_OF_2 = changed(TXT2IMG, lat={"batch_size": 2})
