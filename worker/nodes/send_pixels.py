@@ -14,11 +14,14 @@ import json
 import struct
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from server import PromptServer
 
 PIXEL_EVENT = int.from_bytes(b"PIXL", "big")
 _LENGTH = struct.Struct(">I")
+_BLOCK_VALUES = 128 * 1024
+"""Number of values that are converted at once."""
 
 
 class SendPixelsWebsocket:
@@ -64,14 +67,27 @@ class SendPixelsWebsocket:
 
 
 def _payload(header: dict[str, Any], image: torch.Tensor) -> bytearray:
-    """Return the payload of an image's frame. The values 0 to 1 become 0 to 255 on the device, as SaveImage rounds."""
-    pixels = image.float().mul(255).clamp_(0, 255).to(torch.uint8)
+    """Return the payload of an image's frame."""
     text = json.dumps(header).encode()
     start = _LENGTH.size + len(text)
-    payload = bytearray(start + pixels.numel())
+    payload = bytearray(start + image.numel())
     payload[:start] = _LENGTH.pack(len(text)) + text
-    torch.frombuffer(payload, dtype=torch.uint8, offset=start).view(pixels.shape).copy_(pixels)
+    _convert(image, np.frombuffer(payload, np.uint8, offset=start).reshape(image.shape))
     return payload
+
+
+def _convert(image: torch.Tensor, pixels: np.ndarray) -> None:
+    """Write the values 0 to 1 of `image` as 0 to 255 to `pixels`, rounded down as SaveImage does."""
+    if image.device.type != "cpu":
+        pixels[:] = image.float().mul(255).clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        return
+    # In one thread, and in blocks that fit into the processor's cache: torch takes several times as long.
+    values = image.float().numpy()
+    height = max(1, _BLOCK_VALUES // values[0].size)
+    with np.errstate(invalid="ignore"):  # NaN
+        for top in range(0, len(values), height):
+            block = values[top : top + height] * np.float32(255)
+            pixels[top : top + height] = np.clip(block, 0, 255, out=block)
 
 
 NODE_CLASS_MAPPINGS = {"SendPixelsWebsocket": SendPixelsWebsocket}

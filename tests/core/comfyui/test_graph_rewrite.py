@@ -140,6 +140,15 @@ def test_other_nodes_are_not_changed() -> None:
     assert rewrite_graph(graph, RUN_FOLDER, saver="SaveImageWebsocket") == graph
 
 
+@pytest.mark.parametrize("class_type", ["SaveImage", "SaveImageWebsocket", "SendPixelsWebsocket"])
+@pytest.mark.parametrize("saver", ["SaveImage", "SaveImageWebsocket", "SendPixelsWebsocket"])
+def test_nodes_that_save_images_are_replaced_by_each_other(class_type: str, saver: str) -> None:
+    """A file is saved in the run's folder; the nodes that send images only have the input `images`."""
+    prefix = {"filename_prefix": f"{RUN_FOLDER}/ComfyUI"} if saver == "SaveImage" else {}
+    graph = {"9": node(class_type, images=["1", 0], **({"filename_prefix": ""} if class_type == "SaveImage" else {}))}
+    assert rewrite_graph(graph, RUN_FOLDER, saver=saver) == {"9": node(saver, images=["1", 0], **prefix)}
+
+
 def test_the_caller_s_graph_is_not_changed() -> None:
     """rewrite_graph returns a copy."""
     graph = {
