@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,9 +55,8 @@ def test_a_damaged_frame_is_ignored(damaged: bytes) -> None:
 def test_a_prompt_is_complete_with_as_many_images_as_its_node_sends() -> None:
     """The number is in each frame."""
     graph = {"9": {"class_type": "SendPixelsWebsocket", "inputs": {"images": ["1", 0]}}}
-    prompt = Prompt(graph, "a", finished_at=1.0, images={"9": {1: b"second"}}, image_counts={"9": 2})
+    partial = Prompt(graph, "a", finished_at=1.0, images={"9": {1: b"second"}}, image_counts={"9": 2})
+    complete = replace(partial, images={"9": {1: b"second", 0: b"first"}})
 
-    assert not prompt.is_complete
-    prompt.images["9"][0] = b"first"
-    assert prompt.is_complete
-    assert prompt.images_of("9") == [b"first", b"second"]
+    assert [partial.is_complete, complete.is_complete] == [False, True]
+    assert complete.images_of("9") == [b"first", b"second"]
