@@ -1,7 +1,8 @@
-"""Encodes raw pixels as PNG, faster than Pillow and into smaller files (docs/performance.md#png-encoding-and-the-result).
+"""Encodes raw pixels as PNG, faster than Pillow and into smaller files.
 
-Every row has the Paeth filter, which is the best or nearly the best one for images of a model. libdeflate's level 1
-compresses. numpy and libdeflate release the interpreter lock, so that threads encode several images in parallel.
+docs/performance.md#png-encoding-and-the-result compares it with other encoders. Every row has the Paeth filter, which is
+the best or nearly the best one for images of a model. libdeflate's level 1 compresses. numpy and libdeflate release the
+interpreter lock, so that threads encode several images in parallel.
 """
 
 from __future__ import annotations
