@@ -6,18 +6,16 @@ import contextlib
 import os
 import platform
 import re
-import shutil
 import subprocess
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from bench.gpu.results import NOT_AVAILABLE
 
 GPU_FIELDS = ("name", "driver_version", "memory.total", "power.limit", "compute_cap")
 PACKAGES = ("torch", "triton", "comfy-kitchen", "comfy-aimdo", "safetensors", "numpy")
-SAMPLE_INTERVAL_MS = 200
+SAMPLE_INTERVAL_S = 0.25
 QUERY_TIMEOUT_S = 30.0
 _PRINT_VERSIONS = """\
 import importlib.metadata, platform, sys
@@ -57,38 +55,32 @@ def _which_gpu() -> tuple[str, str]:
     return ("--id", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0")
 
 
+def used_memory_mib() -> int | None:
+    """Return the GPU's used memory, of all processes, or None if nvidia-smi does not report it."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+        return int(_output("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", *_which_gpu()))
+    return None
+
+
 class PeakMemory:
     """Records the peak of the GPU's used memory inside its `with` block."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread()
-        self._peak_mib = 0
-
-    @property
-    def mib(self) -> int | None:
-        """The peak in MiB, or None if nvidia-smi does not report it."""
-        return self._peak_mib or None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="gpu-memory", daemon=True)
+        self.mib: int | None = None
+        """The peak in MiB so far, or None if it is not known."""
 
     def __enter__(self) -> Self:
-        program = shutil.which("nvidia-smi")
-        if program is not None:
-            query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--loop-ms={SAMPLE_INTERVAL_MS}"]
-            command = [program, *query, *_which_gpu()]
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            self._thread = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-            self._thread.start()
+        self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            with self._process:  # closes the pipe and waits
-                self._process.kill()
-                self._thread.join()
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
-    def _read(self, output: IO[str]) -> None:
-        for line in output:
-            if line.strip().isdecimal():
-                self._peak_mib = max(self._peak_mib, int(line))
+    def _watch(self) -> None:
+        while (used_mib := used_memory_mib()) is not None:
+            self.mib = max(self.mib or 0, used_mib)
+            if self._ended.wait(SAMPLE_INTERVAL_S):
+                return

@@ -21,6 +21,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
+from comfy_core.http import HttpApi
 from comfy_core.progress import Progress
 from comfy_core.targets import TargetFinder
 from comfy_core.workflows import load_workflows, render
@@ -80,7 +81,7 @@ def measure(installation: Installation, plan: Plan, flag_set: FlagSet, limit_s: 
     figures = Figures(page_cache=page_cache.state(installation.model_files))
     begun_at = time.monotonic()
     with PeakMemory() as memory, running_comfyui(installation, flag_set, limit_s) as worker:
-        figures = replace(figures, boot_s=time.monotonic() - begun_at)
+        figures = replace(figures, boot_s=time.monotonic() - begun_at, command_line=command_line(worker))
         yield figures
         first = run_image(worker, plan, flag_set, 0, deadline)
         figures = replace(
@@ -126,6 +127,12 @@ def running_comfyui(installation: Installation, flag_set: FlagSet, limit_s: floa
             if boot.process is not None:
                 log = "\n".join(boot.process.log.lines())
                 (installation.logs / f"{flag_set.name}.log").write_text(f"{log}\n", encoding="utf-8")
+
+
+def command_line(worker: Worker) -> tuple[str, ...]:
+    """Return ComfyUI's arguments."""
+    stats = HttpApi(worker.server.url, name="ComfyUI", use_proxies=False).json("GET", "/system_stats", timeout_s=10)
+    return tuple(stats["system"]["argv"])
 
 
 def run_image(worker: Worker, plan: Plan, flag_set: FlagSet, seed: int, deadline: float) -> ImageTimes:

@@ -35,8 +35,9 @@ def figure(meaning: str) -> Any:  # noqa: ANN401 - a field, typed where it is de
 class Figures:
     """What was measured with one flag set. Each field describes itself."""
 
+    command_line: tuple[str, ...] | None = figure("ComfyUI's arguments, as ComfyUI reports them.")
     page_cache: str | None = figure("Where the model files were before the boot: cold (on the disk), cached, partly.")
-    boot_s: float | None = figure("Seconds from the start of ComfyUI until it responds and lists the models.")
+    boot_s: float | None = figure("Seconds from the query of the flags to a ComfyUI that lists the models.")
     first_step_s: float | None = figure("Seconds from the submission of the first image to the end of its first step.")
     first_image_s: float | None = figure("Seconds from the submission of the first image to its result.")
     load_s: float | None = figure("first_step_s without that of a later image: loading models, and compiling if set.")

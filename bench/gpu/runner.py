@@ -12,6 +12,9 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 from worker.comfyui_process import ModelsMissing
 
+STOP_S = 10.0
+"""Reserve for the end of a ComfyUI whose time is over."""
+
 Measure: TypeAlias = Callable[[FlagSet, float], Iterator[Figures]]
 """Yields the figures of a flag set after each part of its measurement, within the given seconds."""
 
@@ -40,7 +43,7 @@ class Budget:
     @property
     def next_limit_s(self) -> float:
         """Maximum seconds of the next flag set."""
-        return min(self.set_limit_s, self.total_s - self.used_s)
+        return min(self.set_limit_s, self.total_s - self.used_s - STOP_S)
 
 
 def measured_sets(flag_sets: Iterable[FlagSet], measure: Measure, budget: Budget) -> Iterator[SetResult]:

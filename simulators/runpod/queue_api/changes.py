@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -54,12 +55,17 @@ class Changes:
                 seen = self._count
         return value
 
-    async def until(self, found: Callable[[], _Found], timeout_s: float) -> _Found:
-        """Return the first true result of `found`, or the last result at the deadline."""
+    async def until(self, found: Callable[[], _Found], timeout_s: float, jitter_s: float = 0.0) -> _Found:
+        """Return the first true result of `found`, or the last result at the deadline.
+
+        After a change, `found` is called after a random delay of at most `jitter_s`.
+        """
         deadline = time.monotonic() + timeout_s
         while not (value := found()) and (left_s := deadline - time.monotonic()) > 0:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._event.wait(), left_s)
+                if jitter_s:
+                    await asyncio.sleep(random.uniform(0, jitter_s))  # noqa: S311 - not for security
         return value
 
     def _wake(self) -> None:

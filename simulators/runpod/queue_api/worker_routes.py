@@ -120,7 +120,9 @@ class WorkerRoutes:
         self._seen_at[worker_id] = time.monotonic()
         self._changes.notify()
         return await self._changes.until(
-            lambda: self._store.hand_out(worker_id, at_most) if _is_open(request) else [], self._config.long_poll_s
+            lambda: self._store.hand_out(worker_id, at_most) if _is_open(request) else [],
+            self._config.long_poll_s,
+            self._config.dispatch_jitter_s,
         )
 
 

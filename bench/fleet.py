@@ -1,0 +1,129 @@
+"""Measures how long callers wait at several workers, compared with an ideal queue of the same jobs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import heapq
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.worker_setup import ROOT, code_of
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import QueueJob, RunPodPlatform, WorkerProcess
+from simulators.waiting import until
+
+WORKERS = 3
+UTILISATION = 0.6
+ROUND_TRIP_S = 0.06
+DISPATCH_JITTER_S = 0.005
+"""A random one of the workers that poll gets a job."""
+STEPS = (10, 20, 30)
+"""The numbers of sampling steps of the jobs, each as frequent as the others."""
+BOOT_TIMEOUT_S = 120
+JOB_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A job: when it is submitted, in seconds since the start, and its sampling steps."""
+
+    at: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The times of a finished job: its submission, its result, and how long ComfyUI executed it."""
+
+    submitted_at: float
+    ended_at: float
+    service_s: float
+
+
+def poisson_arrivals(count: int, step_s: float, seed: int) -> list[Arrival]:
+    """Return jobs that arrive at random and keep WORKERS workers busy for UTILISATION of the time."""
+    source = random.Random(seed)  # noqa: S311 - not for security
+    rate = WORKERS * UTILISATION / (statistics.mean(STEPS) * step_s)
+    at, arrivals = 0.0, []
+    for _ in range(count):
+        at += source.expovariate(rate)
+        arrivals.append(Arrival(at, source.choice(STEPS)))
+    return arrivals
+
+
+def ideal_waits_s(trips: Sequence[Trip], workers: int) -> list[float]:
+    """Return the seconds from submission to result of each job in one queue, without any overhead.
+
+    Jobs start in the order of submission, each as soon as one of the workers is idle.
+    """
+    idle_at = [0.0] * workers
+    waits = []
+    for trip in sorted(trips, key=lambda trip: trip.submitted_at):
+        end = max(heapq.heappop(idle_at), trip.submitted_at) + trip.service_s
+        heapq.heappush(idle_at, end)
+        waits.append(end - trip.submitted_at)
+    return waits
+
+
+def fleet(options: argparse.Namespace) -> None:
+    """Print the callers' mean wait, from submission to result, with two jobs in hand and with one."""
+    arrivals = poisson_arrivals(options.jobs, options.step_s, options.seed)
+    print(
+        f"{options.jobs} jobs of {STEPS} steps of {options.step_s:g} s, Poisson arrivals at a utilisation of "
+        f"{UTILISATION:g}, {WORKERS} workers, random dispatch, round trips of {ROUND_TRIP_S * 1000:.0f} ms; "
+        "seconds from submission to result"
+    )
+    for concurrency in (2, 1):
+        trips = _run(arrivals, options.step_s, concurrency)
+        waits = [trip.ended_at - trip.submitted_at for trip in trips]
+        ideal_s = statistics.mean(ideal_waits_s(trips, WORKERS))
+        print(
+            f"  WORKER_CONCURRENCY={concurrency}   mean {statistics.mean(waits):.2f}   ideal queue {ideal_s:.2f}   "
+            f"ratio {statistics.mean(waits) / ideal_s:.3f}   p95 {statistics.quantiles(waits, n=20)[-1]:.2f}   "
+            f"service {statistics.mean(trip.service_s for trip in trips):.2f}",
+            flush=True,
+        )
+
+
+def _run(arrivals: Sequence[Arrival], step_s: float, concurrency: int) -> list[Trip]:
+    """Run the jobs on new workers, each a process with RunPod's SDK and a simulated ComfyUI of its own."""
+    platform = RunPodPlatform(round_trip_s=ROUND_TRIP_S, dispatch_jitter_s=DISPATCH_JITTER_S)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(platform)
+        simulators = [stack.enter_context(Simulator(step_s=step_s)) for _ in range(WORKERS)]
+        for number, simulator in enumerate(simulators):
+            environment = {
+                "COMFYUI_URL": simulator.url,
+                "WORKER_CONCURRENCY": str(concurrency),
+                "WORKER_WARMUP": "false",
+                "RUNPOD_PING_INTERVAL": "1000",
+                "PYTHONPATH": str(ROOT),
+            }
+            worker = WorkerProcess(platform, ROOT / "handler.py", worker_id=f"worker-{number}", env=environment)
+            stack.enter_context(worker)
+        if not until(lambda: len({take.worker_id for take in platform.takes}) == WORKERS, BOOT_TIMEOUT_S):
+            sys.exit("scripts/bench: a worker takes no jobs")
+        job_ids = list(_submitted(platform, arrivals))
+        jobs = [platform.wait_for(job_id, JOB_TIMEOUT_S) for job_id in job_ids]
+        service_s = {run.prompt_id: run.ended_at - run.started_at for each in simulators for run in each.executions}
+    return [_trip(job, service_s) for job in jobs]
+
+
+def _submitted(platform: RunPodPlatform, arrivals: Iterable[Arrival]) -> Iterator[str]:
+    """Submit each job at its time; yield its id."""
+    begun_at = time.monotonic()
+    for seed, arrival in enumerate(arrivals):
+        time.sleep(max(0.0, begun_at + arrival.at - time.monotonic()))
+        yield platform.submit({"prompt": "a knight", "seed": seed, "steps": arrival.steps})
+
+
+def _trip(job: QueueJob, service_s: Mapping[str, float]) -> Trip:
+    """Return a finished job's times. Exits if the job failed."""
+    if code_of(job) or job.ended_at is None:
+        sys.exit(f"scripts/bench: a job failed: {job.error}")
+    return Trip(job.submitted_at, job.ended_at, service_s[job.output["prompt_ids"][0]])
