@@ -1,6 +1,7 @@
 # The worker's image, with and without weights. Build it with docker-bake.hcl; see docs/image.md.
 #
 #   runtime     base of every final image: Python, tini, a user, entrypoint and health check
+#   hardened    runtime with Debian's updates and without setuid bits
 #   build       runtime with pip and git, which no final image contains
 #   torch       /opt/torch, several gigabytes that rarely change, so in a separate layer
 #   python      /opt/venv, the locked packages of ComfyUI and the worker
@@ -14,13 +15,11 @@
 ARG BASE_IMAGE=debian:bookworm-slim
 
 FROM ${BASE_IMAGE} AS runtime
-# Package versions are those of the base image's suite. tini's environment contains the container's secrets. Removing read
-# permission makes its process non-dumpable, so that other processes of the same user cannot read /proc/1/environ.
+# Package versions are those of the base image's suite; harden_image updates them.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
-    && chmod 0711 /usr/bin/tini \
     && useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin worker
 # The CUDA libraries are part of torch, and the driver comes from the host: the NVIDIA container toolkit reads these two.
 ENV NVIDIA_VISIBLE_DEVICES=all \
@@ -33,7 +32,9 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     COMFYUI_DIR=/opt/comfyui \
     COMFYUI_DATA_DIR=/tmp/comfyui \
     WORKER_MODELS_DIR=/opt/models
-LABEL org.opencontainers.image.title="Flux.1-dev on ComfyUI, a RunPod serverless worker" \
+ARG BASE_IMAGE
+LABEL org.opencontainers.image.base.name=$BASE_IMAGE \
+      org.opencontainers.image.title="Flux.1-dev on ComfyUI, a RunPod serverless worker" \
       org.opencontainers.image.description="Text and images in, PNGs out: handler.py, ComfyUI and the models of Flux.1-dev" \
       org.opencontainers.image.licenses="MIT AND GPL-3.0-only"
 WORKDIR /app
@@ -54,18 +55,23 @@ RUN apt-get update \
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 
+# The updates are not part of `runtime`, because each new update would then rebuild and push torch and the weights again. BuildKit takes
+# this layer from its cache until UPDATED or the base image changes.
+FROM runtime AS hardened
+# The day of the updates.
+ARG UPDATED=
+RUN --mount=type=bind,source=scripts/release/harden_image,target=/harden_image /harden_image
+
+
 FROM build AS torch
-# cuda: PyPI's build, locked with hashes. cpu: the same versions from PyTorch's index. none: for the simulator.
+# cuda: PyPI's build, which also runs on a CPU. none: for the simulator.
 ARG TORCH=cuda
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/torch.txt,target=/torch.txt \
     mkdir /opt/torch && case "$TORCH" in \
       cuda) pip install --quiet --no-deps --require-hashes --target /opt/torch --requirement /torch.txt ;; \
-      cpu) grep -oE '^torch(audio|vision)?==[0-9.]+' /torch.txt > /versions.txt \
-        && pip install --quiet --no-deps --target /opt/torch --requirement /versions.txt \
-             --index-url https://download.pytorch.org/whl/cpu ;; \
       none) ;; \
-      *) echo "TORCH must be cuda, cpu or none, not $TORCH" >&2 && exit 1 ;; \
+      *) echo "TORCH must be cuda or none, not $TORCH" >&2 && exit 1 ;; \
     esac
 
 
@@ -175,10 +181,12 @@ RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mo
 COPY --link --from=licences / /opt/models/licences/
 LABEL org.opencontainers.image.licenses="MIT AND GPL-3.0-only AND Apache-2.0 AND LicenseRef-FLUX.1-dev-Non-Commercial" \
       org.opencontainers.image.description="Text and images in, PNGs out. The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. Copyright Black Forest Labs. Inc."
-USER 1000:1000
 
 
 FROM weights AS worker-flux1-dev-fp8
+ARG UPDATED=
+RUN --mount=type=bind,source=scripts/release/harden_image,target=/harden_image /harden_image
+USER 1000:1000
 COPY --link --from=torch /opt/torch /opt/torch
 COPY --link --from=comfyui /opt/venv /opt/venv
 COPY --link --from=comfyui /opt/comfyui /opt/comfyui
@@ -188,7 +196,7 @@ LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revisio
 
 
 # Without GPU and ComfyUI: the simulator replaces ComfyUI, in another container of the same image (compose.yaml).
-FROM runtime AS simulator
+FROM hardened AS simulator
 COPY --link --from=python /opt/venv /opt/venv
 COPY --link --from=simulator-app /app /app
 USER 1000:1000
@@ -196,7 +204,7 @@ ARG VERSION=0 REVISION=unknown
 LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
 
 
-FROM runtime AS worker
+FROM hardened AS worker
 # Destination of model downloads at boot if there is no network volume.
 RUN install --directory --owner=1000 --group=1000 /opt/models
 USER 1000:1000

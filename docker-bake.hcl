@@ -6,14 +6,18 @@
 variable "IMAGE" { default = "flux-comfyui-worker" }
 variable "VERSION" { default = "dev" }
 variable "REVISION" { default = "unknown" }
+variable "BASE_IMAGE" { default = null } # null: the Dockerfile's default
+variable "UPDATED" { default = null }
 
 group "default" { targets = ["worker"] }
 
 target "_common" {
   platforms = ["linux/amd64"]
   args = {
-    VERSION  = VERSION
-    REVISION = REVISION
+    VERSION    = VERSION
+    REVISION   = REVISION
+    BASE_IMAGE = BASE_IMAGE
+    UPDATED    = UPDATED
   }
 }
 

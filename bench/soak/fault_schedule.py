@@ -44,7 +44,7 @@ def _faults_of(setup: WorkerSetup) -> simulator_faults.ComfyUIFaults:
 
 
 _UNAVAILABLE = ErrorCode.COMFYUI_UNAVAILABLE
-_PATHS = ("POST /prompt", "/history", "/queue", "POST /upload/image", "/view", "POST /interrupt", "/ws")
+_PATHS = ("POST /prompt", "/history", "/queue", "POST /upload/image", "/view", "POST /jobs", "/ws")
 _NODES = ("VAEDecode", "CLIPTextEncode", "UNETLoader", "KSampler", "SaveImageWebsocket")
 
 

@@ -51,7 +51,7 @@ class Flag:
         """The argument in usage notation: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
         if not self.names[0].startswith("-"):
             name = self.metavar or self.names[0].upper()
-            return f"[{name}]" if self.settings.get("nargs") == "?" else name
+            return f"[{name}]" if self.settings.get("nargs") in ("?", "*") else name
         return f"{', '.join(self.names)} {self.metavar}".strip()
 
 

@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),
     "batch": ("generate all images of a game from one file", "comfy_client.cli.batch"),
-    "scenario": ("serve Scenario.com's API from your endpoint (`scenario serve`)", _SERVERS),
+    "scenario": ("serve Scenario.com's API from your endpoint (`scenario serve`)", "comfy_client.cli.scenario"),
     "deploy": ("create or update the endpoint at RunPod, and generate a test image", "comfy_client.cli.deploy"),
     "destroy": ("delete the endpoint and its template at RunPod", "comfy_client.cli.deploy"),
     "completion": ("print a shell completion script", "comfy_client.cli.main"),

@@ -77,6 +77,7 @@ class ComfyServer:
         self._socket = WebsocketListener(socket_url, connect_timeout_s)
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
+        self._has_cancel = True  # until ComfyUI responds that it does not have the request
         self.cleanup = Cleanup(self)
 
     @property
@@ -185,21 +186,34 @@ class ComfyServer:
         raise RequestError("ComfyUI sent an unexpected response to GET /queue")
 
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
-        """Remove the prompts from the queue, interrupt the running one, and return those that are still running.
-
-        Older versions of ComfyUI ignore the prompt id of an interrupt and stop whichever prompt is running
-        (docs/reference/comfyui.md#queue-and-history).
-        """
+        """Remove the prompts from the queue, interrupt the running one, and return those that are still running."""
         ids = frozenset(prompt_ids)
         if not ids:
             return ids
         self._http.call("POST", "/queue", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ids)})
         for prompt_id in ids & self.queue_state()[0]:
-            self._http.call("POST", "/interrupt", timeout_s=CLEAN_TIMEOUT_S, json={"prompt_id": prompt_id})
+            self._interrupt(prompt_id)
         deadline = time.monotonic() + _STOP_WAIT_S
         while (running := ids & self.queue_state()[0]) and time.monotonic() < deadline:
             time.sleep(_STOP_POLL_S)
         return running
+
+    def _interrupt(self, prompt_id: str) -> None:
+        """Interrupt a prompt, unless it has ended.
+
+        The request `cancel` of ComfyUI 0.26 and later cannot interrupt the prompt after it. If ComfyUI refuses the
+        request with a 4xx, `/interrupt` is used from then on (docs/reference/comfyui.md#queue-and-history).
+        """
+        if self._has_cancel:
+            try:
+                self._http.call("POST", f"/api/jobs/{prompt_id}/cancel", timeout_s=CLEAN_TIMEOUT_S)
+            except RequestError as error:
+                if error.status is None or error.status >= requests.codes.server_error:
+                    raise
+                self._has_cancel = False
+            else:
+                return
+        self._http.call("POST", "/interrupt", timeout_s=CLEAN_TIMEOUT_S, json={"prompt_id": prompt_id})
 
     def free_memory(self) -> None:
         """Make ComfyUI unload its models and clear its cache before the next prompt."""

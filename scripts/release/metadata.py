@@ -79,6 +79,21 @@ def check_tag(ref: str, version: str) -> None:
         )
 
 
+def image_manifest(layout: Path) -> dict[str, Any]:
+    """Return the manifest of the amd64 image in an OCI layout, whose indexes may also list attestations."""
+    manifest: dict[str, Any] = json.loads((layout / "index.json").read_text())
+    while "manifests" in manifest:
+        entry = next(each for each in manifest["manifests"] if _architecture(each) in ("amd64", None))
+        manifest = json.loads((layout / "blobs" / entry["digest"].replace(":", "/")).read_text())
+    return manifest
+
+
+def _architecture(descriptor: Mapping[str, Any]) -> str | None:
+    """Return the architecture of an index's entry: "unknown" for attestations, None for an index."""
+    architecture: str | None = descriptor.get("platform", {}).get("architecture")
+    return architecture
+
+
 def layers_larger_than(manifest: Mapping[str, Any], limit_bytes: int) -> list[int]:
     """Return the sizes in bytes of an image's layers that are larger than `limit_bytes`."""
     sizes = [int(layer["size"]) for layer in manifest["layers"]]
@@ -101,8 +116,8 @@ def _print_version(options: argparse.Namespace) -> None:
     print(version)
 
 
-def _check_layers(_: argparse.Namespace) -> None:
-    if large := layers_larger_than(json.load(sys.stdin), GHCR_LAYER_LIMIT_BYTES):
+def _check_layers(options: argparse.Namespace) -> None:
+    if large := layers_larger_than(image_manifest(options.layout), GHCR_LAYER_LIMIT_BYTES):
         sizes = ", ".join(f"{size / GB:.1f} GB" for size in large)
         raise ReleaseError(f"{len(large)} layers are larger than GHCR allows (10 GB): {sizes}")
 
@@ -123,7 +138,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     command = commands.add_parser("version", help="print the version, and fail if the git tag is another version")
     command.add_argument("--ref", default=environment.get("GITHUB_REF", ""))
     command.set_defaults(run=_print_version)
-    command = commands.add_parser("layers", help="fail if the manifest on stdin has a layer that is too large for GHCR")
+    command = commands.add_parser("layers", help="fail if an image has a layer that is too large for GHCR")
+    command.add_argument("layout", type=Path, help="folder with an OCI layout")
     command.set_defaults(run=_check_layers)
     options = parser.parse_args(arguments)
     try:

@@ -16,11 +16,12 @@ step was sent, or at once if the step is `None`. `hang_sampling` and `block_serv
 | respond_500(path, times=1) | status 500 instead of the response; the request has no effect |
 | cut_response(path, times=1) | the connection is closed without a response; the request has no effect |
 | write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
+| lack_cancel() | 405 for /api/jobs/{id}/cancel, as before ComfyUI 0.26 |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
 | hang_sampling(at_step=1, ignores_interrupt=False, times=1) | that step hangs until it is interrupted |
 | block_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
 | release() | ends every hang, block and stall, and the delay of history entries |
-| clear() | removes the faults that have not happened yet, but not `write_history_late` |
+| clear() | removes the faults that have not happened yet, but not `write_history_late` and `lack_cancel` |
 
 A path is `/history`, which includes the paths below it, or `POST /history`. The prefix /api is ignored.
 """
@@ -106,6 +107,7 @@ class ComfyUIFaults:
         self._lock = threading.Lock()
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
+        self._lacks_cancel = False
         self.released = threading.Event()
         """Set when a blocked server may continue."""
 
@@ -119,6 +121,11 @@ class ComfyUIFaults:
     def history_delay_s(self) -> float:
         """The delay of history entries."""
         return self._history_delay_s
+
+    @property
+    def lacks_cancel(self) -> bool:
+        """Whether /api/jobs/{id}/cancel does not exist."""
+        return self._lacks_cancel
 
     def drop_socket(self, at_step: int | None = 1) -> None:
         """Close the client's websocket cleanly, or the websockets of all clients if `at_step` is None."""
@@ -164,6 +171,10 @@ class ComfyUIFaults:
         """Delay history entries by `seconds`."""
         self._history_delay_s = seconds
 
+    def lack_cancel(self) -> None:
+        """Respond to /api/jobs/{id}/cancel with status 405, as ComfyUI before 0.26."""
+        self._lacks_cancel = True
+
     def forget_everything(self) -> None:
         """Reset all state, as a restarted ComfyUI would."""
         self._call(lambda core: core.forget())
@@ -184,7 +195,7 @@ class ComfyUIFaults:
         self._call(lambda core: core.release())
 
     def clear(self) -> None:
-        """Remove the faults that have not happened yet, but not `write_history_late`."""
+        """Remove the faults that have not happened yet, but not `write_history_late` and `lack_cancel`."""
         with self._lock:
             self._armed = []
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_HISTORY_ENTRIES = 10_000
-SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
 @dataclass(frozen=True, order=True)
@@ -103,8 +102,6 @@ class PromptQueue:
         prompt, self._running = self._running, None
         if len(self._history) > MAX_HISTORY_ENTRIES:
             del self._history[next(iter(self._history))]
-        for secret in SECRET_EXTRA_DATA:
-            prompt.extra_data.pop(secret, None)
         self._history[prompt.prompt_id] = {"prompt": prompt.listed(), **result}
         self._changed()
 
@@ -117,8 +114,8 @@ class PromptQueue:
         running = [self._running.listed()] if self._running else []
         return {"queue_running": running, "queue_pending": [prompt.listed() for prompt in self._waiting]}
 
-    def delete(self, prompt_id: str) -> None:
-        """Delete one waiting prompt."""
+    def delete(self, prompt_id: str) -> bool:
+        """Delete one waiting prompt; return whether it was waiting."""
         for prompt in self._waiting:
             if prompt.prompt_id == prompt_id:
                 self._waiting.remove(prompt)
@@ -126,7 +123,8 @@ class PromptQueue:
                 if not self._waiting:
                     self._changed()
                 self._changed()
-                return
+                return True
+        return False
 
     def history(self, prompt_id: str | None = None) -> dict[str, dict[str, Any]]:
         """Return all entries, or the entry of one prompt by its id; empty if it does not exist."""

@@ -7,7 +7,7 @@ import base64
 import binascii
 import io
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Self, TypeAlias
 
@@ -25,6 +25,7 @@ BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
 MODEL = "model_bfl-flux-1-dev"
 START_TIMEOUT_S = 30.0
 UPLOAD_LIMIT_BYTES = 6_000_000
+DRY_RUN = 269
 JOB_STEPS = 5
 HELD_PROGRESS = 0.4
 RANGES = {
@@ -65,10 +66,14 @@ class ScenarioSimulator:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server, if it runs."""
         self.faults.clear()
-        if self._loop is not None:
+        if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+            self._thread.join()
 
     @property
     def url(self) -> str:
@@ -91,11 +96,16 @@ class ScenarioSimulator:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         for method, name, path, route in (
             (hdrs.METH_POST, "generate", "/v1/generate/custom/{model}", self._generate),
+            (hdrs.METH_POST, "generate", "/v1/generate/{kind}", self._generate_other),
             (hdrs.METH_GET, "jobs", "/v1/jobs", self._list_jobs),
             (hdrs.METH_GET, "job", "/v1/jobs/{job}", self._job),
             (hdrs.METH_POST, "action", "/v1/jobs/{job}/action", self._action),
             (hdrs.METH_POST, "upload", "/v1/assets", self._upload),
+            (hdrs.METH_GET, "assets", "/v1/assets", self._list_assets),
+            (hdrs.METH_DELETE, "assets", "/v1/assets", self._delete_assets),
             (hdrs.METH_GET, "asset", "/v1/assets/{asset}", self._asset),
+            (hdrs.METH_PUT, "tags", "/v1/assets/{asset}/tags", self._tags),
+            (hdrs.METH_GET, "models", "/v1/models", self._models),
             (hdrs.METH_GET, "model", "/v1/models/{model}", self._model),
             (hdrs.METH_GET, "image", "/assets/{asset}", self._image),
         ):
@@ -136,13 +146,27 @@ class ScenarioSimulator:
             return problem(400, fault)
         if "image" in body and body["image"] not in self.assets:
             return problem(404, f"Asset {body['image']} not found")
+        return self._accept(ScenarioJob(body, MODEL), request)
+
+    async def _generate_other(self, request: web.Request) -> web.Response:
+        """Start a job of another route, such as remove-background. Its body is not checked, except for asset ids."""
+        body: Record = await request.json()
+        unknown = [each for each in _asset_ids(body) if each not in self.assets]
+        if unknown:
+            return problem(404, f"Asset {unknown[0]} not found")
+        kind = request.match_info["kind"]
+        return self._accept(ScenarioJob(body, str(body.get("modelId", "")), kind), request)
+
+    def _accept(self, job: ScenarioJob, request: web.Request) -> web.Response:
+        cost = {"creativeUnitsCost": 5, "creativeUnitsDiscount": 0, "costDetails": {f"{job.job_type}-generation": 5}}
+        if request.query.get("dryRun") == "true":
+            return web.json_response(cost, status=DRY_RUN)
         self.submissions += 1
-        job = ScenarioJob(body, MODEL)
         self.jobs[job.job_id] = job
         task = asyncio.get_running_loop().create_task(self._run(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return web.json_response({"job": job.record(), "creativeUnitsCost": 5, "costDetails": {"custom-generation": 5}})
+        return web.json_response({"job": job.record(), **cost})
 
     async def _run(self, job: ScenarioJob) -> None:
         if queue_s := self.faults.queue_s:
@@ -170,7 +194,7 @@ class ScenarioSimulator:
         width, height = job.body.get("width", 1104), job.body.get("height", 832)
         seed = job.body.get("seed", 0) + number
         kind = "img2img" if "image" in job.body else "txt2img"
-        metadata = {"seed": str(seed), "width": width, "height": height, "prompt": job.body["prompt"]}
+        metadata = {"seed": str(seed), "width": width, "height": height, "prompt": job.body.get("prompt")}
         asset = Asset(noise_png(width, height, seed), "image/png", kind, metadata)
         self.assets[asset.asset_id] = asset
         return asset.asset_id
@@ -214,6 +238,32 @@ class ScenarioSimulator:
         asset = self.assets.get(request.match_info["asset"])
         return web.json_response({"asset": asset.record(self._origin)}) if asset else problem(404, "Asset not found")
 
+    async def _list_assets(self, request: web.Request) -> web.Response:
+        """Return a page of assets, oldest first. The token is the number of assets on the pages before."""
+        begin = int(request.query.get("paginationToken", "0"))
+        end = begin + int(request.query.get("pageSize", "50"))
+        page = list(self.assets.values())[begin:end]
+        more = {"nextPaginationToken": str(end)} if end < len(self.assets) else {}
+        return web.json_response({"assets": [asset.record(self._origin) for asset in page], **more})
+
+    async def _delete_assets(self, request: web.Request) -> web.Response:
+        for asset_id in (await request.json())["assetIds"]:
+            self.assets.pop(asset_id, None)
+        return web.json_response({})
+
+    async def _tags(self, request: web.Request) -> web.Response:
+        asset = self.assets.get(request.match_info["asset"])
+        if asset is None:
+            return problem(404, "Asset not found")
+        body: Record = await request.json()
+        asset.tags = [each for each in asset.tags if each not in body.get("delete", [])] + body.get("add", [])
+        return web.json_response({"added": body.get("add", []), "deleted": body.get("delete", [])})
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        return web.json_response(
+            {"models": [{"id": MODEL, "type": "custom"}, {"id": "model_studio", "type": "flux.1-lora"}]}
+        )
+
     async def _model(self, request: web.Request) -> web.Response:
         if request.match_info["model"] != MODEL:
             return problem(404, "Model not found")
@@ -228,6 +278,19 @@ class ScenarioSimulator:
     @property
     def _origin(self) -> str:
         return f"http://127.0.0.1:{self._port}"
+
+
+def _asset_ids(value: object) -> Iterator[str]:
+    """Yield the asset ids anywhere in a body."""
+    match value:
+        case str() if value.startswith("asset_"):
+            yield value
+        case dict():
+            for each in value.values():
+                yield from _asset_ids(each)
+        case list():
+            for each in value:
+                yield from _asset_ids(each)
 
 
 def _input_error(body: Record) -> str:

@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-Route: TypeAlias = Literal["generate", "job", "jobs", "action", "upload", "asset", "model", "image"]
+Route: TypeAlias = Literal[
+    "generate", "job", "jobs", "action", "upload", "asset", "assets", "tags", "model", "models", "image"
+]
 Body: TypeAlias = Mapping[str, Any] | str | None
 
 

@@ -40,6 +40,7 @@ class ScenarioJob:
 
     body: Record
     model_id: str
+    job_type: str = "custom"
     job_id: str = field(default_factory=lambda: new_id("job"))
     status: str = "queued"
     progress: float = 0.0
@@ -68,7 +69,7 @@ class ScenarioJob:
         """Return `job` in the response of GET jobs/{id}."""
         return {
             "jobId": self.job_id,
-            "jobType": "custom",
+            "jobType": self.job_type,
             "status": self.status,
             "progress": self.progress,
             "metadata": {
@@ -95,6 +96,7 @@ class Asset:
     asset_id: str = field(default_factory=lambda: new_id("asset"))
     signature: str = field(default_factory=lambda: secrets.token_hex(8))
     created_at: str = field(default_factory=now)
+    tags: list[str] = field(default_factory=list)
 
     def record(self, base_url: str) -> Record:
         """Return `asset` in the response of GET assets/{id}."""
@@ -108,7 +110,7 @@ class Asset:
             "metadata": {"kind": "image", "type": self.source, "size": len(self.data), **self.metadata},
             "properties": {"size": len(self.data)},
             "privacy": "private",
-            "tags": [],
+            "tags": list(self.tags),
             "collectionIds": [],
             "editCapabilities": [],
             "createdAt": self.created_at,

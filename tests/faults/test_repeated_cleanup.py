@@ -34,7 +34,7 @@ def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator
     assert remaining(simulator) == []
 
 
-@pytest.mark.parametrize("path", ["POST /queue", "POST /interrupt"])
+@pytest.mark.parametrize("path", ["POST /queue", "POST /jobs"])
 def test_a_prompt_that_could_not_be_stopped_is_stopped_later(simulator: Simulator, run: RunJob, path: str) -> None:
     """If a stuck prompt cannot be stopped because of a 500, the next job stops it before it queues its own prompts."""
     simulator.faults.hang_sampling()

@@ -104,6 +104,15 @@ def test_no_file_is_world_writable(archive_of: ArchiveOf, image: str) -> None:
     assert found == []
 
 
+@pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS, SIMULATOR])
+def test_no_file_has_a_setuid_or_setgid_bit(engine: docker.DockerClient, image: str) -> None:
+    """No program of the image runs with the rights of its owner or group instead of its caller's."""
+    search = ["/", "-xdev", "-type", "f", "-perm", "/6000"]
+    found = engine.containers.run(image, search, entrypoint="/usr/bin/find", user="root", remove=True)
+
+    assert found == b""
+
+
 @pytest.mark.parametrize("image", [WORKER, WITH_WEIGHTS])
 def test_no_repository_or_cache_is_left(archive_of: ArchiveOf, image: str) -> None:
     """No layer contains .git, a cache of root, apt or pytest, or a partial download."""

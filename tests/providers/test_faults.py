@@ -132,7 +132,7 @@ def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform)
     """If the port stays closed, the error says that no job runs."""
     with ClosedPort(platform.base_url) as closed_port:
         environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": closed_port.url}
-        with client_from_env(environment) as client, pytest.raises(RequestError, match="not reached") as info:
+        with client_from_env(environment) as client, pytest.raises(RequestError, match="did not respond") as info:
             client.submit(prompt="a knight")
 
     assert info.value.report.details["may_run"] is False

@@ -29,55 +29,78 @@ EXPRESSIONS = {
     "github.token": "ghs_token",
     "secrets.DOCKERHUB_USERNAME": "octo",
     "env.GHCR": "ghcr.io/Octo-Org/flux-comfyui-worker",
+    "needs.base.outputs.image": "debian:bookworm-slim@sha256:0123",
     "toJSON(needs.*.result)": '["success", "success", "success"]',
 }
 """Values of the expressions in the environments of the steps."""
-FAKED_SCRIPTS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
+FAKED_SCRIPTS = (
+    "check",
+    "test",
+    "browser",
+    "engine",
+    "release/wheel",
+    "release/smoke_image",
+    "release/propose_comfyui",
+    "release/test_runpod",
+)
 """Scripts that are tested elsewhere. This module replaces them by fakes."""
 HUB = "docker.io/octo/flux-comfyui-worker"
 GHCR = "ghcr.io/octo-org/flux-comfyui-worker"
+PUBLISHING = ("docker", "gh", "skopeo")
+"""Programs that build and publish. This module replaces them by fakes."""
 BAKE = "docker buildx bake --file docker-bake.hcl"
 FP8 = "worker-flux1-dev-fp8"
-ATTESTED = "--push --sbom=true --provenance=mode=max"
+OUTPUT_FILE = "github_output"
+"""Name of the file of a step's outputs, in the folder of the repository."""
 
 
-def push_command(target: str, suffix: str, *repositories: str) -> str:
-    """Return the command that pushes a target under its names."""
-    names = [f"{repository}:{name}{suffix}" for repository in repositories for name in (VERSION, SHORT)]
-    sets = " ".join(f"--set {target}.tags={name}" for name in names)
-    to = f" --set {target}.cache-to=type=registry,ref={GHCR}:cache-{target},mode=max" if target != FP8 else ""
-    return f"{BAKE} {target} {ATTESTED} {sets}{to}"
+def copies(target: str, suffix: str, *repositories: str) -> list[str]:
+    """Return the commands that push the built layout of a target under its names."""
+    return [
+        f"skopeo copy --quiet --all --preserve-digests oci:candidates/{target} docker://{repository}:{name}{suffix}"
+        for repository in repositories
+        for name in (VERSION, SHORT)
+    ]
 
 
-def candidate_options(target: str, cache: str) -> str:
-    """Return the options that name a target's image `candidate`, and read the build cache at GHCR."""
-    return f"--set {target}.tags=candidate:{target} --set {target}.cache-from=type=registry,ref={GHCR}:cache-{cache}"
+def build_command(*targets: str) -> str:
+    """Return the command that builds targets as layouts, with the build cache at GHCR, where no weights are stored."""
+    options = []
+    for target in targets:
+        options.append(f"--set {target}.output=type=oci,tar=false,dest=candidates/{target}")
+        cache = target.removesuffix("-flux1-dev-fp8")
+        options.append(f"--set {target}.cache-from=type=registry,ref={GHCR}:cache-{cache}")
+        if target != FP8:
+            options.append(f"--set {target}.cache-to=type=registry,ref={GHCR}:cache-{target},mode=max")
+    return f"{BAKE} {' '.join(targets)} --sbom=true --provenance=mode=max {' '.join(options)}"
+
+
+def load_commands(target: str) -> list[str]:
+    """Return the commands that load the built layout of a target into the engine."""
+    platform = "--override-os linux --override-arch amd64"
+    return [
+        f"skopeo copy --quiet {platform} oci:candidates/{target} docker-archive:/dev/stdout:candidate:{target}",
+        "docker load --quiet",
+    ]
 
 
 CALLS: dict[str, list[str]] = {
-    "image/image: Build": [
-        (
-            f"{BAKE} worker simulator --load {candidate_options('worker', 'worker')} "
-            f"{candidate_options('simulator', 'simulator')}"
-        ),
+    "image/image: Build": [build_command("worker", "simulator")],
+    "image/image: Load": [*load_commands("worker"), *load_commands("simulator")],
+    "image/weights: Build": [build_command(FP8, "simulator")],
+    "image/weights: Load, after the disk space of the build is free again": [
+        "docker buildx prune --all --force",
+        *load_commands(FP8),
+        *load_commands("simulator"),
     ],
-    "image/weights: Build": [
-        (
-            f"{BAKE} {FP8} simulator --load {candidate_options(FP8, 'worker')} "
-            f"{candidate_options('simulator', 'simulator')}"
-        ),
-    ],
-    "image/image: Push": [push_command("worker", "", GHCR, HUB), push_command("simulator", "-simulator", GHCR, HUB)],
-    "image/weights: Push": [push_command(FP8, "-flux1-dev-fp8", HUB)],
-    "image/weights: Copy to GHCR, if it accepts the layers": [
-        f"docker buildx imagetools create --tag {GHCR}:{name}-flux1-dev-fp8 {HUB}:{name}-flux1-dev-fp8"
-        for name in (VERSION, SHORT)
-    ],
+    "image/image: Push": [*copies("worker", "", GHCR, HUB), *copies("simulator", "-simulator", GHCR, HUB)],
+    "image/weights: Push": copies(FP8, "-flux1-dev-fp8", HUB),
+    "image/weights: Copy to GHCR, if it accepts the layers": copies(FP8, "-flux1-dev-fp8", GHCR),
     "release/release: Publish it": [
         f"gh release create v{VERSION} dist/package.whl --verify-tag --title {VERSION} --notes-file notes.md"
     ],
 }
-"""Commands of the steps that build or publish, by workflow, job and step. Other steps call neither docker nor gh."""
+"""Commands of the steps that build or publish, by workflow, job and step. Other steps do not call PUBLISHING."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +153,7 @@ def repository(tmp_path: Path) -> Path:
     checkout = tmp_path / "checkout"
     ignored = shutil.ignore_patterns("__pycache__", *(name.rpartition("/")[2] for name in FAKED_SCRIPTS))
     shutil.copytree(ROOT / "scripts", checkout / "scripts", ignore=ignored)
-    for name in ("pyproject.toml", "docker-bake.hcl"):
+    for name in ("pyproject.toml", "docker-bake.hcl", "Dockerfile"):
         shutil.copy(ROOT / name, checkout)
     dated = f"## [Unreleased]\n\n## [{VERSION}] - 2026-11-25"
     changelog = (ROOT / "CHANGELOG.md").read_text()
@@ -139,6 +162,9 @@ def repository(tmp_path: Path) -> Path:
     (checkout / "CHANGELOG.md").write_text(changelog)
     (checkout / "dist").mkdir()
     (checkout / "dist" / "package.whl").touch()
+    layout = checkout / "candidates" / FP8
+    layout.mkdir(parents=True)
+    (layout / "index.json").write_text('{"layers": [{"size": 9000000000}]}')
     return checkout
 
 
@@ -146,11 +172,12 @@ def repository(tmp_path: Path) -> Path:
 def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
     """Each step's script succeeds under bash -e -o pipefail, and publishes only what CALLS lists."""
     require_programs("jq")
-    responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
-    fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
+    responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"digest": "sha256:0123"}'}
+    fakes = FakeCommands(tmp_path / "fakes", (*PUBLISHING, "sudo", "df"), responses)
     for name in FAKED_SCRIPTS:
         fakes.put(repository / "scripts" / name)
     github = {"GITHUB_SHA": COMMIT, "GITHUB_REF": f"refs/tags/v{VERSION}", "GITHUB_REF_NAME": f"v{VERSION}"}
+    github["GITHUB_OUTPUT"] = str(repository / OUTPUT_FILE)
     ended = subprocess.run(
         ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step.script],  # noqa: S607
         cwd=repository,
@@ -162,8 +189,21 @@ def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_p
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    called = [call for call in fakes.calls if call.startswith(("docker", "gh")) and " inspect " not in call]
-    assert called == CALLS.get(step.name, [])
+    called = [call for call in fakes.calls if call.startswith(PUBLISHING) and " inspect " not in call]
+    assert sorted(called) == sorted(CALLS.get(step.name, [])), "skopeo and docker load run at the same time"
+
+
+def test_the_base_image_is_resolved_once(repository: Path, tmp_path: Path) -> None:
+    """The first job of image.yml outputs the base image with its digest, and each build gets that output."""
+    [resolve] = [step for step in STEPS if step.name.startswith("image/base: ")]
+    fakes = FakeCommands(tmp_path / "fakes", ("docker",), {"docker buildx": '{"digest": "sha256:0123"}'})
+    env = {"PATH": fakes.path, "GITHUB_OUTPUT": str(repository / OUTPUT_FILE)}
+    subprocess.run(["bash", "-e", "-o", "pipefail", "-c", resolve.script], cwd=repository, env=env, check=True)  # noqa: S607
+
+    assert (repository / OUTPUT_FILE).read_text() == "image=debian:bookworm-slim@sha256:0123\n"
+    builds = [step for step in STEPS if "candidate_image" in step.script and "load_candidate" not in step.script]
+    assert len(builds) == 2
+    assert {step.env["BASE_IMAGE"] for step in builds} == {"${{ needs.base.outputs.image }}"}
 
 
 def test_every_step_of_calls_exists() -> None:
@@ -188,7 +228,7 @@ def test_the_required_job_fails_unless_all_succeeded(result: str) -> None:
 def test_without_docker_hub_the_images_without_weights_go_to_ghcr(repository: Path, tmp_path: Path) -> None:
     """Without DOCKERHUB_USERNAME, the images without weights are pushed to ghcr.io only."""
     [step] = [step for step in STEPS if step.name == "image/image: Push"]
-    fakes = FakeCommands(tmp_path / "fakes", ("docker",), {})
+    fakes = FakeCommands(tmp_path / "fakes", PUBLISHING, {})
     env = {"PATH": fakes.path, "GITHUB_SHA": COMMIT, "GHCR": GHCR, "DOCKERHUB_USERNAME": ""}
     subprocess.run(["bash", "-e", "-o", "pipefail", "-c", step.script], cwd=repository, env=env, check=True)  # noqa: S607
 
@@ -241,10 +281,23 @@ def test_no_script_has_an_expression_in_it() -> None:
     assert not [step.name for step in STEPS if "${{" in step.script]
 
 
-def test_an_image_is_tested_and_scanned_before_it_is_pushed() -> None:
-    """In each job that pushes, the smoke test comes first; for images without weights, the scan too."""
-    for name, job in workflows()["image"]["jobs"].items():
-        names = [step.get("name", "") for step in job["steps"]]
-        assert names.index("Build") < names.index("Smoke test") < names.index("Push"), name
-    plain = [step.get("name", "") for step in workflows()["image"]["jobs"]["image"]["steps"]]
-    assert plain.index("Scan for known vulnerabilities") < plain.index("Push")
+def test_each_image_is_tested_and_scanned_before_it_is_pushed() -> None:
+    """In each job that pushes images, the smoke test and a scan of each of them come before the push.
+
+    A scan fails at a finding of severity high or critical that has a fix and is not in .grype.yaml.
+    """
+    for name in ("image", "weights"):
+        job_steps = workflows()["image"]["jobs"][name]["steps"]
+        order = [step.get("name", "") for step in job_steps]
+        push = order.index("Push")
+        pushed = set(re.findall(r"publish_image (\S+)", job_steps[push]["run"]))
+        scans = [step["with"] for step in job_steps[:push] if step.get("uses", "").startswith("anchore/scan-action@")]
+        assert order.index("Build") < order.index("Smoke test") < push, name
+        assert {scan.pop("image") for scan in scans} == {f"candidate:{target}" for target in pushed}, name
+        for scan in scans:
+            assert scan == {
+                "config": ".grype.yaml",
+                "severity-cutoff": "high",
+                "only-fixed": True,
+                "output-format": "table",
+            }

@@ -110,7 +110,8 @@ def _restore(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, 
         raise ConfigError("--keep-git would store the login that is in a URL. Use git's credential helper instead")
     lock = read_constraints(options.constraints)
     python = options.python and Python(options.python.absolute(), lock, env, options.install_timeout)
-    return Restore(comfyui, snapshot.nodes, Git(env, options.timeout), python, options.keep_git)
+    version = "" if options.comfyui_ref else snapshot.comfyui_version
+    return Restore(comfyui, version, snapshot.nodes, Git(env, options.timeout), python, options.keep_git)
 
 
 if __name__ == "__main__":

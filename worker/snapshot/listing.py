@@ -3,7 +3,7 @@
 The format of ComfyUI-Manager 4.3 (older versions lack some keys):
 
     comfyui            the commit, or null if only the nodes were saved
-    comfyui_version    ComfyUI's version; ComfyUI-Manager does not write this key, and it is not used here
+    comfyui_version    the version of that commit; ComfyUI-Manager does not write this key
     git_custom_nodes   {url: {"hash": commit, "disabled": bool}}
     cnr_custom_nodes   {id: version}, nodes of registry.comfy.org
     file_custom_nodes  [{"filename", "disabled"}], files in custom_nodes/, one of which ComfyUI itself ships
@@ -60,11 +60,13 @@ class Snapshot:
 
     Attributes:
         comfyui: the commit, or empty if the file has none.
+        comfyui_version: the version of that commit, or empty if the file has none.
         nodes: repositories of the custom nodes to install.
         notices: one sentence for each entry that is ignored.
     """
 
     comfyui: str
+    comfyui_version: str
     nodes: tuple[Repository, ...]
     notices: tuple[str, ...]
 
@@ -148,7 +150,7 @@ class _SnapshotReader:
                 parts[key] = kind()
         nodes = tuple(self._repositories(parts["git_custom_nodes"]))
         self._reject_unpinned(parts)
-        return Snapshot(comfyui, nodes, tuple(self._notices))
+        return Snapshot(comfyui, str(content.get("comfyui_version") or ""), nodes, tuple(self._notices))
 
     def _repositories(self, found: dict[str, Any]) -> Iterator[Repository]:
         urls: dict[str, str] = {}  # by folder in lower case, because some disks are case-insensitive

@@ -29,6 +29,7 @@ class Restore:
 
     Attributes:
         comfyui: ComfyUI's repository at the requested commit.
+        comfyui_version: the version that this commit must have; empty if any will do.
         nodes: the nodes' repositories.
         git: fetches repositories.
         python: installs the nodes' requirements. If it is None, a node with requirements is an error.
@@ -36,6 +37,7 @@ class Restore:
     """
 
     comfyui: Repository
+    comfyui_version: str
     nodes: tuple[Repository, ...]
     git: Git
     python: Python | None
@@ -69,6 +71,7 @@ class Restore:
         errors: list[RestoreError] = []
         with _collect_error("ComfyUI", errors):
             self._fetch_one("ComfyUI", self.comfyui, comfyui_folder)
+            self._require_version(comfyui_folder)
         _raise_if_any(errors)  # without ComfyUI there is no folder for the nodes
         for node in self.nodes:
             folder = comfyui_folder / _NODES / node.folder
@@ -85,6 +88,16 @@ class Restore:
         fetch_commit(part, repository, folder, self.git)
         shown, duration_s = redacted(repository.url), time.monotonic() - begun
         _LOG.info("%s: %s of %s, fetched and verified in %.1f s", part, repository.commit, shown, duration_s)
+
+    def _require_version(self, comfyui_folder: Path) -> None:
+        """Raise RestoreError if ComfyUI's version is not `comfyui_version`."""
+        if not self.comfyui_version:
+            return
+        text = (comfyui_folder / "comfyui_version.py").read_text(encoding="utf-8")
+        if f'__version__ = "{self.comfyui_version}"' not in text:
+            raise RestoreError(
+                "ComfyUI", f"the commit is not version {self.comfyui_version}. Correct comfyui or comfyui_version"
+            )
 
     def _install(self, target: Path, scratch: Path) -> None:
         """Install the nodes' requirements, then run the nodes' install.py. Raises SnapshotError."""

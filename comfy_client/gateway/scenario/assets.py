@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.bodies import Attached, decode_base64_in_pieces
+from comfy_client.gateway.scenario.bridge.assets import AssetBridge
 from comfy_client.gateway.scenario.errors import bad_request, not_found
 from comfy_client.gateway.scenario.models import ShimAsset
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import AssetUrl, asset_record
 from comfy_client.gateway.scenario.store import Filter
-from comfy_core.contract import OUTPUT_FORMATS, Fault, JsonObject
+from comfy_core.contract import OUTPUT_FORMATS, Fault, JsonObject, is_asset_id
 from comfy_core.request.encoded import decode_base64
 
 MAX_BULK = 200
 MAX_DELETED = 100
 _MAX_TAGS = 100
 UNKNOWN_ASSET_ADVICE = (
-    "The shim only has assets that were generated or uploaded here with this key. It does not know Scenario's ids. If "
-    "this is an asset of Scenario, download it there, upload it here (POST /assets), and use the new id "
-    "(docs/migrate.md, step 5)"
+    "The shim only has assets that were generated or uploaded here with this key. If this is an asset of Scenario, set "
+    "SCENARIO_SHIM_UPSTREAM_API_KEY, so that the shim copies it (docs/bridge.md), or download it there, upload it here "
+    "(POST /assets), and use the new id"
 )
 
 
@@ -36,10 +37,16 @@ class StoredImage:
 
 
 class Assets:
-    """The assets in `storage`. `url_of` returns the URL of an asset's image."""
+    """The assets in `storage`.
 
-    def __init__(self, storage: AssetStorage, url_of: AssetUrl) -> None:
+    Args:
+        url_of: returns the URL of an asset's image.
+        bridge: copies assets of Scenario on first use; None if the shim has no key of Scenario.
+    """
+
+    def __init__(self, storage: AssetStorage, url_of: AssetUrl, bridge: AssetBridge | None = None) -> None:
         self._storage = storage
+        self._bridge = bridge
         self._store = storage.store
         self._url_of = url_of
 
@@ -79,16 +86,23 @@ class Assets:
         """Return an asset as JSON."""
         return asset_record(asset, self._url_of)
 
-    def get(self, owner: str, asset_id: str) -> JsonObject:
+    async def get(self, owner: str, asset_id: str) -> JsonObject:
         """Return one asset (`GET /assets/{id}`). Raises ShimError (404)."""
-        return {"asset": self.record(self.find(owner, asset_id))}
+        return {"asset": self.record(await self.find(owner, asset_id))}
 
-    def find(self, owner: str, asset_id: str) -> ShimAsset:
-        """Return the owner's asset. Raises ShimError (404)."""
+    async def find(self, owner: str, asset_id: str) -> ShimAsset:
+        """Return an asset that the owner may see. Raises ShimError (404)."""
+        await self.copy_missing([asset_id])
         asset = self._store.asset(asset_id, owner)
         if asset is None:
-            raise not_found("asset", asset_id, UNKNOWN_ASSET_ADVICE)
+            advice = UNKNOWN_ASSET_ADVICE if self._bridge is None else "Scenario has no image with this id either"
+            raise not_found("asset", asset_id, advice)
         return asset
+
+    async def copy_missing(self, asset_ids: Iterable[str]) -> None:
+        """Copy those assets of Scenario that the shim does not have, if it has a key of Scenario. Raises ShimError."""
+        if self._bridge is not None:
+            await self._bridge.copy_missing(each for each in asset_ids if is_asset_id(each))
 
     def list(self, owner: str, query: Query) -> JsonObject:
         """Return a page of assets (`GET /assets`), without hidden ones."""
@@ -96,9 +110,11 @@ class Assets:
         rows, next_page = fetch_page(self._store, ShimAsset, page)
         return {"assets": [self.record(row) for row in rows], **next_page}
 
-    def get_bulk(self, owner: str, body: object) -> JsonObject:
+    async def get_bulk(self, owner: str, body: object) -> JsonObject:
         """Return assets by id (`POST /assets/get-bulk`). Unknown ids are ignored. Raises ShimError (400)."""
-        rows = [self._store.asset(each, owner) for each in _ids(body, MAX_BULK)]
+        ids = _ids(body, MAX_BULK)
+        await self.copy_missing(ids)
+        rows = [self._store.asset(each, owner) for each in ids]
         return {"assets": [self.record(row) for row in rows if row is not None]}
 
     async def delete(self, owner: str, body: object) -> JsonObject:
@@ -111,13 +127,13 @@ class Assets:
         await self._storage.delete_unused(*(row.sha256 for row in rows))
         return {}
 
-    def update_tags(self, owner: str, asset_id: str, body: object) -> JsonObject:
+    async def update_tags(self, owner: str, asset_id: str, body: object) -> JsonObject:
         """Add and remove tags (`PUT /assets/{id}/tags`).
 
         Raises ShimError: 404, or 400 for invalid lists or too many tags. With `strict`, adding an existing tag or
         removing a missing tag also raises ShimError (400).
         """
-        asset = self.find(owner, asset_id)
+        asset = await self.find(owner, asset_id)
         given = body if isinstance(body, dict) else {}
         added, deleted = (_tags(given.get(name), name) for name in ("add", "delete"))
         if given.get("strict"):
@@ -142,12 +158,12 @@ class Assets:
             "deleted": [tag for tag in deleted if tag in asset.tags],
         }
 
-    def download(self, owner: str, asset_id: str, body: object) -> JsonObject:
+    async def download(self, owner: str, asset_id: str, body: object) -> JsonObject:
         """Return an asset's download URL, optionally in another format (`POST /assets/{id}/download`).
 
         Raises ShimError: 404, or 400 for an unsupported format.
         """
-        asset = self.find(owner, asset_id)
+        asset = await self.find(owner, asset_id)
         wanted = body.get("targetFormat") if isinstance(body, dict) else None
         if wanted is None:
             return {"url": self._url_of(asset.id), "mimeType": asset.mime_type}

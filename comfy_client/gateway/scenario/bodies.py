@@ -143,6 +143,26 @@ def _attached(key: object, text: bytes) -> Attached:
     return Attached.of(text)
 
 
+def write_json(value: object) -> bytes:
+    """Return the body that `read_json` read, with the long strings in place of their placeholders."""
+    body = json.dumps(value).encode()
+    for text in _attached_in(value):
+        body = body.replace(f'"{text}"'.encode(), b'"%b"' % text.data, 1)
+    return body
+
+
+def _attached_in(value: object) -> Iterator[Attached]:
+    match value:
+        case Attached():
+            yield value
+        case dict():
+            for item in value.values():
+                yield from _attached_in(item)
+        case list():
+            for item in value:
+                yield from _attached_in(item)
+
+
 def decode_base64_in_pieces(text: bytes) -> bytes:
     """Return the bytes of base64 or of a data URL that still has JSON escapes, as encoded.decode_base64 does.
 

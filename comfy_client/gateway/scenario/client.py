@@ -107,7 +107,7 @@ class ScenarioShim:
 
     def get_job(self, job_id: str) -> JsonObject:
         """Return a job. Raises ShimError (404)."""
-        return self._unwrapped(self._call(lambda: self._service.job(OWNER, job_id)), "job")
+        return self._unwrapped(self._run(self._service.job(OWNER, job_id)), "job")
 
     def wait_for_job(self, job_id: str, timeout_s: float = TIMEOUT_S) -> JsonObject:
         """Wait until a job has ended and return it. Check its `status`: the job may have failed.
@@ -128,7 +128,7 @@ class ScenarioShim:
 
     def get_asset(self, asset_id: str) -> JsonObject:
         """Return an asset. Its `url` cannot be fetched: use `download_asset`. Raises ShimError (404)."""
-        return self._asset(self._call(lambda: self._service.assets.get(OWNER, asset_id)))
+        return self._asset(self._run(self._service.assets.get(OWNER, asset_id)))
 
     def download_asset(self, asset_id: str, path: str | os.PathLike[str] | None = None) -> bytes:
         """Return an asset's image, and write it to `path` if given. Raises ShimError (404), OSError."""
@@ -147,13 +147,6 @@ class ScenarioShim:
     def _unwrapped(self, response: JsonObject, name: str) -> JsonObject:
         record: JsonObject = response[name]
         return record
-
-    def _call(self, function: Any) -> JsonObject:  # noqa: ANN401 - a function without arguments
-        async def run() -> JsonObject:
-            response: JsonObject = function()
-            return response
-
-        return self._run(run())
 
     def _run(self, work: Coroutine[Any, Any, _Result], timeout_s: float | None = None) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)

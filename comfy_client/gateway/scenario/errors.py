@@ -32,6 +32,7 @@ class ShimError(ComfyClientError):
         status: the HTTP status.
         reason: the message, which Scenario's callers show.
         headers: additional response headers.
+        is_unsupported: whether the request is valid for Scenario, and the shim cannot serve it.
         facts: additional fields of the body, such as `remainingSeconds` of a 429
             (docs/reference/scenario.md#rate-limits).
     """
@@ -43,9 +44,11 @@ class ShimError(ComfyClientError):
         *,
         code: ErrorCode = ErrorCode.INVALID_INPUT,
         headers: dict[str, str] | None = None,
+        is_unsupported: bool = False,
         **facts: object,
     ) -> None:
         super().__init__(reason, ErrorReport(code, reason))
+        self.is_unsupported = is_unsupported
         self.status = status
         self.reason = reason
         self.headers = headers or {}
@@ -59,12 +62,12 @@ class ShimError(ComfyClientError):
         return {"reason": self.reason, "message": self.reason, "trace_id": trace_id, **self.facts}
 
 
-def bad_request(faults: Sequence[Fault]) -> ShimError:
+def bad_request(faults: Sequence[Fault], *, is_unsupported: bool = False) -> ShimError:
     """Return the error (400) that lists the faults of a request, at most MAX_LISTED_FAULTS of them."""
     texts = [f"{fault.path[:200] or 'the body'} {fault.message[:400]}" for fault in faults[:MAX_LISTED_FAULTS]]
     if len(faults) > MAX_LISTED_FAULTS:
         texts.append(f"{len(faults) - MAX_LISTED_FAULTS} more faults")
-    return ShimError(BAD_REQUEST, "; ".join(texts))
+    return ShimError(BAD_REQUEST, "; ".join(texts), is_unsupported=is_unsupported)
 
 
 def not_found(what: str, resource_id: str, advice: str = "") -> ShimError:

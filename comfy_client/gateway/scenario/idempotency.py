@@ -11,8 +11,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from comfy_client.gateway.scenario.models import ShimJob
+from comfy_client.gateway.scenario.models import ForwardedCall, ShimJob
+
+Repeatable = TypeVar("Repeatable", ShimJob, ForwardedCall)
 
 WINDOW_S = 150.0
 """How long after a request a retry may arrive: two SDK timeouts of 60 s each, the SDK's backoff, and a margin."""
@@ -35,13 +38,13 @@ def fingerprint(owner: str, route: str, model_id: str | None, body: object) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find_retried_job(retry: RetryHint, equal_jobs: Sequence[ShimJob]) -> ShimJob | None:
-    """Return the existing job that a retry refers to, or None for a new request.
+def find_retried(retry: RetryHint, equal: Sequence[Repeatable]) -> Repeatable | None:
+    """Return the job or call that a retry refers to, or None for a new request.
 
-    `equal_jobs` are the jobs of equal requests. Jobs whose response did not reach the caller are preferred, then the
-    oldest. Each job is matched at most once per retry count.
+    `equal` are the jobs or calls of equal requests. Those whose response did not reach the caller are preferred, then
+    the oldest. Each is matched at most once per retry count.
     """
     if retry.count <= 0:
         return None
-    fitting = [job for job in equal_jobs if job.repeats < retry.count]
-    return min(fitting, key=lambda job: (job.is_answered, job.created_at), default=None)
+    fitting = [each for each in equal if each.repeats < retry.count]
+    return min(fitting, key=lambda each: (each.is_answered, each.created_at), default=None)

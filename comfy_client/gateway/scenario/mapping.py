@@ -30,7 +30,7 @@ MAX_SHOWN_CHARACTERS = 10_000
 """Maximum characters of a field, or of all unknown fields, in `metadata.input`. Longer ones are left out there."""
 MAX_URL_CHARACTERS = 2_048
 """Maximum characters of an asset id or a URL. A longer text is treated as an encoded image."""
-_IMAGE_FIELDS = ("image", "imageId", "imageUrl")
+IMAGE_FIELDS = ("image", "imageId", "imageUrl")
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,24 @@ class _Report:
         self.faults = Faults()
         self.notes: list[str] = []
         self._is_strict = is_strict
+        self._has_unsupported = False
 
     def note(self, name: str, sentence: str) -> None:
         """Add a note about the field `name`."""
         if self._is_strict:
-            self.faults.add(name, sentence)
+            self.unsupported(name, sentence)
         else:
             self.notes.append(f"{name} {sentence}")
+
+    def unsupported(self, name: str, sentence: str) -> None:
+        """Add a fault for a field or a value that Scenario supports and the shim does not."""
+        self._has_unsupported = True
+        self.faults.add(name, sentence)
 
     def raise_if_any(self) -> None:
         """Raise ShimError (400) with all faults, if there are any."""
         if self.faults:
-            raise bad_request(self.faults.listed())
+            raise bad_request(self.faults.listed(), is_unsupported=self._has_unsupported)
 
 
 def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
@@ -109,7 +115,7 @@ def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
     if not isinstance(parameters, dict):
         raise bad_request([Fault("parameters", "must be an object with the fields of the request")])
     inner = {key: value for key, value in parameters.items() if value is not None}
-    kind = inner.pop("type", "img2img" if inner.keys() & set(_IMAGE_FIELDS) else "txt2img")
+    kind = inner.pop("type", "img2img" if inner.keys() & set(IMAGE_FIELDS) else "txt2img")
     if kind not in ("txt2img", "img2img"):
         raise bad_request([Fault("parameters.type", f"must be txt2img or img2img, not {shown(kind)}")])
     return str(kind), inner
@@ -128,7 +134,7 @@ def _check_support(given: JsonObject, route: GenerateRoute, report: _Report) -> 
                 report.note(_plain_key(key), f"is unknown and was ignored{nearest(key, route.fields)}")
         elif known.is_rejected:
             remedy = "Leave it out, or send this request to Scenario"
-            report.faults.add(key, f"is not supported: {known.why_not}. {remedy}")
+            report.unsupported(key, f"is not supported: {known.why_not}. {remedy}")
         else:
             report.note(key, f"was ignored: {known.why_not}")
     if unknown > MAX_LISTED_KEYS:
@@ -150,7 +156,7 @@ class _CallMapper:
 
     def mapped(self, model_id: str | None) -> MappedCall:
         given = self.given
-        images = [given[key] for key in _IMAGE_FIELDS if given.get(key)]
+        images = [given[key] for key in IMAGE_FIELDS if given.get(key)]
         task = "img2img" if images or self.route.name == "img2img" else "txt2img"
         if task == "img2img" and not images:
             self.report.faults.add("image", "is missing. Send an asset id, a data URL or an https URL")
@@ -206,7 +212,8 @@ class _CallMapper:
                 continue
             if each not in self.loras:
                 status = NOT_FOUND if each == path_id else BAD_REQUEST
-                raise ShimError(status, f"Model {each[:80]!r} does not exist. {known_models(self.loras)}")
+                reason = f"Model {each[:80]!r} does not exist. {known_models(self.loras)}"
+                raise ShimError(status, reason, is_unsupported=True)
             found.append({"name": self.loras[each], "strength": 1.0})
         return named[0], found
 
@@ -224,7 +231,7 @@ class _CallMapper:
             if lora_id in self.loras:
                 yield {"name": self.loras[lora_id], "strength": scale}
             else:
-                self.report.faults.add(path, f"is not a LoRA of SCENARIO_SHIM_LORAS. {known_models(self.loras)}")
+                self.report.unsupported(path, f"is not a LoRA of SCENARIO_SHIM_LORAS. {known_models(self.loras)}")
 
     def _size(self, task: str) -> JsonObject:
         given = self.given
@@ -287,7 +294,7 @@ class _CallMapper:
 
 def _is_long(key: str, value: object) -> bool:
     """Return whether a value is an image or too long for `metadata.input`."""
-    max_characters = MAX_URL_CHARACTERS if key in _IMAGE_FIELDS else MAX_SHOWN_CHARACTERS
+    max_characters = MAX_URL_CHARACTERS if key in IMAGE_FIELDS else MAX_SHOWN_CHARACTERS
     return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > max_characters
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.errors import bad_request
-from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
+from comfy_client.gateway.scenario.models import SHARED_OWNER, ShimAsset, ShimJob
 from comfy_client.gateway.scenario.store import Filter, Record, Store
 from comfy_core.contract import Fault, JsonObject
 
@@ -95,7 +95,7 @@ class PageQuery:
 def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | None = None) -> PageQuery:
     """Parse the query of a list request for `owner`'s records. Unknown keys are ignored. Raises ShimError (400)."""
     faults: list[Fault] = []
-    wanted = (only or Filter()).where("owner = ?", owner)
+    wanted = (only or Filter()).where("owner IN (?, ?)", owner, SHARED_OWNER)
     for name, (condition, parse) in FILTERS[kind].items():
         if text := query.get(name, ""):
             try:

@@ -28,8 +28,13 @@ class ApiRequest:
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether only the cost is requested: `dryRun` is neither false, 0 nor empty, as at Scenario."""
-        return self.query.get("dryRun", "").lower() not in ("", "false", "0")
+        """Whether only the cost is requested."""
+        return is_dry_run(self.query)
+
+
+def is_dry_run(query: Mapping[str, str]) -> bool:
+    """Return whether only the cost is requested: `dryRun` is neither false, 0 nor empty, as at Scenario."""
+    return query.get("dryRun", "").lower() not in ("", "false", "0")
 
 
 Handler: TypeAlias = Callable[[ShimService, ApiRequest], JsonObject | Awaitable[JsonObject]]
@@ -71,7 +76,7 @@ def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> Shi
     def handler(shim: ShimService, request: ApiRequest) -> Awaitable[JsonObject]:
         model_id = request.path_parameters.get("modelId")
         if request.is_dry_run:
-            return shim.estimate(name, request.body, model_id=model_id)
+            return shim.estimate(request.owner, name, request.body, model_id=model_id)
         return shim.generate(request.owner, name, request.body, model_id=model_id, retry=request.retry)
 
     return ShimRoute("POST", path, summary, handler, body, result_key="job", is_generating=True, may_have_image=True)
@@ -222,6 +227,10 @@ OUT_OF_SCOPE: Mapping[str, str] = {
 OTHER_ROUTES_ADVICE = f"the supported routes are listed in /openapi.json. {_SEND_TO_SCENARIO}"
 
 
+PASS_THROUGH_ADVICE = "Or set SCENARIO_SHIM_UPSTREAM_API_KEY: the shim then forwards it to Scenario"  # noqa: S105 - a sentence
+
+
 def unsupported_route_advice(path: str) -> str:
     """Return what to do instead of calling a route that is not supported."""
-    return next((why for part, why in OUT_OF_SCOPE.items() if part in path), OTHER_ROUTES_ADVICE)
+    advice = next((why for part, why in OUT_OF_SCOPE.items() if part in path), OTHER_ROUTES_ADVICE)
+    return f"{advice}. {PASS_THROUGH_ADVICE}"

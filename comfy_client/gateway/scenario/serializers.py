@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES
-from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload
+from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload, Side
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_client.prices import job_usd
 from comfy_client.providers.scenario_responses import Status
@@ -62,8 +62,15 @@ def cost(usd: float, costs: CostRules) -> JsonObject:
 
 def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
     """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
+    if job.side is Side.SCENARIO:
+        return {**_with_side(job), "id": job.id}
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
-    metadata: JsonObject = {"input": dict(job.scenario_request), "assetIds": list(job.asset_ids), "output": {}}
+    metadata: JsonObject = {
+        "input": dict(job.scenario_request),
+        "assetIds": list(job.asset_ids),
+        "output": {},
+        "side": job.side.value,
+    }
     if job.endpoint_id:
         metadata["endpointJobId"] = job.endpoint_id
     if job.notes:
@@ -111,8 +118,16 @@ def inference_record(job: ShimJob, url_of: AssetUrl) -> JsonObject:
     }
 
 
+def _with_side(row: ShimJob | ShimAsset) -> JsonObject:
+    """Return Scenario's record of a job or an asset, whose `metadata` also says that Scenario made it."""
+    metadata: JsonObject = row.scenario_record.get("metadata") or {}
+    return {**row.scenario_record, "metadata": {**metadata, "side": row.side.value}}
+
+
 def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
-    """Return an asset as in `GET /assets/{id}`."""
+    """Return an asset as in `GET /assets/{id}`. A copy of an asset of Scenario has Scenario's fields."""
+    if asset.side is Side.SCENARIO:
+        return {**_with_side(asset), "url": url_of(asset.id), "tags": list(asset.tags)}
     size = {"width": asset.width, "height": asset.height, "size": asset.bytes}
     return {
         "id": asset.id,
@@ -121,7 +136,14 @@ def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
         "kind": "image",
         "source": asset.source,
         "status": "success",
-        "metadata": {"kind": "image", "type": asset.type, "name": asset.name, **size, **asset.metadata},
+        "metadata": {
+            "kind": "image",
+            "type": asset.type,
+            "name": asset.name,
+            "side": asset.side.value,
+            **size,
+            **asset.metadata,
+        },
         "properties": size,
         "ownerId": asset.owner,
         "authorId": asset.owner,

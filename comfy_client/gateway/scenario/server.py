@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from inspect import isawaitable
@@ -30,6 +30,8 @@ from comfy_client.gateway.scenario.auth import PART_LIFE_S, Keys, Signer, image_
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bodies import MAX_JSON_BYTES, read_json
 from comfy_client.gateway.scenario.bodies_reader import read_body
+from comfy_client.gateway.scenario.bridge.bridge import Bridge
+from comfy_client.gateway.scenario.bridge.http import pass_through
 from comfy_client.gateway.scenario.errors import (
     FORBIDDEN,
     INTERNAL,
@@ -100,6 +102,9 @@ class ShimServer:
                 for route in ROUTES
             ),
         ]
+        if self.service.bridge is not None:
+            forward = partial(self._pass_through, self.service.bridge)
+            endpoints += [(method, "/{path:path}", forward) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
         self.app = Starlette(
             routes=[
                 Route(path, partial(self._checked_origin, endpoint), methods=[method])
@@ -138,10 +143,27 @@ class ShimServer:
                 code=ErrorCode.AUTH_FAILED,
             )
 
-    async def _api_call(self, route: ShimRoute, request: Request) -> Response:
+    async def _owner(self, request: Request) -> str:
         address = request.client.host if request.client else ""
-        owner = await self._logins.owner(request.headers.get("authorization", ""), address)
+        return await self._logins.owner(request.headers.get("authorization", ""), address)
+
+    async def _pass_through(self, bridge: Bridge, request: Request) -> Response:
+        """Forward a request to Scenario. Its size is limited, and its images count as large bodies."""
+        owner = await self._owner(request)
+        self._limits.check(owner)
+        return await self._forwarded(bridge, owner, request)
+
+    async def _forwarded(self, bridge: Bridge, owner: str, request: Request) -> Response:
+        async with self._body_slot(request, owner):
+            body = await read_body(request, MAX_BODY_BYTES, MULTIPART_ADVICE)
+            return await pass_through(bridge, owner, request, body, _retry_hint(request))
+
+    async def _api_call(self, route: ShimRoute, request: Request) -> Response:
+        owner = await self._owner(request)
         self._limits.check(owner, is_poll=route.is_poll)
+        bridge = self.service.bridge
+        if bridge is not None and not route.is_generating and bridge.serves(f"{route.method} {route.path}"):
+            return await self._forwarded(bridge, owner, request)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))
         request_body = await self._body(route, request, owner)
@@ -159,12 +181,16 @@ class ShimServer:
             data = await read_body(request, MAX_JSON_BYTES, "Send fewer or shorter fields")
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
-        length = request.headers.get("content-length", "")
-        is_small = length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES
-        async with nullcontext() if is_small else self._large_body_slots(owner):
+        async with self._body_slot(request, owner):
             data = await read_body(request, MAX_BODY_BYTES, MULTIPART_ADVICE)
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
+
+    def _body_slot(self, request: Request, owner: str) -> AbstractAsyncContextManager[object]:
+        """Return a slot for a large body, or a context that does nothing for a small one."""
+        length = request.headers.get("content-length", "")
+        is_small = request.method == "GET" or (length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES)
+        return nullcontext() if is_small else self._large_body_slots(owner)
 
     def _large_body_slots(self, owner: str) -> asyncio.Semaphore:
         return self._large_slots.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))

@@ -19,13 +19,17 @@ from comfy_client.client import Client
 from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.assets import Assets, decode_image
 from comfy_client.gateway.scenario.blobs import Blobs
+from comfy_client.gateway.scenario.bridge.bridge import Bridge, Forwarding
+from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
+from comfy_client.gateway.scenario.bridge.routing import RoutingTable
+from comfy_client.gateway.scenario.bridge.upstream import Upstream
 from comfy_client.gateway.scenario.errors import ShimError, bad_request, not_found
 from comfy_client.gateway.scenario.folder import FolderLock
-from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried_job, fingerprint
+from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried, fingerprint
 from comfy_client.gateway.scenario.jobs import JobRunner
 from comfy_client.gateway.scenario.mapping import INFERENCES, MAX_URL_CHARACTERS, MappedCall, map_call
 from comfy_client.gateway.scenario.model_records import ModelCatalog
-from comfy_client.gateway.scenario.models import ShimJob
+from comfy_client.gateway.scenario.models import Phase, ShimJob, Side
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import (
     AssetUrl,
@@ -95,9 +99,14 @@ class ShimService:
         self._store = self._storage.store
         self._runner = JobRunner(client.provider, self._storage)
         self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.assets = Assets(self._storage, url_of)
-        self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
         self.models = ModelCatalog(settings.loras)
+        self.bridge: Bridge | None = None
+        """The bridge to Scenario, or None if the shim has no key of Scenario."""
+        if settings.upstream_api_key:
+            upstream = Upstream(settings.upstream_url, settings.upstream_api_key, settings.upstream_api_secret)
+            self.bridge = Bridge(upstream, RoutingTable(settings.directory), self._storage)
+        self.assets = Assets(self._storage, url_of, None if self.bridge is None else self.bridge.assets)
+        self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
         self._sweep_task: asyncio.Task[None] | None = None
         self.resumed = 0
         """The number of jobs of earlier processes that were resumed."""
@@ -117,6 +126,8 @@ class ShimService:
             self._sweep_task.cancel()
             await asyncio.wait({self._sweep_task})
         await self._runner.stop()
+        if self.bridge is not None:
+            await self.bridge.close()
         self.close()
 
     def close(self) -> None:
@@ -135,13 +146,15 @@ class ShimService:
     async def generate(
         self, owner: str, route: str, body: object, *, model_id: str | None = None, retry: RetryHint = NOT_A_RETRY
     ) -> JsonObject:
-        """Store a job and return Scenario's response without waiting for the job.
+        """Store a job and return Scenario's response without waiting for the job, or forward the request to Scenario.
 
         `route` is a key of fields.ROUTES, or INFERENCES. A retry of an earlier request returns the existing job.
         Raises ShimError.
         """
-        mapped = await asyncio.to_thread(self._mapped, route, body, model_id)
         digest = fingerprint(owner, route, model_id, body)
+        mapped = await self._mapped_or_forwarded(GenerateRequest(owner, route, model_id, body), digest, retry)
+        if isinstance(mapped, Forwarding):
+            return await mapped.generate()
         async with self._call_locks.setdefault(retry.key or digest, asyncio.Lock()):
             job = self._existing_job(owner, digest, retry)
             if job is None:
@@ -152,9 +165,12 @@ class ShimService:
             response["inference"] = inference_record(job, self._url_of)
         return response
 
-    async def estimate(self, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
+    async def estimate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
         """Return the estimated cost of a request (a dry run). Raises ShimError as `generate` does."""
-        mapped = await asyncio.to_thread(self._mapped, route, body, model_id)
+        digest = fingerprint(owner, route, model_id, body)
+        mapped = await self._mapped_or_forwarded(GenerateRequest(owner, route, model_id, body), digest, NOT_A_RETRY)
+        if isinstance(mapped, Forwarding):
+            return await mapped.estimate()
         return cost(estimate_usd(mapped.input, self._settings.costs), self._settings.costs)
 
     def mark_answered(self, job_id: str) -> None:
@@ -163,9 +179,29 @@ class ShimService:
             job = self._store.job(job_id)
             if job is not None and not job.is_answered:
                 self._store.change(job, is_answered=True)
+                self._store.mark_answered(job_id)
 
     def _mapped(self, route: str, body: object, model_id: str | None) -> MappedCall:
         return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
+
+    async def _mapped_or_forwarded(
+        self, request: GenerateRequest, digest: str, retry: RetryHint
+    ) -> MappedCall | Forwarding:
+        """Return the request as the shim's own job, or as a call that goes to Scenario.
+
+        The routing table decides. Requests that it does not name, or names as own, go to Scenario only if the shim
+        cannot serve them. Raises ShimError.
+        """
+        if self.bridge is not None:
+            side = self.bridge.table.side_of(request.capabilities, digest)
+            if side is Side.SCENARIO:
+                return Forwarding(self.bridge, request.forwarded(digest, retry))
+        try:
+            return await asyncio.to_thread(self._mapped, request.route, request.body, request.model_id)
+        except ShimError as error:
+            if self.bridge is None or not error.is_unsupported:
+                raise
+            return Forwarding(self.bridge, request.forwarded(digest, retry))
 
     def _existing_job(self, owner: str, digest: str, retry: RetryHint) -> ShimJob | None:
         """Return the job of which this request is a retry, with its retry count updated, or None for a new request."""
@@ -174,7 +210,7 @@ class ShimService:
             if job is not None and job.fingerprint != digest:
                 raise bad_request([Fault("Idempotency-Key", "was already used for a different request")])
             return job
-        job = find_retried_job(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
+        job = find_retried(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
         return None if job is None else self._store.change(job, repeats=retry.count)
 
     async def _store_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
@@ -223,7 +259,7 @@ class ShimService:
         if source is None:
             return _StartImage()
         if is_asset_id(source):
-            return _StartImage(self.assets.find(owner, source).sha256, {"image": source})
+            return _StartImage((await self.assets.find(owner, source)).sha256, {"image": source})
         if source.startswith("https://"):
             if len(source) > MAX_URL_CHARACTERS:
                 raise bad_request([Fault("image", f"has a URL of more than {MAX_URL_CHARACTERS:,} characters")])
@@ -233,27 +269,34 @@ class ShimService:
         data = await asyncio.to_thread(decode_image, source, "image")
         return _StartImage(uploaded=await self._storage.checked(data, flatten=True))
 
-    def job(self, owner: str, job_id: str) -> JsonObject:
+    async def job(self, owner: str, job_id: str) -> JsonObject:
         """Return a job (`GET /jobs/{jobId}`). Raises ShimError (404)."""
-        return {"job": self._record(self._find_job(owner, job_id))}
+        return {"job": self._record(await self._current_job(owner, job_id))}
 
-    def jobs(self, owner: str, query: Query) -> JsonObject:
+    async def jobs(self, owner: str, query: Query) -> JsonObject:
         """Return a page of jobs (`GET /jobs`). Raises ShimError (400)."""
         rows, next_page = fetch_page(self._store, ShimJob, parse_page_query(ShimJob, owner, query))
+        if self.bridge is not None:
+            rows = await self.bridge.refreshed(rows)
         return {"jobs": [self._record(row) for row in rows], **next_page}
 
     async def act(self, owner: str, job_id: str, body: object) -> JsonObject:
         """Cancel a job (`POST /jobs/{jobId}/action`). A finished job does not change. Raises ShimError."""
+        job = self._store.job(job_id, owner)
+        if self.bridge is not None and (job is None or job.phase is Phase.FORWARDED):
+            return {"job": self._record(await self.bridge.act(job_id, job, body))}
         job = self._find_job(owner, job_id)
         if not isinstance(body, dict) or body.get("action") != "cancel":
             raise bad_request([Fault("action", "must be cancel")])
         await self._runner.cancel(job.id)
-        return self.job(owner, job_id)
+        return await self.job(owner, job_id)
 
-    def inference(self, owner: str, model_id: str, inference_id: str) -> JsonObject:
+    async def inference(self, owner: str, model_id: str, inference_id: str) -> JsonObject:
         """Return a job (`GET /models/{id}/inferences/{id}`, Scenario's oldest route). Raises ShimError (404)."""
-        job = self._find_job(owner, inference_id)
-        if job.model_id != model_id:
+        job = await self._current_job(owner, inference_id)
+        if job.side is Side.SCENARIO:
+            await self.assets.copy_missing(job.asset_ids)
+        elif job.model_id != model_id:
             raise not_found(f"inference of {model_id[:80]}", inference_id)
         return {"inference": inference_record(job, self._url_of), "job": self._record(job)}
 
@@ -263,13 +306,21 @@ class ShimService:
         rows, next_page = fetch_page(self._store, ShimJob, page)
         return {"inferences": [inference_record(row, self._url_of) for row in rows], **next_page}
 
+    async def _current_job(self, owner: str, job_id: str) -> ShimJob:
+        """Return a job. A job of Scenario is read from there, unless it has ended. Raises ShimError (404)."""
+        job = self._store.job(job_id, owner)
+        if self.bridge is not None and (job is None or job.phase is Phase.FORWARDED):
+            return await self.bridge.job(job_id, job)
+        return self._find_job(owner, job_id)
+
     def _find_job(self, owner: str, job_id: str) -> ShimJob:
         job = self._store.job(job_id, owner)
         if job is None:
             raise not_found(
                 "job",
                 job_id,
-                "The shim only has jobs that were created here with this key. Poll a job of Scenario at Scenario",
+                "The shim only has jobs that were created here with this key. For a job of Scenario, set "
+                "SCENARIO_SHIM_UPSTREAM_API_KEY (docs/bridge.md), or poll it at Scenario",
             )
         return job
 

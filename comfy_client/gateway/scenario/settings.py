@@ -151,6 +151,21 @@ class ShimSettings:
         "Addresses or networks of your reverse proxies, separated by commas. X-Forwarded-For and X-Forwarded-Proto are "
         "only used from these. Without it, all callers behind a proxy count as one address.",
     )
+    upstream_api_key: str = variable(
+        "SCENARIO_SHIM_UPSTREAM_API_KEY",
+        str,
+        "Scenario's own API key. With it, the shim forwards to Scenario what it does not serve itself.",
+        secret=True,
+    )
+    upstream_api_secret: str = variable(
+        "SCENARIO_SHIM_UPSTREAM_API_SECRET", str, "The secret of SCENARIO_SHIM_UPSTREAM_API_KEY.", secret=True
+    )
+    upstream_url: str = variable(
+        "SCENARIO_SHIM_UPSTREAM_URL",
+        base_url,
+        "The URL of Scenario's API.",
+        "https://api.cloud.scenario.com/v1",
+    )
     costs: CostRules = field(default_factory=CostRules)
     bucket: Bucket | None = None
 
@@ -158,6 +173,11 @@ class ShimSettings:
     def from_env(environment: Mapping[str, str]) -> ShimSettings:
         """Return the settings in `environment`. Raises ConfigError that names the invalid variable."""
         settings = read(ShimSettings, environment, costs=read(CostRules, environment))
+        if bool(settings.upstream_api_key) != bool(settings.upstream_api_secret):
+            raise ConfigError(
+                "Set both SCENARIO_SHIM_UPSTREAM_API_KEY and SCENARIO_SHIM_UPSTREAM_API_SECRET to forward calls to "
+                "Scenario, or neither"
+            )
         if settings.bucket_prefix is None:
             return settings
         bucket = read_bucket(environment)

@@ -11,22 +11,37 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
-from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, ShimUpload
+from comfy_client.gateway.scenario.models import (
+    SHARED_OWNER,
+    AssetLink,
+    ForwardedCall,
+    Phase,
+    ShimAsset,
+    ShimJob,
+    ShimUpload,
+    Side,
+)
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 
-Record = TypeVar("Record", ShimJob, ShimAsset, ShimUpload)
+Record = TypeVar("Record", ShimJob, ShimAsset, ShimUpload, AssetLink, ForwardedCall)
 
 _VERSION = 1
-_TABLES: Mapping[type, str] = {ShimJob: "jobs", ShimAsset: "assets", ShimUpload: "uploads"}
+_TABLES: Mapping[type, str] = {
+    ShimJob: "jobs",
+    ShimAsset: "assets",
+    ShimUpload: "uploads",
+    AssetLink: "links",
+    ForwardedCall: "forwarded_calls",
+}
 _INDEXES = (
     "CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created_at, id)",
     "CREATE INDEX IF NOT EXISTS jobs_by_fingerprint ON jobs (fingerprint, created_at)",
@@ -35,6 +50,8 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS assets_by_owner ON assets (owner, created_at, id)",
     "CREATE INDEX IF NOT EXISTS assets_by_sha256 ON assets (sha256)",
     "CREATE INDEX IF NOT EXISTS uploads_by_owner ON uploads (owner, state)",
+    "CREATE INDEX IF NOT EXISTS links_by_scenario_id ON links (scenario_id)",
+    "CREATE INDEX IF NOT EXISTS forwarded_by_fingerprint ON forwarded_calls (fingerprint, created_at)",
 )
 _COLUMNS = {"scenario_request": "asked", "worker_request": "input", "metadata": "about"}
 """Columns that are not named like their field, by the name of the field."""
@@ -89,10 +106,20 @@ class Store:
                     f"{_column(each.name)}{' PRIMARY KEY' if each.name == 'id' else ''}" for each in fields(kind)
                 )
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+                self._add_missing_columns(kind, table)
             for index in _INDEXES:
                 self._db.execute(index)
             if not version:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _add_missing_columns(self, kind: type, table: str) -> None:
+        """Add the columns that a database of an earlier version lacks, with the defaults of their fields."""
+        present = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
+        for each in fields(kind):
+            if _column(each.name) not in present:
+                default = each.default if each.default_factory is MISSING else each.default_factory()
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {_column(each.name)}")
+                self._db.execute(f"UPDATE {table} SET {_column(each.name)} = ?", (_to_column_value(default),))  # noqa: S608 - table and column names are constants
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Execute an SQL statement and return all rows. Raises ShimError."""
@@ -128,7 +155,7 @@ class Store:
         """Close the database."""
         self._db.close()
 
-    def add(self, *rows: ShimJob | ShimAsset | ShimUpload) -> None:
+    def add(self, *rows: ShimJob | ShimAsset | ShimUpload | AssetLink | ForwardedCall) -> None:
         """Insert or replace records in one transaction."""
         with self._transaction():
             for row in rows:
@@ -141,11 +168,11 @@ class Store:
                 )
 
     def job(self, job_id: str, owner: str | None = None) -> ShimJob | None:
-        """Return a job or None. With `owner`, only if the job belongs to that owner."""
+        """Return a job or None. With `owner`, only if that owner may see it."""
         return self._find(ShimJob, job_id, owner)
 
     def asset(self, asset_id: str, owner: str | None = None) -> ShimAsset | None:
-        """Return an asset or None. With `owner`, only if the asset belongs to that owner."""
+        """Return an asset or None. With `owner`, only if that owner may see it."""
         return self._find(ShimAsset, asset_id, owner)
 
     def upload(self, upload_id: str, owner: str | None = None) -> ShimUpload | None:
@@ -154,7 +181,8 @@ class Store:
 
     def _find(self, kind: type[Record], row_id: str, owner: str | None) -> Record | None:
         rows = self._rows(f"SELECT * FROM {_TABLES[kind]} WHERE id = ?", (row_id,))  # noqa: S608 - as above
-        return next((self._read(kind, row) for row in rows if owner is None or row["owner"] == owner), None)
+        may_see = (row for row in rows if owner is None or row["owner"] in (owner, SHARED_OWNER))
+        return next((self._read(kind, row) for row in may_see), None)
 
     def change(self, job: ShimJob, **changes: Any) -> ShimJob:  # noqa: ANN401 - of the row's fields
         """Save `changes` of a job and return the changed job."""
@@ -167,8 +195,11 @@ class Store:
         return changed
 
     def unfinished(self) -> list[ShimJob]:
-        """Return the jobs that have not ended, oldest first."""
-        rows = self._rows("SELECT * FROM jobs WHERE phase != ? ORDER BY created_at", (Phase.ENDED.value,))
+        """Return the jobs that the shim runs and that have not ended, oldest first."""
+        rows = self._rows(
+            "SELECT * FROM jobs WHERE phase NOT IN (?, ?) ORDER BY created_at",
+            (Phase.ENDED.value, Phase.FORWARDED.value),
+        )
         return [self._read(ShimJob, row) for row in rows]
 
     def page(self, kind: type[Record], wanted: Filter, *, order: str, is_descending: bool, size: int) -> list[Record]:
@@ -192,6 +223,41 @@ class Store:
         """Return the job created with an Idempotency-Key, or None."""
         rows = self._rows("SELECT * FROM jobs WHERE owner = ? AND idempotency_key = ?", (owner, idempotency_key))
         return next((self._read(ShimJob, row) for row in rows), None)
+
+    def link(self, asset_id: str) -> AssetLink | None:
+        """Return the link of the shim's asset `asset_id` to its copy at Scenario, or None."""
+        return self._find(AssetLink, asset_id, None)
+
+    def links_to(self, scenario_ids: Collection[str]) -> list[AssetLink]:
+        """Return the links whose copy at Scenario has one of these ids."""
+        rows = self._rows(
+            "SELECT * FROM links WHERE scenario_id IN (SELECT value FROM json_each(?))",
+            (json.dumps(sorted(scenario_ids)),),
+        )
+        return [self._read(AssetLink, row) for row in rows]
+
+    def equal_calls(self, fingerprint: str, since: float) -> list[ForwardedCall]:
+        """Return the forwarded calls with this fingerprint that were made at or after `since`, oldest first."""
+        rows = self._rows(
+            "SELECT * FROM forwarded_calls WHERE fingerprint = ? AND created_at >= ? ORDER BY created_at",
+            (fingerprint, since),
+        )
+        return [self._read(ForwardedCall, row) for row in rows]
+
+    def call_of_key(self, owner: str, idempotency_key: str) -> ForwardedCall | None:
+        """Return the forwarded call with an Idempotency-Key, or None."""
+        rows = self._rows(
+            "SELECT * FROM forwarded_calls WHERE owner = ? AND idempotency_key = ?", (owner, idempotency_key)
+        )
+        return next((self._read(ForwardedCall, row) for row in rows), None)
+
+    def mark_answered(self, job_id: str) -> None:
+        """Store that the caller received the response to the forwarded call that started a job."""
+        self._rows("UPDATE forwarded_calls SET is_answered = 1 WHERE job_id = ?", (job_id,))
+
+    def delete_call(self, call_id: str) -> None:
+        """Delete a forwarded call that Scenario did not accept."""
+        self._rows("DELETE FROM forwarded_calls WHERE id = ?", (call_id,))
 
     def pending_uploads(self, owner: str) -> list[ShimUpload]:
         """Return an owner's uploads in the state `pending`."""
@@ -251,7 +317,7 @@ def _is_corruption(error: Exception) -> bool:
 def _to_column_value(value: object) -> object:
     if isinstance(value, _JSON_TYPES):
         return json.dumps(value, ensure_ascii=False)
-    return value.value if isinstance(value, Phase | Status) else value
+    return value.value if isinstance(value, Phase | Status | Side) else value
 
 
 def _column(field_name: str) -> str:
@@ -273,6 +339,9 @@ _CONVERTERS: Mapping[str, Any] = {
     "history": lambda text: tuple((at, status) for at, status in json.loads(text)),
     "phase": Phase,
     "status": Status,
+    "side": Side,
+    "scenario_record": json.loads,
+    "response": json.loads,
     "is_hidden": bool,
     "is_cancel_wanted": bool,
     "is_answered": bool,

@@ -324,7 +324,7 @@ def test_an_id_of_scenario_is_404_with_the_remedy(setup: ShimSetup, path: str) -
 
     assert response.status_code == 404
     assert "Scenario" in reason
-    assert "POST /assets" in reason or "Poll a job of Scenario at Scenario" in reason
+    assert "SCENARIO_SHIM_UPSTREAM_API_KEY" in reason
 
 
 def test_a_form_upload_is_400_with_the_remedy(setup: ShimSetup) -> None:

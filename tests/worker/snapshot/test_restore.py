@@ -48,6 +48,22 @@ def test_comfyui_ref_replaces_a_missing_commit(snapshot_setup: SnapshotSetup) ->
     assert (snapshot_setup.to / "main.py").read_text() == "print('two')\n"
 
 
+@pytest.mark.parametrize(("version", "status"), [("1.2.0", 0), ("1.3.0", 1)])
+def test_the_commit_must_have_the_version_of_the_snapshot(
+    snapshot_setup: SnapshotSetup, version: str, status: int
+) -> None:
+    """If comfyui_version is not the version of the commit, the restore fails and creates no folder."""
+    files = {"comfyui_version.py": '__version__ = "1.2.0"\n'}
+    [commit] = snapshot_setup.git.put("versioned", files)
+    repository = ("--comfyui-repo", snapshot_setup.git.url("versioned"))
+
+    ended, text = snapshot_setup.restore(*repository, comfyui=commit, comfyui_version=version)
+
+    assert ended == status
+    assert snapshot_setup.is_untouched == bool(status)
+    assert ("the commit is not version 1.3.0. Correct comfyui or comfyui_version" in text) == bool(status)
+
+
 def test_nodes_at_their_commits(snapshot_setup: SnapshotSetup) -> None:
     """Each node is in the folder of its repository's name, at its commit; a disabled node is not installed."""
     first = snapshot_setup.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})

@@ -1,0 +1,99 @@
+"""The command `scenario`: serves the shim, and changes its routing table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comfy_client.cli.call import JSON, Call, Command, print_url
+from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_port
+
+if TYPE_CHECKING:
+    from comfy_client.gateway.scenario.bridge.routing import RoutingRule
+    from comfy_core.workflows import Workflow
+
+SCENARIO_FLAGS: Sequence[Flag] = (
+    Flag(
+        ("action",),
+        "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start. `route`: show "
+        "the routing table, or change it. A running server uses the new table at once.",
+        "serve|route",
+        {"choices": ["serve", "route"]},
+    ),
+    Flag(
+        ("changes",),
+        "With `route`: which side serves a capability, such as txt2img=own, img2img=own:25 (a quarter of the "
+        'requests), model_abc=scenario, "GET /models"=scenario, or *=scenario for every generate call. CAPABILITY= '
+        "removes an entry.",
+        "CAPABILITY=SIDE",
+        {"nargs": "*"},
+    ),
+    Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
+    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": parse_port, "default": 8189}),
+    Flag(
+        ("--data",), "The folder for jobs, assets and images. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
+    ),
+    Flag(
+        ("--strict",),
+        "Reject requests with unsupported fields, like SCENARIO_SHIM_STRICT.",
+        settings={"action": "store_true"},
+    ),
+    Flag(
+        ("--insecure-local",),
+        "Require no key. Only allowed on a loopback address; requests from other web pages are rejected.",
+        settings={"action": "store_true"},
+    ),
+)
+
+
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the command `scenario`."""
+    return (Command("scenario", [*SCENARIO_FLAGS, JSON], _scenario),)
+
+
+def _scenario(call: Call) -> int:
+    actions: dict[str, Callable[[Call], int]] = {"serve": _serve, "route": _route}
+    if call.options.changes and call.options.action != "route":
+        raise UsageError("only `scenario route` takes CAPABILITY=SIDE")
+    return actions[call.options.action](call)
+
+
+def _route(call: Call) -> int:
+    from comfy_client.gateway.scenario.bridge.routing import RoutingTable  # noqa: PLC0415 - only needed by this command
+    from comfy_client.gateway.scenario.settings import ShimSettings  # noqa: PLC0415 - as above
+
+    table = RoutingTable(call.options.data or ShimSettings.from_env(call.environment).directory)
+    changes = dict(map(_parse_change, call.options.changes))
+    rules = table.change(changes) if changes else table.rules
+    lines = [f"{name:40} {rule}" for name, rule in rules.items()]
+    rest = "Every other call: own if the shim can serve it, else scenario (with SCENARIO_SHIM_UPSTREAM_API_KEY)"
+    call.screen.show({"routes": {name: str(rule) for name, rule in rules.items()}}, *lines, rest)
+    return 0
+
+
+def _parse_change(text: str) -> tuple[str, RoutingRule | None]:
+    from comfy_client.gateway.scenario.bridge.routing import RoutingRule  # noqa: PLC0415 - as above
+
+    try:
+        capability, side = parse_pair(text)
+        return capability, RoutingRule.parse(side) if side else None
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise UsageError(f"{error}. Write CAPABILITY=SIDE, such as txt2img=own:25") from error
+
+
+def _serve(call: Call) -> int:
+    from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - only needed by this command
+
+    options = call.options
+    return serve(
+        call.environment,
+        host=options.host,
+        port=options.port,
+        is_open=options.insecure_local,
+        directory=options.data,
+        is_strict=options.strict,
+        log_stream=call.screen.err,
+        on_ready=lambda url: print_url(call, url),
+    )

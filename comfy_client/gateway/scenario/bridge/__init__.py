@@ -1,0 +1,1 @@
+"""The bridge to Scenario.com: forwards what the shim does not serve itself, and makes ids valid on both sides."""
