@@ -135,7 +135,9 @@ class _Handlers:
             number = -number if body.get("front") else number
         if "prompt" not in body:
             return web.json_response(validation.NO_PROMPT.body(), status=400)
-        prompt_id = body.get("prompt_id") or str(uuid.uuid4())
+        prompt_id = body.get("prompt_id")
+        if prompt_id is None:
+            prompt_id = str(uuid.uuid4())
         if not _is_canonical_uuid(prompt_id):
             return web.json_response(validation.INVALID_PROMPT_ID.body(), status=400)
         graph = body["prompt"]
