@@ -9,9 +9,11 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 
 from bench.batch_kills import batch_kills
 from bench.boot import boot
+from bench.boot_image import boot_image
 from bench.client import import_time, map_jobs
 from bench.fleet import fleet
 from bench.gpu import command as gpu
@@ -170,14 +172,24 @@ def main() -> None:
         "models", help="how fast a model is downloaded and verified, compared with cp and sha256sum"
     )
     download.set_defaults(run=models)
-    container = benchmarks.add_parser("boot", help="how long a container takes until its first image, by step")
+    start = benchmarks.add_parser(
+        "boot", help="how long workers take from their start to the first sampling step of a waiting job, by step"
+    )
+    start.add_argument("comfyui", type=Path, help="a checkout of ComfyUI with the models of models.txt")
+    start.add_argument("--python", default=sys.executable, help="a Python with ComfyUI's packages; %(default)s")
+    start.add_argument("--stock", type=Path, help="a checkout of runpod-workers/worker-comfyui to compare with")
+    start.add_argument("--rounds", type=int, default=3, help="starts of each worker; %(default)s")
+    start.add_argument("--comfyui-args", default="--cpu", help="further launch flags of ComfyUI; %(default)s")
+    start.add_argument("--json", type=Path, help="a file for the times of every start")
+    start.set_defaults(run=boot)
+    container = benchmarks.add_parser("boot-image", help="how long a container takes until its first image, by step")
     container.add_argument(
         "--image", default="comfy-client/worker:test-flux1-dev-fp8", help="image; %(default)s, which the tests build"
     )
     container.add_argument("--runs", type=int, default=5, help="number of containers; %(default)s")
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder that replaces the image's models")
-    container.set_defaults(run=boot)
+    container.set_defaults(run=boot_image)
     gpu.add_arguments(
         benchmarks.add_parser("gpu", help="how fast a GPU is with each launch flag", description=gpu.DESCRIPTION)
     )

@@ -108,8 +108,8 @@ class ErrorCode(enum.StrEnum):
     OUT_OF_MEMORY = _Row(
         "out_of_memory",
         Retry.RESEND,
-        cause="The GPU ran out of memory.",
-        remedy="Request a smaller size or fewer LoRAs, or configure the endpoint with a GPU that has more memory.",
+        cause="The GPU ran out of memory, or ComfyUI ran out of main memory.",
+        remedy="Request a smaller size or fewer LoRAs, or configure a GPU type with more memory.",
         details="`node_id`, `node_type`, `exception_type`",
     )
     INTERRUPTED = _Row(

@@ -3,7 +3,8 @@
 Ids become <id 1>, <id 2> in order of appearance. Times, prompt numbers and file counters (they depend on earlier
 prompts), folders of host paths, tracebacks, the text of tensors, and lengths of images are removed or replaced. ComfyUI
 keeps `executed`, `current_outputs` and the errors of a node in Python sets, whose order differs between starts: they
-are sorted. A float remains distinguishable from an integer.
+are sorted. The inputs of a node are such a set too, so a cycle may be found at any of its nodes: its path becomes the
+sorted nodes. A float remains distinguishable from an integer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-COUNTER = re.compile(r"_\d{5}_\.png")
+COUNTER = re.compile(r"(_temp_[a-z]{5})?_\d{5}_\.png")
 HOST_PATH = re.compile(r"'/[^']*/([^/']+)'")
 TENSORS = ("model", "positive", "negative", "latent_image")
 
@@ -42,16 +43,19 @@ def _without_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_number(prompt: Any) -> Any:  # noqa: ANN401  a queued prompt is a list, any other thing called prompt is not
-    return ["<number>", *_normal(prompt[1:])] if isinstance(prompt, list) else _normal(prompt)
+    return ["<number>", *_normal(prompt[1:])] if prompt and isinstance(prompt, list) else _normal(prompt)
 
 
 _LEFT_OUT = ("t", "headers", "len", "file", "content_type", "event", "fmt")
 """Event and format are the first eight bytes of head_hex; not every recording repeats them."""
 _NAMED: dict[str, Callable[[Any], Any]] = {
+    "create_time": lambda _: "<milliseconds>",
     "timestamp": lambda _: "<milliseconds>",
     "number": lambda _: "<number>",
     "traceback": lambda _: [],
     "executed": sorted,
+    "cycle_nodes": sorted,
+    "details": lambda details: sorted(set(details.split(" -> "))),
     "current_outputs": sorted,
     "current_inputs": _without_tensors,
     "errors": lambda errors: sorted(_normal(errors), key=json.dumps),

@@ -9,8 +9,9 @@ errors are real. A 64 x 64 image of three steps takes about 4 s on two cores. Wi
 layers, 17.2 GB, so that a GPU is as fast as with the real weights. --only-models writes the files into a folder and
 starts nothing.
 
-The script runs in ComfyUI's environment, so it imports no other module of this repository. The folders for input,
-output and the user are new and empty. It sets `num_layers` in the checkout's T5 config to the T5 layers of the files.
+ComfyUI gets --cache-classic, as in the worker: the default cache of newer versions depends on the free memory. The
+script runs in ComfyUI's environment, so it imports no other module of this repository. The folders for input, output
+and the user are new and empty. It sets `num_layers` in the checkout's T5 config to the T5 layers of the files.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def main() -> None:
         (data / name).mkdir()
     folders = [part for name in FOLDERS for part in (f"--{name}-directory", str(data / name))]
     command = [sys.executable, "main.py", "--cpu", "--port", str(options.port), "--disable-auto-launch"]
-    os.execv(sys.executable, [*command, *folders, *flags])  # noqa: S606 - no shell
+    os.execv(sys.executable, [*command, "--cache-classic", *folders, *flags])  # noqa: S606 - no shell
 
 
 if __name__ == "__main__":

@@ -303,12 +303,12 @@ def record(url: str, folder: Path | None = None) -> list[str]:
     They are written to `folder`, by default tests/recordings/<version of this ComfyUI>. Return the reasons why
     recordings could not be made.
     """
-    comfyui = ComfyUI(url)
-    if comfyui.has_prompts() or comfyui.send("GET", "/history").json():
-        return ["this ComfyUI has run prompts. Start it again, with empty folders"]
-    system = comfyui.send("GET", "/system_stats").json()["system"]
-    made = WITH_PREVIEWS if "--preview-method" in system["argv"] else WITHOUT_PREVIEWS
-    return write_recordings(comfyui, made, folder or RECORDINGS / system["comfyui_version"])
+    with ComfyUI(url) as comfyui:
+        if comfyui.has_prompts() or comfyui.send("GET", "/history").json():
+            return ["this ComfyUI has run prompts. Start it again, with empty folders"]
+        system = comfyui.send("GET", "/system_stats").json()["system"]
+        recordings = WITH_PREVIEWS if "--preview-method" in system["argv"] else WITHOUT_PREVIEWS
+        return write_recordings(comfyui, recordings, folder or RECORDINGS / system["comfyui_version"])
 
 
 def write_recordings(comfyui: ComfyUI, recordings: dict[str, Recording], folder: Path) -> list[str]:

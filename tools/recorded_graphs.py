@@ -138,7 +138,7 @@ EmptySD3LatentImage EmptyLatentImage KSampler KSamplerSelect BasicScheduler Basi
 RandomNoise ModelSamplingFlux VAEDecode VAEEncode SaveImage SaveImageWebsocket PreviewImage LoadImage LoadImageMask
 ImageScale ImageScaleToTotalPixels LoraLoader LoraLoaderModelOnly CheckpointLoaderSimple SetLatentNoiseMask
 VAEEncodeForInpaint InpaintModelConditioning EmptyImage RepeatLatentBatch ImageBlend LatentUpscaleBy VAEDecodeTiled
-ResizeImageMaskNode PrimitiveString VAESave
+ResizeImageMaskNode PrimitiveString PreviewAny VAESave
 """
 RECORDED_NODES = tuple(_RECORDED_NODES.split())
 """The node types in object_info.json."""

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import requests
 import websocket
@@ -69,6 +69,12 @@ class ComfyUI:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._session = requests.Session()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - the options of requests
         """Send a request and return the response."""

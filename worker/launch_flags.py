@@ -15,30 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
+from worker.flag_decisions import NEWER, PASSED
 from worker.settings import Settings
 
 HELP_TIMEOUT_S = 5.0
-KNOWN_FLAGS = frozenset(
-    {
-        "--listen",
-        "--port",
-        "--disable-auto-launch",
-        "--disable-metadata",
-        "--disable-api-nodes",
-        "--disable-all-custom-nodes",
-        "--whitelist-custom-nodes",
-        "--preview-method",
-        "--input-directory",
-        "--output-directory",
-        "--temp-directory",
-        "--user-directory",
-        "--database-url",
-        "--front-end-root",
-        "--extra-model-paths-config",
-        "--disable-mmap",
-        "--cache-classic",
-    }
-)
+KNOWN_FLAGS = frozenset(PASSED) - NEWER
 """The flags of the pinned ComfyUI that the worker uses. Fallback for a ComfyUI whose --help fails."""
 
 _WEBSOCKET_NODE = "websocket_image_save"
@@ -110,6 +91,8 @@ def comfyui_command(
 ) -> list[str]:
     """Return ComfyUI's command line, limited to supported `flags`. COMFYUI_ARGS come last and take precedence.
 
+    `flag_decisions` has the reason for each flag.
+
     Args:
         settings: the settings of a worker with its own ComfyUI.
         flags: the flags that this ComfyUI supports.
@@ -149,9 +132,5 @@ def comfyui_command(
 
 
 def _chooses_cache(arguments: Sequence[str]) -> bool:
-    """Return whether COMFYUI_ARGS select a cache. ComfyUI rejects two such flags together.
-
-    Without such a flag, newer versions keep results until the host's memory runs short. The container may have less
-    memory than the host.
-    """
+    """Return whether COMFYUI_ARGS select a cache. ComfyUI rejects two such flags together."""
     return any(argument.startswith("--cache-") or argument == "--high-ram" for argument in arguments)

@@ -193,13 +193,37 @@ def _words_of(name: str) -> Iterator[str]:
 
 
 def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return an input's declaration, `[type, options]`, from the /object_info entry of a node type, or None."""
+    """Return an input's declaration, `[type, options]`, from the /object_info entry of a node type, or None.
+
+    An input such as `resize_type.width` is declared by the choices of the dynamic combo `resize_type`. If its choices
+    declare the input differently, the result is None.
+    """
     match node_type:
         case {"input": {**groups}}:
             for inputs in groups.values():
                 if isinstance(inputs, dict) and input_name in inputs:
                     return inputs[input_name]
-    return None
+    combo, _, nested_name = input_name.rpartition(".")
+    if not combo:
+        return None
+    choices = dynamic_choices(declared_input(node_type, combo)).values()
+    declared = [each for choice in choices if (each := declared_input(choice, nested_name)) is not None]
+    return declared[0] if declared and all(each == declared[0] for each in declared) else None
+
+
+def dynamic_choices(declared: object) -> dict[str, dict[str, Any]]:
+    """Return the choices of a dynamic combo (`COMFY_DYNAMICCOMBO_V3`), each with its inputs as `{"input": groups}`.
+
+    Return an empty dict for the declaration of another input.
+    """
+    match declared:
+        case ["COMFY_DYNAMICCOMBO_V3", {"options": [*options]}, *_]:
+            return {
+                str(option["key"]): {"input": option["inputs"]}
+                for option in options
+                if isinstance(option, dict) and isinstance(option.get("inputs"), dict) and "key" in option
+            }
+    return {}
 
 
 def linked_literal(graph: Mapping[str, Any], value: object) -> object:

@@ -11,7 +11,7 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, declared_input, file_use
+from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, declared_input, dynamic_choices, file_use
 from comfy_core.contract import EXPORT_MENU, JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
@@ -103,7 +103,7 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
     by_spelling: _ChoicesBySpelling = {}
     for node_id, node in filled.items():
         node_type = node_types.get(node["class_type"])
-        required = _required(node_type)
+        required = _required(node_type, node["inputs"])
         node["inputs"] = {
             name: _respelled(node["class_type"], name, value, declared_input(node_type, name), by_spelling)
             for name, value in node["inputs"].items()
@@ -120,10 +120,16 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
     return filled, warnings
 
 
-def _required(node_type: object) -> Mapping[str, Any]:
+def _required(node_type: object, inputs: JsonObject) -> dict[str, Any]:
+    """Return the declarations of the required inputs of a node, with those of the choices of its dynamic combos."""
     match node_type:
-        case {"input": {"required": {**inputs}}}:
-            return {str(name): declared for name, declared in inputs.items()}
+        case {"input": {"required": {**declarations}}}:
+            required = {str(name): declared for name, declared in declarations.items()}
+            for name, declared in list(required.items()):
+                chosen = dynamic_choices(declared).get(str(inputs.get(name)))
+                nested = {each.removeprefix(f"{name}."): value for each, value in inputs.items()}
+                required |= {f"{name}.{each}": value for each, value in _required(chosen, nested).items()}
+            return required
     return {}
 
 

@@ -5,6 +5,12 @@ Facts (tests/recordings):
 - /history/{id} is `{}` for a pending, running or unknown prompt. Otherwise it is
   `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`. The messages distinguish an
   error from an interruption.
+
+Facts (execution.py of 0.3.64 and 0.33.0; model_vbar.py, vram_buffer.py and host_buffer.py of comfy-aimdo 0.4.13):
+
+- If the GPU runs out of memory, ComfyUI adds a tip to the exception's message: "you ran out of memory on your GPU".
+- The allocator comfy-aimdo raises exceptions of its own, which ComfyUI does not recognise: a RuntimeError such as
+  "VRAM grow failed: … bytes" or "HostBuffer allocation failed", and a MemoryError such as "VBAR OOM".
 """
 
 from __future__ import annotations
@@ -20,6 +26,14 @@ from comfy_core.errors import ComfyUIBroken, JobError
 
 _MAX_PROCESSED_TEXT = 10_000
 """Maximum number of characters of a text that are processed. The text of a node's exception has no size limit."""
+
+_GPU_MEMORY = re.compile(
+    r"(CUDA|HIP) error: out of memory|ran out of memory on your GPU|VRAM (reservation|grow|Allocation) failed|"
+    r"VBAR (OOM|allocation failed)"
+)
+"""Matches messages of ComfyUI, torch and comfy-aimdo about exhausted GPU memory."""
+_MAIN_MEMORY = re.compile(r"HostBuffer( allocation|\.extend|\.register) failed|Host OOM")
+"""Matches messages of comfy-aimdo about exhausted main memory."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +70,13 @@ class Failed:
     message: str
 
     @property
-    def is_out_of_memory(self) -> bool:
-        """Whether the GPU ran out of memory (torch.OutOfMemoryError, torch.cuda.OutOfMemoryError)."""
-        return self.exception_type.endswith("OutOfMemoryError") or "CUDA error: out of memory" in self.message
+    def memory_problem(self) -> str:
+        """Which memory was exhausted, as the start of an error message; empty if the failure has another cause."""
+        if self.exception_type.endswith("OutOfMemoryError") or _GPU_MEMORY.search(self.message):
+            return "The GPU ran out of memory"
+        if self.exception_type.endswith("MemoryError") or _MAIN_MEMORY.search(self.message):
+            return "ComfyUI ran out of main memory"
+        return ""
 
     @property
     def breaks_cuda(self) -> bool:
@@ -72,8 +90,8 @@ class Failed:
         """Return the job's error."""
         where = f"node {self.node_id} ({self.node_type})" if self.node_id else "the workflow"
         details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
-        if self.is_out_of_memory:
-            return JobError.because(ErrorCode.OUT_OF_MEMORY, f"The GPU ran out of memory in {where}", **details)
+        if self.memory_problem:
+            return JobError.because(ErrorCode.OUT_OF_MEMORY, f"{self.memory_problem} in {where}", **details)
         if self.breaks_cuda:
             problem = f"The GPU failed in {where}, and the worker restarts ComfyUI: {self.message}"
             return ComfyUIBroken.because(ErrorCode.COMFYUI_UNAVAILABLE, problem, **details)

@@ -184,7 +184,7 @@ class _Run:
         except JobError as error:
             if error.code is not ErrorCode.OUT_OF_MEMORY:
                 raise
-            log.warning("the GPU ran out of memory; freeing memory and retrying once")
+            log.warning("ComfyUI ran out of memory; freeing memory and retrying once")
             self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
             self._server.free_memory()
             prompts = [

@@ -171,7 +171,7 @@ class _PromptRun:
 
     def _node_inputs(self, node_id: str) -> dict[str, Any]:
         node = self.graph[node_id]
-        declared = NODE_TYPES[node["class_type"]].inputs
+        declared = NODE_TYPES[node["class_type"]].inputs_of(node["inputs"])
         return {name: self._value(value) for name, value in node["inputs"].items() if name in declared}
 
     def _value(self, value: Any) -> Any:  # noqa: ANN401  a literal of the request, or a node's output

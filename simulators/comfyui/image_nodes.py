@@ -3,6 +3,7 @@
 Facts about ComfyUI:
 
 - LoadImage applies a photo's EXIF orientation.
+- SaveImage and PreviewImage also output their images.
 - SaveImage writes PNG at compression level 4 with the text chunk `prompt`. PreviewImage writes level 1 into temp, with
   a random suffix. SaveImageWebsocket sends PNG at level 1.
 - VAESave writes a file below the output folder and does not report it.
@@ -18,6 +19,7 @@ import asyncio
 import contextlib
 import io
 import json
+import math
 import random
 import string
 from collections.abc import Mapping
@@ -28,6 +30,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from simulators.comfyui.files import OutsideFolderError, save_target
 from simulators.comfyui.values import Behaviour, ImageBatch, Inputs, NodeContext, NodeFailure, Result
 
+PIXELS_OF_A_MEGAPIXEL = 1024 * 1024
 SAVED_COMPRESSION, SENT_COMPRESSION = 4, 1
 RESAMPLING = {
     "nearest-exact": Image.Resampling.NEAREST,
@@ -60,6 +63,21 @@ def _scaled(_: NodeContext, inputs: Inputs) -> Result:
     return Result((ImageBatch(tuple(scaled(image) for image in inputs["image"].frames)),))
 
 
+def _scaled_to_total_pixels(context: NodeContext, inputs: Inputs) -> Result:
+    width, height = inputs["image"].frames[0].size
+    factor = math.sqrt(inputs["megapixels"] * PIXELS_OF_A_MEGAPIXEL / (width * height))
+    multiple = inputs["resolution_steps"]
+    sides = {name: round(side * factor / multiple) * multiple for name, side in (("width", width), ("height", height))}
+    return _scaled(context, {**inputs, **sides, "crop": "disabled"})
+
+
+def _resized(context: NodeContext, inputs: Inputs) -> Result:
+    if inputs["resize_type"] != "scale dimensions":
+        raise NodeFailure("NotImplementedError", "The simulator implements no resize type but `scale dimensions`")
+    sides = {name: inputs[f"resize_type.{name}"] for name in ("width", "height", "crop")}
+    return _scaled(context, {**sides, "image": inputs["input"], "upscale_method": inputs["scale_method"]})
+
+
 def _empty_image(_: NodeContext, inputs: Inputs) -> Result:
     image = Image.new("RGB", (inputs["width"], inputs["height"]), tuple(inputs["color"].to_bytes(3, "big")))
     return Result((ImageBatch((image,) * inputs["batch_size"]),))
@@ -82,9 +100,8 @@ def _save_images(context: NodeContext, images: ImageBatch, prefix: str, folder: 
     names = [target.file_name(index) for index in range(len(images.frames))]
     for name, image in zip(names, images.frames, strict=True):
         (target.folder / name).write_bytes(_png(image, level, metadata))
-    return Result(
-        ui_output={"images": [{"filename": name, "subfolder": target.subfolder, "type": folder} for name in names]}
-    )
+    entries = [{"filename": name, "subfolder": target.subfolder, "type": folder} for name in names]
+    return Result((images,), {"images": entries})
 
 
 def _save(context: NodeContext, inputs: Inputs) -> Result:
@@ -134,6 +151,8 @@ def _output_entry(context: NodeContext, path: Path) -> dict[str, str]:
 IMAGE_NODES: Mapping[str, Behaviour] = {
     "LoadImage": _load_image,
     "ImageScale": _scaled,
+    "ImageScaleToTotalPixels": _scaled_to_total_pixels,
+    "ResizeImageMaskNode": _resized,
     "EmptyImage": _empty_image,
     "SaveImage": _save,
     "PreviewImage": _preview,

@@ -36,6 +36,10 @@ PATCH_SIDE = 16
 BASE_PATCHES, MAX_PATCHES = 256, 4096
 FLUX = "flux"
 WRONG_ENCODERS = "mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072)"
+WRONG_ENCODERS_TIP = (
+    '\n\nTIPS: If you have any "Load CLIP" or "*CLIP Loader" nodes in your workflow connected to this sampler node '
+    "make sure the correct file(s) and type is selected."
+)
 
 
 def _with_lora(inputs: Inputs) -> Model:
@@ -69,7 +73,7 @@ async def _sample(
     context: NodeContext, latent: Latent, conditioning: Conditioning, recipe: Recipe, sigmas: Sigmas
 ) -> Latent:
     if conditioning.architecture != FLUX:
-        raise NodeFailure("RuntimeError", WRONG_ENCODERS)
+        raise NodeFailure("RuntimeError", WRONG_ENCODERS, WRONG_ENCODERS_TIP)
     if sigmas.denoise <= 0:
         return latent
     frames = []
@@ -125,6 +129,6 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "VAEDecode": _pure_node(lambda inputs: ImageBatch(tuple(decoded(frame) for frame in inputs["samples"].frames))),
     "VAEEncode": _pure_node(_encoded),
     "PrimitiveString": _pure_node(lambda inputs: inputs["value"]),
-    "PreviewAny": lambda _, inputs: Result(ui_output={"text": [str(inputs["source"])]}),
+    "PreviewAny": lambda _, inputs: Result((str(inputs["source"]),), {"text": [str(inputs["source"])]}),
     **IMAGE_NODES,
 }

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_HISTORY_ENTRIES = 10_000
-SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
 @dataclass(frozen=True, order=True)
@@ -103,8 +102,6 @@ class PromptQueue:
         prompt, self._running = self._running, None
         if len(self._history) > MAX_HISTORY_ENTRIES:
             del self._history[next(iter(self._history))]
-        for secret in SECRET_EXTRA_DATA:
-            prompt.extra_data.pop(secret, None)
         self._history[prompt.prompt_id] = {"prompt": prompt.listed(), **result}
         self._changed()
 

@@ -11,6 +11,8 @@ Facts about ComfyUI:
 - /history/{id} is `{}` for a prompt that waits, runs or does not exist. /object_info/{class} is `{}` for an
   unknown class.
 - A browser's request to a loopback host is refused with 403 if its Origin is another host or port.
+- A prompt_id must be a UUID in its canonical form. Secrets of comfy.org are removed from `extra_data`, and the time is
+  added to it.
 - /free takes effect between prompts: `free_memory` empties the cache.
 """
 
@@ -19,8 +21,8 @@ from __future__ import annotations
 import asyncio
 import json
 import mimetypes
-import os
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -44,12 +46,14 @@ PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This server simulates 
 INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
 FOLDER_NAMES = """
 checkpoints configs loras vae text_encoders diffusion_models clip_vision style_models embeddings diffusers
-vae_approx controlnet gligen upscale_models custom_nodes hypernetworks photomaker classifiers model_patches
-audio_encoders
+vae_approx controlnet gligen upscale_models latent_upscale_models custom_nodes datasets hypernetworks photomaker
+classifiers model_patches audio_encoders background_removal frame_interpolation geometry_estimation optical_flow
+detection
 """
 MODEL_FOLDERS = tuple(FOLDER_NAMES.split())
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DOWNLOAD_ONLY = ("text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css")
+SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 MEMORY_BYTES = 24 * 1024**3
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -131,15 +135,18 @@ class _Handlers:
             number = -number if body.get("front") else number
         if "prompt" not in body:
             return web.json_response(validation.NO_PROMPT.body(), status=400)
+        prompt_id = body.get("prompt_id") or str(uuid.uuid4())
+        if not _is_canonical_uuid(prompt_id):
+            return web.json_response(validation.INVALID_PROMPT_ID.body(), status=400)
         graph = body["prompt"]
         folders = self._core.folders
         checked = validation.check(graph, self._core.listing, lambda name: folders.readable(name).exists())
         if isinstance(checked, validation.PromptRefusal):
             return web.json_response(checked.body(), status=400)
-        prompt_id = str(body.get("prompt_id", uuid.uuid4()))
-        extra_data = {**body.get("extra_data", {})}
+        extra_data = {key: value for key, value in body.get("extra_data", {}).items() if key not in SECRET_EXTRA_DATA}
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
+        extra_data["create_time"] = int(time.time() * 1000)
         self._core.queue.put(QueuedPrompt(number, prompt_id, graph, extra_data, checked.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
 
@@ -245,12 +252,21 @@ class _Handlers:
 
 
 def _stats() -> dict[str, Any]:
-    system = {"os": os.name, "ram_total": MEMORY_BYTES, "ram_free": MEMORY_BYTES, "comfyui_version": pinned_version()}
-    system |= {"required_frontend_version": "", "installed_templates_version": "", "required_templates_version": ""}
+    system = {"os": sys.platform, "ram_total": MEMORY_BYTES, "ram_free": MEMORY_BYTES}
+    system |= {"comfyui_version": pinned_version(), "required_frontend_version": "", "required_templates_version": ""}
+    system |= {"installed_templates_version": None, "deploy_environment": "simulator"}
+    system |= {"comfy_package_versions": [{"name": "comfyui-frontend-package", "installed": "", "required": ""}]}
     system |= {"python_version": sys.version, "pytorch_version": "none", "embedded_python": False, "argv": sys.argv}
     device = {"name": "simulator", "type": "cpu", "index": None, "vram_total": MEMORY_BYTES, "vram_free": MEMORY_BYTES}
     device |= {"torch_vram_total": MEMORY_BYTES, "torch_vram_free": MEMORY_BYTES}
     return {"system": system, "devices": [device]}
+
+
+def _is_canonical_uuid(prompt_id: object) -> bool:
+    try:
+        return isinstance(prompt_id, str) and str(uuid.UUID(prompt_id)) == prompt_id
+    except ValueError:
+        return False
 
 
 def _json_or_empty(text: str) -> dict[str, Any]:

@@ -30,7 +30,14 @@ from aiohttp import ClientError, WSMsgType, web
 IMAGE_EVENT = 1
 JPEG, PNG = 1, 2
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
-FEATURES = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_BYTES}
+FEATURES = {
+    "supports_preview_metadata": True,
+    "supports_model_type_tags": True,
+    "max_upload_size": MAX_UPLOAD_BYTES,
+    "extension": {"manager": {"supports_v4": True}},
+    "node_replacements": True,
+    "assets": False,
+}
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,9 @@ Facts about ComfyUI:
 - An error names the invalid node and the outputs that depend on it. These outputs have no error of their own.
 - One valid output is enough for status 200. `node_errors` contains the errors of the other outputs, which do not run.
 - A list of more than 20 choices is not sent back: the details contain its length, and `input_config` is null.
-- A link to a node that does not exist is a KeyError that is caught. A cycle is refused without a node's name.
+- A link to a node that does not exist is a KeyError that is caught.
+- In a cycle every node gets the error `dependency_cycle` with the path of the cycle.
+- Text in place of the graph or of a node causes an exception, which becomes a 500.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulators.comfyui.node_table import NODE_TYPES, Input, ListFiles
+from simulators.comfyui.node_table import ANY_TYPES, NODE_TYPES, Input, ListFiles
 
 Errors = list[dict[str, Any]]
 LINK_LENGTH = 2
@@ -35,11 +37,12 @@ class PromptRefusal:
     type: str
     message: str
     details: str = ""
+    extra_info: dict[str, Any] = field(default_factory=dict)
     node_errors: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """Return the body of the response with status 400."""
-        error = {"type": self.type, "message": self.message, "details": self.details, "extra_info": {}}
+        error = {"type": self.type, "message": self.message, "details": self.details, "extra_info": self.extra_info}
         return {"error": error, "node_errors": self.node_errors}
 
 
@@ -58,24 +61,36 @@ class _Verdict:
 
 
 NO_PROMPT = PromptRefusal("no_prompt", "No prompt provided", "No prompt provided")
+INVALID_PROMPT_ID = PromptRefusal(
+    "invalid_prompt_id",
+    "prompt_id must be a valid UUID",
+    "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one",
+)
 
 
 def check(graph: Any, listing: ListFiles, is_file: Callable[[str], bool]) -> Accepted | PromptRefusal:  # noqa: ANN401  a body
     """Return the outputs of a posted graph that run, or the refusal."""
     outputs = []
-    for node_id in graph:
-        if "class_type" not in graph[node_id]:
-            message = "Cannot execute because a node is missing the class_type property."
-            return PromptRefusal("invalid_prompt", message, f"Node ID '#{node_id}'")
-        name = graph[node_id]["class_type"]
-        if name not in NODE_TYPES:
-            message = f"Cannot execute because node {name} does not exist."
-            return PromptRefusal("invalid_prompt", message, f"Node ID '#{node_id}'")
-        if NODE_TYPES[name].is_output:
+    for node_id, node in graph.items():
+        if "class_type" not in node or node["class_type"] not in NODE_TYPES:
+            return _missing_node(node_id, node)
+        if NODE_TYPES[node["class_type"]].is_output:
             outputs.append(node_id)
     if not outputs:
         return PromptRefusal("prompt_no_outputs", "Prompt has no outputs")
     return _Validation(graph, listing, is_file).outputs(outputs)
+
+
+def _missing_node(node_id: str, node: dict[str, Any]) -> PromptRefusal:
+    """Return the refusal of a node without a class, or with a class that does not exist."""
+    class_type = node.get("class_type")
+    title = node.get("_meta", {}).get("title", class_type)
+    message = f"Node '{title}' not found. The custom node may not be installed."
+    if class_type is None:
+        named = title or f"ID #{node_id}"
+        message = f"Node '{named}' has no class_type. The workflow may be corrupted or a custom node is missing."
+    extra = {"node_id": node_id, "class_type": class_type, "node_title": title}
+    return PromptRefusal("missing_node_type", message, f"Node ID '#{node_id}'", extra)
 
 
 class _Validation:
@@ -86,6 +101,7 @@ class _Validation:
         self._listing = listing
         self._is_file = is_file
         self._verdicts: dict[str, _Verdict] = {}
+        self._visiting: list[str] = []
 
     def outputs(self, outputs: list[str]) -> Accepted | PromptRefusal:
         """Return the outputs that run and the errors of the others, or the refusal."""
@@ -102,7 +118,7 @@ class _Validation:
         if good:
             return Accepted(good, node_errors)
         message = "Prompt outputs failed validation"
-        return PromptRefusal("prompt_outputs_failed_validation", message, "\n".join(problems), node_errors)
+        return PromptRefusal("prompt_outputs_failed_validation", message, "\n".join(problems), {}, node_errors)
 
     def _add_errors(self, output: str, node_errors: dict[str, Any]) -> None:
         for node_id, verdict in self._verdicts.items():
@@ -123,26 +139,47 @@ class _Validation:
     def _node(self, node_id: str) -> _Verdict:
         if node_id in self._verdicts:
             return self._verdicts[node_id]
+        if node_id in self._visiting:
+            return self._cycle(node_id)
         inputs = self._graph[node_id]["inputs"]
         kind = NODE_TYPES[self._graph[node_id]["class_type"]]
-        self._verdicts[node_id] = _Verdict(valid=False, errors=[])  # for a cycle, which reaches this node again
         errors: Errors = []
         upstream_valid = True
-        for name, entry in kind.inputs.items():
-            found = self._input(name, entry, inputs, is_file_name=kind.checks_file == name)
+        for name, entry in kind.inputs_of(inputs).items():
+            self._visiting.append(node_id)
+            try:
+                found = self._input(name, entry, inputs, is_file_name=kind.checks_file == name)
+            finally:
+                self._visiting.pop()
             upstream_valid = upstream_valid and found is not None
             errors += found or []
         if kind.checks_file in inputs and not self._is_file(str(inputs[kind.checks_file])):
             details = f"{kind.checks_file} - Invalid image file: {inputs[kind.checks_file]}"
             message = "Custom validation failed for node"
             errors.append(_error("custom_validation_failed", message, details, {"input_name": kind.checks_file}))
+        errors = [*self._errors_of_a_cycle(node_id), *errors]
         self._verdicts[node_id] = _Verdict(valid=upstream_valid and not errors, errors=errors)
+        return self._verdicts[node_id]
+
+    def _errors_of_a_cycle(self, node_id: str) -> Errors:
+        """Return the errors that a node got when a cycle through it was found."""
+        return self._verdicts[node_id].errors if node_id in self._verdicts else []
+
+    def _cycle(self, node_id: str) -> _Verdict:
+        """Give every node of a cycle through `node_id` its error, and return the verdict of `node_id`."""
+        nodes = self._visiting[self._visiting.index(node_id) :]
+        path = " -> ".join(f"{each} ({self._graph[each]['class_type']})" for each in [*nodes, node_id])
+        for each in nodes:
+            extra = {"node_id": each, "cycle_nodes": nodes}
+            error = _error("dependency_cycle", "Dependency cycle detected", path, extra)
+            self._verdicts[each] = _Verdict(valid=False, errors=[error])
         return self._verdicts[node_id]
 
     def _input(self, name: str, entry: Input, inputs: dict[str, Any], *, is_file_name: bool) -> Errors | None:
         """Return the errors of an input, or None if a node upstream of it is invalid."""
         if name not in inputs:
-            missing = _error("required_input_missing", "Required input is missing", name, {"input_name": name})
+            last_name = name.rpartition(".")[2]
+            missing = _error("required_input_missing", "Required input is missing", last_name, {"input_name": name})
             return [] if entry.optional else [missing]
         if isinstance(inputs[name], list):
             return self._link(name, entry, inputs[name])
@@ -153,9 +190,10 @@ class _Validation:
         if len(link) != LINK_LENGTH:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             return [_error("bad_linked_input", message, name, {**extra, "received_value": link})]
-        expected_type = entry.declared_type(self._listing)
+        choices = entry.listed_choices(self._listing)
+        expected_type: Any = entry.type if choices is None else "COMBO" if entry.is_v3 else choices
         received_type = NODE_TYPES[self._graph[link[0]]["class_type"]].outputs[link[1]]
-        if expected_type not in ("*", received_type):
+        if received_type != expected_type and not {received_type, entry.type} & ANY_TYPES:
             details = f"{name}, received_type({received_type}) mismatch input_type({expected_type})"
             extra |= {"received_type": received_type, "linked_node": link}
             return [_error("return_type_mismatch", "Return type mismatch between linked nodes", details, extra)]
@@ -188,13 +226,13 @@ class _Validation:
             return [_error("value_smaller_than_min", f"Value {value} smaller than min of {minimum}", name, extra)]
         if maximum is not None and value > maximum:
             return [_error("value_bigger_than_max", f"Value {value} bigger than max of {maximum}", name, extra)]
-        choices = entry.declared_type(self._listing)
-        if isinstance(choices, str) or value in choices:
+        choices = entry.listed_choices(self._listing)
+        if choices is None or value in choices:
             return []
         shown = str(choices)
         if len(choices) > MAX_CHOICES_SHOWN:
             shown, extra = f"(list of length {len(choices)})", {**extra, "input_config": None}
-        return [_error("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {shown}", extra)]
+        return [_error("value_not_in_list", "Value not in list", f"{name}: {value!r} not in {shown}", extra)]
 
 
 def _error(kind: str, message: str, details: str, extra_info: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ tests/recordings/README.md describes the recordings.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from comfy_core.comfyui.events import (
@@ -17,6 +19,7 @@ from comfy_core.comfyui.events import (
     StepProgress,
     parse_frame,
 )
+from comfy_core.comfyui.graph_checks import check_structure, with_defaults
 from comfy_core.comfyui.refusals import combo_choices, read_refusal
 from comfy_core.comfyui.responses import (
     Failed,
@@ -26,6 +29,8 @@ from comfy_core.comfyui.responses import (
     read_history,
 )
 from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import JobError
+from tools.recorded_graphs import CYCLE, RUNS_OF_NEWER_NODES, TXT2IMG, node
 
 from .recorded import VERSIONS, Recorded
 
@@ -39,16 +44,21 @@ RUNS = (
     "txt2img_with_previews",
     "img2img",
 )
-FAILURES = ("err_corrupt_image", "err_runtime_shape", "interrupted")
+FAILURES = ("err_corrupt_image", "err_runtime_shape", "interrupted", "cancel_jobs")
 REFUSALS = (
     "err_bad_values",
+    "err_cycle",
     "err_empty_graph",
     "err_load_missing_image",
     "err_missing_link",
     "err_missing_model",
+    "err_nested_inputs",
     "err_no_outputs",
     "err_unknown_node",
+    "err_unknown_node_with_title",
 )
+OLDEST = "0.3.64"
+"""The only recorded version whose refusals lack the class of a missing node and the nodes of a cycle."""
 
 
 @pytest.fixture(params=VERSIONS)
@@ -238,6 +248,119 @@ def test_all_invalid_values_are_named(recorded: Recorded) -> None:
         ("steps", "KSampler"),
         ("sampler_name", "KSampler"),
     }
+
+
+@pytest.mark.parametrize("name", ["err_unknown_node", "err_unknown_node_with_title"])
+def test_a_missing_node_is_named_by_its_class(recorded: Recorded, name: str) -> None:
+    """The error names the class, also if ComfyUI's message names only the title."""
+    [entry] = recorded.entries(name)
+    refusal = read_refusal(entry["body"])
+    assert refusal is not None
+    report = refusal.error({}, {}).report
+
+    assert "NoSuchNode" in report.message
+    if recorded.version != OLDEST:
+        assert [(node["node_id"], node["node_type"]) for node in report.details["nodes"]] == [("ks", "NoSuchNode")]
+
+
+def test_all_missing_nodes_are_named_before_the_graph_is_sent(recorded: Recorded) -> None:
+    """The check against the recorded /object_info names every missing node by its class. ComfyUI names the first."""
+    graph = {**TXT2IMG, "ks": node("NoSuchNode"), "lat": node("NoSuchLatent")}
+    with pytest.raises(JobError) as info:
+        check_structure(graph, recorded.object_info())
+
+    assert {each["node_type"] for each in info.value.report.details["nodes"]} == {"NoSuchNode", "NoSuchLatent"}
+
+
+def test_a_cycle_is_named_before_the_graph_is_sent(recorded: Recorded) -> None:
+    """The check against the recorded /object_info names the nodes of a cycle for each version."""
+    with pytest.raises(JobError) as info:
+        check_structure(CYCLE, recorded.object_info())
+    [problem] = info.value.report.details["nodes"]
+
+    assert {*problem["problem"].removeprefix("is part of a cycle: ").split(" -> ")} == {"neg", "guid"}
+
+
+def test_the_nodes_of_a_refused_cycle_are_named(recorded: Recorded) -> None:
+    """A refusal of a cycle names its nodes, except in the oldest version, in which ComfyUI names none."""
+    [entry] = recorded.entries("err_cycle")
+    refusal = read_refusal(entry["body"])
+    assert refusal is not None
+    nodes = refusal.error({}, {}).report.details["nodes"]
+
+    assert {each["node_id"] for each in nodes} == (set() if recorded.version == OLDEST else {"neg", "guid"})
+    assert all("neg (ConditioningZeroOut)" in each["problem"] for each in nodes)
+
+
+def test_an_input_that_this_version_requires_gets_its_default(recorded: Recorded) -> None:
+    """A graph of an older version gets the default of an input that it lacks, if the version requires the input."""
+    [first, *_] = recorded.entries("missing_resolution_steps")
+    filled, warnings = with_defaults(RUNS_OF_NEWER_NODES["missing_resolution_steps"], recorded.object_info())
+    is_refused = read_refusal(first["body"]) is not None
+
+    assert is_refused == (recorded.version != OLDEST)
+    assert filled["size"]["inputs"].get("resolution_steps") == (1 if is_refused else None)
+    assert len(warnings) == is_refused
+
+
+def test_nested_inputs_are_named_and_get_their_defaults(recorded: Recorded) -> None:
+    """A refusal names inputs such as `resize_type.width`; a missing one gets its default before the graph is sent."""
+    if recorded.version == OLDEST:
+        assert "ResizeImageMaskNode" not in recorded.object_info()
+        return
+    [entry] = recorded.entries("err_nested_inputs")
+    refusal = read_refusal(entry["body"])
+    assert refusal is not None
+    filled, [warning] = with_defaults(RUNS_OF_NEWER_NODES["err_nested_inputs"], recorded.object_info())
+
+    names = {f"resize_type.{name}" for name in ("width", "height", "crop")}
+    assert {each["input"] for each in refusal.error({}, {}).report.details["nodes"]} == names
+    assert filled["size"]["inputs"]["resize_type.width"] == 512
+    assert "had no resize_type.width" in warning
+    assert combo_choices(recorded.object_info()["ResizeImageMaskNode"], "resize_type.crop") == ("disabled", "center")
+
+
+def test_a_cancel_says_whether_a_prompt_was_cancelled(recorded: Recorded) -> None:
+    """POST /api/jobs/{id}/cancel reports true for a waiting and a running prompt, and false for any other id.
+
+    The oldest version does not have the route.
+    """
+    responses = [entry for entry in recorded.entries("cancel_jobs") if "/cancel" in json.dumps(entry.get("request"))]
+
+    if recorded.version == OLDEST:
+        assert {entry["status"] for entry in responses} == {405}
+    else:
+        assert [entry["body"]["cancelled"] for entry in responses] == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "expected"),
+    [
+        ("torch.OutOfMemoryError", "Allocation on device", "The GPU ran out of memory in"),
+        ("torch.AcceleratorError", "CUDA error: out of memory", "The GPU ran out of memory in"),
+        ("Exception", "x\nThis error means you ran out of memory on your GPU.", "The GPU ran out of memory in"),
+        ("MemoryError", "VBAR OOM", "The GPU ran out of memory in"),
+        ("MemoryError", "VBAR allocation failed", "The GPU ran out of memory in"),
+        ("RuntimeError", "VRAM reservation failed", "The GPU ran out of memory in"),
+        ("RuntimeError", "VRAM grow failed: 1048576 bytes", "The GPU ran out of memory in"),
+        ("RuntimeError", "HostBuffer allocation failed", "ComfyUI ran out of main memory in"),
+        ("RuntimeError", "HostBuffer.extend failed", "ComfyUI ran out of main memory in"),
+        ("MemoryError", "", "ComfyUI ran out of main memory in"),
+    ],
+)
+def test_exhausted_memory_is_recognised(kind: str, message: str, expected: str) -> None:
+    """The exceptions of torch, of Python, and of the allocator comfy-aimdo become out_of_memory."""
+    error = Failed("ks", "KSampler", kind, message).error()
+
+    assert error.code is ErrorCode.OUT_OF_MEMORY
+    assert error.report.message.startswith(expected)
+
+
+def test_a_file_that_cannot_be_read_is_not_exhausted_memory() -> None:
+    """An error of comfy-aimdo that has another cause stays execution_failed."""
+    error = Failed("unet", "UNETLoader", "RuntimeError", "HostBuffer.read_file_slice failed").error()
+
+    assert error.code is ErrorCode.EXECUTION_FAILED
 
 
 def test_the_choices_of_an_input_are_read_from_object_info(recorded: Recorded) -> None:

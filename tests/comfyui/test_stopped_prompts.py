@@ -43,7 +43,7 @@ def long_graph(workflows: Mapping[str, Workflow]) -> Graph:
 
 
 def short_graph(colour: int) -> Graph:
-    """Return a graph that needs no model. It takes a few milliseconds."""
+    """Return a graph that needs no model. It takes a fraction of a second."""
     image = {"width": 512, "height": 512, "batch_size": 1, "color": colour}
     return {
         "1": {"class_type": "EmptyImage", "inputs": image},

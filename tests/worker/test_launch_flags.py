@@ -16,6 +16,7 @@ from comfy_core.errors import ConfigError
 from simulators import comfyui_main as comfyui
 from simulators.waiting import until
 from worker.comfyui_environment import comfyui_environment
+from worker.flag_decisions import NEWER, NOT_PASSED, PASSED
 from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, query_flags, whitelisted_nodes
 from worker.settings import Settings
 
@@ -149,6 +150,17 @@ def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
     assert "--disable-assets" in arguments
     comfyui.parser(comfyui.FLAGS_0_45).parse_args(arguments[2:])
     comfyui.parser(comfyui.PINNED_FLAGS).parse_args(command(settings, frozenset(comfyui.PINNED_FLAGS))[2:])
+
+
+def test_every_flag_has_a_reason(tmp_path: Path) -> None:
+    """The flags that are passed are those of PASSED. None of them is in NOT_PASSED."""
+    arguments = [
+        *command(settings_of(tmp_path), frozenset(PASSED), is_on_volume=True),
+        *command(settings_of(tmp_path), frozenset(PASSED) - NEWER),
+    ]
+
+    assert {argument for argument in arguments if argument.startswith("--")} == {*PASSED}
+    assert not {*PASSED} & {*NOT_PASSED}
 
 
 def test_an_unsupported_flag_is_not_passed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tools.docs import tables
 from tools.docs.api import NOTE, api_page, errors_page
 from tools.docs.tables import variables_table
 from tools.docs.worker_comfyui import worker_comfyui_page
+from worker.flag_decisions import NOT_PASSED, PASSED
 from worker.models.source import Hub
 from worker.settings import RunPodVariables, Settings
 
@@ -57,6 +58,10 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "variables": lambda: variables_table(DEPLOY_VARIABLES),
     },
     "cost.md": {"prices": tables.prices_table},
+    "performance.md": {
+        "passed": lambda: tables.flags_table(PASSED),
+        "not-passed": lambda: tables.flags_table(NOT_PASSED),
+    },
 }
 """The functions that generate tables, by the page that contains the table and the name in the table's marks."""
 

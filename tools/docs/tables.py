@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.faults import FAULT_ROWS, FAULTS_TESTED_ELSEWHERE
@@ -51,6 +51,12 @@ def faults_table() -> str:
         f"| {other.fault} | {other.reaction} | {other.caller_gets} | {other.within_s:g} s | {other.next_job} |"
         for other in FAULTS_TESTED_ELSEWHERE
     ]
+    return "\n".join(rows) + "\n"
+
+
+def flags_table(reasons: Mapping[str, str]) -> str:
+    """Return a table of ComfyUI's launch flags with the reason for each."""
+    rows = ["| flag | reason |", "|---|---|", *(f"| `{flag}` | {reason} |" for flag, reason in reasons.items())]
     return "\n".join(rows) + "\n"
 
 

@@ -115,26 +115,6 @@ def test_a_missing_input_is_reported_with_the_remedy() -> None:
     assert 'add it with overrides {"17.resolution_steps": value}' in report.report.message
 
 
-def test_a_missing_node_of_0_33_is_named_by_class_and_id() -> None:
-    """The error has class and id of the missing node; ComfyUI's own message only has the title."""
-    info = {"node_id": "17", "class_type": "ImageResize+", "node_title": "My resize"}
-    body = {
-        "error": {
-            "type": "missing_node_type",
-            "message": "Node 'My resize' not found.",
-            "details": "",
-            "extra_info": info,
-        },
-        "node_errors": {},
-    }
-    found = read_refusal(body)
-    assert found is not None
-    report = found.error({}, {}).report
-    [node] = report.details["nodes"]
-    assert (node["node_id"], node["node_type"]) == ("17", "ImageResize+")
-    assert "node 17 (ImageResize+) does not exist" in report.message
-
-
 def test_a_node_is_named_as_in_the_caller_s_graph() -> None:
     """The error has the class in the caller's graph, although the run replaces SaveImage by SaveImageWebsocket."""
     error = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "images"}}

@@ -23,6 +23,9 @@ from tools.recorded_graphs import Graph
 TIMEOUT_S = 10.0
 POLL_S = 0.002
 
+FIRST, SECOND, THIRD, FOURTH = (str(uuid.UUID(int=number)) for number in range(4))
+"""Prompt ids. ComfyUI accepts only UUIDs."""
+
 Frame = dict[str, Any]
 
 

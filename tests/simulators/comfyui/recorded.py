@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-RECORDINGS = Path(__file__).parents[2] / "recordings" / "0.3.64"
+from simulators.comfyui.version import pinned_version
+
+RECORDINGS = Path(__file__).parents[2] / "recordings" / pinned_version()
 
 
 def recording(name: str) -> Any:  # noqa: ANN401  JSON

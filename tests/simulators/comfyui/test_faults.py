@@ -16,7 +16,7 @@ import websocket
 from simulators.comfyui import ComfyUIFaults, Simulator, faults
 from tools.recorded_graphs import TXT2IMG, changed, to_websocket
 
-from .driver import Driver, simulated, wait_until
+from .driver import FIRST, SECOND, THIRD, Driver, simulated, wait_until
 
 ArmFault = Callable[[ComfyUIFaults], None]
 
@@ -85,10 +85,10 @@ def test_a_stalled_socket_can_resume(sim: Simulator, driver: Driver) -> None:
     with driver.listening() as listener:
         listener.frame()
         sim.faults.stall_socket(at_step=None)
-        driver.run(TXT2IMG, prompt_id="unheard")
+        driver.run(TXT2IMG, prompt_id=FIRST)
         sim.faults.release()
-        driver.queue(TXT2IMG, prompt_id="heard")
-        assert listener.frames_until("execution_start")[-1]["ws"]["data"]["prompt_id"] == "heard"
+        driver.queue(TXT2IMG, prompt_id=SECOND)
+        assert listener.frames_until("execution_start")[-1]["ws"]["data"]["prompt_id"] == SECOND
 
 
 @pytest.mark.parametrize("fault", ["drop_socket", "reset_socket"])
@@ -237,11 +237,11 @@ def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
 
     Files are kept.
     """
-    driver.run(TXT2IMG, prompt_id="done")
+    driver.run(TXT2IMG, prompt_id=FIRST)
     sim.faults.hang_sampling(ignores_interrupt=True)
     with driver.listening() as listener:
-        driver.queue(changed(TXT2IMG, ks={"seed": 1}), prompt_id="running")
-        driver.queue(TXT2IMG, prompt_id="waiting")
+        driver.queue(changed(TXT2IMG, ks={"seed": 1}), prompt_id=SECOND)
+        driver.queue(TXT2IMG, prompt_id=THIRD)
         listener.frames_until("executing", node="ks")
         sim.faults.forget_everything()
         listener.frames_until_closed()
@@ -256,35 +256,35 @@ def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
 def test_a_hanging_step_ends_when_interrupted(sim: Simulator, driver: Driver) -> None:
     """The prompt is interrupted, and the next one runs."""
     sim.faults.hang_sampling(at_step=2)
-    driver.queue(TXT2IMG, prompt_id="hangs")
+    driver.queue(TXT2IMG, prompt_id=FIRST)
     wait_until(lambda: sim.hanging_step == 2)
-    driver.post("/interrupt", {"prompt_id": "hangs"})
+    driver.post("/interrupt", {"prompt_id": FIRST})
 
-    assert driver.history("hangs")["status"]["messages"][-1][0] == "execution_interrupted"
+    assert driver.history(FIRST)["status"]["messages"][-1][0] == "execution_interrupted"
     assert driver.run(TXT2IMG)["status"]["completed"]
 
 
 def test_a_hanging_step_may_ignore_an_interrupt(sim: Simulator, driver: Driver) -> None:
     """Only `release` ends the step. The interruption then takes effect."""
     sim.faults.hang_sampling(at_step=2, ignores_interrupt=True)
-    driver.queue(TXT2IMG, prompt_id="hangs")
+    driver.queue(TXT2IMG, prompt_id=FIRST)
     wait_until(lambda: sim.hanging_step == 2)
-    driver.post("/interrupt", {"prompt_id": "hangs"})
-    assert driver.get("/queue").json()["queue_running"][0][1] == "hangs"
+    driver.post("/interrupt", {"prompt_id": FIRST})
+    assert driver.get("/queue").json()["queue_running"][0][1] == FIRST
 
     sim.faults.release()
-    assert driver.history("hangs")["status"]["status_str"] == "error"
+    assert driver.history(FIRST)["status"]["status_str"] == "error"
 
 
 def test_a_long_step_can_be_interrupted() -> None:
     """A step of an hour ends when the prompt is interrupted, and when the simulator stops."""
     with simulated(step_s=3600) as (sim, driver):
-        driver.queue(TXT2IMG, prompt_id="a")
-        driver.queue(TXT2IMG, prompt_id="b")
-        wait_until(lambda: sim.executed_prompts == ["a"])
-        driver.post("/interrupt", {"prompt_id": "a"})
-        assert driver.history("a")["status"]["status_str"] == "error"
-        wait_until(lambda: sim.executed_prompts == ["a", "b"])
+        driver.queue(TXT2IMG, prompt_id=FIRST)
+        driver.queue(TXT2IMG, prompt_id=SECOND)
+        wait_until(lambda: sim.executed_prompts == [FIRST])
+        driver.post("/interrupt", {"prompt_id": FIRST})
+        assert driver.history(FIRST)["status"]["status_str"] == "error"
+        wait_until(lambda: sim.executed_prompts == [FIRST, SECOND])
 
 
 def test_socket_faults_without_a_socket_change_nothing(sim: Simulator, driver: Driver) -> None:

@@ -11,7 +11,7 @@ import requests
 from simulators.comfyui import Simulator
 from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node
 
-from .driver import Driver, simulated, wait_until
+from .driver import FIRST, FOURTH, SECOND, THIRD, Driver, simulated, wait_until
 from .recorded import recording
 
 EXCHANGES = recording("http")
@@ -160,72 +160,57 @@ def test_front_and_number_set_the_order(sim: Simulator, driver: Driver) -> None:
     first = driver.queue(TXT2IMG).json()
     wait_until(lambda: sim.hanging_step)
     later = [
-        driver.queue(changed(TXT2IMG, ks={"seed": seed}), prompt_id=name, **more).json()["number"]
-        for seed, name, more in (
-            (1, "second", {}),
-            (2, "front", {"front": True}),
-            (3, "numbered", {"number": 0.5}),
+        driver.queue(changed(TXT2IMG, ks={"seed": seed}), prompt_id=prompt_id, **more).json()["number"]
+        for seed, prompt_id, more in (
+            (1, FOURTH, {}),
+            (2, SECOND, {"front": True}),
+            (3, THIRD, {"number": 0.5}),
         )
     ]
     assert later == [1, -2, 0.5]
-    assert sim.queue_ids == [first["prompt_id"], "front", "numbered", "second"]
+    assert sim.queue_ids == [first["prompt_id"], SECOND, THIRD, FOURTH]
 
     sim.faults.release()
-    driver.history("second")
-    assert sim.executed_prompts == [first["prompt_id"], "front", "numbered", "second"]
+    driver.history(FOURTH)
+    assert sim.executed_prompts == [first["prompt_id"], SECOND, THIRD, FOURTH]
 
 
 def test_history_entries_can_be_deleted(sim: Simulator, driver: Driver) -> None:
     """GET /history has all entries, oldest first; POST deletes entries by id."""
-    for name in "abc":
-        driver.run(TXT2IMG, prompt_id=name)
+    for prompt_id in (FIRST, SECOND, THIRD):
+        driver.run(TXT2IMG, prompt_id=prompt_id)
 
-    assert list(driver.get("/history").json()) == ["a", "b", "c"]
-    driver.post("/history", {"delete": ["b"]})
-    assert sim.history_ids == ["a", "c"]
+    assert list(driver.get("/history").json()) == [FIRST, SECOND, THIRD]
+    driver.post("/history", {"delete": [SECOND]})
+    assert sim.history_ids == [FIRST, THIRD]
 
 
 def test_waiting_prompts_can_be_deleted(sim: Simulator, driver: Driver) -> None:
     """The running prompt stays. The deletion of the last waiting prompt sends two status frames, an unknown id none."""
     sim.faults.hang_sampling()
-    for name in "abc":
-        driver.queue(TXT2IMG, prompt_id=name)
-    wait_until(lambda: sim.executed_prompts == ["a"])
+    for prompt_id in (FIRST, SECOND, THIRD):
+        driver.queue(TXT2IMG, prompt_id=prompt_id)
+    wait_until(lambda: sim.executed_prompts == [FIRST])
     with driver.listening("other") as listener:
         listener.frame()
-        for name in ("unknown", "b", "c"):
-            driver.post("/queue", {"delete": [name]})
+        for prompt_id in ("unknown", SECOND, THIRD):
+            driver.post("/queue", {"delete": [prompt_id]})
         remaining = [frame["ws"]["data"]["status"]["exec_info"]["queue_remaining"] for frame in listener.frames(3)]
 
     assert remaining == [2, 1, 1]
-    assert sim.queue_ids == ["a"]
+    assert sim.queue_ids == [FIRST]
 
 
 def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, driver: Driver) -> None:
     """/interrupt with the id of another prompt changes nothing; without a body it stops the running prompt."""
     sim.faults.hang_sampling()
-    driver.queue(TXT2IMG, prompt_id="a")
+    driver.queue(TXT2IMG, prompt_id=FIRST)
     wait_until(lambda: sim.hanging_step)
-    driver.post("/interrupt", {"prompt_id": "b"})
-    assert sim.queue_ids == ["a"]
+    driver.post("/interrupt", {"prompt_id": SECOND})
+    assert sim.queue_ids == [FIRST]
 
     driver.session.post(f"{driver.url}/interrupt", timeout=5)
-    assert driver.history("a")["status"]["messages"][-1][0] == "execution_interrupted"
-
-
-def test_a_cancel_stops_only_its_own_prompt(sim: Simulator, driver: Driver) -> None:
-    """/api/jobs/{id}/cancel interrupts or deletes that prompt, and returns whether it was running or waiting."""
-    sim.faults.hang_sampling()
-    for name in "ab":
-        driver.queue(TXT2IMG, prompt_id=name)
-    wait_until(lambda: sim.hanging_step)
-
-    cancelled = [driver.post(f"/api/jobs/{name}/cancel", {}).json()["cancelled"] for name in ("unknown", "b", "b", "a")]
-
-    assert cancelled == [False, True, False, True]
-    assert driver.history("a")["status"]["messages"][-1][0] == "execution_interrupted"
-    assert driver.post("/api/jobs/a/cancel", {}).json() == {"cancelled": False}
-    assert sim.executed_prompts == ["a"]
+    assert driver.history(FIRST)["status"]["messages"][-1][0] == "execution_interrupted"
 
 
 def test_an_older_version_has_no_cancel(sim: Simulator, driver: Driver) -> None:
@@ -258,7 +243,11 @@ def test_secrets_are_not_in_history(driver: Driver) -> None:
     """extra_data is stored without the keys of comfy.org."""
     entry = driver.run(TXT2IMG, extra_data={"api_key_comfy_org": "secret", "kept": 1})
 
-    assert entry["prompt"][3] == {"kept": 1, "client_id": driver.client_id}
+    extra_data = entry["prompt"][3]
+    assert {key: value for key, value in extra_data.items() if key != "create_time"} == {
+        "kept": 1,
+        "client_id": driver.client_id,
+    }
 
 
 BAD_GRAPHS: dict[str, tuple[Graph, str]] = {
@@ -283,13 +272,6 @@ def test_an_invalid_graph_gets_its_error_type(driver: Driver, name: str) -> None
     assert {error["type"] for found in response.json()["node_errors"].values() for error in found["errors"]} == {kind}
 
 
-def test_a_cycle_is_rejected_without_a_node(driver: Driver) -> None:
-    """A graph with a cycle gets 400, and the error names no node, as in the real ComfyUI."""
-    response = driver.queue(changed(TXT2IMG, neg={"conditioning": ["guid", 0]}, guid={"conditioning": ["neg", 0]}))
-
-    assert (response.status_code, response.json()["node_errors"]) == (400, {})
-
-
 def test_one_valid_output_is_enough(driver: Driver) -> None:
     """If one of two outputs is invalid, the response is 200 with node_errors, and only the valid output runs."""
     graph = {**TXT2IMG, "bad": node("PreviewImage", images=["img", 0]), "img": node("LoadImage", image="nope.png")}
@@ -308,9 +290,9 @@ def test_values_are_converted_in_place(driver: Driver) -> None:
 
 
 def test_text_in_place_of_a_graph_or_a_node_is_rejected(driver: Driver) -> None:
-    """Text in place of a graph gets 500; text in place of a node is an invalid_prompt."""
+    """Text in place of a graph or of a node gets 500."""
     assert driver.post("/prompt", {"prompt": "hello"}).status_code == 500
-    assert driver.post("/prompt", {"prompt": {"a": "x"}}).json()["error"]["type"] == "invalid_prompt"
+    assert driver.post("/prompt", {"prompt": {"a": "x"}}).status_code == 500
 
 
 def test_models_are_those_given() -> None:

@@ -20,7 +20,7 @@ from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from tests.processes import killed_at_end
 from tools.recorded_graphs import TXT2IMG
 
-from .driver import Driver, simulated, wait_until
+from .driver import FIRST, SECOND, Driver, simulated, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def test_a_port_in_use_is_an_error(sim: Simulator) -> None:
 def test_requests_and_connections_are_recorded(sim: Simulator, driver: Driver) -> None:
     """The simulator records requests in order, connections, open websockets and prompts, and names its folders."""
     driver.get("/queue")
-    driver.run(TXT2IMG, prompt_id="a")
+    driver.run(TXT2IMG, prompt_id=FIRST)
     assert sim.requests[:2] == [("GET", "/queue"), ("POST", "/prompt")]
     assert sim.connections == 1, "a reused connection counts once"
 
@@ -74,7 +74,7 @@ def test_requests_and_connections_are_recorded(sim: Simulator, driver: Driver) -
     with driver.listening() as listener:
         listener.frame()
         assert (sim.connections, sim.sockets) == (3, 1)
-    assert (sim.history_ids, sim.queue_ids, sim.executed_prompts) == (["a"], [], ["a"])
+    assert (sim.history_ids, sim.queue_ids, sim.executed_prompts) == ([FIRST], [], [FIRST])
     assert {path.name for path in (sim.input_dir, sim.output_dir, sim.temp_dir)} == {"input", "output", "temp"}
 
 
@@ -83,12 +83,12 @@ def test_the_times_of_prompts_are_recorded() -> None:
     with simulated(step_s=0.01) as (sim, driver):
         sim.faults.run_out_of_memory()
         begun_at = time.monotonic()
-        for prompt_id in ("a", "b"):
+        for prompt_id in (FIRST, SECOND):
             driver.run(TXT2IMG, prompt_id=prompt_id)
         wait_until(lambda: len(sim.executions) == 2)
         first, second = sim.executions
 
-    assert (first.prompt_id, second.prompt_id) == ("a", "b")
+    assert (first.prompt_id, second.prompt_id) == (FIRST, SECOND)
     assert begun_at <= first.started_at <= first.ended_at <= second.started_at
     assert second.ended_at - second.started_at >= 3 * 0.01
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageStat
 from simulators.comfyui import Simulator
 from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 
-from .driver import Driver, png, simulated, wait_until
+from .driver import FIRST, SECOND, Driver, png, simulated, wait_until
 
 
 def decoded(file: bytes) -> Image.Image:
@@ -265,13 +265,13 @@ def test_a_deleted_image_is_an_execution_error(sim: Simulator, driver: Driver) -
     """A file that was deleted while the prompt was queued is not found when it runs."""
     driver.upload("x.png", png(Image.new("RGB", (64, 64))))
     sim.faults.hang_sampling()
-    driver.queue(TXT2IMG, prompt_id="first")
-    driver.queue(img2img("x.png"), prompt_id="second")
+    driver.queue(TXT2IMG, prompt_id=FIRST)
+    driver.queue(img2img("x.png"), prompt_id=SECOND)
     wait_until(lambda: sim.hanging_step)
     (sim.input_dir / "x.png").unlink()
     sim.faults.release()
 
-    assert driver.history("second")["status"]["messages"][-1][1]["exception_type"] == "FileNotFoundError"
+    assert driver.history(SECOND)["status"]["messages"][-1][1]["exception_type"] == "FileNotFoundError"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from simulators.comfyui import Simulator
 from tools.normal_messages import normal
-from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, to_websocket
+from tools.recorded_graphs import REFUSED, RUNS_OF_NEWER_NODES, TXT2IMG, Graph, changed, to_websocket
 
 from .driver import Driver, simulated, wait_until
 from .recorded import frames, graph_of, recording
@@ -28,6 +28,7 @@ RAN_BEFORE: dict[str, Graph] = {
     "err_corrupt_image": TXT2IMG,
     "interrupted": BATCH_OF_2,
     "err_runtime_shape": TXT2IMG,
+    "nested_inputs": NO_GRAPH,
 }
 """Maps each recorded run to the graph that ran before it, because ComfyUI's cache depends on that graph."""
 
@@ -86,10 +87,10 @@ def test_previews_match_their_recording() -> None:
         assert normal(replayed(driver, entries)) == normal(entries)
 
 
-@pytest.mark.parametrize("name", list(REFUSED))
+@pytest.mark.parametrize("name", [*REFUSED, "err_nested_inputs", "missing_resolution_steps"])
 def test_a_refusal_matches_its_recording(driver: Driver, name: str) -> None:
     """Status and body of a rejected prompt are equal."""
-    response = driver.queue(REFUSED[name])
+    response = driver.queue((REFUSED | RUNS_OF_NEWER_NODES)[name])
 
     assert normal([{"http": "POST /prompt", "status": response.status_code, "body": response.json()}]) == normal(
         recording(name)
@@ -148,6 +149,25 @@ def test_deleting_and_interrupting_match_their_recording() -> None:
         exchanges += [exchanged(driver, request) for request in requests]
 
     assert normal(received) == normal(frames(entries))
+    assert normal(exchanges) == normal(expected_exchanges(entries))
+
+
+def test_cancelling_jobs_matches_its_recording() -> None:
+    """A waiting prompt is deleted and a running one interrupted. For ended and unknown prompts nothing is cancelled."""
+    entries = recording("cancel_jobs")
+    requests = [entry["request"] for entry in expected_exchanges(entries)]
+    client_id = requests[0]["json"]["client_id"]
+    with simulated() as (sim, driver):
+        sim.faults.hang_sampling(at_step=2)
+        with driver.listening(client_id) as listener:
+            exchanges = [exchanged(driver, request) for request in requests[:2]]
+            wait_until(lambda: sim.hanging_step == 2)
+            exchanges += [exchanged(driver, request) for request in requests[2:4]]
+            interrupted = listener.frames_until("execution_interrupted")[-1]
+            driver.history(interrupted["ws"]["data"]["prompt_id"])
+        exchanges += [exchanged(driver, request) for request in requests[4:]]
+
+    assert normal(interrupted) == normal(frames(entries)[-1])
     assert normal(exchanges) == normal(expected_exchanges(entries))
 
 
