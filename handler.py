@@ -240,6 +240,7 @@ def _serve(
     # The default is DEBUG, at which the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
     os.environ["RUNPOD_LOG_LEVEL"] = settings.runpod.log_level
+    os.environ["RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"] = settings.runpod.skips_system_checks
     import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so not at import but while ComfyUI boots
 
     logs.configure(settings.log_level)  # importing runpod installs its own log handler

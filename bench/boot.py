@@ -18,6 +18,7 @@ import itertools
 import json
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -99,6 +100,7 @@ class Checkout:
 
 def boot(options: argparse.Namespace) -> None:
     """Start each program `rounds` times, in turn, and print the medians of its steps."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("scripts/bench: ended by a signal"))  # ends the workers too
     starts: dict[str, Start] = {"main.py alone": _start_main, "this worker": _start_worker}
     if options.stock:
         starts["stock worker"] = _start_stock

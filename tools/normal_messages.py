@@ -43,7 +43,7 @@ def _without_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_number(prompt: Any) -> Any:  # noqa: ANN401  a queued prompt is a list, any other thing called prompt is not
-    return ["<number>", *_normal(prompt[1:])] if isinstance(prompt, list) else _normal(prompt)
+    return ["<number>", *_normal(prompt[1:])] if prompt and isinstance(prompt, list) else _normal(prompt)
 
 
 _LEFT_OUT = ("t", "headers", "len", "file", "content_type", "event", "fmt")

@@ -1,6 +1,6 @@
 """Encodes raw pixels as PNG, faster than Pillow and into smaller files.
 
-docs/performance.md#png-encoding-and-the-result compares it with other encoders. Every row has the Paeth filter, which is
+docs/performance.md#png-encoding-and-the-result compares it with other encoders. Every row has the Paeth filter: it is
 the best or nearly the best one for images of a model. libdeflate's level 1 compresses. numpy and libdeflate release the
 interpreter lock, so that threads encode several images in parallel.
 """

@@ -44,6 +44,13 @@ class RunPodVariables:
     log_level: str = variable(
         "RUNPOD_LOG_LEVEL", str, "Log level of RunPod's SDK. At DEBUG it logs the start of every result.", "INFO"
     )
+    skips_system_checks: str = variable(
+        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS",
+        str,
+        "`true`: RunPod's SDK does not check memory, disk, network and CUDA after the boot. Its CUDA check imports "
+        "torch into the worker's process and keeps GPU memory there.",
+        "true",
+    )
 
 
 @dataclass(frozen=True)

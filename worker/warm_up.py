@@ -32,6 +32,7 @@ STEPS = 2
 TIMEOUT_S = 300.0
 IDLE_BEFORE_S = 1.0
 """Seconds without a job before the warm-up begins. RunPod delivers a waiting job after one round trip."""
+_INTERRUPTED = frozenset({ErrorCode.CANCELLED, ErrorCode.INTERRUPTED})
 _POLL_S = 0.05
 _STOP_POLL_S = 0.5
 
@@ -84,16 +85,17 @@ class WarmUp:
             time.sleep(_POLL_S)
 
     def _is_over(self, comfyui: ComfyProcess | RemoteComfyUI) -> bool:
-        """Warm up once. Return False if a job, the end of the worker, or the end of ComfyUI interrupted the warm-up.
+        """Warm up once. Return False if the warm-up was interrupted.
 
-        ComfyUI is not ended by the warm-up if it is killed because of an earlier job's prompt.
+        The cause may be a job, which may have ended since, the end of the worker, another client of ComfyUI, or the end
+        of a ComfyUI that an earlier job's prompt blocked.
         """
         log.info("warming up")
         begun_at = time.monotonic()
         try:
             self._generate(comfyui)
         except JobError as error:
-            if self._must_end() or isinstance(error, RetryJob):
+            if self._must_end() or error.code in _INTERRUPTED or isinstance(error, RetryJob):
                 log.info("the warm-up was interrupted after %.1f s", time.monotonic() - begun_at)
                 return False
             self._report(error, comfyui)
@@ -143,9 +145,13 @@ class WarmUp:
     def _report(self, error: JobError, comfyui: ComfyProcess | RemoteComfyUI) -> None:
         """Log why the warm-up failed, and retire the worker, because its jobs would fail too.
 
-        A timeout is only logged: RunPod may have suspended the idle worker in the meantime (FlashBoot).
+        A worker whose warm-up took too long continues: RunPod may have suspended it in the meantime (FlashBoot). If the
+        prompt still runs, ComfyUI is killed and restarted.
         """
         log.error("the warm-up failed: %s", error)
-        log.error("ComfyUI's last lines:\n%s", "\n".join(comfyui.log.lines()))
-        if error.code is not ErrorCode.DEADLINE_EXCEEDED:
+        if lines := comfyui.log.lines():
+            log.error("ComfyUI's last lines:\n%s", "\n".join(lines))
+        if error.code is ErrorCode.DEADLINE_EXCEEDED:
+            comfyui.end_if_stuck(self._worker.server)
+        else:
             self._lifecycle.retire(f"the warm-up failed: {error.report.message}")

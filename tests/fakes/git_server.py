@@ -76,6 +76,12 @@ class GitServer:
 
     # Faults
 
+    def forget(self, name: str, file: str) -> None:
+        """Delete the content of a file of a repository's last commit, which then cannot be fetched any more."""
+        folder = self.folder / name
+        blob = _git(folder, "rev-parse", f"HEAD:{file}")
+        (folder / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+
     def drop(self, count: int) -> None:
         """Close the next `count` connections without a response."""
         self._to_drop = count

@@ -81,6 +81,13 @@ def test_a_worker_without_graphs_rejects_a_graph() -> None:
         assert setup.run().state == QueueJobState.COMPLETED
 
 
+def test_the_sdk_s_own_checks_do_not_run() -> None:
+    """A worker without a network takes jobs: the SDK's system checks are off by default."""
+    with running_worker(environment={"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": ""}) as setup:
+        assert setup.run().state == QueueJobState.COMPLETED
+        assert "Running 1 fitness check" in setup.worker.log
+
+
 def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> None:
     """The worker reports itself unhealthy with the missing file, takes no job, and exits without leaving a ComfyUI."""
     for file in default_directory().glob("flux-dev-txt2img*"):

@@ -33,7 +33,16 @@ EXPRESSIONS = {
     "toJSON(needs.*.result)": '["success", "success", "success"]',
 }
 """Values of the expressions in the environments of the steps."""
-FAKED_SCRIPTS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
+FAKED_SCRIPTS = (
+    "check",
+    "test",
+    "browser",
+    "engine",
+    "release/wheel",
+    "release/smoke_image",
+    "release/propose_comfyui",
+    "release/test_runpod",
+)
 """Scripts that are tested elsewhere. This module replaces them by fakes."""
 HUB = "docker.io/octo/flux-comfyui-worker"
 GHCR = "ghcr.io/octo-org/flux-comfyui-worker"

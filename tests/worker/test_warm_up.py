@@ -41,7 +41,7 @@ class WarmingWorker:
         self.worker = replace(worker, workflows={workflow: worker.workflows[workflow]}) if workflow else worker
         self.comfyui = RemoteComfyUI(simulator.url)
         self._warm_up = WarmUp(self.worker, self.lifecycle, idle_before_s=0.2, timeout_s=timeout_s)
-        self._handler = make_handler(Service(self.worker, self.lifecycle, self.comfyui))
+        self.handler = make_handler(Service(self.worker, self.lifecycle, self.comfyui))
 
     def begin(self) -> None:
         """Begin the warm-up, as the worker does before each poll for jobs."""
@@ -49,7 +49,7 @@ class WarmingWorker:
 
     def run(self, **changes: object) -> dict[str, Any]:
         """Run a small job; return its result or error."""
-        return asyncio.run(self._handler({"id": "job-1", "input": {**SMALL_INPUT, **changes}}))
+        return asyncio.run(self.handler({"id": "job-1", "input": {**SMALL_INPUT, **changes}}))
 
     @property
     def is_over(self) -> bool:
@@ -148,6 +148,21 @@ def test_a_job_interrupts_the_warm_up(simulator: Simulator, warming: WarmingWork
     assert simulator.sampled_steps == SMALL_INPUT["steps"]
     assert warming.ended == []
     assert [*simulator.queue_ids, *simulator.history_ids] == []
+
+
+def test_a_rejected_job_only_delays_the_warm_up(simulator: Simulator, warming: WarmingWorker) -> None:
+    """A job that is rejected may end before the warm-up that it interrupts. The warm-up is no error and runs again."""
+    simulator.faults.hang_sampling()
+    simulator.faults.respond_slowly("/object_info/NoSuchNode", 0.5)
+    warming.begin()
+    assert until(lambda: simulator.hanging_step)
+    error = asyncio.run(warming.handler({"id": "job-1", "input": {"1": {"class_type": "NoSuchNode", "inputs": {}}}}))
+
+    assert ErrorReport.from_json(error["error"]).code.value == "workflow_rejected"
+    assert until(lambda: warming.is_over)
+    assert len(simulator.executed_prompts) == 2
+    assert simulator.sampled_steps == STEPS
+    assert warming.ended == []
 
 
 def test_a_warm_up_follows_a_job_that_failed(simulator: Simulator, warming: WarmingWorker) -> None:

@@ -1,0 +1,1 @@
+"""Moves this repository to another commit of ComfyUI: `python -m tools.bump_comfyui COMMIT`."""
