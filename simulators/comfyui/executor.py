@@ -5,8 +5,8 @@ Facts about ComfyUI:
 - The frames of a prompt are `execution_start` and `execution_cached` (the nodes with a cached result); then for every
   node `progress_state`, `executing`, the node's own messages, `executed` if it has UI output, and `progress_state`; at
   the end `execution_success`, `execution_error` or `execution_interrupted`.
-- Only results of the previous prompt's nodes are cached. LoadImage depends on the content of its file;
-  SaveImageWebsocket runs every time.
+- With --cache-classic, only results of the previous prompt's nodes are cached. LoadImage depends on the content of its
+  file; SaveImageWebsocket runs every time.
 - An output node with a cached result does not run: it sends `executed` with its earlier output (a file that may no
   longer exist) and `progress_state` 1 of 1.
 - The graph that SaveImage writes into a PNG contains the hash of LoadImage's file as `is_changed`; the one in /history

@@ -44,7 +44,10 @@ SAMPLERS = ("KSampler", "SamplerCustomAdvanced")
 OUT_OF_MEMORY = (
     "Allocation of 2.25 GiB on device 0 failed: 23.52 GiB in all, 1.11 GiB free, 21.98 GiB held by this process"
 )
-OUT_OF_MEMORY_TIP = "The graphics card has too little memory for this. A smaller image or batch may fit."
+OUT_OF_MEMORY_TIP = (
+    "This error means you ran out of memory on your GPU.\n\n"
+    "TIPS: If the workflow worked before you might have accidentally set the batch_size to a large number."
+)
 
 
 @dataclass(frozen=True)
