@@ -52,8 +52,8 @@ LITERAL_TYPES = {"", "*", "INT", "FLOAT", "STRING", "BOOLEAN", DYNAMIC_COMBO}
 class Input:
     """One input of a node class: a linked or literal value of `type`, or a choice if `type` is empty.
 
-    The choices are `choices` and the files in the model folder `folder`. `nested` is, for a DYNAMIC_COMBO, the inputs
-    of each choice.
+    The choices are `choices` and the files in the model folder `folder`. If `is_v3` is true, they are declared as
+    COMBO. `nested` has the inputs of each choice of a DYNAMIC_COMBO.
     """
 
     type: str = ""
@@ -332,6 +332,7 @@ _OTHERS = (
 )
 _OF_CUSTOM_PACKS = (
     replace(_node("Image Save", images="IMAGE", output_path=_TEXT_FIELD, filename_prefix=_TEXT_FIELD), is_output=True),
+    replace(_node("SendPixelsWebsocket", images="IMAGE"), is_output=True),
     replace(_node("Image Saver", images="IMAGE", filename=_TEXT_FIELD, path=_TEXT_FIELD), is_output=True),
 )
 
