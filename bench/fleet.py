@@ -24,6 +24,8 @@ DISPATCH_JITTER_S = 0.005
 """A random one of the workers that poll gets a job."""
 STEPS = (10, 20, 30)
 """The numbers of sampling steps of the jobs, each as frequent as the others."""
+IMAGE = {"prompt": "a knight", "width": 256, "height": 256}
+"""Small, because the simulators of all workers share this process."""
 BOOT_TIMEOUT_S = 120
 JOB_TIMEOUT_S = 300
 
@@ -74,20 +76,27 @@ def fleet(options: argparse.Namespace) -> None:
     """Print the callers' mean wait, from submission to result, with two jobs in hand and with one."""
     arrivals = poisson_arrivals(options.jobs, options.step_s, options.seed)
     print(
-        f"{options.jobs} jobs of {STEPS} steps of {options.step_s:g} s, Poisson arrivals at a utilisation of "
-        f"{UTILISATION:g}, {WORKERS} workers, random dispatch, round trips of {ROUND_TRIP_S * 1000:.0f} ms; "
-        "seconds from submission to result"
+        f"{options.jobs} jobs of {STEPS} steps of {options.step_s:g} s, Poisson arrivals, {WORKERS} workers, random "
+        f"dispatch, round trips of {ROUND_TRIP_S * 1000:.0f} ms; seconds from submission to result"
     )
     for concurrency in (2, 1):
-        trips = _run(arrivals, options.step_s, concurrency)
-        waits = [trip.ended_at - trip.submitted_at for trip in trips]
-        ideal_s = statistics.mean(ideal_waits_s(trips, WORKERS))
-        print(
-            f"  WORKER_CONCURRENCY={concurrency}   mean {statistics.mean(waits):.2f}   ideal queue {ideal_s:.2f}   "
-            f"ratio {statistics.mean(waits) / ideal_s:.3f}   p95 {statistics.quantiles(waits, n=20)[-1]:.2f}   "
-            f"service {statistics.mean(trip.service_s for trip in trips):.2f}",
-            flush=True,
-        )
+        print(f"WORKER_CONCURRENCY={concurrency}", flush=True)
+        for name, value in _figures(_run(arrivals, options.step_s, concurrency)):
+            print(f"  {name:40} {value:8.2f}", flush=True)
+
+
+def _figures(trips: Sequence[Trip]) -> Iterator[tuple[str, float]]:
+    """Yield the name and value of each figure."""
+    waits = [trip.ended_at - trip.submitted_at for trip in trips]
+    mean_s, ideal_s = statistics.mean(waits), statistics.mean(ideal_waits_s(trips, WORKERS))
+    service_s = statistics.mean(trip.service_s for trip in trips)
+    yield "mean", mean_s
+    yield "mean of the ideal queue", ideal_s
+    yield "relative to the ideal queue", mean_s / ideal_s
+    yield "95th percentile", statistics.quantiles(waits, n=20)[-1]
+    yield "ComfyUI's execution, mean", service_s
+    duration_s = trips[-1].submitted_at - trips[0].submitted_at
+    yield "utilisation of the workers", service_s * (len(trips) - 1) / (WORKERS * duration_s)
 
 
 def _run(arrivals: Sequence[Arrival], step_s: float, concurrency: int) -> list[Trip]:
@@ -119,7 +128,7 @@ def _submitted(platform: RunPodPlatform, arrivals: Iterable[Arrival]) -> Iterato
     begun_at = time.monotonic()
     for seed, arrival in enumerate(arrivals):
         time.sleep(max(0.0, begun_at + arrival.at - time.monotonic()))
-        yield platform.submit({"prompt": "a knight", "seed": seed, "steps": arrival.steps})
+        yield platform.submit({**IMAGE, "seed": seed, "steps": arrival.steps})
 
 
 def _trip(job: QueueJob, service_s: Mapping[str, float]) -> Trip:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from comfy_core.comfyui.prompt_monitor import WaitLimits
-from comfy_core.comfyui.run import run_graphs
+from comfy_core.comfyui.run import Hooks, run_graphs
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import render
@@ -24,6 +24,7 @@ from worker.comfyui_process import ComfyProcess
 from worker.jobs import Worker
 from worker.leases import RetryJob
 from worker.lifecycle import Lifecycle
+from worker.png import start_encoding
 from worker.supervision import RemoteComfyUI
 
 WORKFLOW = "flux-dev-txt2img"
@@ -64,8 +65,8 @@ class WarmUp:
     def begin(self, comfyui: ComfyProcess | RemoteComfyUI) -> None:
         """Warm up ComfyUI in a thread once the worker is idle. Returns immediately.
 
-        Call it when the worker takes jobs, and after each restart of ComfyUI. Does nothing if WORKER_WARMUP is false,
-        if the warm-up's workflow does not exist, or if it was already called for this ComfyUI process.
+        Call it when the worker takes jobs, and after each restart of ComfyUI. A further call for the same ComfyUI
+        process does nothing. Neither does any call if WORKER_WARMUP is false or the warm-up's workflow does not exist.
         """
         is_wanted = self._worker.settings.warmup and WORKFLOW in self._worker.workflows
         if is_wanted and self._begun_for != comfyui.deaths:
@@ -121,7 +122,10 @@ class WarmUp:
         lease = comfyui.begin_lease()
         comfyui.note_queued(lease)
         try:
-            run_graphs(self._worker.server, graphs, [], limits, lambda: self._end_error() or comfyui.failure_of(lease))
+            hooks = Hooks(encode=start_encoding)
+            run_graphs(
+                self._worker.server, graphs, [], limits, lambda: self._end_error() or comfyui.failure_of(lease), hooks
+            )
         finally:
             self._await_stop(lambda: comfyui.was_ended(lease))
             comfyui.end_lease(lease)

@@ -47,5 +47,5 @@ class Plan:
     warm_images: int = 2
 
 
-TOY = Plan(width=64, height=64, steps=3)
+TOY = Plan(width=64, height=64, steps=2, warm_images=1)
 """Small enough for a CPU. It tests the benchmark; its times say nothing about a GPU."""

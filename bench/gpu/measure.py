@@ -18,6 +18,7 @@ from bench.gpu.flag_sets import FlagSet, Plan
 from bench.gpu.machine import PeakMemory
 from bench.gpu.results import Figures
 from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
@@ -178,4 +179,4 @@ def graph_of(worker: Worker, plan: Plan, flag_set: FlagSet, seed: int) -> Graph:
 def _late_error(deadline: float) -> JobError | None:
     if time.monotonic() < deadline:
         return None
-    return JobError.because(ErrorCode.DEADLINE_EXCEEDED, "The time of this flag set is over")
+    return JobError(ErrorReport(ErrorCode.DEADLINE_EXCEEDED, "The time of this flag set is over"))

@@ -140,7 +140,7 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
     for message in messages:
         match message:
             case ["execution_error", {"node_id": node_id, "node_type": node_type, **rest}]:
-                text = foreign_text(str(rest.get("exception_message", "")).strip())
+                text = foreign_text(" ".join(str(rest.get("exception_message", ""))[:_MAX_PROCESSED_TEXT].split()))
                 kind = shortened(str(rest.get("exception_type", "")))
                 return Failed(shortened(str(node_id)), shortened(str(node_type)), kind, text)
             case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:

@@ -74,7 +74,11 @@ class Folders:
         return name, None
 
     def readable(self, name: str) -> Path:
-        """Return the path that LoadImage reads."""
+        """Return the path that LoadImage reads.
+
+        The path may be outside the folder, as in ComfyUI before 0.28, so that tests notice a request that our own
+        checks should have refused.
+        """
         plain, folder = self.annotated(name)
         return (folder or self.input) / plain
 

@@ -36,8 +36,8 @@ LITERAL_TYPES = {"", "*", "INT", "FLOAT", "STRING", "BOOLEAN", DYNAMIC_COMBO}
 class Input:
     """One input of a node class: a linked or literal value of `type`, or a choice if `type` is empty.
 
-    The choices are `choices` and the files in the model folder `folder`. `nested` is, for a DYNAMIC_COMBO, the inputs
-    of each choice.
+    The choices are `choices` and the files in the model folder `folder`. If `is_v3` is true, they are declared as
+    COMBO. `nested` has the inputs of each choice of a DYNAMIC_COMBO.
     """
 
     type: str = ""
@@ -177,17 +177,19 @@ SaveImage PreviewImage SaveImageWebsocket PrimitiveString PreviewAny VAESave
 """
 """The classes of ComfyUI that nodes.py implements."""
 _TEXT = ["STRING", {"default": ""}]
-_SAVER = {"output": [], "output_name": [], "output_node": True}
-_OF_CUSTOM_PACKS: Mapping[str, Mapping[str, Any]] = {
-    "Image Save": {
-        **_SAVER,
-        "input": {"required": {"images": ["IMAGE"], "output_path": _TEXT, "filename_prefix": _TEXT}},
-    },
-    "Image Saver": {**_SAVER, "input": {"required": {"images": ["IMAGE"], "filename": _TEXT, "path": _TEXT}}},
+_INPUTS_OF_OTHERS: Mapping[str, Mapping[str, list[Any]]] = {
+    "Image Save": {"images": ["IMAGE"], "output_path": _TEXT, "filename_prefix": _TEXT},
+    "Image Saver": {"images": ["IMAGE"], "filename": _TEXT, "path": _TEXT},
+    "SendPixelsWebsocket": {"images": ["IMAGE"]},
+}
+"""Save nodes that ComfyUI does not have: two of custom packs, and the one of the worker."""
+_OTHERS = {
+    name: {"input": {"required": inputs}, "output": [], "output_name": [], "output_node": True}
+    for name, inputs in _INPUTS_OF_OTHERS.items()
 }
 _OF_COMFYUI = json.loads(OBJECT_INFO.read_text())
 
 NODE_TYPES: Mapping[str, NodeType] = {
     name: _node_type(name, declared)
-    for name, declared in {**{name: _OF_COMFYUI[name] for name in SIMULATED.split()}, **_OF_CUSTOM_PACKS}.items()
+    for name, declared in {**{name: _OF_COMFYUI[name] for name in SIMULATED.split()}, **_OTHERS}.items()
 }

@@ -52,7 +52,7 @@ detection
 """
 MODEL_FOLDERS = tuple(FOLDER_NAMES.split())
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DOWNLOAD_ONLY = ("text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css")
+DOWNLOAD_ONLY = ("text/html", "text/html-sandboxed", "text/javascript", "text/css")
 SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 MEMORY_BYTES = 24 * 1024**3
 
@@ -135,7 +135,9 @@ class _Handlers:
             number = -number if body.get("front") else number
         if "prompt" not in body:
             return web.json_response(validation.NO_PROMPT.body(), status=400)
-        prompt_id = body.get("prompt_id") or str(uuid.uuid4())
+        prompt_id = body.get("prompt_id")
+        if prompt_id is None:
+            prompt_id = str(uuid.uuid4())
         if not _is_canonical_uuid(prompt_id):
             return web.json_response(validation.INVALID_PROMPT_ID.body(), status=400)
         graph = body["prompt"]
@@ -226,8 +228,10 @@ class _Handlers:
         if not file.is_file():
             return web.Response(status=404)
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        kind = "application/octet-stream" if kind in DOWNLOAD_ONLY else kind
-        return web.FileResponse(file, headers={"Content-Disposition": f'filename="{file.name}"', "Content-Type": kind})
+        disposition = f'filename="{file.name}"'
+        if kind in DOWNLOAD_ONLY or kind.endswith(("+xml", "/xml")):
+            kind, disposition = "application/octet-stream", f"attachment; {disposition}"
+        return web.FileResponse(file, headers={"Content-Disposition": disposition, "Content-Type": kind})
 
     async def root(self, _: web.Request) -> web.Response:
         return web.Response(text=PAGE, content_type="text/html")

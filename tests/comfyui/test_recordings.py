@@ -153,12 +153,14 @@ def test_a_corrupt_image_names_node_and_exception_without_paths(recorded: Record
 
 
 def test_a_runtime_error_names_its_node(recorded: Recorded) -> None:
-    """A failure inside the sampler is attributed to the sampler node."""
+    """A failure inside the sampler is attributed to the sampler node. ComfyUI's tip follows in the same line."""
     _, outcome = recorded.history("err_runtime_shape")
 
     assert isinstance(outcome, Failed)
     assert (outcome.node_id, outcome.exception_type) == ("ks", "RuntimeError")
-    assert outcome.message.startswith("mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072)")
+    tip = "" if recorded.version == OLDEST else " TIPS: If you have any"
+    assert outcome.message.startswith(f"mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072){tip}")
+    assert "\n" not in outcome.message
 
 
 def test_an_interruption_is_not_a_failure(recorded: Recorded) -> None:

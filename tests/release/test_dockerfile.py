@@ -1,4 +1,4 @@
-"""Stages of the Dockerfile: two stages copy all files that their commands need, and each model has a layer."""
+"""Stages of the Dockerfile: which files two of them copy, and which layers each model and Debian's updates change."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def copy_stage(stage: str, folder: Path) -> None:
-    """Copy the sources of a stage's COPY lines into `folder`, which takes the place of the image's root."""
+def copy_lines(stage: str) -> list[str]:
+    """Return the arguments of a stage's COPY lines."""
     dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     [body] = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM |\Z)", dockerfile, re.MULTILINE | re.DOTALL)
-    for words in (line.split() for line in re.findall(r"^COPY (.+)$", body, re.MULTILINE)):
+    return re.findall(r"^COPY (.+)$", body, re.MULTILINE)
+
+
+def copy_stage(stage: str, folder: Path) -> None:
+    """Copy the sources of a stage's COPY lines into `folder`, which takes the place of the image's root."""
+    for words in (line.split() for line in copy_lines(stage)):
         *sources, to = [word for word in words if not word.startswith("--")]
         target = folder / to.lstrip("/")
         for source in sources:
@@ -61,3 +66,12 @@ def test_each_line_of_models_txt_is_a_layer() -> None:
     numbers = re.findall(r"source=/lines/(\d+),target=/list", (ROOT / "Dockerfile").read_text())
 
     assert [int(number) for number in numbers] == list(range(1, len(read_models(ROOT / "models.txt")) + 1))
+
+
+@pytest.mark.parametrize("stage", ["worker", "worker-flux1-dev-fp8", "simulator"])
+def test_no_layer_depends_on_the_updates_below_it(stage: str) -> None:
+    """Each COPY of a final image has --link. Without it, new updates of Debian would change the layer of torch too."""
+    lines = copy_lines(stage)
+
+    assert lines
+    assert all(line.startswith("--link ") for line in lines)

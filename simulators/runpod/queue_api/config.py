@@ -31,5 +31,4 @@ class PlatformConfig:
     poll_error_delay_s: float = 0.2
     """Delay before an error response to a poll. The SDK polls again at once and would spin without it."""
     dispatch_jitter_s: float = 0.0
-    """Maximum random delay before a waiting worker looks for a new job, so that a random one of them gets it. Without
-    it, the worker that has waited longest gets the job."""
+    """Maximum random delay before a waiting worker looks for a new job, so that a random one of them gets it."""

@@ -139,12 +139,12 @@ def test_a_page_of_another_origin_is_rejected(driver: Driver) -> None:
 
 
 def test_view_forces_pages_to_be_downloaded(sim: Simulator, driver: Driver) -> None:
-    """HTML in the output folder is served as bytes, and so are files of unknown type."""
-    for name in ("page.html", "x.unknownkind"):
+    """HTML and SVG in the output folder are served as attachments; files of unknown type are served as bytes."""
+    for name, prefix in (("page.html", "attachment; "), ("x.svg", "attachment; "), ("x.unknownkind", "")):
         (sim.output_dir / name).write_text("<p>")
         response = driver.get("/view", filename=name)
         assert response.headers["Content-Type"] == "application/octet-stream"
-        assert response.headers["Content-Disposition"] == f'filename="{name}"'
+        assert response.headers["Content-Disposition"] == f'{prefix}filename="{name}"'
 
 
 def test_view_reads_an_annotated_name(sim: Simulator, driver: Driver) -> None:

@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,28 @@ def test_disconnected_worker_gets_no_job(platform: RunPodPlatform, worker: Calle
 
     assert worker.take()["id"] == job_id
     assert platform.jobs[job_id].hand_outs == 1
+
+
+def test_with_a_dispatch_jitter_any_of_the_waiting_workers_gets_a_job(session: requests.Session) -> None:
+    """Two workers poll while 20 jobs are submitted one after another: each gets some of them."""
+    takers: list[str] = []
+    with ThreadPoolExecutor(2) as threads, RunPodPlatform(dispatch_jitter_s=0.005, long_poll_s=10) as platform:
+
+        def poll(worker_id: str) -> Future[requests.Response]:
+            url, polls_before = f"{platform.endpoint_url}/job-take/{worker_id}", len(platform.takes)
+            response = threads.submit(session.get, url, headers={"Authorization": platform.api_key})
+            platform.wait_until(lambda: len(platform.takes) > polls_before)
+            return response
+
+        polls = {worker_id: poll(worker_id) for worker_id in "ab"}
+        for _ in range(20):
+            platform.submit("x")
+            done, _ = wait(polls.values(), return_when=FIRST_COMPLETED)
+            [taker] = (worker_id for worker_id, each in polls.items() if each in done)
+            takers.append(taker)
+            polls[taker] = poll(taker)
+
+    assert set(takers) == {"a", "b"}
 
 
 def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
