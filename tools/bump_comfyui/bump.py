@@ -105,10 +105,10 @@ class Bump:
             complete.write_text(install(self.steps, self.lists, self.torch_index, self.venv))
         return complete.read_text()
 
-    def test(self) -> str:
-        """Run tests/comfyui on the new ComfyUI."""
+    def test(self, file: Path) -> str:
+        """Run a test file of tests/comfyui on the new ComfyUI."""
         remedy = "A test failed on the new ComfyUI. Edit comfy_core/comfyui/ or the test, and run again."
-        command = [sys.executable, "-m", "pytest", "tests/comfyui", "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", str(file), "-q", "-p", "no:cacheprovider"]
         with running(self.venv / "bin/python", self.comfyui, self.folder / "comfyui.log") as url:
             environment = {**os.environ, "COMFYUI_URL": url}
             output = self.steps.command(command, remedy=remedy, timeout_s=1800, cwd=ROOT, environment=environment)
