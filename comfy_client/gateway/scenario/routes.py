@@ -69,6 +69,11 @@ class ShimRoute:
     is_poll: bool = False
     may_have_image: bool = False
 
+    @property
+    def is_paged(self) -> bool:
+        """Whether the route returns a page of a list."""
+        return self.method == "GET" and self.result_key in LISTS
+
 
 def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> ShimRoute:
     """Return the generate route `name`: a key of fields.ROUTES, or INFERENCES."""
