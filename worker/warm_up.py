@@ -65,8 +65,8 @@ class WarmUp:
     def begin(self, comfyui: ComfyProcess | RemoteComfyUI) -> None:
         """Warm up ComfyUI in a thread once the worker is idle. Returns immediately.
 
-        Call it when the worker takes jobs, and after each restart of ComfyUI. Does nothing if WORKER_WARMUP is false,
-        if the warm-up's workflow does not exist, or if it was already called for this ComfyUI process.
+        Call it when the worker takes jobs, and after each restart of ComfyUI. A further call for the same ComfyUI
+        process does nothing. Neither does any call if WORKER_WARMUP is false or the warm-up's workflow does not exist.
         """
         is_wanted = self._worker.settings.warmup and WORKFLOW in self._worker.workflows
         if is_wanted and self._begun_for != comfyui.deaths:
@@ -90,9 +90,11 @@ class WarmUp:
         The cause may be a job, which may have ended since, the end of the worker, another client of ComfyUI, or the end
         of a ComfyUI that an earlier job's prompt blocked.
         """
-        log.info("warming up")
         begun_at = time.monotonic()
         try:
+            comfyui.await_available(self._end_error)
+            begun_at = time.monotonic()
+            log.info("warming up")
             self._generate(comfyui)
         except JobError as error:
             if self._must_end() or error.code in _INTERRUPTED or isinstance(error, RetryJob):
@@ -114,7 +116,6 @@ class WarmUp:
 
         The lease lasts until ComfyUI no longer runs the prompt, so that a death of ComfyUI is not blamed on a job.
         """
-        comfyui.await_available(self._end_error)
         width, height = self._worker.settings.warmup_size
         values = {"prompt": "warm-up", "width": width, "height": height, "steps": STEPS, "seed": 0}
         graphs = render(self._worker.workflows[WORKFLOW], values)
