@@ -21,7 +21,7 @@ from bench.models import models
 from bench.shim import shim
 from bench.worker_setup import code_of, running_worker
 from comfy_core.comfyui.events import AttributedEvent, Finished, Image, Started
-from comfy_core.comfyui.graph_rewrite import rewrite_graph
+from comfy_core.comfyui.graph_rewrite import WEBSOCKET_SAVER, rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.graphs import Graph
 from comfy_core.request.reading import read_request
@@ -76,7 +76,7 @@ def overhead(_: argparse.Namespace) -> None:
 def _comfyui_only_s(server: ComfyServer, graph: Graph) -> float:
     """Return the seconds from the start to the end of a prompt, by the frames, measured without `run_graphs`."""
     prompt_id = str(uuid.uuid4())
-    prompt = rewrite_graph(graph, "bench", over_websocket=True)
+    prompt = rewrite_graph(graph, "bench", saver=WEBSOCKET_SAVER)
     with server.listen([prompt_id]) as notices:
         server.queue_prompt(prompt, prompt_id)
         times: dict[type, float] = {}

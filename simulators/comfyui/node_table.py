@@ -332,6 +332,7 @@ _OTHERS = (
 )
 _OF_CUSTOM_PACKS = (
     replace(_node("Image Save", images="IMAGE", output_path=_TEXT_FIELD, filename_prefix=_TEXT_FIELD), is_output=True),
+    replace(_node("SendPixelsWebsocket", images="IMAGE"), is_output=True),
     replace(_node("Image Saver", images="IMAGE", filename=_TEXT_FIELD, path=_TEXT_FIELD), is_output=True),
 )
 

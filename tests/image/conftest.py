@@ -133,7 +133,7 @@ def start_worker(request: pytest.FixtureRequest, engine: docker.DockerClient, ne
         engine,
         network,
         REAL,
-        environment={"COMFYUI_ARGS": "--cpu"},
+        environment={"COMFYUI_ARGS": "--cpu", "WORKER_SHUTDOWN_GRACE_S": "120"},  # a step on a CPU takes up to a second
         timeout_s=REAL_TIMEOUT_S,
         volumes=[f"{models}:/runpod-volume/models:ro"],
     )
