@@ -169,6 +169,9 @@ def main() -> None:
     several.add_argument("--jobs", type=int, default=100, help="number of jobs; %(default)s")
     several.add_argument("--step-s", type=float, default=0.15, help="seconds of a step; %(default)s")
     several.add_argument("--seed", type=int, default=1, help="random seed of the arrivals; %(default)s")
+    several.add_argument(
+        "--model", action="store_true", help="compute the waits without any overhead; start no workers"
+    )
     several.set_defaults(run=fleet)
     download = benchmarks.add_parser(
         "models", help="how fast a model is downloaded and verified, compared with cp and sha256sum"
