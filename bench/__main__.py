@@ -18,7 +18,7 @@ from bench.client import import_time, map_jobs
 from bench.fleet import fleet
 from bench.gpu import command as gpu
 from bench.models import models
-from bench.overhead import add_options, beside_stock
+from bench.overhead import add_options
 from bench.shim import shim
 from bench.worker_setup import code_of, running_worker
 from comfy_core.comfyui.events import AttributedEvent, Finished, PixelImage, Started
@@ -157,8 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
     parts = benchmarks.add_parser("overhead", help="how long a job takes besides ComfyUI's own execution, by part")
-    add_options(parts)
-    parts.set_defaults(run=lambda options: (beside_stock if options.comfyui else overhead)(options))
+    add_options(parts, on_simulator=overhead)
     backlog = benchmarks.add_parser("gap", help="how long ComfyUI idles between two jobs of a backlog")
     backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
     backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")

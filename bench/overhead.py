@@ -23,11 +23,12 @@ _SIDE = 1024
 RunJob = Callable[[Graph, int], Mapping[str, Any]]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `beside_stock`."""
+def add_options(parser: argparse.ArgumentParser, on_simulator: Callable[[argparse.Namespace], None]) -> None:
+    """Add the options. Without --comfyui, `on_simulator` is run instead of `beside_stock`."""
     parser.add_argument("--comfyui", help="URL of a real ComfyUI to measure on, instead of the simulator")
     parser.add_argument("--stock", help="folder with worker-comfyui's handler.py, to measure beside it")
     parser.add_argument("--jobs", type=int, default=15, help="jobs of each worker with --comfyui; %(default)s")
+    parser.set_defaults(run=lambda options: (beside_stock if options.comfyui else on_simulator)(options))
 
 
 def beside_stock(options: argparse.Namespace) -> None:
