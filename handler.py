@@ -225,17 +225,13 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
     service = _make_service(settings, worker, lifecycle, boot)
-    begin_warm_up = cache(lambda: warm_up.begin(boot.comfyui))
-    _serve(settings, service, boot, times, begin_warm_up)
+    _serve(settings, service, boot, times, warm_up)
 
 
-def _serve(
-    settings: Settings, service: Service, boot: Boot, times: BootTimes, begin_warm_up: Callable[[], None]
-) -> None:
+def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes, warm_up: WarmUp) -> None:
     """Finish the boot and serve jobs with the SDK.
 
     On RunPod the SDK waits for the end of the boot as a fitness check. Until then no job is taken and none is billed.
-    `begin_warm_up` is called once jobs can be taken. Only its first call has an effect.
     """
     # The default is DEBUG, at which the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
@@ -257,7 +253,7 @@ def _serve(
 
     def on_start() -> None:
         service.lifecycle.handle_signals()
-        begin_warm_up()
+        warm_up.begin(boot.comfyui)
 
     if _is_on_platform(settings):
         runpod.serverless.register_fitness_check(finish_boot)
@@ -277,7 +273,7 @@ def _serve(
     try:
         finish_boot()
         if is_server:
-            begin_warm_up()
+            warm_up.begin(boot.comfyui)
         runpod.serverless.start({"handler": local_handler})
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")

@@ -23,7 +23,8 @@ PASSED: Mapping[str, str] = {
     ),
     "--disable-all-custom-nodes": "With `--whitelist-custom-nodes`: only the image's nodes are loaded.",
     "--whitelist-custom-nodes": (
-        "The nodes in `COMFYUI_DIR/custom_nodes`. Nothing from a network volume is run as code."
+        "The nodes in `COMFYUI_DIR/custom_nodes`, and the worker's own node."
+        " Nothing from a network volume is run as code."
     ),
     "--input-directory": "In `COMFYUI_DATA_DIR`, so that ComfyUI's own folder can be read-only.",
     "--output-directory": "In `COMFYUI_DATA_DIR`.",

@@ -25,6 +25,7 @@ from comfy_core.safe_fetch import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
+from worker.png import start_encoding
 from worker.result_packer import ResultPacker
 from worker.settings import Settings
 
@@ -75,7 +76,7 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     rendered = intake.render_request(request, worker.fetch_rules, intake_deadline.check)
     log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=settings.job_timeout_s)
-    hooks = Hooks(control.observe, control.ticket)
+    hooks = Hooks(control.observe, control.ticket, start_encoding)
     run = run_graphs(
         worker.server, rendered.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
     )

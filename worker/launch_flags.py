@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
+from worker import nodes
 from worker.flag_decisions import NEWER, PASSED
 from worker.settings import Settings
 
@@ -71,7 +72,7 @@ def flags_in(text: str) -> frozenset[str]:
 
 
 def whitelisted_nodes(comfyui: Path) -> list[str]:
-    """Return the names for ComfyUI's whitelist of custom nodes: the folders and modules in its custom_nodes.
+    """Return the names for ComfyUI's whitelist of custom nodes: the folders and modules in its custom_nodes, and ours.
 
     The whitelist keeps out nodes from additional paths, so that nothing from a network volume is run as code. A module
     is listed with and without its file extension. ComfyUI itself ships the module with SaveImageWebsocket.
@@ -81,7 +82,10 @@ def whitelisted_nodes(comfyui: Path) -> list[str]:
     except OSError:
         found = []
     folders = {each.name for each in found if each.is_dir() and not each.name.endswith(".disabled")}
-    modules = {each.stem for each in found if each.is_file() and each.suffix == ".py"} | {_WEBSOCKET_NODE}
+    modules = {each.stem for each in found if each.is_file() and each.suffix == ".py"} | {
+        _WEBSOCKET_NODE,
+        *nodes.MODULES,
+    }
     names = {name for name in folders if not name.startswith((".", "__"))}
     return sorted(names | modules | {f"{name}.py" for name in modules})
 
@@ -96,7 +100,7 @@ def comfyui_command(
     Args:
         settings: the settings of a worker with its own ComfyUI.
         flags: the flags that this ComfyUI supports.
-        paths_config: the file that lists the model folders.
+        paths_config: the file that lists the model folders and the folder of the worker's custom nodes.
         front_end: an empty folder for ComfyUI's web pages, which are not used. The packages with them have 583 MB.
         is_on_volume: whether models are read from the network volume, where memory-mapping them takes 30 to 50 times as
             long as reading them.

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from comfy_core.comfyui.prompt_monitor import WaitLimits
-from comfy_core.comfyui.run import run_graphs
+from comfy_core.comfyui.run import Hooks, run_graphs
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import render
@@ -24,6 +24,7 @@ from worker.comfyui_process import ComfyProcess
 from worker.jobs import Worker
 from worker.leases import RetryJob
 from worker.lifecycle import Lifecycle
+from worker.png import start_encoding
 from worker.supervision import RemoteComfyUI
 
 WORKFLOW = "flux-dev-txt2img"
@@ -64,8 +65,8 @@ class WarmUp:
     def begin(self, comfyui: ComfyProcess | RemoteComfyUI) -> None:
         """Warm up ComfyUI in a thread once the worker is idle. Returns immediately.
 
-        Call it when the worker takes jobs, and after each restart of ComfyUI. Does nothing if WORKER_WARMUP is false,
-        if the warm-up's workflow does not exist, or if it was already called for this ComfyUI process.
+        Call it when the worker takes jobs, and after each restart of ComfyUI. A further call for the same ComfyUI
+        process does nothing. Neither does any call if WORKER_WARMUP is false or the warm-up's workflow does not exist.
         """
         is_wanted = self._worker.settings.warmup and WORKFLOW in self._worker.workflows
         if is_wanted and self._begun_for != comfyui.deaths:
@@ -89,9 +90,11 @@ class WarmUp:
         The cause may be a job, which may have ended since, the end of the worker, another client of ComfyUI, or the end
         of a ComfyUI that an earlier job's prompt blocked.
         """
-        log.info("warming up")
         begun_at = time.monotonic()
         try:
+            comfyui.await_available(self._end_error)
+            begun_at = time.monotonic()
+            log.info("warming up")
             self._generate(comfyui)
         except JobError as error:
             if self._must_end() or error.code in _INTERRUPTED or isinstance(error, RetryJob):
@@ -113,7 +116,6 @@ class WarmUp:
 
         The lease lasts until ComfyUI no longer runs the prompt, so that a death of ComfyUI is not blamed on a job.
         """
-        comfyui.await_available(self._end_error)
         width, height = self._worker.settings.warmup_size
         values = {"prompt": "warm-up", "width": width, "height": height, "steps": STEPS, "seed": 0}
         graphs = render(self._worker.workflows[WORKFLOW], values)
@@ -121,7 +123,10 @@ class WarmUp:
         lease = comfyui.begin_lease()
         comfyui.note_queued(lease)
         try:
-            run_graphs(self._worker.server, graphs, [], limits, lambda: self._end_error() or comfyui.failure_of(lease))
+            hooks = Hooks(encode=start_encoding)
+            run_graphs(
+                self._worker.server, graphs, [], limits, lambda: self._end_error() or comfyui.failure_of(lease), hooks
+            )
         finally:
             self._await_stop(lambda: comfyui.was_ended(lease))
             comfyui.end_lease(lease)

@@ -45,7 +45,7 @@ def _faults_of(setup: WorkerSetup) -> simulator_faults.ComfyUIFaults:
 
 _UNAVAILABLE = ErrorCode.COMFYUI_UNAVAILABLE
 _PATHS = ("POST /prompt", "/history", "/queue", "POST /upload/image", "/view", "POST /jobs", "/ws")
-_NODES = ("VAEDecode", "CLIPTextEncode", "UNETLoader", "KSampler", "SaveImageWebsocket")
+_NODES = ("VAEDecode", "CLIPTextEncode", "UNETLoader", "KSampler", "SendPixelsWebsocket")
 
 
 def _step(rng: random.Random) -> int:

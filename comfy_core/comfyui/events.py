@@ -13,6 +13,8 @@ Facts of the protocol (ComfyUI's execution.py and server.py; tests/recordings):
 - A binary frame is a big-endian event number (4 bytes) and its payload. Event 1 is an image: its format (4 bytes: 1
   JPEG, 2 PNG) and its file. SaveImageWebsocket sends its images this way, as PNG; previews while sampling are JPEG.
   An image frame names no node. It comes from the node that the last `executing` or `progress` frame names.
+- Event PIXEL_EVENT is an image as raw pixels, from the node of worker/nodes/send_pixels.py, which documents its format.
+  Such a frame names its prompt and node, and the number of images that the node sends.
 - Frame types vary between versions. Unknown types are ignored.
 """
 
@@ -22,6 +24,11 @@ import json
 import struct
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from comfy_core.images.pixels import Pixels
+
+PIXEL_EVENT = int.from_bytes(b"PIXL", "big")
+_HEADER = struct.Struct(">II")
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,18 @@ class Image:
     is_png: bool
 
 
-Event: TypeAlias = Started | Cached | Executing | StepProgress | Finished | Image
+@dataclass(frozen=True)
+class PixelImage:
+    """An output of SendPixelsWebsocket: image `index`, from 0, of the `count` images that the node sends."""
+
+    prompt_id: str
+    node: str
+    index: int
+    count: int
+    pixels: Pixels
+
+
+Event: TypeAlias = Started | Cached | Executing | StepProgress | Finished | Image | PixelImage
 
 
 def parse_frame(frame: str | bytes) -> Event | None:
@@ -80,14 +98,34 @@ def parse_frame(frame: str | bytes) -> Event | None:
     return _parse_binary(frame) if isinstance(frame, bytes) else _parse_text(frame)
 
 
-def _parse_binary(frame: bytes) -> Image | None:
-    header = struct.Struct(">II")
-    if len(frame) <= header.size:
+def _parse_binary(frame: bytes) -> Image | PixelImage | None:
+    if len(frame) <= _HEADER.size:
         return None
-    event, image_format = header.unpack_from(frame)
-    match event, image_format:
-        case 1, 1 | 2:
-            return Image(frame[header.size :], is_png=image_format == 2)  # noqa: PLR2004 - see the module's docstring
+    match _HEADER.unpack_from(frame):
+        case 1, 1 | 2 as image_format:
+            return Image(frame[_HEADER.size :], is_png=image_format == 2)  # noqa: PLR2004 - see the module's docstring
+        case event, length if event == PIXEL_EVENT:
+            return _parse_pixels(
+                frame[_HEADER.size : _HEADER.size + length], memoryview(frame)[_HEADER.size + length :]
+            )
+    return None
+
+
+def _parse_pixels(header: bytes, data: memoryview) -> PixelImage | None:
+    try:
+        match json.loads(header):
+            case {
+                "prompt_id": str(prompt_id),
+                "node": str(node),
+                "index": int(index),
+                "count": int(count),
+                "width": int(width),
+                "height": int(height),
+                "channels": 1 | 2 | 3 | 4 as channels,
+            } if 0 <= index < count and min(width, height) > 0 and len(data) == width * height * channels:
+                return PixelImage(prompt_id, node, index, count, Pixels(data, width, height, channels))
+    except ValueError:
+        pass
     return None
 
 
@@ -146,4 +184,6 @@ class Attribution:
             case Finished(prompt_id):
                 self._prompt_id, self._node = None, None
                 return AttributedEvent(prompt_id, None, event)
+            case PixelImage(prompt_id, node):
+                return AttributedEvent(prompt_id, node, event)
         return AttributedEvent(self._prompt_id, self._node, event)

@@ -6,7 +6,8 @@ Facts (ComfyUI 0.3.64 and 0.33.0; txt2img_cached_same_seed.json and txt2img_ws_s
   its job. So each run changes the inputs of every saver: to a path in the run's own folder, or with an extra input
   (`run-tag`) that is part of the cache key but is not passed to the node.
 - SaveImage compresses in ComfyUI's only executor thread (PNG level 4, about 0.13 s at 1024 x 1024). SaveImageWebsocket
-  uses level 1, writes no file, and is never cached.
+  uses level 1, writes no file, and is never cached. SendPixelsWebsocket, a node of the worker, sends raw pixels; it
+  writes no file either, and is never cached.
 - Preview nodes write files that are never fetched. In 0.33.0, preview nodes and SaveImage also output their input.
 - `filename_prefix` is a path in core nodes, which create its folders, but a plain name in some custom nodes.
 - A prefix computed by another node may lead to any folder below `output`. Two core nodes are inserted to turn it into
@@ -32,7 +33,14 @@ from comfy_core.comfyui.file_inputs import (
 )
 from comfy_core.graphs import Graph, is_link
 
+FILE_SAVER = "SaveImage"
 WEBSOCKET_SAVER = "SaveImageWebsocket"
+PIXEL_SAVER = "SendPixelsWebsocket"
+"""The node of worker/nodes/send_pixels.py."""
+_SENDERS = (WEBSOCKET_SAVER, PIXEL_SAVER)
+"""Nodes that send their images over the websocket."""
+IMAGE_SAVERS = (FILE_SAVER, *_SENDERS)
+"""Nodes that save or send images. A run replaces them by one of them."""
 _TAG_INPUT = "run-tag"
 TEXT_NODES = frozenset({"RegexReplace", "StringConcatenate"})
 """Core nodes that are inserted to keep a computed prefix in the run's folder. Both versions above have them."""
@@ -57,15 +65,14 @@ def rewrite_graph(
     graph: Graph,
     folder: str,
     *,
-    over_websocket: bool,
+    saver: str,
     node_types: Mapping[str, object] | None = None,
     rerun: Collection[str] = (),
 ) -> Graph:
     """Return a copy of `graph` whose nodes save only under names of this run. Unneeded preview nodes are removed.
 
     Core nodes save into `folder`, a path below the output folder. Custom nodes save under names that contain the name
-    of the folder. With `over_websocket`, SaveImage nodes send their images instead of saving them. Without it,
-    SaveImageWebsocket nodes save their images.
+    of the folder. The nodes of IMAGE_SAVERS become `saver`, which is one of them.
 
     `node_types` are the /object_info entries of the node types. The nodes with the ids `rerun` are executed even if
     ComfyUI has their results in its cache.
@@ -75,12 +82,12 @@ def rewrite_graph(
     _drop_previews(changed, links)
     for node_id, node in list(changed.items()):
         match node["class_type"], node["inputs"]:
-            case "SaveImage", {"images": images} if over_websocket and is_link(images):
-                _redirect(links, node_id, images)
-                changed[node_id] = {"class_type": WEBSOCKET_SAVER, "inputs": {"images": images}}
-            case "SaveImageWebsocket", {"images": images} if not over_websocket:
+            case class_type, {"images": images} if class_type in _SENDERS and saver == FILE_SAVER:
                 inputs = {"images": images, "filename_prefix": f"{folder}/{_DEFAULT_PREFIX}"}
-                changed[node_id] = {"class_type": "SaveImage", "inputs": inputs}
+                changed[node_id] = {"class_type": saver, "inputs": inputs}
+            case class_type, {"images": images} if class_type in IMAGE_SAVERS and saver in _SENDERS and is_link(images):
+                _redirect(links, node_id, images)
+                changed[node_id] = {"class_type": saver, "inputs": {"images": images}}
             case class_type, inputs:
                 _set_output_path(changed, class_type, inputs, folder, (node_types or {}).get(class_type))
                 if (node_types or {}).keys() >= TEXT_NODES:
@@ -141,7 +148,7 @@ def _is_text(graph: Graph, link: list[Any], node_types: Mapping[str, object]) ->
 def _writes_files(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bool:
     """Return whether a node writes files, judging by its names and its /object_info entry."""
     match node_type:
-        case {"output_node": True} if class_type != WEBSOCKET_SAVER:
+        case {"output_node": True} if class_type not in _SENDERS:
             return True
     return any(file_use(class_type, name, declared_input(node_type, name)) is FileUse.WRITES for name in inputs)
 
@@ -180,17 +187,17 @@ def _redirect(links: dict[str, list[list[Any]]], node_id: str, source: list[Any]
 
 def websocket_savers(graph: Graph) -> tuple[str, ...]:
     """Return the ids of the nodes that send images over the websocket."""
-    return tuple(node_id for node_id, node in graph.items() if node["class_type"] == WEBSOCKET_SAVER)
+    return tuple(node_id for node_id, node in graph.items() if node["class_type"] in _SENDERS)
 
 
 def prefix_of(graph: Graph, node_id: str) -> str | None:
-    """Return a node's filename prefix without folders, or None. SaveImage and SaveImageWebsocket have a default."""
+    """Return a node's filename prefix without folders, or None. The nodes of IMAGE_SAVERS have a default."""
     match graph.get(node_id):
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
             prefix = _literal_text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
             if prefix is not None:
                 return re.split(r"[/\\]", prefix.rstrip("/\\"))[-1] or _DEFAULT_PREFIX
-            return _DEFAULT_PREFIX if class_type in {"SaveImage", WEBSOCKET_SAVER} else None
+            return _DEFAULT_PREFIX if class_type in IMAGE_SAVERS else None
     return None
 
 

@@ -88,7 +88,7 @@ def prompt_result(
     """
     images, others, now = [], [], time.localtime()
     for node in websocket_savers(prompt.graph):
-        for number, data in enumerate(prompt.images.get(node, ())):
+        for number, data in enumerate(prompt.images_of(node)):
             prefix = prefix_of(graph, node) or WEBSOCKET_SAVER
             images.append(OutputImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
     image_counts: Counter[str] = Counter()

@@ -13,10 +13,11 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from comfy_core.comfyui.events import AttributedEvent, Finished, Image, Started, StepProgress
+from comfy_core.comfyui.events import AttributedEvent, Finished, Image, PixelImage, Started, StepProgress
 from comfy_core.comfyui.graph_rewrite import websocket_savers
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
 from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
@@ -24,6 +25,7 @@ from comfy_core.comfyui.websocket_listener import Notice, SocketLost, SocketReop
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.graphs import Graph
+from comfy_core.images.pixels import EncodePixels
 from comfy_core.progress import Progress
 
 _TICK_S = 0.1
@@ -59,7 +61,9 @@ class Prompt:
         prompt_id: ComfyUI's id of the prompt, which this package chooses.
         original: the caller's graph.
         outcome: the outcome of a prompt that has succeeded, else None.
-        images: the images received as frames, by the node that saved them.
+        images: the images received as frames, by the node that sent them and by their index. An image that was sent as
+            raw pixels is the result of a future.
+        image_counts: the number of images that a node sends, by node. Only frames of raw pixels contain it.
         frames_missing: whether frames were lost with the websocket.
         finished_at: monotonic time of the last frame, or None before it.
         unknown_before: whether the previous poll found the prompt neither in the queue nor in the history.
@@ -70,7 +74,8 @@ class Prompt:
     prompt_id: str
     original: Graph = field(default_factory=dict)
     outcome: Outcome | None = None
-    images: dict[str, list[bytes]] = field(default_factory=dict)
+    images: dict[str, dict[int, bytes | Future[bytes]]] = field(default_factory=dict)
+    image_counts: dict[str, int] = field(default_factory=dict)
     frames_missing: bool = False
     finished_at: float | None = None
     unknown_before: bool = False
@@ -80,10 +85,17 @@ class Prompt:
     def is_complete(self) -> bool:
         """Whether all frames have been received, so that `images` holds every saved image.
 
-        Every SaveImageWebsocket node sends at least one image. If a node has none, frames were lost unnoticed.
+        Every node that sends images sends at least one. If a node has fewer than it sends, frames were lost unnoticed.
         """
-        has_all_images = all(self.images.get(node) for node in websocket_savers(self.graph))
+        has_all_images = all(
+            len(self.images.get(node, ())) >= self.image_counts.get(node, 1) for node in websocket_savers(self.graph)
+        )
         return self.finished_at is not None and not self.frames_missing and has_all_images
+
+    def images_of(self, node: str) -> list[bytes]:
+        """Return the PNG files of the images that a node sent, in order. Waits until they are encoded."""
+        sent = [image for _, image in sorted(self.images.get(node, {}).items())]
+        return [image if isinstance(image, bytes) else image.result() for image in sent]
 
     def class_of(self, node_id: str, node_type: str) -> str:
         """Return the node's class in the caller's graph, or `node_type` if the caller's graph lacks the node."""
@@ -91,7 +103,10 @@ class Prompt:
 
 
 class PromptMonitor:
-    """Waits for queued prompts, which ComfyUI runs in order. `started_at` is the start time of the first prompt."""
+    """Waits for queued prompts, which ComfyUI runs in order. `started_at` is the start time of the first prompt.
+
+    `encode` encodes images that nodes send as raw pixels. Without it they are ignored.
+    """
 
     def __init__(
         self,
@@ -99,11 +114,13 @@ class PromptMonitor:
         limits: WaitLimits,
         stop_reason: Callable[[], JobError | None],
         observe: Observe,
+        encode: EncodePixels | None = None,
     ) -> None:
         self._server = server
         self._limits = limits
         self._stop_reason = stop_reason
         self._observe = observe
+        self._encode = encode
         self._progress = Progress()
         self._queued_at = self._polled_at = time.monotonic()
         self._unreachable_since: float | None = None
@@ -164,7 +181,11 @@ class PromptMonitor:
             case Started():
                 prompt.frames_missing = False
             case Image(data, is_png=True) if node in websocket_savers(prompt.graph):
-                prompt.images.setdefault(str(node), []).append(data)
+                images = prompt.images.setdefault(str(node), {})
+                images[len(images)] = data
+            case PixelImage(node=sender, index=index, count=count, pixels=pixels) if self._encode is not None:
+                prompt.images.setdefault(sender, {})[index] = self._encode(pixels)
+                prompt.image_counts[sender] = count
             case Finished():
                 prompt.finished_at = time.monotonic()
                 self._poll([prompt])

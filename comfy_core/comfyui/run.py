@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
-from comfy_core.comfyui.graph_rewrite import TEXT_NODES, WEBSOCKET_SAVER, rewrite_graph, websocket_savers
+from comfy_core.comfyui.graph_rewrite import (
+    FILE_SAVER,
+    PIXEL_SAVER,
+    TEXT_NODES,
+    WEBSOCKET_SAVER,
+    rewrite_graph,
+    websocket_savers,
+)
 from comfy_core.comfyui.outputs import PromptResult, prompt_result, require_content
 from comfy_core.comfyui.path_guard import path_faults, playlist_faults
 from comfy_core.comfyui.prompt_monitor import Observe, Prompt, PromptMonitor, WaitLimits, unavailable
@@ -25,6 +32,7 @@ from comfy_core.contract import MAX_FAULTS, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, invalid_input
 from comfy_core.graphs import Graph
+from comfy_core.images.pixels import EncodePixels
 from comfy_core.request.reading import Upload
 
 log = logging.getLogger(__name__)
@@ -57,10 +65,12 @@ class Hooks:
         observe: called with the progress.
         turn: a context manager that is entered while prompts are queued, so that concurrent runs queue their prompts in
             a fixed order. A run that repeats a prompt enters the context again.
+        encode: encodes raw pixels as PNG. Without it, ComfyUI encodes the images, even if it could send raw pixels.
     """
 
     observe: Observe = lambda _: None
     turn: AbstractContextManager[object] = field(default_factory=contextlib.nullcontext)
+    encode: EncodePixels | None = None
 
 
 NO_HOOKS = Hooks()
@@ -127,10 +137,10 @@ class _Run:
         named = [graph for graph, _ in filled]
         self._upload(named, uploads)
         self._node_types = node_types
-        over_websocket = WEBSOCKET_SAVER in self._server.node_types({WEBSOCKET_SAVER})
+        saver = self._saver()
         monitor = self._monitor()
         queued_at = time.monotonic()
-        prompts = self._execute(monitor, [self._new_prompt(graph, over_websocket=over_websocket) for graph in named])
+        prompts = self._execute(monitor, [self._new_prompt(graph, saver) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
@@ -141,7 +151,13 @@ class _Run:
         return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
 
     def _monitor(self) -> PromptMonitor:
-        return PromptMonitor(self._server, self._limits, self._stop_reason, self._hooks.observe)
+        return PromptMonitor(self._server, self._limits, self._stop_reason, self._hooks.observe, self._hooks.encode)
+
+    def _saver(self) -> str:
+        """Return the class of the node that replaces the graphs' SaveImage nodes: the fastest that is available."""
+        if self._hooks.encode is not None and self._server.offers(PIXEL_SAVER):
+            return PIXEL_SAVER
+        return WEBSOCKET_SAVER if self._server.offers(WEBSOCKET_SAVER) else FILE_SAVER
 
     def _with_upload_names(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
         """Return copies of `graphs` that refer to the uploads by the names they will have in ComfyUI."""
@@ -236,10 +252,10 @@ class _Run:
             log.warning("no response to POST /prompt, and ComfyUI does not have the prompt; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
 
-    def _new_prompt(self, graph: Graph, *, over_websocket: bool, rerun: Collection[str] = ()) -> Prompt:
+    def _new_prompt(self, graph: Graph, saver: str = FILE_SAVER, rerun: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if rerun else self._folder
         types = self._node_types
-        changed = rewrite_graph(graph, folder, over_websocket=over_websocket, node_types=types, rerun=rerun)
+        changed = rewrite_graph(graph, folder, saver=saver, node_types=types, rerun=rerun)
         return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
@@ -250,11 +266,11 @@ class _Run:
         if websocket_savers(prompt.graph) and not prompt.is_complete:
             log.warning("websocket frames are missing; running the prompt again and saving its images to files")
             self._server.reopen_socket()
-            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph, over_websocket=False)])
+            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph)])
         files = self._read_files(prompt)
         if empty := {file.node_id for file, data in files.items() if not data}:
             log.warning("nodes %s reported cached files that are empty or deleted; running these nodes again", empty)
-            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph, over_websocket=False, rerun=empty)])
+            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph, rerun=empty)])
             files = self._read_files(prompt)
         require_content(graph, files)
         return prompt_result(prompt, graph, files, self._raise_if_stopped)

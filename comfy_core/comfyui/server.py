@@ -76,6 +76,7 @@ class ComfyServer:
         socket_url = f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}"
         self._socket = WebsocketListener(socket_url, connect_timeout_s)
         self._node_types: dict[str, JsonObject] = {}
+        self._offered: dict[str, bool] = {}
         self._version: str | None = None
         self._has_cancel = True  # until ComfyUI responds that it does not have the request
         self.cleanup = Cleanup(self)
@@ -154,6 +155,12 @@ class ComfyServer:
         else:
             self._node_types |= {name: found for name in sorted(unknown) if (found := self.node_type(name))}
         return {name: self._node_types[name] for name in class_types if name in self._node_types}
+
+    def offers(self, class_type: str) -> bool:
+        """Return whether ComfyUI has a node type. It is requested once and cached, also if the type does not exist."""
+        if class_type not in self._offered:
+            self._offered[class_type] = bool(self.node_types({class_type}))
+        return self._offered[class_type]
 
     def queue_prompt(self, graph: Graph, prompt_id: str, extra_data: JsonObject | None = None) -> Any:  # noqa: ANN401 - parsed by `refusals.read_refusal`
         """Queue `graph` as `prompt_id` and return the response's JSON.

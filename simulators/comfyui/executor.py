@@ -6,7 +6,7 @@ Facts about ComfyUI:
   node `progress_state`, `executing`, the node's own messages, `executed` if it has UI output, and `progress_state`; at
   the end `execution_success`, `execution_error` or `execution_interrupted`.
 - With --cache-classic, only results of the previous prompt's nodes are cached. LoadImage depends on the content of its
-  file; SaveImageWebsocket runs every time.
+  file; SaveImageWebsocket and SendPixelsWebsocket run every time.
 - An output node with a cached result does not run: it sends `executed` with its earlier output (a file that may no
   longer exist) and `progress_state` 1 of 1.
 - The graph that SaveImage writes into a PNG contains the hash of LoadImage's file as `is_changed`; the one in /history
@@ -42,7 +42,7 @@ from simulators.comfyui.sampling import SamplingInterrupted, SamplingLoop
 from simulators.comfyui.sockets import PNG
 from simulators.comfyui.values import Latent, NodeContext, NodeFailure, Result
 
-NEVER_CACHED = ("SaveImageWebsocket",)
+NEVER_CACHED = ("SaveImageWebsocket", "SendPixelsWebsocket")
 FAILURES = (NodeFailure, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """Exceptions that a node may raise: its own failures, and Pillow's for unreadable files."""
 
@@ -189,8 +189,12 @@ class _PromptRun:
             self.tools.sampling.check()
             self.progress.stepped(node_id, index, count, (PNG, file))
 
+        def send_pixels(index: int, count: int, image: Image.Image) -> None:
+            if not self.tools.faults.take_image_loss():
+                self.progress.sent_pixels(node_id, index, count, image)
+
         extra = self.prompt.extra_data.get("extra_pnginfo")
-        return NodeContext(self.tools.folders, self.graph, extra, sample, send_image)
+        return NodeContext(self.tools.folders, self.graph, extra, sample, send_image, send_pixels)
 
     def _hidden_inputs(self, node_id: str) -> dict[str, Any]:
         saves_metadata = NODE_TYPES[self.graph[node_id]["class_type"]].saves_metadata

@@ -11,6 +11,7 @@ step was sent, or at once if the step is `None`. `hang_sampling` and `block_serv
 | refuse_connections(seconds) | all connections are closed, and new ones are refused for `seconds` |
 | run_out_of_memory(times=1) | samplers end in execution_error, torch.OutOfMemoryError |
 | fail_node(class_type, exception_type, message, times=1) | nodes of that class end in execution_error |
+| lose_image(times=1) | an image of SendPixelsWebsocket is not sent |
 | die(at_step=1) | all connections are closed and refused from that step on, as after SIGKILL; a process exits 137 |
 | respond_slowly(path, seconds, times=1) | a response is delayed by `seconds` |
 | respond_500(path, times=1) | status 500 instead of the response; the request has no effect |
@@ -98,8 +99,13 @@ class CutFault:
     at_step: int
 
 
-Fault = NodeFault | ResponseFault | Hang | ServerBlock | CutFault
-_Kind = TypeVar("_Kind", NodeFault, ResponseFault, Hang, ServerBlock, CutFault)
+@dataclass(frozen=True)
+class ImageLoss:
+    """An image of SendPixelsWebsocket that is not sent."""
+
+
+Fault = ImageLoss | NodeFault | ResponseFault | Hang | ServerBlock | CutFault
+_Kind = TypeVar("_Kind", ImageLoss, NodeFault, ResponseFault, Hang, ServerBlock, CutFault)
 
 
 class ComfyUIFaults:
@@ -145,6 +151,10 @@ class ComfyUIFaults:
     def die(self, at_step: int | None = 1) -> None:
         """Stop as if killed."""
         self._cut("die", at_step)
+
+    def lose_image(self, times: int = 1) -> None:
+        """Send no frame for an image of SendPixelsWebsocket."""
+        self._arm(ImageLoss(), times)
 
     def refuse_connections(self, seconds: float) -> None:
         """Close all connections and refuse new ones for `seconds`."""
@@ -205,6 +215,10 @@ class ComfyUIFaults:
     def take_node_fault(self, class_type: str) -> NodeFault | None:
         """Remove and return the next fault of a node class, or None."""
         return self._take(NodeFault, lambda fault: class_type in fault.class_types)
+
+    def take_image_loss(self) -> bool:
+        """Remove the next lost image; return whether there was one."""
+        return self._take(ImageLoss, lambda _: True) is not None
 
     def take_response_fault(self, method: str, path: str) -> ResponseFault | None:
         """Remove and return the next fault of a request, or None."""

@@ -6,6 +6,7 @@ Facts about ComfyUI:
 - SaveImage and PreviewImage also output their images.
 - SaveImage writes PNG at compression level 4 with the text chunk `prompt`. PreviewImage writes level 1 into temp, with
   a random suffix. SaveImageWebsocket sends PNG at level 1.
+- SendPixelsWebsocket, the worker's own node, sends raw pixels.
 - VAESave writes a file below the output folder and does not report it.
 - "Image Save" (from the pack WAS) uses `filename_prefix` as a file name. A slash in it names a folder, which the node
   does not create; the error is suppressed.
@@ -120,6 +121,13 @@ async def _send(context: NodeContext, inputs: Inputs) -> Result:
     return Result()
 
 
+def _send_pixels(context: NodeContext, inputs: Inputs) -> Result:
+    images = inputs["images"].frames
+    for index, image in enumerate(images):
+        context.send_pixels(index, len(images), image)
+    return Result()
+
+
 def _save_vae(context: NodeContext, inputs: Inputs) -> Result:
     target = save_target(context.folders.output, inputs["filename_prefix"], (0, 0))
     (target.folder / target.file_name(0)).with_suffix(".safetensors").write_bytes(b"weights")
@@ -157,6 +165,7 @@ IMAGE_NODES: Mapping[str, Behaviour] = {
     "SaveImage": _save,
     "PreviewImage": _preview,
     "SaveImageWebsocket": _send,
+    "SendPixelsWebsocket": _send_pixels,
     "VAESave": _save_vae,
     "Image Save": _save_under_name,
     "Image Saver": _save_at_path,

@@ -16,6 +16,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from PIL import Image
+
 from simulators.comfyui.queue_and_history import QueuedPrompt
 from simulators.comfyui.sockets import Sockets
 
@@ -51,6 +53,19 @@ class ProgressFrames:
         self._sockets.send("progress", step, self._client_id)
         if image:
             self._sockets.send_image(*image, self._client_id)
+
+    def sent_pixels(self, node_id: str, index: int, count: int, image: Image.Image) -> None:
+        """Send an image of a node as raw pixels."""
+        header = {
+            "prompt_id": self._prompt_id,
+            "node": node_id,
+            "index": index,
+            "count": count,
+            "width": image.width,
+            "height": image.height,
+            "channels": len(image.getbands()),
+        }
+        self._sockets.send_pixels(header, image.tobytes(), self._client_id)
 
     def executed(self, node_id: str, ui_output: dict[str, Any] | None) -> None:
         """Report a node's UI output, which becomes its entry in /history."""

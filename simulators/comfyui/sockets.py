@@ -3,7 +3,8 @@
 Facts about ComfyUI:
 
 - A text frame is `{"type", "data"}`. A binary frame is its event in four bytes, big-endian (1 is an image), four bytes
-  format (1 JPEG, 2 PNG), and the file.
+  format (1 JPEG, 2 PNG), and the file. The worker's node SendPixelsWebsocket sends the event PIXEL_EVENT, the length of
+  a JSON header in four bytes, the header, and the pixels.
 - The first frame of a connection is `status` with the `sid`, which is the clientId of the query or a generated id. If
   that client's prompt runs, `executing` follows, without a prompt_id.
 - The server responds to a `feature_flags` frame with its own flags. ComfyUI sends images as event 4, with metadata, to
@@ -28,6 +29,7 @@ from typing import Any
 from aiohttp import ClientError, WSMsgType, web
 
 IMAGE_EVENT = 1
+PIXEL_EVENT = int.from_bytes(b"PIXL", "big")
 JPEG, PNG = 1, 2
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
 FEATURES = {
@@ -83,6 +85,12 @@ class Sockets:
     def send_image(self, kind: int, file: bytes, sid: str | None) -> None:
         """Queue an image for one client, or for all clients."""
         frame = struct.pack(">II", IMAGE_EVENT, kind) + file
+        self._queue(lambda client: client.socket.send_bytes(frame), sid)
+
+    def send_pixels(self, header: dict[str, Any], pixels: bytes, sid: str | None) -> None:
+        """Queue an image as raw pixels for one client, or for all clients."""
+        head = json.dumps(header).encode()
+        frame = struct.pack(">II", PIXEL_EVENT, len(head)) + head + pixels
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
 
     def call(self, action: Callable[[], Awaitable[None]]) -> None:

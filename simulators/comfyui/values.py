@@ -97,6 +97,7 @@ class NodeContext:
     extra_pnginfo: Mapping[str, Any] | None
     sample: Callable[[Latent, int], Awaitable[None]]
     send_image: Callable[[int, int, bytes], Awaitable[None]]
+    send_pixels: Callable[[int, int, Image.Image], None]
 
 
 Behaviour = Callable[[NodeContext, Inputs], "Result | Awaitable[Result]"]

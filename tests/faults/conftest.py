@@ -35,6 +35,13 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
 
 
 @pytest.fixture
+def run_input(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function that runs a job with the given input."""
+    worker = Worker(server, workflows, Settings(job_timeout_s=20))
+    return lambda job_input: run_job(worker, {"id": "test", "input": job_input}, Control())
+
+
+@pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
     """Return a function that runs the small job with changed inputs."""
 

@@ -100,6 +100,25 @@ def test_a_stalled_websocket_is_detected(simulator: Simulator, run: RunJob) -> N
     assert remaining(simulator) == []
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+def test_lost_frames_of_raw_pixels_are_detected(
+    simulator: Simulator, run_input: Callable[[dict[str, Any]], dict[str, Any]], lost: int
+) -> None:
+    """If frames are lost on an open websocket, the save node runs again, saves files, and all images are returned."""
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 320, "height": 300, "batch_size": 3, "color": 255}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "fox"}},
+    }
+    expected = run_input({"workflow": graph})
+    simulator.faults.lose_image(lost)
+    result = run_input({"workflow": graph})
+
+    assert [image["filename"] for image in result["images"]] == [f"fox_0000{number}_.png" for number in (1, 2, 3)]
+    assert pixels(result) == pixels(expected) == bytes([0, 0, 255]) * (320 * 300)
+    assert not simulator.faults.armed
+    assert remaining(simulator) == []
+
+
 def test_late_history_is_waited_for(simulator: Simulator, run: RunJob) -> None:
     """If the last frame arrives before the history entry exists, the job waits for the entry and succeeds."""
     simulator.faults.write_history_late(0.5)

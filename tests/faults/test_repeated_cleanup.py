@@ -93,11 +93,11 @@ def test_a_prompt_without_its_images_is_not_complete() -> None:
     graph = rewrite_graph(
         {"1": {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "x"}}},
         "run",
-        over_websocket=True,
+        saver="SaveImageWebsocket",
     )
 
     assert not Prompt(graph, "a", finished_at=1.0).is_complete
-    assert Prompt(graph, "a", finished_at=1.0, images={"1": [b"png"]}).is_complete
+    assert Prompt(graph, "a", finished_at=1.0, images={"1": {0: b"png"}}).is_complete
 
 
 def test_cleanup_that_was_refused_is_repeated_by_the_next_job(simulator: Simulator, run: RunJob) -> None:

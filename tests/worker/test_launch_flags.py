@@ -184,9 +184,16 @@ def test_custom_nodes_of_the_image_are_loaded(tmp_path: Path) -> None:
 
     assert whitelisted_nodes(tmp_path) == [
         "ComfyUI-Impact",
+        "send_pixels",
+        "send_pixels.py",
         "single",
         "single.py",
         "websocket_image_save",
         "websocket_image_save.py",
     ]
-    assert whitelisted_nodes(tmp_path / "empty") == ["websocket_image_save", "websocket_image_save.py"]
+    assert whitelisted_nodes(tmp_path / "empty") == [
+        "send_pixels",
+        "send_pixels.py",
+        "websocket_image_save",
+        "websocket_image_save.py",
+    ]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
+from worker import nodes
 from worker.models.files import size_of
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -177,6 +178,8 @@ def link(located: LocatedModels, locations: ModelLocations) -> list[str]:
 def paths_config(locations: ModelLocations) -> str:
     """Return an extra_model_paths.yaml that makes ComfyUI search the existing roots, the links first.
 
+    It also lists the folder of the worker's custom nodes.
+
     It is JSON, a subset of YAML. Paths are absolute, because ComfyUI expands `$` and `~` in a `base_path`. Unknown
     subfolders are added under their own names: later ComfyUI versions and custom nodes have further model types.
     """
@@ -193,6 +196,7 @@ def paths_config(locations: ModelLocations) -> str:
                 for kind, folders in kinds.items()
             },
         }
+    config["worker_nodes"] = {"custom_nodes": str(nodes.DIRECTORY)}
     return json.dumps(config, indent=1, ensure_ascii=False)
 
 

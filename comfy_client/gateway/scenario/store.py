@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from comfy_client.gateway.scenario.columns import column_of, fields_of, to_column_value
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
 from comfy_client.gateway.scenario.models import (
     SHARED_OWNER,
@@ -26,9 +27,7 @@ from comfy_client.gateway.scenario.models import (
     ShimAsset,
     ShimJob,
     ShimUpload,
-    Side,
 )
-from comfy_client.providers.scenario_responses import Status
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 
@@ -53,10 +52,6 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS links_by_scenario_id ON links (scenario_id)",
     "CREATE INDEX IF NOT EXISTS forwarded_by_fingerprint ON forwarded_calls (fingerprint, created_at)",
 )
-_COLUMNS = {"scenario_request": "asked", "worker_request": "input", "metadata": "about"}
-"""Columns that are not named like their field, by the name of the field."""
-_FIELDS = {column: name for name, column in _COLUMNS.items()}
-_JSON_TYPES = (dict, list, tuple)
 _BUSY_TIMEOUT_S = 5.0
 
 
@@ -103,7 +98,7 @@ class Store:
         with self._transaction():
             for kind, table in _TABLES.items():
                 columns = ", ".join(
-                    f"{_column(each.name)}{' PRIMARY KEY' if each.name == 'id' else ''}" for each in fields(kind)
+                    f"{column_of(each.name)}{' PRIMARY KEY' if each.name == 'id' else ''}" for each in fields(kind)
                 )
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
                 self._add_missing_columns(kind, table)
@@ -116,10 +111,10 @@ class Store:
         """Add the columns that a database of an earlier version lacks, with the defaults of their fields."""
         present = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
         for each in fields(kind):
-            if _column(each.name) not in present:
+            if column_of(each.name) not in present:
                 default = each.default if each.default_factory is MISSING else each.default_factory()
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {_column(each.name)}")
-                self._db.execute(f"UPDATE {table} SET {_column(each.name)} = ?", (_to_column_value(default),))  # noqa: S608 - table and column names are constants
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column_of(each.name)}")
+                self._db.execute(f"UPDATE {table} SET {column_of(each.name)} = ?", (to_column_value(default),))  # noqa: S608 - table and column names are constants
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Execute an SQL statement and return all rows. Raises ShimError."""
@@ -160,11 +155,11 @@ class Store:
         with self._transaction():
             for row in rows:
                 names = [each.name for each in fields(row)]
-                columns = ", ".join(_column(name) for name in names)
+                columns = ", ".join(column_of(name) for name in names)
                 marks = ", ".join("?" * len(names))
                 self._rows(
                     f"INSERT OR REPLACE INTO {_TABLES[type(row)]} ({columns}) VALUES ({marks})",  # noqa: S608 - table and column names are constants
-                    [_to_column_value(getattr(row, name)) for name in names],
+                    [to_column_value(getattr(row, name)) for name in names],
                 )
 
     def job(self, job_id: str, owner: str | None = None) -> ShimJob | None:
@@ -189,8 +184,8 @@ class Store:
         changed = replace(job, **changes)
         names = list(changes)
         self._rows(
-            f"UPDATE jobs SET {', '.join(f'{_column(name)} = ?' for name in names)} WHERE id = ?",  # noqa: S608 - as above
-            [*(_to_column_value(changes[name]) for name in names), job.id],
+            f"UPDATE jobs SET {', '.join(f'{column_of(name)} = ?' for name in names)} WHERE id = ?",  # noqa: S608 - as above
+            [*(to_column_value(changes[name]) for name in names), job.id],
         )
         return changed
 
@@ -296,10 +291,7 @@ class Store:
 
     def _read(self, kind: type[Record], row: sqlite3.Row) -> Record:
         try:
-            columns = row.keys()
-            return kind(
-                **{_FIELDS.get(each, each): _CONVERTERS.get(each, lambda text: text)(row[each]) for each in columns}
-            )
+            return kind(**fields_of(dict(row)))
         except (ValueError, TypeError) as error:
             raise self._storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
 
@@ -312,38 +304,3 @@ def _is_corruption(error: Exception) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return any(sign in str(error) for sign in ("malformed", "UTF-8", "no such"))
     return isinstance(error, sqlite3.DatabaseError)
-
-
-def _to_column_value(value: object) -> object:
-    if isinstance(value, _JSON_TYPES):
-        return json.dumps(value, ensure_ascii=False)
-    return value.value if isinstance(value, Phase | Status | Side) else value
-
-
-def _column(field_name: str) -> str:
-    return _COLUMNS.get(field_name, field_name)
-
-
-def _to_tuple(text: str) -> tuple[Any, ...]:
-    return tuple(json.loads(text))
-
-
-_CONVERTERS: Mapping[str, Any] = {
-    "asked": json.loads,
-    "input": json.loads,
-    "about": json.loads,
-    "options": json.loads,
-    "notes": _to_tuple,
-    "asset_ids": _to_tuple,
-    "tags": _to_tuple,
-    "history": lambda text: tuple((at, status) for at, status in json.loads(text)),
-    "phase": Phase,
-    "status": Status,
-    "side": Side,
-    "scenario_record": json.loads,
-    "response": json.loads,
-    "is_hidden": bool,
-    "is_cancel_wanted": bool,
-    "is_answered": bool,
-}
-"""Functions that convert a column's text or number into the value of the field, by column."""

@@ -22,7 +22,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - an
 
 def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN_FOLDER, **node_types: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the inputs of a node of `graph` after rewrite_graph, with outputs saved to files."""
-    changed = rewrite_graph(graph, folder, over_websocket=False, node_types=node_types)
+    changed = rewrite_graph(graph, folder, saver="SaveImage", node_types=node_types)
     inputs: dict[str, Any] = changed[node_id]["inputs"]
     return inputs
 
@@ -109,7 +109,7 @@ def test_a_computed_prefix_becomes_a_name_in_the_run_s_folder() -> None:
     """Added nodes replace slashes, names of dots and empty names by `_`, if ComfyUI has such nodes."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
-    changed = rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=types)
+    changed = rewrite_graph(graph, RUN_FOLDER, saver="SaveImage", node_types=types)
     path_id, _ = changed["9"]["inputs"]["filename_prefix"]
     name_id, _ = changed[path_id]["inputs"]["string_b"]
     assert changed[path_id]["inputs"] == {"string_a": f"{RUN_FOLDER}/", "string_b": [name_id, 0], "delimiter": ""}
@@ -124,20 +124,29 @@ def test_a_computed_path_becomes_a_name_for_a_custom_save_node() -> None:
     """A link to text becomes a name, because a custom node might write to an absolute path; other links are kept."""
     graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
-    changed = rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=types)
+    changed = rewrite_graph(graph, RUN_FOLDER, saver="SaveImage", node_types=types)
     name_id, _ = changed["9"]["inputs"]["output_path"]
     assert changed[name_id]["inputs"]["string"] == ["1", 0]
     assert changed["9"]["inputs"]["images"] == ["1", 0]
     pattern = changed[name_id]["inputs"]["regex_pattern"]
     assert [re.sub(pattern, "_", text) for text in ("/etc/x", "~/x", "fox")] == ["_etc_x", "__x", "fox"]
     untyped: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
-    assert len(rewrite_graph(graph, RUN_FOLDER, over_websocket=False, node_types=untyped)) == len(graph)
+    assert len(rewrite_graph(graph, RUN_FOLDER, saver="SaveImage", node_types=untyped)) == len(graph)
 
 
 def test_other_nodes_are_not_changed() -> None:
     """A node that saves nothing keeps its inputs."""
     graph = {"9": node("KSampler", seed=5, model=["1", 0])}
-    assert rewrite_graph(graph, RUN_FOLDER, over_websocket=True) == graph
+    assert rewrite_graph(graph, RUN_FOLDER, saver="SaveImageWebsocket") == graph
+
+
+@pytest.mark.parametrize("class_type", ["SaveImage", "SaveImageWebsocket", "SendPixelsWebsocket"])
+@pytest.mark.parametrize("saver", ["SaveImage", "SaveImageWebsocket", "SendPixelsWebsocket"])
+def test_nodes_that_save_images_are_replaced_by_each_other(class_type: str, saver: str) -> None:
+    """A file is saved in the run's folder; the nodes that send images only have the input `images`."""
+    prefix = {"filename_prefix": f"{RUN_FOLDER}/ComfyUI"} if saver == "SaveImage" else {}
+    graph = {"9": node(class_type, images=["1", 0], **({"filename_prefix": ""} if class_type == "SaveImage" else {}))}
+    assert rewrite_graph(graph, RUN_FOLDER, saver=saver) == {"9": node(saver, images=["1", 0], **prefix)}
 
 
 def test_the_caller_s_graph_is_not_changed() -> None:
@@ -148,7 +157,7 @@ def test_the_caller_s_graph_is_not_changed() -> None:
         "9": node("SaveImage", images=["2", 0]),
     }
     before = repr(graph)
-    rewrite_graph(graph, RUN_FOLDER, over_websocket=True)
+    rewrite_graph(graph, RUN_FOLDER, saver="SaveImageWebsocket")
     assert repr(graph) == before
 
 
@@ -162,7 +171,7 @@ def test_links_to_a_preview_or_save_node_skip_it() -> None:
         "5": node("SaveImage", images=["4", 0], filename_prefix="y"),
         "6": node("PreviewAudio", audio=["7", 0]),
     }
-    assert rewrite_graph(graph, RUN_FOLDER, over_websocket=True) == {
+    assert rewrite_graph(graph, RUN_FOLDER, saver="SaveImageWebsocket") == {
         "1": node("EmptyImage"),
         "4": node("SaveImageWebsocket", images=["1", 0]),
         "5": node("SaveImageWebsocket", images=["1", 0]),
@@ -172,7 +181,7 @@ def test_links_to_a_preview_or_save_node_skip_it() -> None:
 def test_a_preview_with_other_outputs_is_kept() -> None:
     """A preview is kept if a link to its source cannot replace all of its outputs."""
     graph = {"1": node("Preview3DAdvanced", model_3d=["0", 0]), "2": node("Save3DAdvanced", camera_info=["1", 2])}
-    assert "1" in rewrite_graph(graph, RUN_FOLDER, over_websocket=True)
+    assert "1" in rewrite_graph(graph, RUN_FOLDER, saver="SaveImageWebsocket")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from simulators.comfyui.node_table import NODE_TYPES
+from simulators.comfyui.node_table import NODE_TYPES, OBJECT_INFO
 
 from .driver import Driver, simulated
 from .recorded import RECORDINGS
@@ -47,9 +47,14 @@ def _inputs(info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def test_the_declarations_are_those_of_the_pinned_comfyui() -> None:
+    """The simulator's object_info.json, which the wheel contains, is the recording of the pinned ComfyUI."""
+    assert json.loads(OBJECT_INFO.read_text()) == RECORDED
+
+
 def test_the_declared_nodes_are_recorded(declared: dict[str, dict[str, Any]]) -> None:
-    """Only two save nodes of custom packs are declared without a recording."""
-    assert set(declared) - set(RECORDED) == {"Image Save", "Image Saver"}
+    """Only save nodes of custom packs, and the node of the worker, are declared without a recording."""
+    assert set(declared) - set(RECORDED) == {"Image Save", "Image Saver", "SendPixelsWebsocket"}
 
 
 @pytest.mark.parametrize("name", [name for name in NODE_TYPES if name in RECORDED])

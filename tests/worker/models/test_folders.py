@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.worker_setup import ROOT
+from worker import nodes
 from worker.models.folders import (
     FOLDERS,
     LocatedModels,
@@ -221,13 +222,14 @@ def test_a_file_at_a_link_s_path_is_kept_and_reported(tmp_path: Path, put: PutFi
 def test_comfyui_gets_the_existing_model_folders(tmp_path: Path, put: PutFile) -> None:
     """The configuration has every model type, with the folders of older names.
 
-    The folder of the links comes first, missing roots are omitted, and a volume's custom_nodes are not listed.
+    The folder of the links comes first, missing roots are omitted. A volume's custom_nodes are not listed; the
+    folder of the worker's own nodes is.
     """
     put("volume/models/ipadapter/a.bin")
     put("volume/models/custom_nodes/evil/__init__.py")
     put("volume/models/clip/b.safetensors")
     config = json.loads(paths_config(locations_in(tmp_path)))
-    first, volume = config.values()
+    first, volume, worker_nodes = config.values()
 
     assert first["is_default"] is True
     assert first["vae"] == str(tmp_path / "data/models/vae")
@@ -235,6 +237,7 @@ def test_comfyui_gets_the_existing_model_folders(tmp_path: Path, put: PutFile) -
     assert volume["text_encoders"] == f"{tmp_path}/volume/models/text_encoders\n{tmp_path}/volume/models/clip"
     assert volume["ipadapter"] == f"{tmp_path}/volume/models/ipadapter"
     assert volume.keys() == {*FOLDERS, "ipadapter"}
+    assert worker_nodes == {"custom_nodes": str(nodes.DIRECTORY)}
 
 
 def test_downloads_go_to_the_volume(tmp_path: Path) -> None:

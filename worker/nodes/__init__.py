@@ -1,0 +1,9 @@
+"""Custom nodes for the worker's own ComfyUI. ComfyUI imports their files; the worker only has their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DIRECTORY = Path(__file__).parent
+MODULES = ("send_pixels",)
+"""The modules with nodes in DIRECTORY."""
