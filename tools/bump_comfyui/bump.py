@@ -116,6 +116,7 @@ class Bump:
 
     def record(self) -> str:
         """Record the new ComfyUI, without previews and with them, and all of its node declarations."""
+        shutil.rmtree(self.recordings, ignore_errors=True)
         remedy = "The recorder failed (tools/record_comfyui.py). On a loaded machine, run again."
         for flags in ((), ("--preview-method", "latent2rgb")):
             with running(self.venv / "bin/python", self.comfyui, self.folder / "comfyui.log", *flags) as url:
@@ -130,7 +131,7 @@ class Bump:
         compared = comparison.Compared(
             titles=(self.pinned["comfyui_version"], version_of(self.comfyui)),
             sources=(self.pinned_comfyui, self.comfyui),
-            recordings=(comparison.recordings_of(self.pinned["comfyui_version"]), self.recordings),
+            recordings=(comparison.RECORDINGS / self.pinned["comfyui_version"], self.recordings),
             lists=(ROOT / "requirements", self.lists),
             object_info=self.folder / "object_info.json",
         )
@@ -138,7 +139,7 @@ class Bump:
             self.page.write_text(comparison.page_of(compared))
         except OSError as error:
             raise StepError(
-                f"ComfyUI's source or a recording has moved; edit {comparison.__file__}: {error}"
+                f"A file of ComfyUI or a recording is missing: {error}. See {comparison.__file__}"
             ) from error
         return str(self.page)
 

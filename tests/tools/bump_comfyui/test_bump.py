@@ -83,6 +83,16 @@ def test_a_comfyui_that_does_not_start_is_reported(git: GitServer, tmp_path: Pat
         bump.test(Path("test_jobs.py"))
 
 
+def test_a_missing_recording_is_named(git: GitServer, tmp_path: Path) -> None:
+    """A comparison without recordings fails with the path of the first file that is missing."""
+    first, second = git.put("ComfyUI", COMFYUI, NEWER)
+    bump = bump_to(second, git.url("ComfyUI"), tmp_path / "work", first)
+    bump.fetch()
+
+    with pytest.raises(StepError, match=str(bump.recordings / "object_info.json")):
+        bump.compare()
+
+
 def test_a_repository_on_this_machine_may_lack_files(git: GitServer, tmp_path: Path) -> None:
     """A file whose content a local repository lacks is named, and all others are written."""
     [commit] = git.put("ComfyUI", {**COMFYUI, "tokenizer.json": "large"})
