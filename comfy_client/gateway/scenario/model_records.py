@@ -14,7 +14,7 @@ from comfy_core.contract import Fault, JsonObject
 
 MAX_BULK = 200
 _DEFAULT_SIZE = 100
-_MAX_PAGE_SIZE = 500
+MAX_PAGE_SIZE = 500
 _FILTERS = ("privacy", "status", "type")
 
 
@@ -29,8 +29,8 @@ class ModelCatalog:
     def list(self, _owner: str, query: Query) -> JsonObject:
         """Return a page of models (`GET /models`, with `privacy`, `status`, `type` filters). Raises ShimError (400)."""
         size = query.get("pageSize") or str(_DEFAULT_SIZE)
-        if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= _MAX_PAGE_SIZE):  # noqa: PLR2004 - digits of _MAX_PAGE_SIZE
-            raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {_MAX_PAGE_SIZE}")])
+        if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= MAX_PAGE_SIZE):  # noqa: PLR2004 - digits of MAX_PAGE_SIZE
+            raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {MAX_PAGE_SIZE}")])
         begin = query.get("paginationToken") or "0"
         begin_at = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 10 else 0  # noqa: PLR2004 - no endless number
         filters = {name: query[name].split(",") for name in _FILTERS if query.get(name)}

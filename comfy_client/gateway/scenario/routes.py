@@ -71,6 +71,11 @@ class ShimRoute:
     may_have_image: bool = False
     takes_form: bool = False
 
+    @property
+    def is_paged(self) -> bool:
+        """Whether the route returns a page of a list."""
+        return self.method == "GET" and self.result_key in LISTS
+
 
 def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> ShimRoute:
     """Return the generate route `name`: a key of fields.ROUTES, or INFERENCES."""

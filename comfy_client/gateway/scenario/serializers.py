@@ -1,7 +1,7 @@
 """Renders jobs, assets, uploads and models as Scenario's JSON. Pure.
 
 Each object has all fields that the official SDK declares as required, so that it passes the SDK's strict validation
-(docs/reference/scenario.md#response-of-a-generate-call).
+(docs/reference/scenario.md#response-of-a-generate-call). record_schemas.py has their JSON Schemas.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cost(usd: float, costs: CostRules) -> JsonObject:
 def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
     """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
     if job.side is Side.SCENARIO:
-        return {**_with_side(job), "id": job.id}
+        return {**_with_side(job, input={}, assetIds=[]), "id": job.id}
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
     metadata: JsonObject = {
         "input": dict(job.scenario_request),
@@ -125,10 +125,10 @@ def inference_record(job: ShimJob, url_of: AssetUrl) -> JsonObject:
     }
 
 
-def _with_side(row: ShimJob | ShimAsset) -> JsonObject:
-    """Return Scenario's record of a job or an asset, whose `metadata` also says that Scenario made it."""
+def _with_side(row: ShimJob | ShimAsset, **defaults: object) -> JsonObject:
+    """Return Scenario's record of a job or an asset, with `side` and these defaults in its `metadata`."""
     metadata: JsonObject = row.scenario_record.get("metadata") or {}
-    return {**row.scenario_record, "metadata": {**metadata, "side": row.side.value}}
+    return {**row.scenario_record, "metadata": {**defaults, **metadata, "side": row.side.value}}
 
 
 def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
