@@ -129,7 +129,10 @@ class Bump:
     def compare(self) -> str:
         """Write the table of the differences."""
         compared = comparison.Compared(
-            titles=(self.pinned["comfyui_version"], version_of(self.comfyui)),
+            titles=(
+                f"{self.pinned['comfyui_version']} ({self.pinned['comfyui'][:8]})",
+                f"{version_of(self.comfyui)} ({self.commit[:8]})",
+            ),
             sources=(self.pinned_comfyui, self.comfyui),
             recordings=(comparison.RECORDINGS / self.pinned["comfyui_version"], self.recordings),
             lists=(ROOT / "requirements", self.lists),
