@@ -129,7 +129,10 @@ class Bump:
     def compare(self) -> str:
         """Write the table of the differences."""
         compared = comparison.Compared(
-            titles=(self.pinned["comfyui_version"], version_of(self.comfyui)),
+            titles=(
+                f"{self.pinned['comfyui_version']} ({self.pinned['comfyui'][:8]})",
+                f"{version_of(self.comfyui)} ({self.commit[:8]})",
+            ),
             sources=(self.pinned_comfyui, self.comfyui),
             recordings=(comparison.RECORDINGS / self.pinned["comfyui_version"], self.recordings),
             lists=(ROOT / "requirements", self.lists),
@@ -164,7 +167,7 @@ class Bump:
         command = [sys.executable, "-m", "pytest", *RECORDING_TESTS, "-q", "-p", "no:cacheprovider"]
         remedy = "The tests of the recordings cannot run."
         output = self.steps.command(command, remedy=remedy, timeout_s=900, cwd=ROOT, accepted=(0, 1))
-        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+        failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
         listed = "\n".join(f"- `{test}`" for test in failed) or "None."
         text = self.page.read_text().partition("\n## Tests that fail")[0]
         self.page.write_text(f"{text}\n## Tests that fail with the new recordings\n\n{listed}\n")

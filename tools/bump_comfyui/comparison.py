@@ -25,7 +25,7 @@ class Compared:
     """What is compared. Each pair is that of the pinned version and that of the new one.
 
     Attributes:
-        titles: the versions.
+        titles: the versions and commits.
         sources: the checkouts of ComfyUI.
         recordings: the folders of the recordings.
         lists: the folders of the lock files.

@@ -67,7 +67,7 @@ def test_the_recordings_and_the_source_are_compared(git: GitServer, tmp_path: Pa
     bump.compare()
 
     page = bump.page.read_text()
-    assert page.startswith(f"# ComfyUI {bump.pinned['comfyui_version']} to 9.9.1\n")
+    assert page.startswith(f"# ComfyUI {bump.pinned['comfyui_version']} ({first[:8]}) to 9.9.1 ({second[:8]})\n")
     assert "| --port | yes | - | " in page
     assert "| --cache-classic | - | yes | `worker/" in page
     assert SNAPSHOT.read_text() == snapshot
