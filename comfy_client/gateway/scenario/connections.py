@@ -14,8 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 HEAD_TIMEOUT_S = 10.0
 """Timeout for the head of a connection's first request, counted from the connect."""
 KEEP_ALIVE_S = 75
-"""How long a connection may be idle after a response. Clients and proxies keep connections for a shorter time (Node 4 s,
-nginx and AWS load balancers 60 s). Otherwise a request is lost if the shim closes its connection at that moment."""
+"""How long a connection may be idle after a response. Clients and proxies keep connections for a shorter time (Node
+4 s, nginx and AWS load balancers 60 s). Otherwise a request is lost if the shim closes its connection meanwhile."""
 STALL_TIMEOUT_S = 60.0
 """How long a client may stop reading a response."""
 MIN_CONNECTIONS = 64
