@@ -1,4 +1,4 @@
-"""The command `scenario`: serves the shim, and changes its routing table."""
+"""The command `scenario`: serves the shim, changes its routing table, and copies assets from and to Scenario."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from comfy_client.cli.call import JSON, Call, Command, print_url
 from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_port
+from comfy_client.cli.transfer import export_assets, import_library
 
 if TYPE_CHECKING:
     from comfy_client.gateway.scenario.bridge.routing import RoutingRule
@@ -18,9 +19,11 @@ SCENARIO_FLAGS: Sequence[Flag] = (
     Flag(
         ("action",),
         "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start. `route`: show "
-        "the routing table, or change it. A running server uses the new table at once.",
-        "serve|route",
-        {"choices": ["serve", "route"]},
+        "the routing table, or change it. A running server uses the new table at once. `import`: copy every image of "
+        "the Scenario project to the folder. `export`: upload every own asset to Scenario. For import and export, stop "
+        "the server; both continue where an earlier run ended.",
+        "serve|route|import|export",
+        {"choices": ["serve", "route", "import", "export"]},
     ),
     Flag(
         ("changes",),
@@ -54,7 +57,12 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 
 def _scenario(call: Call) -> int:
-    actions: dict[str, Callable[[Call], int]] = {"serve": _serve, "route": _route}
+    actions: dict[str, Callable[[Call], int]] = {
+        "serve": _serve,
+        "route": _route,
+        "import": import_library,
+        "export": export_assets,
+    }
     if call.options.changes and call.options.action != "route":
         raise UsageError("only `scenario route` takes CAPABILITY=SIDE")
     return actions[call.options.action](call)
