@@ -18,10 +18,11 @@ from bench.client import import_time, map_jobs
 from bench.fleet import fleet
 from bench.gpu import command as gpu
 from bench.models import models
+from bench.overhead import add_options
 from bench.shim import shim
 from bench.worker_setup import code_of, running_worker
-from comfy_core.comfyui.events import AttributedEvent, Finished, Image, Started
-from comfy_core.comfyui.graph_rewrite import WEBSOCKET_SAVER, rewrite_graph
+from comfy_core.comfyui.events import AttributedEvent, Finished, PixelImage, Started
+from comfy_core.comfyui.graph_rewrite import PIXEL_SAVER, rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.graphs import Graph
 from comfy_core.request.reading import read_request
@@ -63,7 +64,7 @@ def overhead(_: argparse.Namespace) -> None:
             add("validate and render", validate_s)
             add("queue: post to started", timings["queue_s"])
             add("wait: last frame to known outcome", timings["execute_s"] - comfyui_s)
-            add("fetch", timings["fetch_s"])
+            add("fetch: wait for the encoded PNG", timings["fetch_s"])
             add("encode: text, base64, sha256", timings["encode_s"])
             add("whole job", total_s)
             add("whole job without ComfyUI's execution", total_s - comfyui_s)
@@ -76,7 +77,7 @@ def overhead(_: argparse.Namespace) -> None:
 def _comfyui_only_s(server: ComfyServer, graph: Graph) -> float:
     """Return the seconds from the start to the end of a prompt, by the frames, measured without `run_graphs`."""
     prompt_id = str(uuid.uuid4())
-    prompt = rewrite_graph(graph, "bench", saver=WEBSOCKET_SAVER)
+    prompt = rewrite_graph(graph, "bench", saver=PIXEL_SAVER)
     with server.listen([prompt_id]) as notices:
         server.queue_prompt(prompt, prompt_id)
         times: dict[type, float] = {}
@@ -85,7 +86,7 @@ def _comfyui_only_s(server: ComfyServer, graph: Graph) -> float:
                 case AttributedEvent(event=event):
                     times.setdefault(type(event), time.monotonic())
     server.cleanup.remove_prompts([prompt_id])
-    if Image not in times:
+    if PixelImage not in times:
         sys.exit("scripts/bench: ComfyUI sent no image")
     return times[Finished] - times[Started]
 
@@ -156,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
     parts = benchmarks.add_parser("overhead", help="how long a job takes besides ComfyUI's own execution, by part")
-    parts.set_defaults(run=overhead)
+    add_options(parts, on_simulator=overhead)
     backlog = benchmarks.add_parser("gap", help="how long ComfyUI idles between two jobs of a backlog")
     backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
     backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
@@ -167,6 +168,9 @@ def main() -> None:
     several.add_argument("--jobs", type=int, default=100, help="number of jobs; %(default)s")
     several.add_argument("--step-s", type=float, default=0.15, help="seconds of a step; %(default)s")
     several.add_argument("--seed", type=int, default=1, help="random seed of the arrivals; %(default)s")
+    several.add_argument(
+        "--model", action="store_true", help="compute the waits without any overhead; start no workers"
+    )
     several.set_defaults(run=fleet)
     download = benchmarks.add_parser(
         "models", help="how fast a model is downloaded and verified, compared with cp and sha256sum"

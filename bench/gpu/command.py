@@ -112,5 +112,5 @@ def write_results(report: Report, folder: Path) -> None:
     """Write results.json and table.md."""
     made_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     content = {"made_at": made_at, **report.to_json()}
-    (folder / "results.json").write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "table.md").write_text(markdown_table(report.sets), encoding="utf-8")

@@ -221,20 +221,22 @@ def _png_with_text(png: bytes, text_chunks: Mapping[str, str]) -> EncodedImage:
     for kind, content, *_ in info.chunks:
         PngImagePlugin.putchunk(chunks, kind, content)
     width, height = png_size(png) or (0, 0)
-    rest = _without_text(png[_PNG_HEADER_BYTES:], text_chunks.keys() or _COMFYUI_TEXT)
-    return EncodedImage(png[:_PNG_HEADER_BYTES] + chunks.getvalue() + rest, width, height, "image/png")
+    view = memoryview(png)  # so that the file is copied once
+    rest = _without_text(view[_PNG_HEADER_BYTES:], text_chunks.keys() or _COMFYUI_TEXT)
+    data = b"".join([view[:_PNG_HEADER_BYTES], chunks.getvalue(), *rest])
+    return EncodedImage(data, width, height, "image/png")
 
 
-def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
-    """Return a PNG's chunks without the text chunks whose keyword is one of `keys`."""
+def _without_text(chunks: memoryview, keys: Collection[str]) -> list[memoryview]:
+    """Return the parts of a PNG's chunks that remain without the text chunks whose keyword is one of `keys`."""
     kept, start = [], 0
     while start + 12 <= len(chunks):
         end = start + 12 + int.from_bytes(chunks[start : start + 4], "big")
         is_text = chunks[start + 4 : start + 8] in {b"tEXt", b"zTXt", b"iTXt"}
-        if not is_text or chunks[start + 8 : start + 88].partition(b"\0")[0].decode("latin-1") not in keys:
+        if not is_text or bytes(chunks[start + 8 : start + 88]).partition(b"\0")[0].decode("latin-1") not in keys:
             kept.append(chunks[start:end])
         start = end
-    return b"".join([*kept, chunks[start:]])
+    return [*kept, chunks[start:]]
 
 
 def identify(data: bytes) -> EncodedImage | None:

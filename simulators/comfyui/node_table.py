@@ -1,4 +1,6 @@
-"""The node classes of the simulator, as data: inputs, ranges, choices, outputs. nodes.py implements them.
+"""The node classes of the simulator: inputs, ranges, choices, outputs. nodes.py implements them.
+
+The declarations are in object_info.json, recorded from the pinned ComfyUI. `tools/bump_comfyui` writes the file.
 
 Facts about ComfyUI:
 
@@ -13,34 +15,16 @@ Facts about ComfyUI:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+OBJECT_INFO = Path(__file__).with_name("object_info.json")
 ListFiles = Callable[[str], tuple[str, ...]]
 """Returns the file names in a model folder, or in `input`."""
 
-MAX_SIDE = 16384
-MAX_SEED = 2**64 - 1
-MAX_COLOR = 0xFFFFFF
-
-SAMPLER_NAMES = """
-euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2
-dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_sde_gpu
-dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde
-dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_cfg_pp res_multistep_ancestral
-res_multistep_ancestral_cfg_pp gradient_estimation gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver
-sa_solver_pece ddim uni_pc uni_pc_bh2
-"""
-SAMPLERS = tuple(SAMPLER_NAMES.split())
-SCHEDULER_NAMES = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
-SCHEDULERS = tuple(SCHEDULER_NAMES.split())
-RESAMPLING = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
-WEIGHT_TYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
-CLIP_TYPE_NAMES = """
-sdxl sd3 flux hunyuan_video hidream hunyuan_image hunyuan_video_15 kandinsky5 kandinsky5_image ltxv newbie ace
-"""
-CLIP_TYPES = tuple(CLIP_TYPE_NAMES.split())
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 MATCH_TYPE = "COMFY_MATCHTYPE_V3"
 """The type of an input that accepts several types, and of an output whose type is that of such an input."""
@@ -79,7 +63,7 @@ class Input:
             return [self.type, {"options": [_declared_option(*option, listing) for option in self.nested.items()]}]
         choices = self.listed_choices(listing)
         if choices is not None and self.is_v3:
-            return ["COMBO", {**self.options, "multiselect": False, "options": choices}]
+            return ["COMBO", {**self.options, "options": choices}]
         return [self.type if choices is None else choices, dict(self.options)]
 
 
@@ -94,11 +78,11 @@ class NodeType:
 
     name: str
     inputs: Mapping[str, Input]
-    outputs: tuple[str, ...] = ()
-    output_names: tuple[str, ...] = ()
-    is_output: bool = False
-    saves_metadata: bool = False
-    checks_file: str = ""
+    outputs: tuple[str, ...]
+    output_names: tuple[str, ...]
+    is_output: bool
+    saves_metadata: bool
+    checks_file: str
 
     def inputs_of(self, values: Mapping[str, Any]) -> dict[str, Input]:
         """Return the inputs of a node that has `values`: the declared inputs, and those of its dynamic choices."""
@@ -124,7 +108,7 @@ class NodeType:
             "is_input_list": False,
             "output": list(self.outputs),
             "output_is_list": [False] * len(self.outputs),
-            "output_name": list(self.output_names or self.outputs),
+            "output_name": list(self.output_names),
             "name": self.name,
             "display_name": self.name,
             "description": "",
@@ -135,208 +119,77 @@ class NodeType:
         }
 
 
-def _int(default: int, least: int, most: int, **more: object) -> Input:
-    return Input("INT", {"default": default, "min": least, "max": most, **more})
+def _input(declared: list[Any], folder: str, *, optional: bool) -> Input:
+    """Return an input from its declaration in /object_info."""
+    kind, options = declared[0], dict(declared[1]) if len(declared) > 1 else {}
+    if kind == DYNAMIC_COMBO:
+        nested = {each["key"]: _inputs({"input": each["inputs"]}, "") for each in options["options"]}
+        return Input(kind, nested=nested, optional=optional)
+    is_v3 = kind == "COMBO"
+    if not is_v3 and not isinstance(kind, list):
+        return Input(kind, options, optional=optional)
+    choices = options.pop("options") if is_v3 else kind
+    fixed = BUILT_IN_CHOICES.get(folder, ()) if folder else tuple(choices)
+    return Input(options=options, choices=fixed, folder=folder, optional=optional, is_v3=is_v3)
 
 
-def _float(default: float, least: float, most: float, **more: object) -> Input:
-    return Input("FLOAT", {"default": default, "min": least, "max": most, **more})
+def _inputs(declared: Mapping[str, Any], class_name: str) -> dict[str, Input]:
+    """Return the inputs of a class's description in /object_info, without the hidden ones."""
+    return {
+        name: _input(entry, FILE_INPUTS.get((class_name, name), ""), optional=group == "optional")
+        for group, inputs in declared["input"].items()
+        if group != "hidden"
+        for name, entry in inputs.items()
+    }
 
 
-def _choice(*choices: str, folder: str = "", **more: object) -> Input:
-    return Input(options=more, choices=choices, folder=folder)
+def _node_type(name: str, declared: Mapping[str, Any]) -> NodeType:
+    return NodeType(
+        name,
+        _inputs(declared, name),
+        tuple(declared["output"]),
+        tuple(declared["output_name"]),
+        is_output=declared["output_node"],
+        saves_metadata="hidden" in declared["input"],
+        checks_file="image" if name == "LoadImage" else "",
+    )
 
 
-def _v3_choice(*choices: str, **more: object) -> Input:
-    return Input(options=more, choices=choices, is_v3=True)
-
-
-def _side(default: int, least: int = 16, step: int = 8) -> Input:
-    return _int(default, least, MAX_SIDE, step=step)
-
-
-def _node(name: str, outputs: str = "", **inputs: Input | str) -> NodeType:
-    declared = {key: Input(entry) if isinstance(entry, str) else entry for key, entry in inputs.items()}
-    return NodeType(name, declared, tuple(outputs.split()))
-
-
-_TEXT = Input("STRING", {"multiline": True, "dynamicPrompts": True})
-_STRENGTH = _float(1.0, -100.0, 100.0, step=0.01)
-_GUIDANCE = _float(3.5, 0.0, 100.0, step=0.1)
-_DENOISE = _float(1.0, 0.0, 1.0, step=0.01)
-_STEPS = _int(20, 1, 10000)
-_SEED = _int(0, 0, MAX_SEED, control_after_generate=True)
-_BATCH = _int(1, 1, 4096)
-_IMAGE_FILE = _choice(folder="input", image_upload=True)
-_LORA = _choice(folder="loras")
-_CLIP_FILE = _choice(folder="text_encoders")
-_SAMPLER = _choice(*SAMPLERS)
-_SCHEDULER = _choice(*SCHEDULERS)
-
-_LOADERS = (
-    _node(
-        "UNETLoader",
-        "MODEL",
-        unet_name=_choice(folder="diffusion_models"),
-        weight_dtype=_choice(*WEIGHT_TYPES, advanced=True),
-    ),
-    _node(
-        "DualCLIPLoader",
-        "CLIP",
-        clip_name1=_CLIP_FILE,
-        clip_name2=_CLIP_FILE,
-        type=_choice(*CLIP_TYPES),
-        device=Input(options={"advanced": True}, choices=("default", "cpu"), optional=True),
-    ),
-    _node("VAELoader", "VAE", vae_name=_choice("pixel_space", folder="vae")),
-    _node("CheckpointLoaderSimple", "MODEL CLIP VAE", ckpt_name=_choice(folder="checkpoints")),
-    _node("LoraLoaderModelOnly", "MODEL", model="MODEL", lora_name=_LORA, strength_model=_STRENGTH),
-)
-
-_CONDITIONINGS = (
-    _node("CLIPTextEncode", "CONDITIONING", text=_TEXT, clip="CLIP"),
-    _node("FluxGuidance", "CONDITIONING", conditioning="CONDITIONING", guidance=_GUIDANCE),
-    _node("ConditioningZeroOut", "CONDITIONING", conditioning="CONDITIONING"),
-)
-
-_SAMPLING = (
-    _node(
-        "KSampler",
-        "LATENT",
-        model="MODEL",
-        seed=_SEED,
-        steps=_STEPS,
-        cfg=_float(8.0, 0.0, 100.0, step=0.1, round=0.01),
-        sampler_name=_SAMPLER,
-        scheduler=_SCHEDULER,
-        positive="CONDITIONING",
-        negative="CONDITIONING",
-        latent_image="LATENT",
-        denoise=_DENOISE,
-    ),
-    _node(
-        "ModelSamplingFlux",
-        "MODEL",
-        model="MODEL",
-        max_shift=_float(1.15, 0.0, 100.0, step=0.01, advanced=True),
-        base_shift=_float(0.5, 0.0, 100.0, step=0.01, advanced=True),
-        width=_side(1024),
-        height=_side(1024),
-    ),
-    _node("KSamplerSelect", "SAMPLER", sampler_name=_v3_choice(*SAMPLERS)),
-    _node(
-        "BasicScheduler",
-        "SIGMAS",
-        model="MODEL",
-        scheduler=_v3_choice(*SCHEDULERS),
-        steps=_STEPS,
-        denoise=_DENOISE,
-    ),
-    _node("BasicGuider", "GUIDER", model="MODEL", conditioning="CONDITIONING"),
-    _node("RandomNoise", "NOISE", noise_seed=_SEED),
-    replace(
-        _node(
-            "SamplerCustomAdvanced",
-            "LATENT LATENT",
-            noise="NOISE",
-            guider="GUIDER",
-            sampler="SAMPLER",
-            sigmas="SIGMAS",
-            latent_image="LATENT",
-        ),
-        output_names=("output", "denoised_output"),
-    ),
-)
-
-_LATENTS = (
-    _node("EmptySD3LatentImage", "LATENT", width=_side(1024, step=16), height=_side(1024, step=16), batch_size=_BATCH),
-    _node("EmptyLatentImage", "LATENT", width=_side(512), height=_side(512), batch_size=_BATCH),
-    _node("VAEDecode", "IMAGE", samples="LATENT", vae="VAE"),
-    _node("VAEEncode", "LATENT", pixels="IMAGE", vae="VAE"),
-)
-
-_LENGTH = _side(512, least=0, step=1)
-_CROP = _v3_choice("disabled", "center", default="center")
-_RESIZE_TYPES: Mapping[str, Mapping[str, Input]] = {
-    "scale dimensions": {"width": _LENGTH, "height": _LENGTH, "crop": _CROP},
-    "scale by multiplier": {"multiplier": _float(1.0, 0.01, 8.0, step=0.01)},
-    "scale longer dimension": {"longer_size": _LENGTH},
-    "scale shorter dimension": {"shorter_size": _LENGTH},
-    "scale width": {"width": _LENGTH},
-    "scale height": {"height": _LENGTH},
-    "scale total pixels": {"megapixels": _float(1.0, 0.01, 16.0, step=0.01)},
-    "match size": {"match": Input("IMAGE,MASK"), "crop": _CROP},
-    "scale to multiple": {"multiple": _side(8, least=1, step=1)},
+FILE_INPUTS = {
+    ("UNETLoader", "unet_name"): "diffusion_models",
+    ("DualCLIPLoader", "clip_name1"): "text_encoders",
+    ("DualCLIPLoader", "clip_name2"): "text_encoders",
+    ("VAELoader", "vae_name"): "vae",
+    ("CheckpointLoaderSimple", "ckpt_name"): "checkpoints",
+    ("LoraLoaderModelOnly", "lora_name"): "loras",
+    ("LoadImage", "image"): "input",
 }
-_IMAGES = (
-    replace(_node("LoadImage", "IMAGE MASK", image=_IMAGE_FILE), checks_file="image"),
-    _node(
-        "ImageScale",
-        "IMAGE",
-        image="IMAGE",
-        upscale_method=_choice(*RESAMPLING),
-        width=_LENGTH,
-        height=_LENGTH,
-        crop=_choice("disabled", "center"),
-    ),
-    _node(
-        "EmptyImage",
-        "IMAGE",
-        width=_side(512, least=1, step=1),
-        height=_side(512, least=1, step=1),
-        batch_size=_BATCH,
-        color=_int(0, 0, MAX_COLOR, step=1, display="color"),
-    ),
-    _node(
-        "ImageScaleToTotalPixels",
-        "IMAGE",
-        image="IMAGE",
-        upscale_method=_v3_choice(*RESAMPLING),
-        megapixels=_float(1.0, 0.01, 16.0, step=0.01),
-        resolution_steps=_int(1, 1, 256, advanced=True),
-    ),
-    replace(
-        _node(
-            "ResizeImageMaskNode",
-            MATCH_TYPE,
-            input=Input(MATCH_TYPE, {"template": {"template_id": "input_type", "allowed_types": "IMAGE,MASK"}}),
-            resize_type=Input(DYNAMIC_COMBO, nested=_RESIZE_TYPES),
-            scale_method=_v3_choice(*RESAMPLING, default="area"),
-        ),
-        output_names=("resized",),
-    ),
-    replace(
-        _node("SaveImage", "IMAGE", images="IMAGE", filename_prefix=Input("STRING", {"default": "ComfyUI"})),
-        output_names=("images",),
-        is_output=True,
-        saves_metadata=True,
-    ),
-    replace(
-        _node("PreviewImage", "IMAGE", images="IMAGE"),
-        output_names=("images",),
-        is_output=True,
-        saves_metadata=True,
-    ),
-    replace(_node("SaveImageWebsocket", images="IMAGE"), is_output=True),
-)
-
-_TEXT_FIELD = Input("STRING", {"default": ""})
-_OTHERS = (
-    _node("PrimitiveString", "STRING", value=Input("STRING", {"multiline": False})),
-    replace(_node("PreviewAny", "STRING", source="*"), is_output=True),
-    replace(
-        _node("VAESave", vae="VAE", filename_prefix=Input("STRING", {"default": "vae/ComfyUI_vae"})),
-        is_output=True,
-        saves_metadata=True,
-    ),
-)
-_OF_CUSTOM_PACKS = (
-    replace(_node("Image Save", images="IMAGE", output_path=_TEXT_FIELD, filename_prefix=_TEXT_FIELD), is_output=True),
-    replace(_node("SendPixelsWebsocket", images="IMAGE"), is_output=True),
-    replace(_node("Image Saver", images="IMAGE", filename=_TEXT_FIELD, path=_TEXT_FIELD), is_output=True),
-)
+"""Inputs whose choices are files, each with the model folder, or `input`."""
+BUILT_IN_CHOICES = {"vae": ("pixel_space",)}
+"""Choices besides the files of a folder."""
+SIMULATED = """
+UNETLoader DualCLIPLoader VAELoader CheckpointLoaderSimple LoraLoaderModelOnly
+CLIPTextEncode FluxGuidance ConditioningZeroOut
+KSampler ModelSamplingFlux KSamplerSelect BasicScheduler BasicGuider RandomNoise SamplerCustomAdvanced
+EmptySD3LatentImage EmptyLatentImage VAEDecode VAEEncode
+LoadImage ImageScale EmptyImage ImageScaleToTotalPixels ResizeImageMaskNode
+SaveImage PreviewImage SaveImageWebsocket PrimitiveString PreviewAny VAESave
+"""
+"""The classes of ComfyUI that nodes.py implements."""
+_TEXT = ["STRING", {"default": ""}]
+_INPUTS_OF_OTHERS: Mapping[str, Mapping[str, list[Any]]] = {
+    "Image Save": {"images": ["IMAGE"], "output_path": _TEXT, "filename_prefix": _TEXT},
+    "Image Saver": {"images": ["IMAGE"], "filename": _TEXT, "path": _TEXT},
+    "SendPixelsWebsocket": {"images": ["IMAGE"]},
+}
+"""Save nodes that ComfyUI does not have: two of custom packs, and the one of the worker."""
+_OTHERS = {
+    name: {"input": {"required": inputs}, "output": [], "output_name": [], "output_node": True}
+    for name, inputs in _INPUTS_OF_OTHERS.items()
+}
+_OF_COMFYUI = json.loads(OBJECT_INFO.read_text())
 
 NODE_TYPES: Mapping[str, NodeType] = {
-    node.name: node
-    for node in (*_LOADERS, *_CONDITIONINGS, *_SAMPLING, *_LATENTS, *_IMAGES, *_OTHERS, *_OF_CUSTOM_PACKS)
+    name: _node_type(name, declared)
+    for name, declared in {**{name: _OF_COMFYUI[name] for name in SIMULATED.split()}, **_OTHERS}.items()
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.fleet import STEPS, UTILISATION, WORKERS, Trip, ideal_waits_s, poisson_arrivals
+from bench.fleet import RULES, STEPS, UTILISATION, WORKERS, Trip, poisson_arrivals, queue_waits_s
 
 
 def test_the_arrivals_have_the_utilisation() -> None:
@@ -18,12 +18,22 @@ def test_the_arrivals_have_the_utilisation() -> None:
 
 
 def test_jobs_of_the_ideal_queue_start_in_order_as_soon_as_a_worker_is_idle() -> None:
-    """Of four jobs at two workers, the third starts when the second ends, and the fourth when the third ends."""
-    trips = [Trip(0, 9, 10), Trip(1, 9, 2), Trip(2, 9, 4), Trip(2.5, 9, 1)]
+    """Of five jobs at three workers, the fourth starts when the second ends, and the fifth when the third ends."""
+    jobs = [Trip(0, 0, 10), Trip(1, 0, 2), Trip(1, 0, 9), Trip(2, 0, 4), Trip(2.5, 0, 1)]
 
-    assert ideal_waits_s(trips, workers=2) == [10, 2, 5, 5.5]  # ends at 10, 3, 7 and 8
+    assert queue_waits_s(jobs, 1, min) == [10, 2, 9, 5, 5.5]  # ends at 10, 3, 10, 7 and 8
 
 
-def test_a_fleet_without_waiting_jobs_has_only_service_times() -> None:
-    """With as many workers as jobs, nobody waits for another job."""
-    assert ideal_waits_s([Trip(0, 9, 3), Trip(0, 9, 3)], workers=2) == [3, 3]
+def test_with_two_slots_a_job_can_wait_for_a_busy_worker_while_another_is_idle() -> None:
+    """The second job starts at once on an idle worker, and when the first ends on the busy one."""
+    jobs = [Trip(0, 0, 10), Trip(1, 0, 2)]
+
+    assert queue_waits_s(jobs, 2, RULES["an idle worker first"]) == [10, 2]
+    assert queue_waits_s(jobs, 2, RULES["a busy worker first"]) == [10, 11]
+
+
+def test_a_job_waits_in_the_queue_while_all_slots_are_taken() -> None:
+    """Six jobs fill the slots of three workers. The seventh is handed out when the first job ends."""
+    jobs = [Trip(0, 0, 4)] * 6 + [Trip(1, 0, 1)]
+
+    assert queue_waits_s(jobs, 2, RULES["an idle worker first"]) == [4, 4, 4, 8, 8, 8, 8]

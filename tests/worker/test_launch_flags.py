@@ -184,6 +184,8 @@ def test_custom_nodes_of_the_image_are_loaded(tmp_path: Path) -> None:
 
     assert whitelisted_nodes(tmp_path) == [
         "ComfyUI-Impact",
+        "quick_start",
+        "quick_start.py",
         "send_pixels",
         "send_pixels.py",
         "single",
@@ -192,6 +194,8 @@ def test_custom_nodes_of_the_image_are_loaded(tmp_path: Path) -> None:
         "websocket_image_save.py",
     ]
     assert whitelisted_nodes(tmp_path / "empty") == [
+        "quick_start",
+        "quick_start.py",
         "send_pixels",
         "send_pixels.py",
         "websocket_image_save",

@@ -2,11 +2,10 @@
 
     python -m tools.bump_comfyui [COMMIT] [--dry-run]
 
-The steps: fetch ComfyUI, lock its packages, install them, run tests/comfyui on it, record it, compare the recordings
-and the source with those of the pinned version, edit this repository, generate docs/, run the tests that use the
-recordings. A step that
-succeeded is not repeated, so the command can be run again after a failure. Nothing outside the work folder changes
-before the step `edit`. ComfyUI runs on the CPU with models of random weights.
+The steps: fetch ComfyUI, lock its packages, install them, record it, compare the recordings and the source with those
+of the pinned version, run each file of tests/comfyui on it, edit this repository, generate docs/, run the tests that
+use the recordings. A step that succeeded is not repeated, so the command can be run again after a failure. Nothing
+outside the work folder changes before the step `edit`. ComfyUI runs on the CPU with models of random weights.
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from tools.bump_comfyui.bump import LISTS, SNAPSHOT, Bump
+from tools.bump_comfyui.bump import LISTS, RECORDING_TESTS, SNAPSHOT, Bump
 from tools.bump_comfyui.engine import ROOT, commit_of
 from tools.bump_comfyui.steps import StepError, Steps
 
 REPO = "https://github.com/Comfy-Org/ComfyUI"
+TESTS = ROOT / "tests" / "comfyui"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -53,11 +54,14 @@ def run(bump: Bump, *, is_dry_run: bool) -> None:
     overrides = ROOT / "requirements/image-overrides.txt"
     steps.run("lock", (*source, ROOT / "scripts/lock", ROOT / "pyproject.toml", overrides), bump.lock)
     steps.run("install", (bump.venv.name,), bump.install)
-    code = [ROOT / name for name in ("comfy_core", "worker", "tests/comfyui", "workflows")]
-    steps.run("test", (*source, *lists, *code), bump.test)
     recorder = [ROOT / "tools" / name for name in ("record_comfyui.py", "recorded_graphs.py", "random_models.py")]
     steps.run("record", (*source, *lists, *recorder), bump.record)
     steps.always("compare", bump.compare)
+    code = [ROOT / name for name in ("comfy_core", "worker", "tests/comfyui", "workflows")]
+    for file in sorted(TESTS.glob("test_*.py")):
+        if str(file.relative_to(ROOT)) in RECORDING_TESTS:
+            continue  # it uses no ComfyUI
+        steps.run(file.stem, (*source, *lists, *code), partial(bump.test, file))
     if is_dry_run:
         print(f"\n{bump.page.read_text()}")
         return

@@ -86,9 +86,9 @@ class Bump:
 
     def fetch(self) -> str:
         """Write the new ComfyUI, and the source of the pinned one; return their versions."""
-        version = fetch(self.steps, self.repo, self.commit, self.comfyui)
-        pinned = fetch(self.steps, self.repo, self.pinned["comfyui"], self.pinned_comfyui)
-        return f"ComfyUI {version} ({self.commit[:12]}); pinned: {pinned}"
+        fetched = fetch(self.steps, self.repo, self.commit, self.comfyui)
+        fetch(self.steps, self.repo, self.pinned["comfyui"], self.pinned_comfyui)
+        return f"ComfyUI {fetched}; pinned: {version_of(self.pinned_comfyui)}"
 
     def lock(self) -> str:
         """Lock the packages of the new ComfyUI."""
@@ -105,10 +105,10 @@ class Bump:
             complete.write_text(install(self.steps, self.lists, self.torch_index, self.venv))
         return complete.read_text()
 
-    def test(self) -> str:
-        """Run tests/comfyui on the new ComfyUI."""
+    def test(self, file: Path) -> str:
+        """Run a test file of tests/comfyui on the new ComfyUI."""
         remedy = "A test failed on the new ComfyUI. Edit comfy_core/comfyui/ or the test, and run again."
-        command = [sys.executable, "-m", "pytest", "tests/comfyui", "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", str(file), "-q", "-p", "no:cacheprovider"]
         with running(self.venv / "bin/python", self.comfyui, self.folder / "comfyui.log") as url:
             environment = {**os.environ, "COMFYUI_URL": url}
             output = self.steps.command(command, remedy=remedy, timeout_s=1800, cwd=ROOT, environment=environment)
@@ -143,14 +143,15 @@ class Bump:
         return str(self.page)
 
     def edit(self) -> str:
-        """Edit this repository: lock files, recordings, snapshot.json."""
+        """Edit this repository: lock files, recordings, the simulator's node declarations, snapshot.json."""
         for name in LISTS:
             shutil.copy(self.lists / name, ROOT / "requirements")
         version = version_of(self.comfyui)
         shutil.copytree(self.recordings, ROOT / "tests/recordings" / version, dirs_exist_ok=True)
+        shutil.copy(self.recordings / "object_info.json", ROOT / "simulators/comfyui")
         snapshot = {**self.pinned, "comfyui": self.commit, "comfyui_version": version}
         SNAPSHOT.write_text(json.dumps(snapshot, indent=2) + "\n")
-        return f"requirements/, tests/recordings/{version}/, snapshot.json"
+        return f"requirements/, tests/recordings/{version}/, simulators/comfyui/object_info.json, snapshot.json"
 
     def generate(self) -> str:
         """Run scripts/docs."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +17,15 @@ from pathlib import Path
 import requests
 
 from simulators.http_server import free_port
-from simulators.waiting import until
 from tools.bump_comfyui.declarations import packages_in
 from tools.bump_comfyui.steps import StepError, Steps, last_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 UV = Path(sys.executable).with_name("uv")
-START_TIMEOUT_S = 300
+START_TIMEOUT_S = 600
 """Includes the time that random_models.py needs to write the models."""
 STOP_TIMEOUT_S = 30
+POLL_INTERVAL_S = 0.5
 _TAG = re.compile(r"([0-9a-f]{40})\trefs/tags/(\S+?)(?:\^\{\})?$", re.MULTILINE)
 _RELEASE = re.compile(r"v\d+(\.\d+)*")
 
@@ -54,7 +57,8 @@ def fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
 
 
 def _fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
-    remedy = f"Check that --repo {repo} has the commit {commit}. Remove {to} and run again."
+    remedy = f"Check that --repo {repo} has the commit {commit}."
+    shutil.rmtree(to, ignore_errors=True)  # what an interrupted run wrote
     git = ["git", "-C", str(to)]
     if Path(repo).is_dir():
         steps.command(["git", "clone", "--shared", "--no-checkout", repo, to], remedy=remedy, timeout_s=300)
@@ -65,7 +69,8 @@ def _fetch(steps: Steps, repo: str, commit: str, to: Path) -> str:
     files = [*git, "checkout-index", "--all", "--force"]
     printed = steps.command(files, remedy=remedy, timeout_s=300, accepted=(0, 1))
     missing = re.findall(r"unable to read sha1 file of (\S+)", printed)
-    return f"{version_of(to)}{f'; missing in {repo}: ' if missing else ''}{', '.join(missing)}"
+    lacking = f"; the repository lacks {', '.join(missing)}" if missing else ""
+    return f"{version_of(to)} ({commit[:12]}){lacking}"
 
 
 def version_of(comfyui: Path) -> str:
@@ -94,20 +99,20 @@ def install(steps: Steps, lists: Path, torch_index: str, to: Path) -> str:
 def running(python: Path, comfyui: Path, log: Path, *flags: str) -> Iterator[str]:
     """Yield the URL of a ComfyUI that was just started with empty folders, and stop it at the end.
 
-    Raises StepError if it does not start.
+    It has no web page: requirements/image-overrides.txt leaves the package out. Raises StepError if it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="bump-") as folders, log.open("w") as output:
         port = free_port()
+        own_flags = ("--port", str(port), "--front-end-root", folders)
         process = subprocess.Popen(  # noqa: S603 - our own script
-            [python, ROOT / "tools/random_models.py", comfyui, "--port", str(port), *flags],
+            [python, ROOT / "tools/random_models.py", comfyui, *own_flags, *flags],
             env={**os.environ, "TMPDIR": folders},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            ready = until(lambda: process.poll() is not None or _responds(url), START_TIMEOUT_S)
-            if not ready or process.poll() is not None:
+            if not _becomes_ready(process, url):
                 raise StepError(
                     "The new ComfyUI does not start with the locked packages. If a package is missing, see whether "
                     f"requirements/image-overrides.txt leaves it out. {log} ends with\n{last_lines(log.read_text())}"
@@ -121,8 +126,16 @@ def running(python: Path, comfyui: Path, log: Path, *flags: str) -> Iterator[str
                 process.kill()
 
 
-def _responds(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/system_stats", timeout=5).ok
-    except requests.ConnectionError:
-        return False
+def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until ComfyUI responds; return False if it exits or takes longer than START_TIMEOUT_S."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            process.wait(POLL_INTERVAL_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{url}/system_stats", timeout=5).ok:
+                    return True
+        else:
+            return False
+    return False

@@ -10,14 +10,14 @@ from tools.bump_comfyui.changes import Change
 
 ROOT = Path(__file__).resolve().parents[2]
 READ = (
-    "comfy_core",
-    "worker",
+    "comfy_core/**/*.py",
+    "worker/**/*.py",
     "comfy_client/providers/direct.py",
-    "simulators/comfyui",
+    "simulators/comfyui/*.py",
     "simulators/comfyui_main.py",
-    "workflows",
+    "workflows/*.json",
 )
-"""Folders and files that read ComfyUI's messages and declarations, or repeat them."""
+"""The files that read ComfyUI's messages and declarations, or repeat them."""
 
 MESSAGE_READERS: Mapping[str, tuple[str, ...]] = {
     r"frame |binary frame": ("comfy_core/comfyui/events.py",),
@@ -28,23 +28,15 @@ MESSAGE_READERS: Mapping[str, tuple[str, ...]] = {
         "comfy_core/comfyui/server.py",
     ),
     r"\w+ /": ("comfy_core/comfyui/server.py", "worker/health.py"),
-    r"order of": ("comfy_core/comfyui/events.py", "comfy_core/comfyui/prompt_monitor.py"),
+    r"order of|kinds of": ("comfy_core/comfyui/events.py", "comfy_core/comfyui/prompt_monitor.py"),
 }
 """The modules that read a message, by a pattern of its kind; the first pattern that matches counts."""
 
 
 def sources() -> dict[str, str]:
     """Return the text of each file of READ, by its path in the repository."""
-    files = [
-        file
-        for name in READ
-        for file in (sorted((ROOT / name).rglob("*")) if (ROOT / name).is_dir() else [ROOT / name])
-    ]
-    return {
-        str(file.relative_to(ROOT)): file.read_text()
-        for file in files
-        if file.suffix in {".py", ".json"} and file.is_file()
-    }
+    files = [file for pattern in READ for file in sorted(ROOT.glob(pattern))]
+    return {str(file.relative_to(ROOT)): file.read_text() for file in files}
 
 
 def message_readers(change: Change, sources: Mapping[str, str]) -> list[str]:

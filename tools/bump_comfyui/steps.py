@@ -35,7 +35,7 @@ class Steps:
         key = digest(inputs)
         done = self.folder / f"{name}.done"
         if done.exists() and (lines := done.read_text().split("\n", 1))[0] == key:
-            print(f"{name:<9}    done   {lines[1]}", flush=True)
+            print(f"{name:<21}    done   {lines[1]}", flush=True)
             return
         done.write_text(f"{key}\n{self.always(name, action)}")
 
@@ -49,7 +49,7 @@ class Steps:
             result = action()
         except StepError as error:
             raise StepError(f"{name} failed after {time.monotonic() - started:.1f} s. {error}") from error
-        print(f"{name:<9} {time.monotonic() - started:5.1f} s   {result}", flush=True)
+        print(f"{name:<21} {time.monotonic() - started:5.1f} s   {result}", flush=True)
         return result
 
     def command(

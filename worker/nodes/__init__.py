@@ -5,5 +5,5 @@ from __future__ import annotations
 from pathlib import Path
 
 DIRECTORY = Path(__file__).parent
-MODULES = ("send_pixels",)
-"""The modules with nodes in DIRECTORY."""
+MODULES = ("quick_start", "send_pixels")
+"""The modules in DIRECTORY that ComfyUI imports. `quick_start` has no node: it makes ComfyUI start faster."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from simulators.comfyui.node_table import NODE_TYPES
+from simulators.comfyui.node_table import NODE_TYPES, OBJECT_INFO
 
 from .driver import Driver, simulated
 from .recorded import RECORDINGS
@@ -45,6 +45,11 @@ def _inputs(info: dict[str, Any]) -> dict[str, Any]:
         }
         for group, inputs in info["input"].items()
     }
+
+
+def test_the_declarations_are_those_of_the_pinned_comfyui() -> None:
+    """The simulator's object_info.json, which the wheel contains, is the recording of the pinned ComfyUI."""
+    assert json.loads(OBJECT_INFO.read_text()) == RECORDED
 
 
 def test_the_declared_nodes_are_recorded(declared: dict[str, dict[str, Any]]) -> None:
