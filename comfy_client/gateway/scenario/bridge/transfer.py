@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.blobs import make_blobs
-from comfy_client.gateway.scenario.bridge.assets import AssetBridge
+from comfy_client.gateway.scenario.bridge.assets import TRANSFERS_AT_ONCE, AssetBridge
 from comfy_client.gateway.scenario.bridge.upstream import Upstream, UpstreamRefused
 from comfy_client.gateway.scenario.errors import INTERNAL, NO_SPACE, TOO_MANY, ShimError
 from comfy_client.gateway.scenario.folder import FolderLock
@@ -69,6 +69,7 @@ class Transfer:
         self._bridge = bridge
         self._store = store
         self._on_outcome = on_outcome
+        self._slots = asyncio.Semaphore(TRANSFERS_AT_ONCE)
         self._failures_in_a_row = 0
         self._stop_reason: ComfyClientError | None = None
 
@@ -114,17 +115,18 @@ class Transfer:
 
     async def _one(self, asset_id: str, transfer: Callable[[], Awaitable[AssetTransfer]]) -> None:
         """Transfer one asset and report its outcome, unless the transfer has ended."""
-        if self._stop_reason is not None:
-            return
-        try:
-            result = await _with_retries(transfer)
-        except OSError as error:
-            result = AssetTransfer(asset_id, Outcome.FAILED, f"its image file cannot be read or written: {error}")
-        except ComfyClientError as error:
-            result = AssetTransfer(asset_id, Outcome.FAILED, error.report.message)
-            self._failures_in_a_row += 1
-            if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW or getattr(error, "status", 0) == NO_SPACE:
-                self._stop_reason = error
+        async with self._slots:
+            if self._stop_reason is not None:
+                return
+            try:
+                result = await _with_retries(transfer)
+            except OSError as error:
+                result = AssetTransfer(asset_id, Outcome.FAILED, f"its image file cannot be read or written: {error}")
+            except ComfyClientError as error:
+                result = AssetTransfer(asset_id, Outcome.FAILED, error.report.message)
+                self._failures_in_a_row += 1
+                if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW or getattr(error, "status", 0) == NO_SPACE:
+                    self._stop_reason = error
         if result.outcome is Outcome.TRANSFERRED:
             self._failures_in_a_row = 0
         self._on_outcome(result)
