@@ -80,9 +80,9 @@ def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
 
 
 def test_upper_bounds_have_a_reason() -> None:
-    """Only two extras have an upper bound, which prevents users from updating; the comment above gives the reason."""
+    """Only two packages have an upper bound, which prevents users from updating; the comment above gives the reason."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     capped = [(above, line) for above, line in itertools.pairwise(lines) if re.search(r'"[^"]*,<\d', line)]
 
-    assert [line.partition(" ")[0] for _, line in capped] == ["worker", "scenario-sdk"]
-    assert all(above.startswith("# ") for above, _ in capped)
+    assert [re.findall(r'"([\w-]+)', line) for _, line in capped] == [["runpod"], ["scenario-sdk"]]
+    assert all(above.lstrip().startswith("# ") for above, _ in capped)

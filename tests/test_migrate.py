@@ -29,9 +29,10 @@ from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
 from tests.needs import require_programs_of
+from tests.npm import installed
 
 pytestmark = pytest.mark.slow
-FENCE = re.compile(r"^```(python|ts|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(python|ts|js|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)
 SERVE_COMMAND = "comfy-client scenario serve"
 START_TIMEOUT_S = 30.0
@@ -65,7 +66,7 @@ class Example:
 
 
 def examples(page: str) -> list[Example]:
-    """Return the Python, TypeScript and shell blocks of a page, in order."""
+    """Return the Python, TypeScript, JavaScript and shell blocks of a page, in order."""
     text = (ROOT / "docs" / page).read_text()
     headings = [(found.start(), found[1]) for found in HEADING.finditer(text)]
     return [
@@ -74,7 +75,10 @@ def examples(page: str) -> list[Example]:
     ]
 
 
-MIGRATE_EXAMPLES = [example for example in examples("migrate.md") if SERVE_COMMAND not in example.text]
+MIGRATE_EXAMPLES = [
+    example for example in examples("migrate.md") if SERVE_COMMAND not in example.text and example.language != "js"
+]
+[WORKER_EXAMPLE] = [example for example in examples("migrate.md") if example.language == "js"]
 ROLLOUT_EXAMPLES = examples("rollout.md")
 [SERVE_EXAMPLE] = [example for example in examples("migrate.md") if SERVE_COMMAND in example.text]
 
@@ -168,6 +172,28 @@ def test_an_example_of_the_migration_runs_unchanged(example: Example, setup: Mig
     for name in set(re.findall(r"[\w-]+\.png", example.text)):
         with Image.open(tmp_path / name) as image:
             image.load()
+
+
+@pytest.mark.parametrize("body", ["", "knight.png"], ids=["txt2img", "img2img"])
+def test_the_worker_of_the_migration_runs_in_workerd(body: str, setup: MigrationSetup, tmp_path: Path) -> None:
+    """The Worker returns an image and stores it in R2, with the compatibility date of 2025 and without flags."""
+    run_worker = installed("workerd") / "run.mjs"
+    shutil.copy(ROOT / "examples" / "knight.png", tmp_path)
+    (tmp_path / "worker.mjs").write_text(WORKER_EXAMPLE.text)
+    ended = subprocess.run(
+        [shutil.which("node") or "node", str(run_worker), "worker.mjs", "?prompt=a+knight", body, "made.png"],
+        env=setup.environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.fullmatch(r"asset_\w+\.png", ended.stdout.strip())
+    with Image.open(tmp_path / "made.png") as image:
+        image.load()
 
 
 def test_every_kind_of_caller_has_an_example() -> None:

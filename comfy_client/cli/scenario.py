@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +21,12 @@ SCENARIO_FLAGS: Sequence[Flag] = (
     Flag(
         ("action",),
         "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start. `route`: show "
-        "the routing table, or change it. A running server uses the new table at once. `import`: copy every image of "
+        "the routing table, or change it. A running server uses the new table at once. `models`: print the table for "
+        "SCENARIO_SHIM_MODELS, with every private model of the account at Scenario. `import`: copy every image of "
         "the Scenario project to the folder. `export`: upload every own asset to Scenario. For import and export, stop "
         "the server; both continue where an earlier run ended.",
-        "serve|route|import|export",
-        {"choices": ["serve", "route", "import", "export"]},
+        "serve|route|models|import|export",
+        {"choices": ["serve", "route", "models", "import", "export"]},
     ),
     Flag(
         ("changes",),
@@ -60,6 +63,7 @@ def _scenario(call: Call) -> int:
     actions: dict[str, Callable[[Call], int]] = {
         "serve": _serve,
         "route": _route,
+        "models": _models,
         "import": import_library,
         "export": export_assets,
     }
@@ -89,6 +93,18 @@ def _parse_change(text: str) -> tuple[str, RoutingRule | None]:
         return capability, RoutingRule.parse(side) if side else None
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise UsageError(f"{error}. Write CAPABILITY=SIDE, such as txt2img=own:25") from error
+
+
+def _models(call: Call) -> int:
+    from comfy_client.gateway.scenario.bridge.upstream import private_models  # noqa: PLC0415 - as above
+    from comfy_client.gateway.scenario.settings import ShimSettings  # noqa: PLC0415 - as above
+    from comfy_client.gateway.scenario.studio_models import read_table, unmapped_table  # noqa: PLC0415 - as above
+
+    settings = ShimSettings.from_env(call.environment)
+    known = read_table(call.environment.get("SCENARIO_SHIM_MODELS", ""))
+    table = unmapped_table(asyncio.run(private_models(settings.upstream())), known)
+    call.screen.show(table, json.dumps(table, indent=2, ensure_ascii=False))
+    return 0
 
 
 def _serve(call: Call) -> int:

@@ -24,6 +24,11 @@ KEY = "api_standin"
 SECRET = "sec_standin_0123456789"  # noqa: S105 - only valid for this server
 BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
 MODEL = "model_bfl-flux-1-dev"
+MODELS: tuple[Record, ...] = (
+    {"id": MODEL, "name": "Flux", "type": "custom", "status": "trained", "privacy": "public", "custom": True},
+    {"id": "model_studio", "name": "Studio", "type": "flux.1-lora", "status": "trained", "privacy": "private"},
+    {"id": "model_ink", "name": "Ink", "type": "flux.1-lora", "status": "trained", "privacy": "private"},
+)
 START_TIMEOUT_S = 30.0
 UPLOAD_LIMIT_BYTES = 6_000_000
 DRY_RUN = 269
@@ -114,6 +119,7 @@ class ScenarioSimulator:
             (hdrs.METH_GET, "asset", "/v1/assets/{asset}", self._asset),
             (hdrs.METH_PUT, "tags", "/v1/assets/{asset}/tags", self._tags),
             (hdrs.METH_GET, "models", "/v1/models", self._models),
+            (hdrs.METH_POST, "models", "/v1/models/get-bulk", self._bulk_models),
             (hdrs.METH_GET, "model", "/v1/models/{model}", self._model),
             (hdrs.METH_GET, "image", "/assets/{asset}", self._image),
         ):
@@ -264,15 +270,20 @@ class ScenarioSimulator:
         asset.tags = [each for each in tags if each not in body.get("delete", [])]
         return web.json_response({"added": body.get("add", []), "deleted": body.get("delete", [])})
 
-    async def _models(self, _request: web.Request) -> web.Response:
-        return web.json_response(
-            {"models": [{"id": MODEL, "type": "custom"}, {"id": "model_studio", "type": "flux.1-lora"}]}
-        )
+    async def _models(self, request: web.Request) -> web.Response:
+        """Return a page with one model. The token is the number of models on the pages before."""
+        begin = int(request.query.get("paginationToken", "0"))
+        found = [each for each in MODELS if each["privacy"] == request.query.get("privacy", "private")]
+        more = {"nextPaginationToken": str(begin + 1)} if begin + 1 < len(found) else {}
+        return web.json_response({"models": found[begin : begin + 1], **more})
 
     async def _model(self, request: web.Request) -> web.Response:
-        if request.match_info["model"] != MODEL:
-            return problem(404, "Model not found")
-        return web.json_response({"model": {"id": MODEL, "type": "custom", "status": "trained", "custom": True}})
+        model = next((each for each in MODELS if each["id"] == request.match_info["model"]), None)
+        return web.json_response({"model": model}) if model else problem(404, "Model not found")
+
+    async def _bulk_models(self, request: web.Request) -> web.Response:
+        ids = (await request.json())["modelIds"]
+        return web.json_response({"models": [each for each in MODELS if each["id"] in ids]})
 
     async def _image(self, request: web.Request) -> web.Response:
         asset = self.assets.get(request.match_info["asset"])

@@ -116,6 +116,7 @@ class Bump:
 
     def record(self) -> str:
         """Record the new ComfyUI, without previews and with them, and all of its node declarations."""
+        shutil.rmtree(self.recordings, ignore_errors=True)
         remedy = "The recorder failed (tools/record_comfyui.py). On a loaded machine, run again."
         for flags in ((), ("--preview-method", "latent2rgb")):
             with running(self.venv / "bin/python", self.comfyui, self.folder / "comfyui.log", *flags) as url:
@@ -128,9 +129,12 @@ class Bump:
     def compare(self) -> str:
         """Write the table of the differences."""
         compared = comparison.Compared(
-            titles=(self.pinned["comfyui_version"], version_of(self.comfyui)),
+            titles=(
+                f"{self.pinned['comfyui_version']} ({self.pinned['comfyui'][:8]})",
+                f"{version_of(self.comfyui)} ({self.commit[:8]})",
+            ),
             sources=(self.pinned_comfyui, self.comfyui),
-            recordings=(comparison.recordings_of(self.pinned["comfyui_version"]), self.recordings),
+            recordings=(comparison.RECORDINGS / self.pinned["comfyui_version"], self.recordings),
             lists=(ROOT / "requirements", self.lists),
             object_info=self.folder / "object_info.json",
         )
@@ -138,7 +142,7 @@ class Bump:
             self.page.write_text(comparison.page_of(compared))
         except OSError as error:
             raise StepError(
-                f"ComfyUI's source or a recording has moved; edit {comparison.__file__}: {error}"
+                f"A file of ComfyUI or a recording is missing: {error}. See {comparison.__file__}"
             ) from error
         return str(self.page)
 
@@ -163,7 +167,7 @@ class Bump:
         command = [sys.executable, "-m", "pytest", *RECORDING_TESTS, "-q", "-p", "no:cacheprovider"]
         remedy = "The tests of the recordings cannot run."
         output = self.steps.command(command, remedy=remedy, timeout_s=900, cwd=ROOT, accepted=(0, 1))
-        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+        failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
         listed = "\n".join(f"- `{test}`" for test in failed) or "None."
         text = self.page.read_text().partition("\n## Tests that fail")[0]
         self.page.write_text(f"{text}\n## Tests that fail with the new recordings\n\n{listed}\n")

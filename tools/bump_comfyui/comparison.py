@@ -18,7 +18,6 @@ from worker.models.folders import FOLDERS
 RECORDINGS = Path(__file__).resolve().parents[2] / "tests" / "recordings"
 NODE_SOURCES = ("nodes.py", "comfy_extras", "custom_nodes")
 FILE_RULES = "comfy_core/comfyui/file_inputs.py"
-OBJECT_INFO = "object_info"
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Compared:
     """What is compared. Each pair is that of the pinned version and that of the new one.
 
     Attributes:
-        titles: the versions.
+        titles: the versions and commits.
         sources: the checkouts of ComfyUI.
         recordings: the folders of the recordings.
         lists: the folders of the lock files.
@@ -38,11 +37,6 @@ class Compared:
     recordings: tuple[Path, Path]
     lists: tuple[Path, Path]
     object_info: Path
-
-
-def recordings_of(version: str) -> Path:
-    """Return the folder of the committed recordings of a version."""
-    return RECORDINGS / version
 
 
 def changed_packages(before: Path, after: Path) -> int:
@@ -58,8 +52,8 @@ def page_of(compared: Compared) -> str:
 def _sections(compared: Compared) -> Iterable[Section]:
     ours = sources()
     old, new = (_recordings(folder) for folder in compared.recordings)
+    nodes = [json.loads((folder / "object_info.json").read_text()) for folder in compared.recordings]
     only_new = sorted(new.keys() - old.keys())
-    nodes = old.pop(OBJECT_INFO), new.pop(OBJECT_INFO)
     note = f"Recorded for the first time, and not compared: {', '.join(only_new)}." if only_new else ""
     yield _section("Messages", message_changes(old, new), lambda change: message_readers(change, ours), note)
     yield _section("Node classes of the simulator and of our code", declarations.node_changes(*nodes), by_subject(ours))
@@ -96,7 +90,9 @@ def _section(title: str, changes: Iterable[Change], readers: Callable[[Change], 
 
 
 def _recordings(folder: Path) -> dict[str, Any]:
-    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    """Return the recordings in a folder by name, without the declarations of the nodes."""
+    files = [file for file in sorted(folder.glob("*.json")) if file.stem != "object_info"]
+    return {file.stem: json.loads(file.read_text()) for file in files}
 
 
 def _python(checkout: Path, names: Iterable[str]) -> list[str]:

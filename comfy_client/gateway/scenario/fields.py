@@ -145,7 +145,7 @@ _COMMON_FIELDS: Mapping[str, RequestField] = {
     "negativePromptStrength": RequestField(_number(0, 10), "negative_strength"),
     "scheduler": RequestField(_SCHEDULER, "sampler; TCD has no equivalent and is ignored"),
     "aspectRatio": RequestField({"enum": list(ASPECT_RATIOS)}, "width and height, if neither is given"),
-    "loras": RequestField({**_TEXTS, "maxItems": 6}, "loras, with the files of SCENARIO_SHIM_LORAS"),
+    "loras": RequestField({**_TEXTS, "maxItems": 6}, "loras, with the files of SCENARIO_SHIM_MODELS"),
     "lorasScale": RequestField({"type": "array", "items": _number(0, 2), "maxItems": 6}, "the strengths of loras"),
     "concepts": RequestField(
         {
@@ -157,11 +157,11 @@ _COMMON_FIELDS: Mapping[str, RequestField] = {
                 "properties": {"modelId": _TEXT, "scale": _number(-2, 2)},
             },
         },
-        "loras, with the files of SCENARIO_SHIM_LORAS",
+        "loras, with the files of SCENARIO_SHIM_MODELS",
     ),
     "hideResults": RequestField(_SWITCH, "the assets are hidden in lists"),
     "numInferenceSteps": RequestField(_integer(1, 150), f"steps, at most {MAX_STEPS}"),
-    "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
+    "modelId": RequestField(_TEXT, "Flux.1-dev, or a model of SCENARIO_SHIM_MODELS"),
     "intermediateImages": RequestField(_SWITCH, why_not="intermediate images are not stored"),
     "baseModelId": RequestField(_TEXT, why_not="the only base model is Flux.1-dev"),
     "modelEpoch": RequestField(_TEXT, why_not="a LoRA has only one file"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from comfy_client.gateway.scenario.bodies import Attached
 from comfy_client.gateway.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MAX_STEPS, ROUTES, SAMPLERS, GenerateRoute
+from comfy_client.gateway.scenario.studio_models import StudioModel
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.request.spellings import respelled
 from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
@@ -30,6 +31,16 @@ MAX_SHOWN_CHARACTERS = 10_000
 """Maximum characters of a field, or of all unknown fields, in `metadata.input`. Longer ones are left out there."""
 MAX_URL_CHARACTERS = 2_048
 """Maximum characters of an asset id or a URL. A longer text is treated as an encoded image."""
+_FIELDS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
+    "steps": ("numInferenceSteps",),
+    "num_images": ("numSamples", "numOutputs"),
+    "sampler": ("scheduler",),
+    "width": ("width", "height", "aspectRatio", *("image", "imageId", "imageUrl")),
+    "height": ("width", "height", "aspectRatio", *("image", "imageId", "imageUrl")),
+    "negative_prompt": ("negativePrompt",),
+    "negative_strength": ("negativePromptStrength",),
+}
+"""The fields of Scenario's requests that become an input of another name."""
 IMAGE_FIELDS = ("image", "imageId", "imageUrl")
 
 
@@ -59,11 +70,11 @@ class MappedCall:
 
 
 def map_call(
-    name: str, body: object, model_id: str | None, loras: Mapping[str, str], *, is_strict: bool = False
+    name: str, body: object, model_id: str | None, models: Mapping[str, StudioModel], *, is_strict: bool = False
 ) -> MappedCall:
     """Convert the body of a request to route `name` (a key of ROUTES, or INFERENCES).
 
-    `loras` maps Scenario's LoRA ids to file names. Raises ShimError: 400 with all faults, 404 for an unknown
+    `models` has the studio's models by Scenario's id. Raises ShimError: 400 with all faults, 404 for an unknown
     `model_id`.
     """
     report = _Report(is_strict)
@@ -78,7 +89,7 @@ def map_call(
     report.faults.extend(schema_faults(given, route.rules()))
     _check_support(given, route, report)
     report.raise_if_any()
-    mapped = _CallMapper(route, given, report, loras).mapped(model_id)
+    mapped = _CallMapper(route, given, report, models).mapped(model_id)
     report.raise_if_any()
     return mapped
 
@@ -152,7 +163,7 @@ class _CallMapper:
     route: GenerateRoute
     given: JsonObject
     report: _Report
-    loras: Mapping[str, str]
+    models: Mapping[str, StudioModel]
 
     def mapped(self, model_id: str | None) -> MappedCall:
         given = self.given
@@ -162,11 +173,14 @@ class _CallMapper:
             self.report.faults.add("image", "is missing. Send an asset id, a data URL or an https URL")
         if len(set(images)) > 1:
             self.report.faults.add("image", "is given twice with different values. Leave out imageId and imageUrl")
-        model, model_loras = self._model(model_id)
+        model, studio_models = self._model(model_id)
         request: JsonObject = {"workflow": task, "prompt": given["prompt"]}
         for part in (self._size(task), self._numbers(task), self._negative(), self._sampler()):
             request |= part
-        if loras := [*model_loras, *self._loras()]:
+        for studio_model in studio_models:
+            request |= {"workflow": studio_model.workflow} if studio_model.workflow else {}
+            request |= {name: value for name, value in studio_model.inputs.items() if not self._is_given(name)}
+        if loras := [*(lora for each in studio_models for lora in each.loras), *self._loras()]:
             request["loras"] = loras
         original = {**self._original_fields(task), "modelId": model}
         return MappedCall(
@@ -199,22 +213,26 @@ class _CallMapper:
             return not {"numSamples", "numOutputs"} & self.given.keys()
         return key != "strength" or task == "img2img"
 
-    def _model(self, path_id: str | None) -> tuple[str, list[JsonObject]]:
-        """Return the model id, and the LoRAs among the models that the path and the body name."""
+    def _is_given(self, name: str) -> bool:
+        """Return whether the caller set the input `name`, by one of the fields that become it."""
+        return any(self.given.get(key) is not None for key in _FIELDS_OF_INPUT.get(name, (name,)))
+
+    def _model(self, path_id: str | None) -> tuple[str, list[StudioModel]]:
+        """Return the model id, and the studio's models among those that the path and the body name."""
         in_body = self.given.get("modelId") or None
         named = [each for each in (path_id, in_body) if each]
         if not named:
-            self.report.faults.add("modelId", f"is missing. Send {BASE_MODELS[0]}, or a LoRA id of SCENARIO_SHIM_LORAS")
+            self.report.faults.add("modelId", f"is missing. Send {BASE_MODELS[0]}, or an id of SCENARIO_SHIM_MODELS")
             return BASE_MODELS[0], []
         found = []
         for each in named:
             if each in BASE_MODELS:
                 continue
-            if each not in self.loras:
+            if each not in self.models:
                 status = NOT_FOUND if each == path_id else BAD_REQUEST
-                reason = f"Model {each[:80]!r} does not exist. {known_models(self.loras)}"
+                reason = f"Model {each[:80]!r} does not exist. {known_models(self.models)}"
                 raise ShimError(status, reason, is_unsupported=True)
-            found.append({"name": self.loras[each], "strength": 1.0})
+            found.append(self.models[each])
         return named[0], found
 
     def _loras(self) -> Iterator[JsonObject]:
@@ -228,10 +246,11 @@ class _CallMapper:
             for n, each in enumerate(self.given.get("concepts", []))
         ]
         for path, lora_id, scale in pairs:
-            if lora_id in self.loras:
-                yield {"name": self.loras[lora_id], "strength": scale}
+            model = self.models.get(lora_id)
+            if model is not None and model.loras:
+                yield from ({**lora, "strength": scale * lora.get("strength", 1.0)} for lora in model.loras)
             else:
-                self.report.unsupported(path, f"is not a LoRA of SCENARIO_SHIM_LORAS. {known_models(self.loras)}")
+                self.report.unsupported(path, f"is not a LoRA of SCENARIO_SHIM_MODELS. {known_models(self.models)}")
 
     def _size(self, task: str) -> JsonObject:
         given = self.given
@@ -298,7 +317,7 @@ def _is_long(key: str, value: object) -> bool:
     return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > max_characters
 
 
-def known_models(loras: Mapping[str, str]) -> str:
+def known_models(models: Mapping[str, StudioModel]) -> str:
     """Return a sentence that lists the available models."""
-    others = f", and the LoRAs {', '.join(sorted(loras)[:20])}" if loras else "; SCENARIO_SHIM_LORAS has no LoRA"
+    others = f", and {', '.join(sorted(models)[:20])}" if models else "; SCENARIO_SHIM_MODELS has no other model"
     return f"Available: Flux.1-dev ({', '.join(BASE_MODELS)}){others}"

@@ -6,10 +6,21 @@ import re
 from collections.abc import Iterator
 
 from comfy_client import __version__
+from comfy_client.gateway.scenario.model_records import MAX_PAGE_SIZE
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
 from comfy_client.gateway.scenario.pagination import query_parameters
+from comfy_client.gateway.scenario.record_schemas import (
+    COST,
+    OTHER_RESULTS,
+    OWN_COST,
+    SCHEMAS,
+    SWITCH,
+    TEXT,
+    array,
+    record,
+    reference,
+)
 from comfy_client.gateway.scenario.routes import DRY_RUN, LISTS, ROUTES, ShimRoute
-from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 
 _ERRORS = {
@@ -19,9 +30,15 @@ _ERRORS = {
     "408": "The body arrived too slowly",
     "413": "The body is too large",
     "429": "Too many requests; `Retry-After` has the seconds to wait",
+    "501": "The shim does not have this, and has no key of Scenario",
+    "502": "Your endpoint or Scenario did not respond; `may_run` says whether a job may have started",
     "507": "The shim's disk is full; the request had no effect",
 }
 _LISTED_TYPES = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
+_MODEL_QUERIES: JsonObject = {
+    **dict.fromkeys(("privacy", "status", "type", "paginationToken"), TEXT),
+    "pageSize": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE},
+}
 
 
 def document(server_url: str) -> JsonObject:
@@ -44,21 +61,9 @@ def document(server_url: str) -> JsonObject:
                 "basic": {"type": "http", "scheme": "basic"},
                 "bearer": {"type": "http", "scheme": "bearer"},
             },
-            "schemas": {
-                "Error": _record({"reason": "string", "message": "string", "trace_id": "string"}),
-                "Job": _record({"jobId": "string", "jobType": "string", "progress": "number", "metadata": "object"})
-                | {"description": f"`status` is one of {', '.join(Status)}"},
-                "Asset": _record({"id": "string", "url": "string", "mimeType": "string", "metadata": "object"}),
-                "Upload": _record({"id": "string", "status": "string", "fileName": "string"}),
-                "Model": _record({"id": "string", "type": "string", "status": "string"}),
-            },
+            "schemas": dict(SCHEMAS),
         },
     }
-
-
-def _record(required: dict[str, str]) -> JsonObject:
-    properties = {name: {"type": kind} for name, kind in required.items()}
-    return {"type": "object", "required": list(required), "properties": properties}
 
 
 def _operation(route: ShimRoute) -> JsonObject:
@@ -72,10 +77,9 @@ def _operation(route: ShimRoute) -> JsonObject:
         },
     }
     if route.is_generating:
-        cost = {"type": "object", "required": ["creativeUnitsCost"], "properties": {"creativeUnitsCost": {}}}
         operation["responses"][str(DRY_RUN)] = {
             "description": "The estimated cost (dryRun)",
-            "content": {"application/json": {"schema": cost}},
+            "content": {"application/json": {"schema": record(COST, OWN_COST)}},
         }
     if route.body is not None:
         content = {"application/json": {"schema": route.body}}
@@ -86,34 +90,25 @@ def _operation(route: ShimRoute) -> JsonObject:
 def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-    queries = (
-        list(query_parameters(_LISTED_TYPES[route.result_key]))
-        if route.method == "GET" and route.result_key in _LISTED_TYPES
-        else []
-    )
-    if route.result_key == "models" and route.method == "GET":
-        queries = ["privacy", "status", "type", "pageSize", "paginationToken"]
+    queries: dict[str, JsonObject] = {"projectId": TEXT}
+    if route.is_paged:
+        queries |= _MODEL_QUERIES if route.result_key == "models" else query_parameters(_LISTED_TYPES[route.result_key])
     if route.is_generating:
-        queries.append("dryRun")
-    for name in ("projectId", *queries):
-        yield {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+        queries["dryRun"] = SWITCH
+    for name, schema in queries.items():
+        yield {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _result_schema(route: ShimRoute) -> JsonObject:
-    if not route.result_key:
-        return {"type": "object"}
-    reference = {"$ref": f"#/components/schemas/{route.result_key.removesuffix('s').title()}"}
-    if route.result_key == "inferences":
-        reference = {"type": "object"}
-    return {
-        "type": "object",
-        "required": [route.result_key],
-        "properties": {
-            route.result_key: {"type": "array", "items": reference} if route.result_key in LISTS else reference
-        },
-    }
+    """Return the schema of a successful response."""
+    required: dict[str, JsonObject] = dict(OTHER_RESULTS.get(f"{route.method} {route.path}", {}))
+    if route.result_key:
+        each = reference(route.result_key.removesuffix("s").title())
+        required[route.result_key] = array(each) if route.result_key in LISTS else each
+    if route.is_generating:
+        return record({**required, **COST}, OWN_COST)
+    return record(required, {"nextPaginationToken": TEXT} if route.is_paged else {})
 
 
 def _error(meaning: str) -> JsonObject:
-    schema = {"$ref": "#/components/schemas/Error"}
-    return {"description": meaning, "content": {"application/json": {"schema": schema}}}
+    return {"description": meaning, "content": {"application/json": {"schema": reference("Error")}}}

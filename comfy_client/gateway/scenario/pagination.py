@@ -6,12 +6,13 @@ import base64
 import binascii
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.errors import bad_request
 from comfy_client.gateway.scenario.models import SHARED_OWNER, ShimAsset, ShimJob
+from comfy_client.gateway.scenario.record_schemas import SWITCH, TEXT, TIME
 from comfy_client.gateway.scenario.store import Filter, Record, Store
 from comfy_core.contract import Fault, JsonObject
 
@@ -44,6 +45,10 @@ def _parse_boolean(value: str) -> tuple[object, ...]:
     return (int(value == "true"),)
 
 
+_PARAMETER_SCHEMAS: Mapping[Callable[[str], tuple[object, ...]], JsonObject] = {
+    _parse_time: TIME,
+    _parse_boolean: SWITCH,
+}
 _IN = "{} IN (SELECT value FROM json_each(?))"
 _COMMON: Mapping[str, Condition] = {
     "authorId": ("owner = ?", _parse_text),
@@ -144,6 +149,12 @@ def _read_token(token: str) -> tuple[float, str] | None:
     return None
 
 
-def query_parameters(kind: type) -> Iterator[str]:
-    """Yield the query parameters of a list, for the OpenAPI document."""
-    yield from (*FILTERS[kind], "sortBy", "sortDirection", "pageSize", "paginationToken")
+def query_parameters(kind: type) -> JsonObject:
+    """Return the query parameters of a list with their schemas, for the OpenAPI document."""
+    return {
+        **{name: _PARAMETER_SCHEMAS.get(parse, TEXT) for name, (_, parse) in FILTERS[kind].items()},
+        "sortBy": {"type": "string", "enum": list(_ORDERS)},
+        "sortDirection": {"type": "string", "enum": ["asc", "desc"]},
+        "pageSize": {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE_SIZE},
+        "paginationToken": TEXT,
+    }

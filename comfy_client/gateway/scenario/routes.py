@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario import fields
@@ -57,6 +57,7 @@ class ShimRoute:
         is_generating: whether the route generates images. With `dryRun`, its response is a cost estimate (269).
         is_poll: whether requests count against the rate limit for polling instead of the general one.
         may_have_image: whether the request body may contain a base64 image.
+        takes_form: whether the request body may be multipart/form-data.
     """
 
     method: str
@@ -68,6 +69,12 @@ class ShimRoute:
     is_generating: bool = False
     is_poll: bool = False
     may_have_image: bool = False
+    takes_form: bool = False
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether the route returns a page of a list."""
+        return self.method == "GET" and self.result_key in LISTS
 
 
 def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> ShimRoute:
@@ -158,13 +165,16 @@ ROUTES: tuple[ShimRoute, ...] = (
     _route("GET /jobs", "List jobs", lambda shim: shim.jobs, result_key="jobs"),
     _route("GET /jobs/{jobId}", "Get a job", lambda shim: shim.job, result_key="job", is_poll=True),
     _route("POST /jobs/{jobId}/action", "Cancel a job", lambda shim: shim.act, _action("cancel"), result_key="job"),
-    _route(
-        "POST /assets",
-        "Upload an image",
-        lambda shim: shim.assets.upload,
-        _ASSET,
-        result_key="asset",
-        may_have_image=True,
+    replace(
+        _route(
+            "POST /assets",
+            "Upload an image",
+            lambda shim: shim.assets.upload,
+            _ASSET,
+            result_key="asset",
+            may_have_image=True,
+        ),
+        takes_form=True,
     ),
     _route("GET /assets", "List assets", lambda shim: shim.assets.list, result_key="assets"),
     _route("DELETE /assets", "Delete assets", lambda shim: shim.assets.delete, _ASSET_IDS),
@@ -218,7 +228,7 @@ OUT_OF_SCOPE: Mapping[str, str] = {
     "remove-background": f"background removal is not supported. {_SEND_TO_SCENARIO}. Or use rembg",
     "layer": f"layered decomposition is not supported. {_SEND_TO_SCENARIO}",
     "upscale": f"upscaling is not supported. {_SEND_TO_SCENARIO}. Or run a graph for it: comfy-client run --graph",
-    "train": "training is not supported. Put the LoRA's file on the worker, and its id into SCENARIO_SHIM_LORAS",
+    "train": "training is not supported. Put the LoRA's file on the worker, and its id into SCENARIO_SHIM_MODELS",
     "search": "search is not supported. Use the filters of GET /assets and GET /jobs",
     "webhook": "webhooks are not supported. Poll GET /jobs/{jobId}",
     "caption": f"captions are not supported. {_SEND_TO_SCENARIO}",

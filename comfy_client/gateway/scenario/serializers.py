@@ -1,18 +1,20 @@
 """Renders jobs, assets, uploads and models as Scenario's JSON. Pure.
 
 Each object has all fields that the official SDK declares as required, so that it passes the SDK's strict validation
-(docs/reference/scenario.md#response-of-a-generate-call).
+(docs/reference/scenario.md#response-of-a-generate-call). record_schemas.py has their JSON Schemas.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload, Side
 from comfy_client.gateway.scenario.settings import CostRules
+from comfy_client.gateway.scenario.studio_models import StudioModel
 from comfy_client.prices import job_usd
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
@@ -49,9 +51,14 @@ def estimate_usd(request: Mapping[str, object], costs: CostRules) -> float:
     return job_usd(seconds, costs.usd_per_s)
 
 
+def whole_units(usd: float, costs: CostRules) -> int:
+    """Return US dollars in creative units, rounded up: callers in Go and C# read a whole number."""
+    return math.ceil(round(usd * costs.units_per_usd, 6))
+
+
 def cost(usd: float, costs: CostRules) -> JsonObject:
     """Return the cost fields of a generate response and of a dry run: creative units, and US dollars."""
-    units = round(usd * costs.units_per_usd, 2)
+    units = whole_units(usd, costs)
     return {
         "creativeUnitsCost": units,
         "creativeUnitsDiscount": 0,
@@ -63,7 +70,7 @@ def cost(usd: float, costs: CostRules) -> JsonObject:
 def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
     """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
     if job.side is Side.SCENARIO:
-        return {**_with_side(job), "id": job.id}
+        return {**_with_side(job, input={}, assetIds=[]), "id": job.id}
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
     metadata: JsonObject = {
         "input": dict(job.scenario_request),
@@ -89,7 +96,7 @@ def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
         "authorId": job.owner,
         "ownerId": job.owner,
         "metadata": metadata,
-        "billing": {"cuCost": round(usd * costs.units_per_usd, 2), "cuDiscount": 0},
+        "billing": {"cuCost": whole_units(usd, costs), "cuDiscount": 0},
         **({"error": job.error} if job.error else {}),
     }
 
@@ -118,10 +125,10 @@ def inference_record(job: ShimJob, url_of: AssetUrl) -> JsonObject:
     }
 
 
-def _with_side(row: ShimJob | ShimAsset) -> JsonObject:
-    """Return Scenario's record of a job or an asset, whose `metadata` also says that Scenario made it."""
+def _with_side(row: ShimJob | ShimAsset, **defaults: object) -> JsonObject:
+    """Return Scenario's record of a job or an asset, with `side` and these defaults in its `metadata`."""
     metadata: JsonObject = row.scenario_record.get("metadata") or {}
-    return {**row.scenario_record, "metadata": {**metadata, "side": row.side.value}}
+    return {**row.scenario_record, "metadata": {**defaults, **metadata, "side": row.side.value}}
 
 
 def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
@@ -183,10 +190,10 @@ def upload_record(upload: ShimUpload, part_of: PartUrl) -> JsonObject:
     }
 
 
-def model_records(loras: Mapping[str, str]) -> list[JsonObject]:
-    """Return all models: Flux.1-dev under each of its ids, then the LoRAs."""
+def model_records(models: Mapping[str, StudioModel]) -> list[JsonObject]:
+    """Return all models: Flux.1-dev under each of its ids, then the studio's."""
     base = [_model(each, "FLUX.1 [dev]", "custom", _inputs()) for each in BASE_MODELS]
-    return base + [_model(each, file, "flux.1-lora", []) for each, file in loras.items()]
+    return base + [_model(each, model.name, "flux.1-lora", []) for each, model in models.items()]
 
 
 def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> JsonObject:

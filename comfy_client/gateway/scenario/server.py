@@ -29,7 +29,7 @@ from comfy_client.client import Client
 from comfy_client.gateway.scenario.auth import PART_LIFE_S, Keys, Signer, image_expiry, url_secret
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bodies import MAX_JSON_BYTES, read_json
-from comfy_client.gateway.scenario.bodies_reader import read_body
+from comfy_client.gateway.scenario.bodies_reader import read_body, read_form
 from comfy_client.gateway.scenario.bridge.bridge import Bridge
 from comfy_client.gateway.scenario.bridge.http import pass_through
 from comfy_client.gateway.scenario.errors import (
@@ -183,6 +183,8 @@ class ShimServer:
             return await asyncio.to_thread(read_json, data)
         async with self._body_slot(request, owner):
             data = await read_body(request, MAX_BODY_BYTES, MULTIPART_ADVICE)
+            if route.takes_form and request.headers.get("content-type", "").startswith("multipart/"):
+                return await read_form(request, data)
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
 

@@ -22,7 +22,6 @@ from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bridge.bridge import Bridge, Forwarding
 from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
 from comfy_client.gateway.scenario.bridge.routing import RoutingTable
-from comfy_client.gateway.scenario.bridge.upstream import Upstream
 from comfy_client.gateway.scenario.errors import ShimError, bad_request, not_found
 from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried, fingerprint
@@ -99,12 +98,12 @@ class ShimService:
         self._store = self._storage.store
         self._runner = JobRunner(client.provider, self._storage)
         self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.models = ModelCatalog(settings.loras)
+        self._models = settings.studio_models
         self.bridge: Bridge | None = None
         """The bridge to Scenario, or None if the shim has no key of Scenario."""
         if settings.upstream_api_key:
-            upstream = Upstream(settings.upstream_url, settings.upstream_api_key, settings.upstream_api_secret)
-            self.bridge = Bridge(upstream, RoutingTable(settings.directory), self._storage)
+            self.bridge = Bridge(settings.upstream(), RoutingTable(settings.directory), self._storage)
+        self.models = ModelCatalog(self._models, self.bridge)
         self.assets = Assets(self._storage, url_of, None if self.bridge is None else self.bridge.assets)
         self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
         self._sweep_task: asyncio.Task[None] | None = None
@@ -182,7 +181,7 @@ class ShimService:
                 self._store.mark_answered(job_id)
 
     def _mapped(self, route: str, body: object, model_id: str | None) -> MappedCall:
-        return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
+        return map_call(route, body, model_id, self._models, is_strict=self._settings.is_strict)
 
     async def _mapped_or_forwarded(
         self, request: GenerateRequest, digest: str, retry: RetryHint

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from comfy_client.gateway.scenario.bridge.upstream import Upstream
+from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_studio_models
 from comfy_client.prices import AS_OF, DEFAULT_POOL, POOLS
 from comfy_core.environment import base_url, names, number, optional, positive, read, switch, table, variable
 from comfy_core.errors import ConfigError
@@ -116,6 +118,13 @@ class ShimSettings:
         _loras,
         "A JSON object that maps Scenario's LoRA ids to LoRA files of the worker, or the path of such a JSON file.",
     )
+    models: Mapping[str, StudioModel] = variable(
+        "SCENARIO_SHIM_MODELS",
+        parse_studio_models,
+        "A JSON object that maps Scenario's model ids to a workflow, inputs and LoRAs, or the path of such a JSON "
+        "file; `comfy-client scenario models` writes it.",
+        "{}",
+    )
     bucket_prefix: str | None = variable(
         "SCENARIO_SHIM_BUCKET_PREFIX",
         optional(str),
@@ -168,6 +177,20 @@ class ShimSettings:
     )
     costs: CostRules = field(default_factory=CostRules)
     bucket: Bucket | None = None
+
+    def upstream(self) -> Upstream:
+        """Return Scenario's API. Raises ConfigError if the shim has no key of Scenario."""
+        if not self.upstream_api_key:
+            raise ConfigError(
+                "SCENARIO_SHIM_UPSTREAM_API_KEY is not set. Set it and SCENARIO_SHIM_UPSTREAM_API_SECRET to Scenario's "
+                "own key"
+            )
+        return Upstream(self.upstream_url, self.upstream_api_key, self.upstream_api_secret)
+
+    @property
+    def studio_models(self) -> dict[str, StudioModel]:
+        """The models of both tables, by id."""
+        return {**{name: lora_model(file) for name, file in self.loras.items()}, **self.models}
 
     @staticmethod
     def from_env(environment: Mapping[str, str]) -> ShimSettings:

@@ -69,6 +69,8 @@ class CallLimits:
         raise too_many(
             f"More than {limit.per_minute} {what} per minute with this key. Wait {left_s} s. Poll a job every 2 or 3 s",
             left_s,
+            actionName=what,
+            actionLimit=limit.per_minute,
         )
 
 
@@ -127,10 +129,11 @@ class LoginThrottle:
         return too_many(f"Too many wrong keys from this address. Wait {left_s} s, and check key and secret", left_s)
 
 
-def too_many(reason: str, left_s: int) -> ShimError:
-    """Return the error (429) with the seconds to wait (docs/reference/scenario.md#rate-limits)."""
-    headers = {"Retry-After": str(left_s)}
-    return ShimError(TOO_MANY, reason, code=ErrorCode.RATE_LIMITED, headers=headers, remainingSeconds=left_s)
+def too_many(reason: str, left_s: int, **facts: str | int) -> ShimError:
+    """Return the error (429) with the seconds to wait and `facts` (docs/reference/scenario.md#rate-limits)."""
+    error = ShimError(TOO_MANY, reason, code=ErrorCode.RATE_LIMITED, headers={"Retry-After": str(left_s)})
+    error.facts = {"remainingSeconds": left_s, **facts}
+    return error
 
 
 def _network(address: str) -> str:

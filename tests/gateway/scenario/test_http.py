@@ -327,14 +327,21 @@ def test_an_id_of_scenario_is_404_with_the_remedy(setup: ShimSetup, path: str) -
     assert "SCENARIO_SHIM_UPSTREAM_API_KEY" in reason
 
 
-def test_a_form_upload_is_400_with_the_remedy(setup: ShimSetup) -> None:
-    """An upload as multipart/form-data gets 400, with the JSON to send instead."""
-    files = {"file": ("knight.png", KNIGHT, "image/png")}
-    response = requests.post(f"{setup.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
+def test_a_form_upload_is_an_asset(setup: ShimSetup) -> None:
+    """POST /assets also takes multipart/form-data; without a file, the error says what to send."""
 
-    assert response.status_code == 400
-    assert '"image"' in response.json()["reason"]
-    assert "base64" in response.json()["reason"]
+    def upload(files: object) -> requests.Response:
+        return requests.post(f"{setup.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)  # type: ignore[arg-type]
+
+    asset = upload({"file": ("knight.png", KNIGHT, "image/png")}).json()["asset"]
+    named = upload({"image": ("x.png", KNIGHT, "image/png"), "name": (None, "Sir Knight")}).json()["asset"]
+    refused = upload({"name": (None, "nothing")})
+
+    assert asset["metadata"]["name"] == "knight.png"
+    assert named["metadata"]["name"] == "Sir Knight"
+    assert requests.get(asset["url"], timeout=5).content == KNIGHT
+    assert refused.status_code == 400
+    assert "has no file" in refused.json()["reason"]
 
 
 def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
 from comfy_client.gateway.scenario.mapping import INFERENCES, MappedCall, map_call
+from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_studio_models
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 
-LORAS = {"model_knight": "knight.safetensors", "model_ink": "ink.safetensors"}
+MODELS = {"model_knight": lora_model("knight.safetensors"), "model_ink": lora_model("ink.safetensors")}
 MODEL = BASE_MODELS[0]
 NAMES = [*ROUTES, INFERENCES]
 
 
 def map_fields(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> MappedCall:  # noqa: ANN401 - any JSON value
     """Map a call of the route `name` with a prompt and the fields of `body`; return the result."""
-    return map_call(name, {"prompt": "a knight", **body}, model_id, LORAS)
+    return map_call(name, {"prompt": "a knight", **body}, model_id, MODELS)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_an_ignored_field_is_recorded_or_rejected(body: dict[str, Any], word: st
 
     assert word in note
     with pytest.raises(ShimError, match=next(iter(body))):
-        map_call("custom", {"prompt": "a knight", **body}, MODEL, LORAS, is_strict=True)
+        map_call("custom", {"prompt": "a knight", **body}, MODEL, MODELS, is_strict=True)
 
 
 @pytest.mark.parametrize("seed", [-1, "-1", -1.0, None])
@@ -127,7 +128,7 @@ def test_a_field_that_would_change_the_image_is_rejected(field: str) -> None:
         map_fields(**{field: "asset_1"})
 
     assert info.value.status == 400
-    assert map_call("custom", {"prompt": "a knight", field: False}, MODEL, LORAS).notes == ()
+    assert map_call("custom", {"prompt": "a knight", field: False}, MODEL, MODELS).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -160,15 +161,36 @@ def test_all_faults_are_reported_at_once(body: dict[str, Any], words: tuple[str,
 def test_an_unknown_model_is_reported(model_id: str | None, status: int) -> None:
     """The error for an unknown model is 404, for a missing one 400; both name an existing model."""
     with pytest.raises(ShimError, match=MODEL) as info:
-        map_call("txt2img", {"prompt": "x"}, model_id, LORAS)
+        map_call("txt2img", {"prompt": "x"}, model_id, MODELS)
 
     assert info.value.status == status
+
+
+def test_a_studio_model_sets_what_the_caller_does_not() -> None:
+    """A model's workflow, inputs and LoRAs are used; a field of the caller comes before the model's input."""
+    lora = {"url": "https://h/ink.safetensors", "strength": 0.5}
+    studio = {"model_ink": StudioModel("Ink", "ink-lines", {"guidance": 5, "steps": 12}, (lora,))}
+    call = map_call("txt2img", {"prompt": "x", "numInferenceSteps": 9}, "model_ink", studio)
+    as_lora = map_call("txt2img", {"prompt": "x", "loras": ["model_ink"], "lorasScale": [0.5]}, MODEL, studio)
+
+    assert [call.input[name] for name in ("workflow", "guidance", "steps")] == ["ink-lines", 5, 9]
+    assert call.input["loras"] == [lora]
+    assert as_lora.input["loras"] == [{**lora, "strength": 0.25}]
+    assert as_lora.input["workflow"] == "txt2img"
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"model_a": 1}', '{"model_a": {"lora": []}}', "{", "/none.json"])
+def test_an_invalid_table_of_models_is_explained(text: str) -> None:
+    """The error has an example. An entry whose `loras` is null is not a model of the shim."""
+    with pytest.raises(ValueError, match=r'such as \{"model_abc"'):
+        parse_studio_models(text)
+    assert parse_studio_models('{"model_a": {"name": "A", "loras": null}}') == {}
 
 
 def test_the_oldest_route_is_txt2img_or_img2img() -> None:
     """In the oldest route `parameters` has the fields, and `parameters.type` selects the task."""
     call = map_call(
-        INFERENCES, {"parameters": {"type": "img2img", "prompt": "x", "imageId": "asset_1"}}, "flux.1-dev", LORAS
+        INFERENCES, {"parameters": {"type": "img2img", "prompt": "x", "imageId": "asset_1"}}, "flux.1-dev", MODELS
     )
 
     assert (call.task, call.image, call.job_type) == ("img2img", "asset_1", "inference")
@@ -183,9 +205,9 @@ _VALUES = st.one_of(
     st.floats(),
     st.text(max_size=12),
     st.sampled_from([*ASPECT_RATIOS, *SAMPLERS, "EulerDiscreteScheduler", "asset_1", "https://a.example/x.png", "512"]),
-    st.lists(st.one_of(st.text(max_size=8), st.integers(), st.sampled_from(list(LORAS))), max_size=3),
+    st.lists(st.one_of(st.text(max_size=8), st.integers(), st.sampled_from(list(MODELS))), max_size=3),
     st.lists(
-        st.dictionaries(st.sampled_from(["modelId", "scale", "x"]), st.sampled_from([*LORAS, 1, None])), max_size=2
+        st.dictionaries(st.sampled_from(["modelId", "scale", "x"]), st.sampled_from([*MODELS, 1, None])), max_size=2
     ),
 )
 _BODIES = st.fixed_dictionaries(
@@ -211,7 +233,7 @@ def test_every_body_is_a_request_or_rejected(
     """Any body becomes a valid request, or an error 400 or 404; each ignored field has a note."""
     body = {"parameters": body} if name == INFERENCES else body
     try:
-        call = map_call(name, body, model, LORAS, is_strict=is_strict)
+        call = map_call(name, body, model, MODELS, is_strict=is_strict)
     except ShimError as error:
         is_callers_fault = error.status in (400, 404) and bool(error.reason)
         assert is_callers_fault, error  # noqa: PT017 - an error is also allowed
@@ -269,7 +291,7 @@ def test_every_supported_field_changes_the_request(name: str, field: str) -> Non
     if ROUTES[name].fields["image"].becomes and not field.startswith("image"):
         others["image"] = "asset_0"
     one, other = (
-        map_call(name, {"prompt": "a knight", **others, field: value}, MODEL, LORAS) for value in _TWO_VALUES[field]
+        map_call(name, {"prompt": "a knight", **others, field: value}, MODEL, MODELS) for value in _TWO_VALUES[field]
     )
 
     assert replace(one, original={}) != replace(other, original={})

@@ -67,7 +67,7 @@ def test_the_recordings_and_the_source_are_compared(git: GitServer, tmp_path: Pa
     bump.compare()
 
     page = bump.page.read_text()
-    assert page.startswith(f"# ComfyUI {bump.pinned['comfyui_version']} to 9.9.1\n")
+    assert page.startswith(f"# ComfyUI {bump.pinned['comfyui_version']} ({first[:8]}) to 9.9.1 ({second[:8]})\n")
     assert "| --port | yes | - | " in page
     assert "| --cache-classic | - | yes | `worker/" in page
     assert SNAPSHOT.read_text() == snapshot
@@ -81,6 +81,16 @@ def test_a_comfyui_that_does_not_start_is_reported(git: GitServer, tmp_path: Pat
 
     with pytest.raises(StepError, match=r"does not start with the locked packages[^$]*No module named torchaudio$"):
         bump.test(Path("test_jobs.py"))
+
+
+def test_a_missing_recording_is_named(git: GitServer, tmp_path: Path) -> None:
+    """A comparison without recordings fails with the path of the first file that is missing."""
+    first, second = git.put("ComfyUI", COMFYUI, NEWER)
+    bump = bump_to(second, git.url("ComfyUI"), tmp_path / "work", first)
+    bump.fetch()
+
+    with pytest.raises(StepError, match=str(bump.recordings / "object_info.json")):
+        bump.compare()
 
 
 def test_a_repository_on_this_machine_may_lack_files(git: GitServer, tmp_path: Path) -> None:

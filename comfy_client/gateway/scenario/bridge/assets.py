@@ -166,7 +166,7 @@ class AssetBridge:
             for record in records:
                 if f"({link.id})" in str(json_object(record.get("metadata")).get("name")):
                     return str(record.get("id", ""))
-            if not token:
+            if not (token and records):
                 return ""
             records, token = await self.library_page(token, query)
 

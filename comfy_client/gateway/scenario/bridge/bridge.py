@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -59,6 +59,18 @@ class Bridge:
     def serves(self, route: str) -> bool:
         """Return whether the routing table sends a route that the shim has, such as `GET /models`, to Scenario."""
         return self.table.side_of([route]) is Side.SCENARIO
+
+    async def model(self, model_id: str) -> JsonObject:
+        """Return Scenario's response to `GET /models/{id}`."""
+        _, response = await self._upstream.json(UpstreamCall("GET", f"/models/{quote(model_id, safe='')}"))
+        return response
+
+    async def models(self, model_ids: Collection[str]) -> list[JsonObject]:
+        """Return Scenario's records of these models (`POST /models/get-bulk`)."""
+        body = json.dumps({"modelIds": list(model_ids)}).encode()
+        call = UpstreamCall("POST", "/models/get-bulk", content=body, content_type="application/json")
+        _, response = await self._upstream.json(call)
+        return [each for each in response.get("models") or [] if isinstance(each, dict)]
 
     async def close(self) -> None:
         """Close the connections to Scenario."""

@@ -20,7 +20,7 @@ from typing import TypeVar
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.blobs import make_blobs
 from comfy_client.gateway.scenario.bridge.assets import TRANSFERS_AT_ONCE, AssetBridge
-from comfy_client.gateway.scenario.bridge.upstream import Upstream, UpstreamRefused
+from comfy_client.gateway.scenario.bridge.upstream import UpstreamRefused
 from comfy_client.gateway.scenario.errors import INTERNAL, NO_SPACE, TOO_MANY, ShimError
 from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.serializers import iso
@@ -82,7 +82,7 @@ class Transfer:
         while True:
             records, token = await _with_retries(partial(self._bridge.library_page, token))
             await self._all([self._one(str(record.get("id")), partial(self._import_one, record)) for record in records])
-            if not token:
+            if not (token and records):
                 return
 
     async def export_assets(self) -> None:
@@ -138,21 +138,16 @@ async def open_transfer(settings: ShimSettings, on_outcome: Callable[[AssetTrans
 
     Raises ConfigError if a shim runs on the folder, or if Scenario's key is not set.
     """
-    if not settings.upstream_api_key:
-        raise ConfigError(
-            "Scenario's key is not set. Set SCENARIO_SHIM_UPSTREAM_API_KEY and SCENARIO_SHIM_UPSTREAM_API_SECRET "
-            "(docs/bridge.md)"
-        )
-    with ExitStack() as stack:
-        stack.callback(FolderLock(settings.directory).release)
-        store = stack.enter_context(closing(Store(settings.directory)))
-        storage = AssetStorage(store, make_blobs(settings.directory, settings.bucket))
-        upstream = Upstream(settings.upstream_url, settings.upstream_api_key, settings.upstream_api_secret)
-        try:
+    upstream = settings.upstream()
+    try:
+        with ExitStack() as stack:
+            stack.callback(FolderLock(settings.directory).release)
+            store = stack.enter_context(closing(Store(settings.directory)))
+            stack.callback(write_table, store, settings.directory / TABLE_FILE)
+            storage = AssetStorage(store, make_blobs(settings.directory, settings.bucket))
             yield Transfer(AssetBridge(upstream, storage), store, on_outcome)
-        finally:
-            await upstream.close()
-            write_table(store, settings.directory / TABLE_FILE)
+    finally:
+        await upstream.close()
 
 
 def write_table(store: Store, file: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 
@@ -168,6 +169,23 @@ class Upstream:
         )
         message = f"Scenario's response to {call.method} {call.path} was lost ({why}). {remedy}"
         return ShimError(UNREACHABLE, message, code=ErrorCode.NETWORK, may_run=not is_read)
+
+
+async def private_models(upstream: Upstream) -> list[JsonObject]:
+    """Return the records of all private models of the account, then close `upstream`. Raises ShimError."""
+    models: list[JsonObject] = []
+    token = ""
+    try:
+        while True:
+            query = urlencode({"privacy": "private", **({"paginationToken": token} if token else {})})
+            _, page = await upstream.json(UpstreamCall("GET", "/models", query))
+            listed = [each for each in page.get("models") or [] if isinstance(each, dict) and each.get("id")]
+            models += listed
+            token = str(page.get("nextPaginationToken") or "")
+            if not (token and listed):
+                return models
+    finally:
+        await upstream.close()
 
 
 def json_object(value: object) -> JsonObject:

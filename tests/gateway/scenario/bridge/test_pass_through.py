@@ -152,3 +152,12 @@ def test_own_jobs_do_not_need_scenario(caller: Caller, scenario: ScenarioSimulat
     assert gone.status_code == 502
     assert "Nothing was sent" in gone.json()["reason"]
     assert until(lambda: caller.call("GET", "/jobs").status_code == 200, 10)
+
+
+def test_models_of_both_sides_are_found_by_id(caller: Caller) -> None:
+    """A model that the shim does not have is read from Scenario, alone and in bulk."""
+    bulk = caller.json("POST", "/models/get-bulk", {"modelIds": ["flux.1-dev", "model_ink", "model_none"]})["models"]
+
+    assert caller.json("GET", "/models/model_ink")["model"]["name"] == "Ink"
+    assert caller.call("GET", "/models/model_none").status_code == 404
+    assert [each["id"] for each in bulk] == ["flux.1-dev", "model_ink"]

@@ -1,0 +1,208 @@
+"""JSON Schemas of the records that serializers.py renders, for the OpenAPI document. Pure.
+
+`required` has the fields of every record. An own record has no other fields than `properties`; a record of Scenario
+may have more. A test validates the responses of a shim against these schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from comfy_client.providers.scenario_responses import Status
+from comfy_core.contract import JsonObject
+
+TEXT: JsonObject = {"type": "string"}
+TEXTS: JsonObject = {"type": "array", "items": TEXT}
+NUMBER: JsonObject = {"type": "number"}
+INTEGER: JsonObject = {"type": "integer"}
+SWITCH: JsonObject = {"type": "boolean"}
+TIME: JsonObject = {"type": "string", "format": "date-time"}
+SIDE: JsonObject = {
+    "type": "string",
+    "enum": ["own", "scenario"],
+    "description": "Who made it: the shim's endpoint, or Scenario",
+}
+_STATUS: JsonObject = {"type": "string", "enum": [each.value for each in Status]}
+_AS_SENT: JsonObject = {"type": ["number", "string"], "description": "As in the request"}
+_ANY_OBJECT: JsonObject = {"type": "object", "additionalProperties": True}
+_COUNTS: JsonObject = {"type": "object", "additionalProperties": INTEGER}
+_OWNERS = {"authorId": TEXT, "ownerId": TEXT}
+_TIMES = {"createdAt": TIME, "updatedAt": TIME}
+
+
+def reference(name: str) -> JsonObject:
+    """Return a reference to one of SCHEMAS."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def array(items: JsonObject) -> JsonObject:
+    """Return the schema of an array."""
+    return {"type": "array", "items": items}
+
+
+def record(required: Mapping[str, JsonObject], optional: Mapping[str, JsonObject] | None = None) -> JsonObject:
+    """Return the schema of an object with these fields."""
+    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
+COST: Mapping[str, JsonObject] = {
+    "creativeUnitsCost": NUMBER,
+    "creativeUnitsDiscount": NUMBER,
+    "costDetails": {"type": "object", "additionalProperties": NUMBER},
+}
+OWN_COST: Mapping[str, JsonObject] = {"estimatedUsd": NUMBER}
+"""The cost fields of own jobs only."""
+
+SCHEMAS: Mapping[str, JsonObject] = {
+    "Error": record(
+        {"reason": TEXT, "message": TEXT, "trace_id": TEXT},
+        {
+            "side": {"const": "scenario", "description": "Scenario responded with this error"},
+            "may_run": {"type": "boolean", "description": "Whether the request may have started a job"},
+            "remainingSeconds": NUMBER,
+            "actionName": TEXT,
+            "actionLimit": NUMBER,
+        },
+    ),
+    "Job": record(
+        {
+            "jobId": TEXT,
+            "id": TEXT,
+            "jobType": TEXT,
+            "status": _STATUS,
+            "progress": {"type": "number", "minimum": 0, "maximum": 1},
+            "statusHistory": array(record({"date": TIME, "status": _STATUS})),
+            **_TIMES,
+            "metadata": reference("JobMetadata"),
+        },
+        {**_OWNERS, "billing": record({"cuCost": NUMBER, "cuDiscount": NUMBER}), "error": TEXT},
+    ),
+    "JobMetadata": record(
+        {"input": _ANY_OBJECT, "assetIds": TEXTS, "side": SIDE},
+        {
+            "output": _ANY_OBJECT,
+            "endpointJobId": {"type": "string", "description": "The job's id at your endpoint"},
+            "hint": {"type": "string", "description": "The fields that were ignored or changed"},
+            "error": TEXT,
+            "errorCode": {"type": "string", "description": "A code of docs/errors.md"},
+        },
+    ),
+    "Inference": record(
+        {
+            "id": TEXT,
+            "modelId": TEXT,
+            "status": {"type": "string", "description": "`succeeded`, `failed` or `canceled`, or a status of a job"},
+            "progress": NUMBER,
+            "createdAt": TIME,
+            "parameters": _ANY_OBJECT,
+            "images": array(record({"id": TEXT, "url": TEXT, "seed": TEXT})),
+            "imagesNumber": INTEGER,
+        },
+        {"error": TEXT},
+    ),
+    "Asset": record(
+        {
+            "id": TEXT,
+            "url": {"type": "string", "description": "The image. The URL is signed and expires"},
+            "mimeType": TEXT,
+            "kind": TEXT,
+            "source": TEXT,
+            "status": {"type": "string", "enum": ["pending", "success", "error"]},
+            "metadata": reference("AssetMetadata"),
+            "properties": record({"size": INTEGER}, {"width": INTEGER, "height": INTEGER}),
+            **_OWNERS,
+            "privacy": {"type": "string", "enum": ["private", "public", "unlisted"]},
+            "tags": TEXTS,
+            "collectionIds": TEXTS,
+            "editCapabilities": TEXTS,
+            **_TIMES,
+        },
+        {"isHidden": SWITCH, "outputIndex": INTEGER},
+    ),
+    "AssetMetadata": record(
+        {"kind": TEXT, "type": TEXT, "side": SIDE},
+        {
+            "name": TEXT,
+            "width": INTEGER,
+            "height": INTEGER,
+            "size": INTEGER,
+            "prompt": TEXT,
+            "negativePrompt": TEXT,
+            "guidance": _AS_SENT,
+            "numInferenceSteps": _AS_SENT,
+            "strength": NUMBER,
+            "scheduler": TEXT,
+            "seed": TEXT,
+            "modelId": TEXT,
+            "inferenceId": {"type": "string", "description": "The id of the job that made the image"},
+            "outputIndex": INTEGER,
+        },
+    ),
+    "Upload": record(
+        {
+            "id": TEXT,
+            "status": {
+                "type": "string",
+                "enum": ["pending", "validating", "validated", "imported", "complete", "failed"],
+            },
+            "fileName": TEXT,
+            "kind": TEXT,
+            "source": TEXT,
+            **_OWNERS,
+            **_TIMES,
+        },
+        {
+            "contentType": TEXT,
+            "fileSize": INTEGER,
+            "partsCount": INTEGER,
+            "parts": array(record({"number": INTEGER, "url": TEXT, "expires": TIME})),
+            "entityId": {"type": "string", "description": "The id of the asset, when the status is `imported`"},
+            "errorMessage": TEXT,
+        },
+    ),
+    "Model": record(
+        {
+            "id": TEXT,
+            "type": TEXT,
+            "status": TEXT,
+            "privacy": TEXT,
+            "source": TEXT,
+            "capabilities": TEXTS,
+            "collectionIds": TEXTS,
+            "tags": TEXTS,
+            "custom": SWITCH,
+            "exampleAssetIds": TEXTS,
+            "trainingImagesNumber": INTEGER,
+            **_TIMES,
+        },
+        {"name": TEXT, "inputs": array(reference("ModelInput"))},
+    ),
+    "ModelInput": record(
+        {"name": TEXT, "type": TEXT},
+        {
+            "min": NUMBER,
+            "max": NUMBER,
+            "step": NUMBER,
+            "maxLength": INTEGER,
+            "allowedValues": array({"type": ["string", "number"]}),
+            "default": {"type": ["string", "number", "boolean"]},
+            "required": record({}, {"always": SWITCH}),
+            "kind": TEXT,
+        },
+    ),
+}
+"""The schemas by their names in the OpenAPI document."""
+
+_INFERENCE = {"inference": reference("Inference")}
+OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
+    "POST /models/{modelId}/inferences": _INFERENCE,
+    "GET /models/{modelId}/inferences/{inferenceId}": _INFERENCE,
+    "PUT /assets/{assetId}/tags": {"added": TEXTS, "deleted": TEXTS},
+    "POST /assets/{assetId}/download": {"url": TEXT, "mimeType": TEXT},
+    "GET /shim/overview": {
+        "health": record({"why": TEXT, "sentence": TEXT, "workers": _COUNTS}),
+        "cost": record({"jobs": INTEGER, "seconds": NUMBER, "usd": NUMBER}),
+        "scenario": record({"jobs": INTEGER, "creative_units": NUMBER}),
+    },
+}
+"""For each route, the fields of a response that `result_key` and the cost do not cover."""

@@ -1,0 +1,75 @@
+"""The models of a studio: maps Scenario's model ids to a workflow, its inputs, and LoRA files. Pure.
+
+SCENARIO_SHIM_MODELS has the table, SCENARIO_SHIM_LORAS its short form for models that are one LoRA. `comfy-client
+scenario models` writes the table from the account's list, with `loras: null` for each model that nobody has mapped yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comfy_core.contract import JsonObject
+
+EXAMPLE = '{"model_abc": {"loras": [{"name": "knight.safetensors", "strength": 0.8}], "inputs": {"guidance": 4}}}'
+_KEYS = frozenset({"name", "workflow", "inputs", "loras"})
+
+
+@dataclass(frozen=True)
+class StudioModel:
+    """One model of a studio.
+
+    Attributes:
+        name: the name in lists of models.
+        workflow: the workflow that generates the images. Empty: the one of the request's task.
+        inputs: values for the workflow's inputs that a request does not set.
+        loras: the LoRAs, as in docs/api.md.
+    """
+
+    name: str
+    workflow: str = ""
+    inputs: JsonObject = field(default_factory=dict)
+    loras: tuple[JsonObject, ...] = ()
+
+
+def parse_studio_models(text: str) -> dict[str, StudioModel]:
+    """Return the models by id. `text` is a JSON object, or the path of a file that contains one. Raises ValueError."""
+    try:
+        return {model_id: _parse(model_id, entry) for model_id, entry in read_table(text).items() if _is_mapped(entry)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"must be a JSON object such as {EXAMPLE}, or the path of such a file ({error})") from error
+
+
+def read_table(text: str) -> JsonObject:
+    """Return the JSON object that `text` is, or that the file at the path `text` contains."""
+    table: JsonObject = json.loads(
+        (text or "{}") if text.startswith("{") or not text else Path(text).read_text("utf-8")
+    )
+    return table
+
+
+def lora_model(file: str) -> StudioModel:
+    """Return the model for an entry of SCENARIO_SHIM_LORAS."""
+    return StudioModel(file, loras=({"name": file, "strength": 1.0},))
+
+
+def _is_mapped(entry: object) -> bool:
+    return not (isinstance(entry, Mapping) and "loras" in entry and entry["loras"] is None)
+
+
+def _parse(model_id: str, entry: object) -> StudioModel:
+    match entry:
+        case {**given} if not given.keys() - _KEYS:
+            name, workflow = str(given.get("name") or model_id), str(given.get("workflow", ""))
+            inputs, loras = given.get("inputs", {}), given.get("loras", [])
+            if isinstance(inputs, dict) and isinstance(loras, list) and all(isinstance(each, dict) for each in loras):
+                return StudioModel(name, workflow, inputs, tuple(loras))
+    raise ValueError(f"the entry {model_id!r} must have the keys {', '.join(sorted(_KEYS))}")
+
+
+def unmapped_table(records: Iterable[JsonObject], known: Mapping[str, object]) -> JsonObject:
+    """Return the table for the models of an account. Entries of `known` are kept, and the others are to be mapped."""
+    listed = {str(each["id"]): {"name": each.get("name") or each["id"], "loras": None} for each in records}
+    return {**listed, **known}
