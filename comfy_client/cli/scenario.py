@@ -1,4 +1,4 @@
-"""The command `scenario`: serves the shim, and changes its routing table."""
+"""The command `scenario`: serves the shim, changes its routing table, and copies assets from and to Scenario."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from comfy_client.cli.call import JSON, Call, Command, print_url
 from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_port
+from comfy_client.cli.transfer import export_assets, import_library
 
 if TYPE_CHECKING:
     from comfy_client.gateway.scenario.bridge.routing import RoutingRule
@@ -20,10 +21,12 @@ SCENARIO_FLAGS: Sequence[Flag] = (
     Flag(
         ("action",),
         "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start. `route`: show "
-        "the routing table, or change it. A running server uses the new table at once. "
-        "`models`: print the table for SCENARIO_SHIM_MODELS, with every private model of the account at Scenario.",
-        "serve|route|models",
-        {"choices": ["serve", "route", "models"]},
+        "the routing table, or change it. A running server uses the new table at once. `models`: print the table for "
+        "SCENARIO_SHIM_MODELS, with every private model of the account at Scenario. `import`: copy every image of "
+        "the Scenario project to the folder. `export`: upload every own asset to Scenario. For import and export, stop "
+        "the server; both continue where an earlier run ended.",
+        "serve|route|models|import|export",
+        {"choices": ["serve", "route", "models", "import", "export"]},
     ),
     Flag(
         ("changes",),
@@ -57,7 +60,13 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 
 def _scenario(call: Call) -> int:
-    actions: dict[str, Callable[[Call], int]] = {"serve": _serve, "route": _route, "models": _models}
+    actions: dict[str, Callable[[Call], int]] = {
+        "serve": _serve,
+        "route": _route,
+        "models": _models,
+        "import": import_library,
+        "export": export_assets,
+    }
     if call.options.changes and call.options.action != "route":
         raise UsageError("only `scenario route` takes CAPABILITY=SIDE")
     return actions[call.options.action](call)

@@ -14,8 +14,9 @@ from typing import Self, TypeAlias
 from aiohttp import hdrs, web
 from PIL import Image
 
-from .faults import Cut, ScenarioDrop, ScenarioFaults, ScenarioResponse
-from .records import Asset, Record, ScenarioJob, new_id, noise_png
+from .faults import ScenarioDrop, ScenarioFaults, ScenarioResponse
+from .records import Asset, Record, ScenarioJob, noise_png
+from .responses import changed_by_fault, dropped, problem, response_of
 
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -89,6 +90,13 @@ class ScenarioSimulator:
         """Return the environment variables of the provider `scenario`, without IMAGE_GENERATION_PROVIDER."""
         return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
 
+    def add_images(self, count: int) -> None:
+        """Add `count` different small images with tags, as if they had been uploaded."""
+        for number in range(count):
+            asset = Asset(noise_png(8, 8, number), "image/png", "uploaded", {"name": f"{number}.png"})
+            asset.tags = [f"tag {number}"]
+            self.assets[asset.asset_id] = asset
+
     def held_jobs(self) -> list[ScenarioJob]:
         """Return the unfinished jobs at the progress at which `hold_job` holds a job."""
         return [job for job in self.jobs.values() if job.progress == HELD_PROGRESS and not job.is_final]
@@ -128,21 +136,16 @@ class ScenarioSimulator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await runner.cleanup()
 
-    async def _handle(self, name: str, route: Route, request: web.Request) -> web.Response:
+    async def _handle(self, name: str, route: Route, request: web.Request) -> web.StreamResponse:
         self.calls.append(f"{request.method} {request.path}")
         if name != "image" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
         fault = self.faults.take_fault(name)
         if isinstance(fault, ScenarioResponse):
-            return _response_of(fault)
+            return response_of(fault)
         if isinstance(fault, ScenarioDrop) and not fault.after_handling:
-            return _dropped(request)
-        response = await route(request)
-        if isinstance(fault, ScenarioDrop):
-            return _dropped(request)
-        if isinstance(fault, Cut) and isinstance(response.body, bytes):
-            return web.Response(body=response.body[: len(response.body) // 2], content_type="image/png")
-        return response
+            return dropped(request)
+        return await changed_by_fault(fault, request, await route(request))
 
     async def _generate(self, request: web.Request) -> web.Response:
         body: Record = await request.json()
@@ -236,7 +239,7 @@ class ScenarioSimulator:
                 mime_type = Image.MIME[image.format or ""]
         except (binascii.Error, OSError, KeyError):
             return problem(400, "Not an image")
-        asset = Asset(data, mime_type, "uploaded")
+        asset = Asset(data, mime_type, "uploaded", {"name": body.get("name")})
         self.assets[asset.asset_id] = asset
         return web.json_response({"asset": asset.record(self._origin)})
 
@@ -248,9 +251,10 @@ class ScenarioSimulator:
         """Return a page of assets, oldest first. The token is the number of assets on the pages before."""
         begin = int(request.query.get("paginationToken", "0"))
         end = begin + int(request.query.get("pageSize", "50"))
-        page = list(self.assets.values())[begin:end]
-        more = {"nextPaginationToken": str(end)} if end < len(self.assets) else {}
-        return web.json_response({"assets": [asset.record(self._origin) for asset in page], **more})
+        since = request.query.get("createdAfter", "")
+        found = [asset for asset in self.assets.values() if asset.created_at > since]
+        more = {"nextPaginationToken": str(end)} if end < len(found) else {}
+        return web.json_response({"assets": [asset.record(self._origin) for asset in found[begin:end]], **more})
 
     async def _delete_assets(self, request: web.Request) -> web.Response:
         for asset_id in (await request.json())["assetIds"]:
@@ -262,7 +266,8 @@ class ScenarioSimulator:
         if asset is None:
             return problem(404, "Asset not found")
         body: Record = await request.json()
-        asset.tags = [each for each in asset.tags if each not in body.get("delete", [])] + body.get("add", [])
+        tags = dict.fromkeys([*asset.tags, *body.get("add", [])])
+        asset.tags = [each for each in tags if each not in body.get("delete", [])]
         return web.json_response({"added": body.get("add", []), "deleted": body.get("delete", [])})
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -318,22 +323,3 @@ def _input_error(body: Record) -> str:
     if len(body.get("loras", [])) != len(body.get("lorasScale", [])):
         return "Input lorasScale must have one number for each of loras"
     return ""
-
-
-def problem(status: int, reason: str) -> web.Response:
-    """Return an error in Scenario's format."""
-    return web.json_response({"reason": reason, "trace_id": new_id("trace")}, status=status)
-
-
-def _response_of(fault: ScenarioResponse) -> web.Response:
-    if fault.body is None:
-        return problem(fault.status, "internal error")
-    if isinstance(fault.body, str):
-        return web.Response(status=fault.status, text=fault.body, content_type="text/html")
-    return web.json_response(dict(fault.body), status=fault.status)
-
-
-def _dropped(request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()

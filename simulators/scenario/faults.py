@@ -8,6 +8,8 @@
 | fail_job(error, hint) | the next job ends as `failure`, with these texts in its metadata |
 | hold_job() | the next job stays at 40 % until release(), or until it is cancelled |
 | wait_in_queue(seconds) | jobs are `queued`, then `warming-up`, for `seconds` |
+| stall(route, seconds, times) | the request is handled, and the response comes `seconds` later, or at clear() |
+| cut_response(route, times) | the request is handled, and the connection is closed after half of the response |
 | cut_image(times) | only half of the bytes of an image, with that Content-Length |
 | lose_assets() | jobs succeed without assets |
 | release() | the held job continues |
@@ -51,6 +53,25 @@ class Cut:
     route: Route = "image"
 
 
+@dataclass(frozen=True)
+class ScenarioStall:
+    """A response that comes late. `is_over` ends the wait early."""
+
+    route: Route
+    seconds: float
+    is_over: threading.Event
+
+
+@dataclass(frozen=True)
+class ScenarioBreak:
+    """A response whose connection is closed after half of the bytes."""
+
+    route: Route
+
+
+ScenarioFault: TypeAlias = ScenarioResponse | ScenarioDrop | Cut | ScenarioStall | ScenarioBreak
+
+
 class ScenarioFaults:
     """The methods that inject faults, and the faults that have not happened yet."""
 
@@ -58,6 +79,7 @@ class ScenarioFaults:
         self._lock = threading.Lock()
         self.failure: dict[str, str] = {}
         self.released = threading.Event()
+        self._stalls_end = threading.Event()
         self.clear()
 
     def respond(self, route: Route, status: int, times: int = 1, body: Body = None) -> None:
@@ -95,6 +117,14 @@ class ScenarioFaults:
         """Make jobs wait before they start."""
         self.queue_s = seconds
 
+    def stall(self, route: Route, seconds: float = 600.0, times: int = 1) -> None:
+        """Handle the next requests of a route at once, and send their responses `seconds` later, or at `clear`."""
+        self._arm(ScenarioStall(route, seconds, self._stalls_end), times)
+
+    def cut_response(self, route: Route, times: int = 1) -> None:
+        """Handle the next requests of a route, and close the connection after half of the response."""
+        self._arm(ScenarioBreak(route), times)
+
     def cut_image(self, times: int = 1) -> None:
         """Send only half of the bytes of the next images."""
         self._arm(Cut(), times)
@@ -106,14 +136,16 @@ class ScenarioFaults:
     def clear(self) -> None:
         """Remove all faults."""
         with self._lock:
-            self._armed: list[ScenarioResponse | ScenarioDrop | Cut] = []
+            self._armed: list[ScenarioFault] = []
+        self._stalls_end.set()
+        self._stalls_end = threading.Event()
         self.failure = {}
         self.queue_s = 0.0
         self.loses_assets = False
         self._holds = False
         self.released.set()
 
-    def take_fault(self, route: str) -> ScenarioResponse | ScenarioDrop | Cut | None:
+    def take_fault(self, route: str) -> ScenarioFault | None:
         """Remove and return the next fault of a request, or None."""
         with self._lock:
             for index, fault in enumerate(self._armed):
@@ -121,6 +153,6 @@ class ScenarioFaults:
                     return self._armed.pop(index)
         return None
 
-    def _arm(self, fault: ScenarioResponse | ScenarioDrop | Cut, times: int) -> None:
+    def _arm(self, fault: ScenarioFault, times: int) -> None:
         with self._lock:
             self._armed += [fault] * times

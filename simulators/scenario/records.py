@@ -97,6 +97,7 @@ class Asset:
     signature: str = field(default_factory=lambda: secrets.token_hex(8))
     created_at: str = field(default_factory=now)
     tags: list[str] = field(default_factory=list)
+    kind: str = "image"
 
     def record(self, base_url: str) -> Record:
         """Return `asset` in the response of GET assets/{id}."""
@@ -104,7 +105,7 @@ class Asset:
             "id": self.asset_id,
             "url": f"{base_url}/assets/{self.asset_id}?p=100&Signature={self.signature}",
             "mimeType": self.mime_type,
-            "kind": "image",
+            "kind": self.kind,
             "source": self.source,
             "status": "success",
             "metadata": {"kind": "image", "type": self.source, "size": len(self.data), **self.metadata},

@@ -1,10 +1,12 @@
-"""`comfy-client scenario route` and `scenario models`."""
+"""`comfy-client scenario`: `route`, `models`, and the error of `import` and `export` without Scenario's key."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from pathlib import Path
+
+import pytest
 
 from comfy_client.gateway.scenario.bridge.routing import RoutingRule, RoutingTable
 from comfy_client.gateway.scenario.models import Side
@@ -24,6 +26,16 @@ def test_the_command_shows_and_changes_the_table(shell: Shell, tmp_path: Path) -
     assert "txt2img" not in changed.out
     assert refused.status == 2
     assert RoutingTable(tmp_path).rules == {"img2img": RoutingRule(Side.SCENARIO)}
+
+
+@pytest.mark.parametrize("action", ["import", "export"])
+def test_a_transfer_needs_scenario_s_key(shell: Shell, tmp_path: Path, action: str) -> None:
+    """Without the key, the command exits with status 3, names the variables, and does not create the folder."""
+    refused = shell("scenario", action, f"--data={tmp_path / 'shim'}")
+
+    assert refused.status == 3
+    assert "SCENARIO_SHIM_UPSTREAM_API_KEY" in refused.err
+    assert not (tmp_path / "shim").exists()
 
 
 def test_the_models_of_the_account_are_listed_for_the_table(shell: Shell) -> None:

@@ -20,6 +20,7 @@ from comfy_core.request.encoded import decode_base64
 MAX_BULK = 200
 MAX_DELETED = 100
 _MAX_TAGS = 100
+_TAG_FIELDS = ("add", "delete")
 UNKNOWN_ASSET_ADVICE = (
     "The shim only has assets that were generated or uploaded here with this key. If this is an asset of Scenario, set "
     "SCENARIO_SHIM_UPSTREAM_API_KEY, so that the shim copies it (docs/bridge.md), or download it there, upload it here "
@@ -92,7 +93,8 @@ class Assets:
 
     async def find(self, owner: str, asset_id: str) -> ShimAsset:
         """Return an asset that the owner may see. Raises ShimError (404)."""
-        await self.copy_missing([asset_id])
+        if self._bridge is not None and is_asset_id(asset_id):
+            await self._bridge.copied(asset_id)
         asset = self._store.asset(asset_id, owner)
         if asset is None:
             advice = UNKNOWN_ASSET_ADVICE if self._bridge is None else "Scenario has no image with this id either"
@@ -120,9 +122,14 @@ class Assets:
     async def delete(self, owner: str, body: object) -> JsonObject:
         """Delete assets by id (`DELETE /assets`), and the image files that nothing else uses. Unknown ids are ignored.
 
-        Raises ShimError (400).
+        With a key of Scenario, the assets and ids that the shim does not have are first deleted there. If that fails,
+        nothing is deleted here. Raises ShimError.
         """
-        rows = [row for each in _ids(body, MAX_DELETED) if (row := self._store.asset(each, owner)) is not None]
+        ids = _ids(body, MAX_DELETED)
+        rows = [row for each in ids if (row := self._store.asset(each, owner)) is not None]
+        if self._bridge is not None:
+            unknown = [each for each in ids if is_asset_id(each) and self._store.asset(each) is None]
+            await self._bridge.delete(rows, unknown)
         self._store.delete_assets([row.id for row in rows])
         await self._storage.delete_unused(*(row.sha256 for row in rows))
         return {}
@@ -131,32 +138,17 @@ class Assets:
         """Add and remove tags (`PUT /assets/{id}/tags`).
 
         Raises ShimError: 404, or 400 for invalid lists or too many tags. With `strict`, adding an existing tag or
-        removing a missing tag also raises ShimError (400).
+        removing a missing tag also raises ShimError (400). Tags of an asset that is also at Scenario are first changed
+        there. If that fails, they do not change here.
         """
         asset = await self.find(owner, asset_id)
-        given = body if isinstance(body, dict) else {}
-        added, deleted = (_tags(given.get(name), name) for name in ("add", "delete"))
-        if given.get("strict"):
-            faults = [
-                Fault("add", f"has {tag[:40]!r}, which the asset already has") for tag in added if tag in asset.tags
-            ]
-            faults += [
-                Fault("delete", f"has {tag[:40]!r}, which the asset does not have")
-                for tag in deleted
-                if tag not in asset.tags
-            ]
-            if faults:
-                raise bad_request(faults)
-        tags = tuple(dict.fromkeys(tag for tag in (*asset.tags, *added) if tag not in deleted))
-        if len(tags) > _MAX_TAGS:
-            raise bad_request(
-                [Fault("add", f"would result in {len(tags)} tags; an asset can have at most {_MAX_TAGS}")]
-            )
-        self._store.add(replace(asset, tags=tags, updated_at=self._storage.clock()))
-        return {
-            "added": [tag for tag in added if tag not in asset.tags],
-            "deleted": [tag for tag in deleted if tag in asset.tags],
-        }
+        change = _tag_change(asset, body)
+        if self._bridge is not None:
+            await self._bridge.change_tags(asset, {name: tags for name in _TAG_FIELDS if (tags := _tags(body, name))})
+            asset = await self.find(owner, asset_id)  # It may have changed during the call.
+            change = _tag_change(asset, body)
+        self._store.add(replace(asset, tags=change.tags, updated_at=self._storage.clock()))
+        return {"added": change.added, "deleted": change.deleted}
 
     async def download(self, owner: str, asset_id: str, body: object) -> JsonObject:
         """Return an asset's download URL, optionally in another format (`POST /assets/{id}/download`).
@@ -210,7 +202,38 @@ def _ids(body: object, maximum: int) -> Sequence[str]:
     raise bad_request([Fault("assetIds", "must be a list of asset ids")])
 
 
-def _tags(value: object, name: str) -> list[str]:
+@dataclass(frozen=True)
+class _TagChange:
+    """The tags of an asset after a change, and the tags that the change adds and deletes."""
+
+    tags: tuple[str, ...]
+    added: list[str]
+    deleted: list[str]
+
+
+def _tag_change(asset: ShimAsset, body: object) -> _TagChange:
+    """Return the result of a tags request. Raises ShimError (400)."""
+    added, deleted = (_tags(body, name) for name in _TAG_FIELDS)
+    if isinstance(body, dict) and body.get("strict"):
+        faults = [Fault("add", f"has {tag[:40]!r}, which the asset already has") for tag in added if tag in asset.tags]
+        faults += [
+            Fault("delete", f"has {tag[:40]!r}, which the asset does not have")
+            for tag in deleted
+            if tag not in asset.tags
+        ]
+        if faults:
+            raise bad_request(faults)
+    tags = tuple(dict.fromkeys(tag for tag in (*asset.tags, *added) if tag not in deleted))
+    if len(tags) > _MAX_TAGS:
+        raise bad_request([Fault("add", f"would result in {len(tags)} tags; an asset can have at most {_MAX_TAGS}")])
+    return _TagChange(
+        tags, [tag for tag in added if tag not in asset.tags], [tag for tag in deleted if tag in asset.tags]
+    )
+
+
+def _tags(body: object, name: str) -> list[str]:
+    """Return a list of tags in a tags request. Raises ShimError (400)."""
+    value = body.get(name) if isinstance(body, dict) else None
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(each, str) and 0 < len(each) <= 64 for each in value):  # noqa: PLR2004 - a tag's length

@@ -129,7 +129,11 @@ class ShimAsset:
 
 @dataclass(frozen=True)
 class AssetLink:
-    """The asset `id` of the shim was uploaded to Scenario, where its id is `scenario_id`."""
+    """The asset `id` of the shim was uploaded to Scenario, where its id is `scenario_id`.
+
+    `scenario_id` is empty from just before the upload until its end. The outcome of an upload that left it empty is
+    unknown.
+    """
 
     id: str
     scenario_id: str

@@ -202,6 +202,7 @@ OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
     "GET /shim/overview": {
         "health": record({"why": TEXT, "sentence": TEXT, "workers": _COUNTS}),
         "cost": record({"jobs": INTEGER, "seconds": NUMBER, "usd": NUMBER}),
+        "scenario": record({"jobs": INTEGER, "creative_units": NUMBER}),
     },
 }
 """For each route, the fields of a response that `result_key` and the cost do not cover."""

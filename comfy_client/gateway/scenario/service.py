@@ -327,12 +327,17 @@ class ShimService:
         return job_record(job, self._settings.costs)
 
     async def overview(self, owner: str) -> JsonObject:
-        """Return the endpoint's health and the cost so far, for the web page at `/`."""
+        """Return the endpoint's health, and the cost so far of an owner's own and forwarded jobs."""
         count, seconds = self._store.runs_and_seconds(owner)
+        forwarded, units = self._store.forwarded_jobs_and_units(owner)
         usd = job_usd(seconds, self._settings.costs.usd_per_s)
         try:
             health = await asyncio.to_thread(self._client.health)
             state: JsonObject = {"why": health.why, "sentence": health.sentence, "workers": dict(health.workers)}
         except ComfyClientError as error:
             state = {"why": "unreachable", "sentence": str(error), "workers": {}}
-        return {"health": state, "cost": {"jobs": count, "seconds": round(seconds, 1), "usd": round(usd, 4)}}
+        return {
+            "health": state,
+            "cost": {"jobs": count, "seconds": round(seconds, 1), "usd": round(usd, 4)},
+            "scenario": {"jobs": forwarded, "creative_units": round(units, 2)},
+        }

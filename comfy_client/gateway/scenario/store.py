@@ -27,6 +27,7 @@ from comfy_client.gateway.scenario.models import (
     ShimAsset,
     ShimJob,
     ShimUpload,
+    Side,
 )
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
@@ -167,8 +168,12 @@ class Store:
         return self._find(ShimJob, job_id, owner)
 
     def asset(self, asset_id: str, owner: str | None = None) -> ShimAsset | None:
-        """Return an asset or None. With `owner`, only if that owner may see it."""
-        return self._find(ShimAsset, asset_id, owner)
+        """Return an asset or None. With `owner`, only if that owner may see it.
+
+        The id of an own asset's copy at Scenario is another id of that own asset.
+        """
+        own_id = next((link.id for link in self.links_to([asset_id])), asset_id)
+        return self._find(ShimAsset, own_id, owner)
 
     def upload(self, upload_id: str, owner: str | None = None) -> ShimUpload | None:
         """Return an upload or None. With `owner`, only if the upload belongs to that owner."""
@@ -223,6 +228,20 @@ class Store:
         """Return the link of the shim's asset `asset_id` to its copy at Scenario, or None."""
         return self._find(AssetLink, asset_id, None)
 
+    def links(self) -> list[AssetLink]:
+        """Return the links whose copy at Scenario has an id, oldest first."""
+        rows = self._rows("SELECT * FROM links WHERE scenario_id != '' ORDER BY created_at, id")
+        return [self._read(AssetLink, row) for row in rows]
+
+    def own_assets_without_link(self) -> list[str]:
+        """Return the ids of all owners' own assets that have no copy at Scenario, oldest first."""
+        rows = self._rows(
+            "SELECT id FROM assets WHERE side = ? AND id NOT IN (SELECT id FROM links WHERE scenario_id != '') "
+            "ORDER BY created_at, id",
+            (Side.OWN.value,),
+        )
+        return [str(row["id"]) for row in rows]
+
     def links_to(self, scenario_ids: Collection[str]) -> list[AssetLink]:
         """Return the links whose copy at Scenario has one of these ids."""
         rows = self._rows(
@@ -267,10 +286,11 @@ class Store:
         return [self._read(ShimUpload, row) for row in rows]
 
     def delete_assets(self, asset_ids: Sequence[str]) -> None:
-        """Delete assets from the database. Their image files are not deleted."""
+        """Delete assets and their links from the database. Their image files are not deleted."""
         with self._transaction():
             for each in asset_ids:
                 self._rows("DELETE FROM assets WHERE id = ?", (each,))
+                self._rows("DELETE FROM links WHERE id = ?", (each,))
 
     def is_used(self, sha256: str) -> bool:
         """Return whether an asset or an unfinished job uses an image."""
@@ -286,6 +306,14 @@ class Store:
         [found] = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(execution_s), 0) FROM jobs WHERE owner = ? AND execution_s IS NOT NULL",
             (owner,),
+        )
+        return int(found[0]), float(found[1])
+
+    def forwarded_jobs_and_units(self, owner: str) -> tuple[int, float]:
+        """Return the number of an owner's forwarded jobs, and the creative units that Scenario announced for them."""
+        [found] = self._rows(
+            "SELECT COUNT(*), COALESCE(SUM(scenario_units), 0) FROM jobs WHERE owner = ? AND side = ?",
+            (owner, Side.SCENARIO.value),
         )
         return int(found[0]), float(found[1])
 

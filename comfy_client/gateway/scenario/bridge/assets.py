@@ -13,6 +13,8 @@ import datetime as dt
 import json
 import logging
 from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -30,8 +32,18 @@ PART_BYTES = 5 * 1024 * 1024
 TRANSFERS_AT_ONCE = 8
 UPLOAD_POLL_S = 0.5
 UPLOAD_PATIENCE_S = 120.0
+PAGE_SIZE = 100
+"""Assets on one page of Scenario's list."""
+MAX_CLOCK_ERROR_S = 3600.0
+"""Maximum difference between Scenario's clock and the shim's."""
+MAX_STEM, MAX_SUFFIX = 150, 10
+"""Maximum characters of a name and its suffix at Scenario, besides the own id."""
 
 _log = logging.getLogger(__name__)
+
+
+class NotCopied(ShimError):  # noqa: N818 - the state of an asset
+    """Scenario sent an image that cannot be read."""
 
 
 class AssetBridge:
@@ -45,36 +57,51 @@ class AssetBridge:
         self._slots = asyncio.Semaphore(TRANSFERS_AT_ONCE)
 
     async def copy_missing(self, asset_ids: Iterable[str]) -> None:
-        """Copy those assets that the shim does not have. Ids that Scenario does not have either are ignored.
+        """Copy those assets that the shim does not have.
 
-        Raises ShimError if Scenario does not respond or refuses.
+        Ids that Scenario does not have and images that cannot be read are ignored. Raises ShimError if Scenario does
+        not respond or refuses.
         """
         missing = [each for each in dict.fromkeys(asset_ids) if self._store.asset(each) is None]
-        await asyncio.gather(*(self.copied(each) for each in missing))
+        await asyncio.gather(*(self._copied_if_readable(each) for each in missing))
 
-    async def copied(self, asset_id: str) -> ShimAsset | None:
-        """Return the copy of an asset of Scenario, made now if necessary. None if it is not there or not an image."""
+    async def _copied_if_readable(self, asset_id: str) -> None:
+        try:
+            await self.copied(asset_id)
+        except NotCopied as error:
+            _log.warning("%s", error)
+
+    async def copied(self, asset_id: str, record: JsonObject | None = None) -> ShimAsset | None:
+        """Return the copy of an asset of Scenario, made now if necessary. None if it is not there or not an image.
+
+        `record` is Scenario's record of the asset, if the caller has it. Raises ShimError, and NotCopied if Scenario's
+        image cannot be read.
+        """
         async with self._locks.setdefault(asset_id, asyncio.Lock()), self._slots:
             if (known := self._store.asset(asset_id)) is not None:
                 return known
-            try:
-                _, response = await self._upstream.json(UpstreamCall("GET", f"/assets/{quote(asset_id, safe='')}"))
-            except UpstreamRefused as refusal:
-                if refusal.status == NOT_FOUND:
-                    return None
-                raise
-            record = json_object(response.get("asset"))
+            record = record or await self._record(asset_id)
             if record.get("kind") != "image" or not record.get("url"):
                 return None
             return await self._store_copy(asset_id, str(record["url"]), record)
 
-    async def _store_copy(self, asset_id: str, url: str, record: JsonObject) -> ShimAsset | None:
+    async def _record(self, asset_id: str) -> JsonObject:
+        """Return Scenario's record of an asset. It is empty if Scenario does not have the asset."""
+        try:
+            _, response = await self._upstream.json(UpstreamCall("GET", _asset_path(asset_id)))
+        except UpstreamRefused as refusal:
+            if refusal.status == NOT_FOUND:
+                return {}
+            raise
+        return json_object(response.get("asset"))
+
+    async def _store_copy(self, asset_id: str, url: str, record: JsonObject) -> ShimAsset:
         data = await self._upstream.download(url, MAX_BYTES)
         try:
             image = await self._storage.checked(data, flatten=False)
         except JobError as error:
-            _log.warning("asset %s of Scenario was not copied: %s", asset_id, error)
-            return None
+            reason = f"Asset {asset_id} of Scenario was not copied: {error.report.message}"
+            raise NotCopied(UNREACHABLE, reason, code=error.code) from error
         metadata = json_object(record.get("metadata"))
         tags = record.get("tags")
         async with self._storage.stored(image) as sha256:
@@ -93,6 +120,7 @@ class AssetBridge:
                 source=str(record.get("source", "")),
                 job_id=str(metadata.get("inferenceId", "")),
                 model_id=str(metadata.get("modelId", "")),
+                is_hidden=record.get("isHidden") is True,
                 tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),
                 side=Side.SCENARIO,
                 scenario_record=record,
@@ -111,17 +139,84 @@ class AssetBridge:
         return {link.id: link.scenario_id for link in links}
 
     async def linked(self, asset: ShimAsset) -> AssetLink:
-        """Return the link of an own asset to its copy at Scenario, which is uploaded now if necessary."""
+        """Return the link of an own asset to its copy at Scenario, which is uploaded now if necessary.
+
+        The link is stored before the upload, so that a copy whose id was lost is found instead of uploaded again.
+        """
         async with self._locks.setdefault(asset.id, asyncio.Lock()), self._slots:
-            if (known := self._store.link(asset.id)) is not None:
+            known = self._store.link(asset.id)
+            if known is not None and known.scenario_id:
                 return known
-            scenario_id = await self._upload(asset)
-            link = AssetLink(asset.id, scenario_id, self._storage.clock())
+            scenario_id = "" if known is None else await self._lost_upload(known)
+            if known is None:
+                known = AssetLink(asset.id, "", self._storage.clock())
+                self._store.add(known)
+            scenario_id = scenario_id or await self._upload(asset)
+            await self._change_tags_at(scenario_id, {"add": list(asset.tags)} if asset.tags else {})
+            link = replace(known, scenario_id=scenario_id)
             await self._storage.write(lambda: self._store.add(link))
-        if asset.tags:
-            body = json.dumps({"add": list(asset.tags)}).encode()
-            await self._upstream.json(UpstreamCall("PUT", f"/assets/{scenario_id}/tags", "", body, "application/json"))
-        return link
+            return link
+
+    async def _lost_upload(self, link: AssetLink) -> str:
+        """Return Scenario's id of a copy whose upload did not end here, or an empty text. Its name has the own id."""
+        since = dt.datetime.fromtimestamp(link.created_at - MAX_CLOCK_ERROR_S, dt.UTC)
+        query = f"&createdAfter={quote(since.isoformat(timespec='milliseconds'))}"
+        records, token = await self.library_page("", query)
+        while True:
+            for record in records:
+                if f"({link.id})" in str(json_object(record.get("metadata")).get("name")):
+                    return str(record.get("id", ""))
+            if not (token and records):
+                return ""
+            records, token = await self.library_page(token, query)
+
+    async def library_page(self, token: str = "", query: str = "") -> tuple[list[JsonObject], str]:
+        """Return a page of Scenario's asset records, oldest first, and the token of the next page or an empty text.
+
+        Raises ShimError.
+        """
+        page = f"&paginationToken={quote(token, safe='')}" if token else ""
+        order = f"pageSize={PAGE_SIZE}&sortBy=createdAt&sortDirection=asc"
+        _, response = await self._upstream.json(UpstreamCall("GET", "/assets", f"{order}{query}{page}"))
+        return list(map(json_object, response.get("assets") or [])), str(response.get("nextPaginationToken") or "")
+
+    async def scenario_id(self, asset: ShimAsset) -> str:
+        """Return the asset's id at Scenario, or an empty text if it is not there. Nothing is uploaded."""
+        if asset.side is Side.SCENARIO:
+            return asset.id
+        link = self._store.link(asset.id)
+        if link is None:
+            return ""
+        return link.scenario_id or await self._lost_upload(link)
+
+    async def change_tags(self, asset: ShimAsset, changes: JsonObject) -> None:
+        """Change the tags of an asset at Scenario, if it is there. Raises ShimError."""
+        if scenario_id := await self.scenario_id(asset):
+            try:
+                await self._change_tags_at(scenario_id, changes)
+            except UpstreamRefused as refusal:
+                if refusal.status != NOT_FOUND:
+                    raise
+
+    async def _change_tags_at(self, scenario_id: str, changes: JsonObject) -> None:
+        if changes:
+            body = json.dumps(changes).encode()
+            await self._upstream.json(
+                UpstreamCall("PUT", f"{_asset_path(scenario_id)}/tags", "", body, "application/json")
+            )
+
+    async def delete(self, assets: Iterable[ShimAsset], unknown_ids: Iterable[str]) -> None:
+        """Delete at Scenario the assets that are there, and the ids that the shim does not have. Raises ShimError."""
+        ids = [scenario_id for each in assets if (scenario_id := await self.scenario_id(each))]
+        ids += unknown_ids
+        if not ids:
+            return
+        body = json.dumps({"assetIds": ids}).encode()
+        try:
+            await self._upstream.json(UpstreamCall("DELETE", "/assets", "", body, "application/json"))
+        except UpstreamRefused as refusal:
+            if refusal.status != NOT_FOUND or len(ids) > 1:  # A single missing asset is already deleted.
+                raise
 
     async def _upload(self, asset: ShimAsset) -> str:
         """Upload an own asset to Scenario and return its id there."""
@@ -129,15 +224,16 @@ class AssetBridge:
         if len(data) > SMALL_UPLOAD_BYTES:
             return await self._upload_in_parts(asset, data)
         image = await asyncio.to_thread(lambda: base64.b64encode(data).decode("ascii"))
-        body = json.dumps({"name": asset.name, "image": f"data:{asset.mime_type};base64,{image}"}).encode()
-        _, response = await self._upstream.json(UpstreamCall("POST", "/assets", "", body, "application/json"))
+        body = {"name": _name_at_scenario(asset), "image": f"data:{asset.mime_type};base64,{image}"}
+        content = json.dumps({**body, **({"hide": True} if asset.is_hidden else {})}).encode()
+        _, response = await self._upstream.json(UpstreamCall("POST", "/assets", "", content, "application/json"))
         if not (scenario_id := json_object(response.get("asset")).get("id")):
             raise _unreadable("upload")
         return str(scenario_id)
 
     async def _upload_in_parts(self, asset: ShimAsset, data: bytes) -> str:
         count = -(-len(data) // PART_BYTES)
-        body = {"fileName": asset.name, "contentType": asset.mime_type, "kind": "image", "parts": count}
+        body = {"fileName": _name_at_scenario(asset), "contentType": asset.mime_type, "kind": "image", "parts": count}
         upload = await self._upload_call("POST", "/uploads", {**body, "fileSize": len(data)})
         for number, part in enumerate(upload.get("parts", [])):
             await self._upstream.put_part(part["url"], data[number * PART_BYTES : (number + 1) * PART_BYTES])
@@ -158,6 +254,16 @@ class AssetBridge:
         if not upload.get("id"):
             raise _unreadable("upload in parts")
         return upload
+
+
+def _asset_path(asset_id: str) -> str:
+    return f"/assets/{quote(asset_id, safe='')}"
+
+
+def _name_at_scenario(asset: ShimAsset) -> str:
+    """Return the name of an own asset's copy, such as `knight (asset_x).png`: people and `_lost_upload` look for it."""
+    name = Path(asset.name)
+    return f"{name.stem[:MAX_STEM]} ({asset.id}){name.suffix[:MAX_SUFFIX]}"
 
 
 def _unreadable(what: str) -> ShimError:

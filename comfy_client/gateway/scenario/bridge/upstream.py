@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import httpx
 
 from comfy_client.gateway.scenario.errors import UNREACHABLE, ShimError
+from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 
@@ -44,6 +45,16 @@ class UpstreamRefused(ShimError):  # noqa: N818 - a response
         kept = {name: headers[name] for name in ("retry-after", "x-should-retry") if name in headers}
         super().__init__(status, reason[:2000], code=ErrorCode.UNRECOGNIZED, headers=kept)
 
+    @property
+    def pause_s(self) -> float | None:
+        """How long Scenario wants the caller to wait, or None if Scenario's response does not say it."""
+        remaining = self._body.get("remainingSeconds")
+        return (
+            float(remaining)
+            if isinstance(remaining, int | float)
+            else parse_retry_after(self.headers.get("retry-after"))
+        )
+
     def body(self, trace_id: str) -> JsonObject:
         """Return Scenario's body, with the fields that every error of the shim has."""
         return {**super().body(trace_id), **self._body, "side": "scenario"}
@@ -63,18 +74,20 @@ class UpstreamCall:
 class Upstream:
     """Scenario's API at `base_url`."""
 
-    def __init__(self, base_url: str, api_key: str, api_secret: str) -> None:
+    def __init__(self, base_url: str, api_key: str, api_secret: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self.base_url = base_url.rstrip("/")
+        timeout = httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
+        limits = httpx.Limits(max_connections=CONNECTIONS)
         self._http = httpx.AsyncClient(
-            auth=httpx.BasicAuth(api_key, api_secret),
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=CONNECTIONS),
-            follow_redirects=False,
+            auth=httpx.BasicAuth(api_key, api_secret), timeout=timeout, limits=limits, follow_redirects=False
         )
+        self._files = httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=True)
+        """The client for URLs that Scenario returned. It does not send the key."""
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+        await self._files.aclose()
 
     async def json(self, call: UpstreamCall) -> tuple[int, JsonObject]:
         """Return the status and the JSON object of a response.
@@ -122,10 +135,7 @@ class Upstream:
         """Return the file at a URL that Scenario returned, without sending the key. Raises ShimError (502)."""
         call = UpstreamCall("GET", "/(an asset's URL)")
         try:
-            async with (
-                httpx.AsyncClient(timeout=self._http.timeout, follow_redirects=True) as files,
-                files.stream("GET", url) as response,
-            ):
+            async with self._files.stream("GET", url) as response:
                 response.raise_for_status()
                 return await self._content(call, response, max_bytes)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -135,8 +145,8 @@ class Upstream:
         """Upload one part of an image to the URL that Scenario returned. Raises ShimError (502)."""
         call = UpstreamCall("PUT", "/(the URL of an upload's part)")
         try:
-            async with httpx.AsyncClient(timeout=self._http.timeout) as files:
-                (await files.put(url, content=data)).raise_for_status()
+            response = await self._files.put(url, content=data, follow_redirects=False)
+            response.raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._lost(call, _reason(error)) from error
 
