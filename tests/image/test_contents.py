@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 MIB = 1024 * 1024
 ALLOWED_EXTRA_BYTES = 100 * MIB
-COMFYUI_REQUIREMENTS = ("aiohttp", "pillow")
+COMFYUI_REQUIREMENTS = ("aiohttp", "numpy", "pillow")
 """Requirements of the substitute for ComfyUI; a real ComfyUI requires torch instead."""
 
 
