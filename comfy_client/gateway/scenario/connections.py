@@ -1,6 +1,6 @@
 """uvicorn's HTTP/1.1 protocol with timeouts for stalled clients and a limit on connections.
 
-uvicorn itself only closes connections that are idle between two requests.
+uvicorn itself only closes connections that are idle between two requests, after its `timeout_keep_alive`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import ClassVar
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_TIMEOUT_S = 10.0
-"""Timeout for the head of a request, counted from the connect or from the end of the previous response."""
+"""Timeout for the head of a connection's first request, counted from the connect."""
+KEEP_ALIVE_S = 75
+"""How long a connection may be idle after a response. Clients and proxies keep connections for a shorter time (Node
+4 s, nginx and AWS load balancers 60 s). Otherwise a request is lost if the shim closes its connection meanwhile."""
 STALL_TIMEOUT_S = 60.0
 """How long a client may stop reading a response."""
 MIN_CONNECTIONS = 64
@@ -24,6 +27,7 @@ class LimitedProtocol(H11Protocol):
 
     max_connections: ClassVar[int] = MAX_CONNECTIONS
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
+    keep_alive_s: ClassVar[float] = KEEP_ALIVE_S
     stall_timeout_s: ClassVar[float] = STALL_TIMEOUT_S
     idle: ClassVar[dict[LimitedProtocol, asyncio.TimerHandle]] = {}
     """The connections without a request in progress, and their timeouts. The longest idle connection is first."""
@@ -34,7 +38,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio does not set it on these sockets.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._begin_idle()
+        self._begin_idle(self.head_timeout_s)
         if len(self.connections) > self.max_connections:
             next(iter(self.idle)).transport.abort()
 
@@ -48,7 +52,7 @@ class LimitedProtocol(H11Protocol):
         """Start the timeout for the next request, unless that request has already arrived."""
         super().on_response_complete()
         if not self._has_request() and not self.transport.is_closing():
-            self._begin_idle()
+            self._begin_idle(self.keep_alive_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timeouts."""
@@ -70,9 +74,9 @@ class LimitedProtocol(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation omits None
         return cycle is not None and not cycle.response_complete
 
-    def _begin_idle(self) -> None:
+    def _begin_idle(self, timeout_s: float) -> None:
         self._end_idle()
-        self.idle[self] = self.loop.call_later(self.head_timeout_s, self.transport.abort)
+        self.idle[self] = self.loop.call_later(timeout_s, self.transport.abort)
 
     def _end_idle(self) -> None:
         if (timer := self.idle.pop(self, None)) is not None:

@@ -68,6 +68,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             server_header=False,
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=list(settings.trusted_proxies),
+            timeout_keep_alive=connections.KEEP_ALIVE_S,
             timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,
         )
         server = uvicorn.Server(config)

@@ -60,6 +60,28 @@ def test_the_oldest_idle_connection_is_closed() -> None:
     assert response.startswith(b"HTTP/1.1 200")
 
 
+def test_a_connection_that_was_used_stays_open_for_the_next_request() -> None:
+    """A connection without a request is closed after `head_timeout_s`; one that had a request is served again."""
+    protocol = type("Short", (limited_protocol(0),), {"head_timeout_s": 0.2})
+
+    async def run_client() -> bytes:
+        server, task, port = await _serving(protocol)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(_REQUEST)
+        await asyncio.wait_for(reader.readuntil(b"here"), _WAIT_S)
+        unused, unused_writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(unused.read(), _WAIT_S) == b""
+        writer.write(_REQUEST)
+        response = await asyncio.wait_for(reader.readuntil(b"here"), _WAIT_S)
+        for each in (writer, unused_writer):
+            each.close()
+        server.should_exit = True
+        await task
+        return response
+
+    assert asyncio.run(run_client()).startswith(b"HTTP/1.1 200")
+
+
 def test_a_caller_that_reads_nothing_is_closed() -> None:
     """If a caller does not read a response, the connection is closed after `stall_timeout_s`."""
     protocol = type("Short", (limited_protocol(0),), {"stall_timeout_s": 0.2})
