@@ -257,11 +257,12 @@ def test_both_ids_of_an_exported_asset_are_valid(
 
 
 def test_a_link_without_an_id_is_not_a_copy(tmp_path: Path) -> None:
-    """An upload whose outcome is unknown counts as not exported."""
+    """An upload whose outcome is unknown counts as not exported, and an empty text is not the id of its asset."""
     [asset_id] = add_own_assets(tmp_path, 1)
     store = Store(tmp_path)
     store.add(AssetLink(asset_id, "", 0.0))
 
     assert store.own_assets_without_link() == [asset_id]
     assert store.links() == []
+    assert store.asset("") is None
     store.close()
