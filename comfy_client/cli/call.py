@@ -21,7 +21,7 @@ _SIGNAL_STATUS = 128
 """The exit status of a command that a signal ended is this number plus the signal's number."""
 
 
-_TERMINATING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+TERMINATING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """SIGHUP means that the terminal was closed. Windows does not have it."""
 
 
@@ -47,7 +47,7 @@ def raise_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.getsignal(each) for each in _TERMINATING_SIGNALS}
+    before = {each: signal.getsignal(each) for each in TERMINATING_SIGNALS}
     for each, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(each, _terminate)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from comfy_client.cli.call import Call, status_of
+from comfy_client.cli.call import TERMINATING_SIGNALS, Call, Terminated, status_of
 from comfy_client.cli.progress import LINE_S, ProgressDisplay, TickingDisplay, columns_of
 from comfy_core.contract import JsonObject
-from comfy_core.errors import ComfyClientError
+from comfy_core.errors import ComfyClientError, ConfigError
 
 if TYPE_CHECKING:
     from comfy_client.gateway.scenario.bridge.transfer import AssetTransfer
@@ -47,24 +50,51 @@ def _transfer(call: Call, *, is_import: bool) -> int:
     error: ComfyClientError | None = None
     try:
         with _progress(call) as progress:
-            asyncio.run(run(progress))
+            _run_async(run(progress))
     except KeyboardInterrupt as interrupt:
         call.screen.interrupted(
             f"Interrupted ({report.line}). What was transferred is kept; run the same command to continue."
         )
         return status_of(interrupt)
+    except ConfigError:
+        raise
     except ComfyClientError as raised:
-        if not report.counts:
-            raise
         error = raised
     value = {**report.value(), **({} if is_import else {"table": str(settings.directory / TABLE_FILE)})}
     lines = [f"!! {each.asset_id}: {each.outcome}: {each.reason}" for each in report.problems]
     lines.append(report.line if is_import else f"{report.line}. Ids: {settings.directory / TABLE_FILE}")
     if error is not None:
         value["error"] = json.loads(error.report.to_json())
-        lines.append(f"!! Ended early: {error.report.message}. Run the same command to continue")
+        lines.append(f"!! Ended early, by an error of Scenario or of the folder: {error.report.message}")
+        lines.append("What was transferred is kept. Run the same command to continue")
     call.screen.show(value, *lines)
     return error.exit_status if error is not None else int(report.has_failures)
+
+
+def _run_async(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in an event loop. SIGTERM and SIGHUP cancel it, and then raise Terminated.
+
+    An exception that a signal handler raises inside the event loop would be logged with a traceback.
+    """
+    received: list[int] = []
+
+    async def cancellable() -> None:
+        task = asyncio.ensure_future(work)
+
+        def stop(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in TERMINATING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread.
+                    asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        await task
+
+    try:
+        asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        raise Terminated(*received[:1]) from None
 
 
 class _Report:

@@ -70,7 +70,7 @@ def cost(usd: float, costs: CostRules) -> JsonObject:
 def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
     """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
     if job.side is Side.SCENARIO:
-        return {**_with_side(job, input={}, assetIds=[]), "id": job.id}
+        return scenario_job_record(job.scenario_record)
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
     metadata: JsonObject = {
         "input": dict(job.scenario_request),
@@ -125,16 +125,20 @@ def inference_record(job: ShimJob, url_of: AssetUrl) -> JsonObject:
     }
 
 
-def _with_side(row: ShimJob | ShimAsset, **defaults: object) -> JsonObject:
-    """Return Scenario's record of a job or an asset, with `side` and these defaults in its `metadata`."""
-    metadata: JsonObject = row.scenario_record.get("metadata") or {}
-    return {**row.scenario_record, "metadata": {**defaults, **metadata, "side": row.side.value}}
+def scenario_job_record(record: JsonObject) -> JsonObject:
+    """Return Scenario's record of a job with `id`, and with the fields of `metadata` that every job here has."""
+    return {
+        **record,
+        "id": record.get("jobId"),
+        "metadata": {"input": {}, "assetIds": [], **(record.get("metadata") or {}), "side": Side.SCENARIO.value},
+    }
 
 
 def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
     """Return an asset as in `GET /assets/{id}`. A copy of an asset of Scenario has Scenario's fields."""
     if asset.side is Side.SCENARIO:
-        return {**_with_side(asset), "url": url_of(asset.id), "tags": list(asset.tags)}
+        metadata = {**(asset.scenario_record.get("metadata") or {}), "side": asset.side.value}
+        return {**asset.scenario_record, "metadata": metadata, "url": url_of(asset.id), "tags": list(asset.tags)}
     size = {"width": asset.width, "height": asset.height, "size": asset.bytes}
     return {
         "id": asset.id,

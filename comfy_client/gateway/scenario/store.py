@@ -245,7 +245,7 @@ class Store:
     def links_to(self, scenario_ids: Collection[str]) -> list[AssetLink]:
         """Return the links whose copy at Scenario has one of these ids."""
         rows = self._rows(
-            "SELECT * FROM links WHERE scenario_id IN (SELECT value FROM json_each(?))",
+            "SELECT * FROM links WHERE scenario_id != '' AND scenario_id IN (SELECT value FROM json_each(?))",
             (json.dumps(sorted(scenario_ids)),),
         )
         return [self._read(AssetLink, row) for row in rows]

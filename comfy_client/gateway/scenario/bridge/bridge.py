@@ -28,6 +28,7 @@ from comfy_client.gateway.scenario.bridge.upstream import (
 from comfy_client.gateway.scenario.errors import UNREACHABLE, ShimError, not_found
 from comfy_client.gateway.scenario.idempotency import WINDOW_S, find_retried
 from comfy_client.gateway.scenario.models import SHARED_OWNER, ForwardedCall, Phase, ShimJob, Side
+from comfy_client.gateway.scenario.serializers import scenario_job_record
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
@@ -107,6 +108,8 @@ class Bridge:
                     self._store.delete_call(sent.id)
                 raise
             response = self._with_own_ids(response)
+            if isinstance(job := response.get("job"), dict):
+                response["job"] = scenario_job_record(job)
             await self._storage.write(lambda: self._record(call, sent, status, response))
             return response
 

@@ -49,7 +49,7 @@ class Outcome(enum.StrEnum):
     PRESENT = "present"
     """It had been transferred before."""
     SKIPPED = "skipped"
-    """It is not an image."""
+    """It has no image that could be copied."""
     FAILED = "failed"
 
 
@@ -100,7 +100,9 @@ class Transfer:
             return AssetTransfer(asset_id, Outcome.PRESENT)
         if await self._bridge.copied(asset_id, record) is not None:
             return AssetTransfer(asset_id, Outcome.TRANSFERRED)
-        return AssetTransfer(asset_id, Outcome.SKIPPED, f"its kind is {record.get('kind')}, and only images are copied")
+        kind = str(record.get("kind"))
+        reason = "it has no URL" if kind == "image" else f"its kind is {kind}, and only images are copied"
+        return AssetTransfer(asset_id, Outcome.SKIPPED, reason)
 
     async def _export_one(self, asset_id: str) -> AssetTransfer:
         asset = self._store.asset(asset_id)

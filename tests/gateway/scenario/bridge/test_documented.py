@@ -13,7 +13,9 @@ pytestmark = pytest.mark.slow
 def test_records_of_scenario_have_the_required_fields(shim: ShimProcess) -> None:
     """A job and an asset that Scenario made have the required fields with their types. They may have more fields."""
     caller = DocumentedCaller(shim.base_url, is_closed=False)
-    made = caller.generate("remove-background", prompt="x")
+    body = {"modelId": "flux.1-dev", "prompt": "x", "controlImage": "data:image/png;base64,AA=="}
+    caller.follow("POST /generate/txt2img", body, "?dryRun=true")
+    made = caller.ended(caller.follow("POST /generate/txt2img", body)["job"]["jobId"])
     [asset_id] = made["metadata"]["assetIds"]
 
     assert caller.follow("GET /jobs/{jobId}", jobId=made["jobId"])["job"]["metadata"]["side"] == "scenario"

@@ -40,8 +40,11 @@ class TransferProcess:
             env={**kept, "PYTHONPATH": str(ROOT), **upstream_variables(scenario)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
+        self.log = ""
+        """The output on stderr, after the end."""
 
     def kill(self) -> None:
         """Send SIGKILL, and wait for the end."""
@@ -51,7 +54,7 @@ class TransferProcess:
 
     def result(self) -> tuple[int, Any]:
         """Wait for the end, and return the exit status and the report."""
-        out, _ = self.process.communicate(timeout=TIMEOUT_S)
+        out, self.log = self.process.communicate(timeout=TIMEOUT_S)
         return self.process.returncode, json.loads(out)
 
 
@@ -162,6 +165,31 @@ def test_an_import_reports_what_it_did_not_copy(scenario: ScenarioSimulator, tmp
     assert "was not copied" in reasons[broken.asset_id][1]
 
 
+def test_a_list_that_cannot_be_read_ends_an_import(scenario: ScenarioSimulator, tmp_path: Path) -> None:
+    """After four 503 responses to the list of assets, the report has the error, and the exit status is 1."""
+    scenario.faults.respond("assets", 503, 4, {"reason": "maintenance", "remainingSeconds": 0.01})
+    status, report = transferred("import", scenario, tmp_path)
+
+    assert (status, report["counts"], report["error"]["message"]) == (1, {}, "maintenance")
+    assert count_of(scenario, "GET /v1/assets") == 4
+
+
+def test_a_terminated_import_can_be_continued(scenario: ScenarioSimulator, tmp_path: Path) -> None:
+    """SIGTERM during downloads ends the import with status 143 and no traceback; the next run copies the assets."""
+    scenario.add_images(12)
+    scenario.faults.stall("image", times=8)
+    transfer = TransferProcess("import", scenario, tmp_path)
+    assert until(lambda: count_of(scenario, "GET /assets/") == 8, 60)
+    transfer.process.terminate()
+    status, report = transfer.result()
+    scenario.faults.clear()
+
+    assert (status, report["error"]["code"]) == (143, "cancelled")
+    assert "Interrupted (no assets)" in transfer.log
+    assert "Traceback" not in transfer.log
+    assert transferred("import", scenario, tmp_path) == (0, {"counts": {"transferred": 12}, "not_transferred": []})
+
+
 def test_an_export_ends_if_scenario_refuses_the_key(scenario: ScenarioSimulator, tmp_path: Path) -> None:
     """Twenty refusals in a row end the export with an error; a later run uploads each asset once."""
     add_own_assets(tmp_path, 50)
@@ -229,11 +257,12 @@ def test_both_ids_of_an_exported_asset_are_valid(
 
 
 def test_a_link_without_an_id_is_not_a_copy(tmp_path: Path) -> None:
-    """An upload whose outcome is unknown counts as not exported."""
+    """An upload whose outcome is unknown counts as not exported, and an empty text is not the id of its asset."""
     [asset_id] = add_own_assets(tmp_path, 1)
     store = Store(tmp_path)
     store.add(AssetLink(asset_id, "", 0.0))
 
     assert store.own_assets_without_link() == [asset_id]
     assert store.links() == []
+    assert store.asset("") is None
     store.close()
