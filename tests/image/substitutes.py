@@ -23,7 +23,7 @@ sys.exit(main())
 def comfyui_files() -> dict[str, str]:
     """Return the files of a repository of ComfyUI whose main.py starts the simulator."""
     simulator = ROOT / "simulators" / "comfyui"
-    sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.py")}
+    sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.*")}
     snapshot = (ROOT / "snapshot.json").read_text()
     shipped = {"simulators/__init__.py": "", "snapshot.json": snapshot, "custom_nodes/websocket_image_save.py": ""}
     # As with a real ComfyUI, the image lacks some required packages on purpose.
