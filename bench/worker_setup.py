@@ -35,6 +35,7 @@ sys.exit(main([*sys.argv[1:], "--base-directory", {directory!r}]))
 """
 """The main.py of a ComfyUI folder that starts the simulator."""
 MODELS = read_models(default_list())
+LARGE_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ class WorkerSetup:
         return self.platform.wait_for(self.submit(**inputs), 60)
 
     def run_large(self) -> QueueJob:
-        """Run a graph with thirteen 2048 x 2048 images, together at least 12 MB; return the finished job."""
+        """Run a graph with LARGE_IMAGES images of 2048 x 2048, together over 12 MB in base64; return the finished job."""
         values = {"prompt": "a knight", "seed": 1, "steps": 1, "width": 2048, "height": 2048}
         [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], values)
-        TargetFinder(graph).target("EmptySD3LatentImage.batch_size").set(graph, 13)
+        TargetFinder(graph).target("EmptySD3LatentImage.batch_size").set(graph, LARGE_IMAGES)
         return self.platform.wait_for(self.platform.submit({"workflow": graph}), 60)
 
     def await_ready(self) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import requests
 
-from bench.worker_setup import SMALL_JOB, code_of, running_worker
+from bench.worker_setup import LARGE_IMAGES, SMALL_JOB, code_of, running_worker
 from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
@@ -41,7 +41,7 @@ def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
         job = setup.run_large()
         small = setup.run()
 
-        assert len(downloaded_images(job)) == 13
+        assert len(downloaded_images(job)) == LARGE_IMAGES
         assert [image["type"] for image in small.output["images"]] == ["base64"]
         assert SECRET_ACCESS_KEY not in setup.worker.log
         assert "X-Amz-Signature" not in setup.worker.log
