@@ -63,7 +63,7 @@ class WorkerSetup:
         return self.platform.wait_for(self.submit(**inputs), 60)
 
     def run_large(self) -> QueueJob:
-        """Run a graph with LARGE_IMAGES images of 2048 x 2048, together over 12 MB in base64; return the finished job."""
+        """Run a graph with LARGE_IMAGES images of 2048 x 2048, which are over 12 MB in base64; return the ended job."""
         values = {"prompt": "a knight", "seed": 1, "steps": 1, "width": 2048, "height": 2048}
         [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], values)
         TargetFinder(graph).target("EmptySD3LatentImage.batch_size").set(graph, LARGE_IMAGES)
