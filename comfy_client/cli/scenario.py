@@ -98,11 +98,10 @@ def _parse_change(text: str) -> tuple[str, RoutingRule | None]:
 def _models(call: Call) -> int:
     from comfy_client.gateway.scenario.bridge.upstream import private_models  # noqa: PLC0415 - as above
     from comfy_client.gateway.scenario.settings import ShimSettings  # noqa: PLC0415 - as above
-    from comfy_client.gateway.scenario.studio_models import read_table, unmapped_table  # noqa: PLC0415 - as above
+    from comfy_client.gateway.scenario.studio_models import unmapped_table  # noqa: PLC0415 - as above
 
     settings = ShimSettings.from_env(call.environment)
-    known = read_table(call.environment.get("SCENARIO_SHIM_MODELS", ""))
-    table = unmapped_table(asyncio.run(private_models(settings.upstream())), known)
+    table = unmapped_table(asyncio.run(private_models(settings.upstream())), settings.models)
     call.screen.show(table, json.dumps(table, indent=2, ensure_ascii=False))
     return 0
 

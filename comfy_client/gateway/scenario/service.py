@@ -98,7 +98,7 @@ class ShimService:
         self._store = self._storage.store
         self._runner = JobRunner(client.provider, self._storage)
         self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._models = settings.studio_models
+        self._models = settings.all_models
         self.bridge: Bridge | None = None
         """The bridge to Scenario, or None if the shim has no key of Scenario."""
         if settings.upstream_api_key:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from comfy_client.gateway.scenario.bridge.upstream import Upstream
-from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_studio_models
+from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models
 from comfy_client.prices import AS_OF, DEFAULT_POOL, POOLS
+from comfy_core.contract import JsonObject
 from comfy_core.environment import base_url, names, number, optional, positive, read, switch, table, variable
 from comfy_core.errors import ConfigError
 from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, read_bucket
@@ -118,9 +119,9 @@ class ShimSettings:
         _loras,
         "A JSON object that maps Scenario's LoRA ids to LoRA files of the worker, or the path of such a JSON file.",
     )
-    models: Mapping[str, StudioModel] = variable(
+    models: JsonObject = variable(
         "SCENARIO_SHIM_MODELS",
-        parse_studio_models,
+        parse_table,
         "A JSON object that maps Scenario's model ids to a workflow, inputs and LoRAs, or the path of such a JSON "
         "file; `comfy-client scenario models` writes it.",
         "{}",
@@ -188,9 +189,9 @@ class ShimSettings:
         return Upstream(self.upstream_url, self.upstream_api_key, self.upstream_api_secret)
 
     @property
-    def studio_models(self) -> dict[str, StudioModel]:
+    def all_models(self) -> dict[str, StudioModel]:
         """The models of both tables, by id."""
-        return {**{name: lora_model(file) for name, file in self.loras.items()}, **self.models}
+        return {**{name: lora_model(file) for name, file in self.loras.items()}, **studio_models(self.models)}
 
     @staticmethod
     def from_env(environment: Mapping[str, str]) -> ShimSettings:

@@ -34,20 +34,20 @@ class StudioModel:
     loras: tuple[JsonObject, ...] = ()
 
 
-def parse_studio_models(text: str) -> dict[str, StudioModel]:
-    """Return the models by id. `text` is a JSON object, or the path of a file that contains one. Raises ValueError."""
+def parse_table(text: str) -> JsonObject:
+    """Return the table of models in `text`: a JSON object, or the path of a file that has one. Raises ValueError."""
     try:
-        return {model_id: _parse(model_id, entry) for model_id, entry in read_table(text).items() if _is_mapped(entry)}
+        table = json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        studio_models(table)
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"must be a JSON object such as {EXAMPLE}, or the path of such a file ({error})") from error
+    checked: JsonObject = table
+    return checked
 
 
-def read_table(text: str) -> JsonObject:
-    """Return the JSON object that `text` is, or that the file at the path `text` contains."""
-    table: JsonObject = json.loads(
-        (text or "{}") if text.startswith("{") or not text else Path(text).read_text("utf-8")
-    )
-    return table
+def studio_models(table: JsonObject) -> dict[str, StudioModel]:
+    """Return the models of a table by id, without those that are not mapped yet. Raises ValueError."""
+    return {model_id: _parse(model_id, entry) for model_id, entry in table.items() if _is_mapped(entry)}
 
 
 def lora_model(file: str) -> StudioModel:

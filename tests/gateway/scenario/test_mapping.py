@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
 from comfy_client.gateway.scenario.mapping import INFERENCES, MappedCall, map_call
-from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_studio_models
+from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 
@@ -183,8 +183,8 @@ def test_a_studio_model_sets_what_the_caller_does_not() -> None:
 def test_an_invalid_table_of_models_is_explained(text: str) -> None:
     """The error has an example. An entry whose `loras` is null is not a model of the shim."""
     with pytest.raises(ValueError, match=r'such as \{"model_abc"'):
-        parse_studio_models(text)
-    assert parse_studio_models('{"model_a": {"name": "A", "loras": null}}') == {}
+        parse_table(text)
+    assert studio_models(parse_table('{"model_a": {"name": "A", "loras": null}}')) == {}
 
 
 def test_the_oldest_route_is_txt2img_or_img2img() -> None:

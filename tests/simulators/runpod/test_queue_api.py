@@ -334,6 +334,7 @@ def test_workers_exit_on_sigterm(script: Path, gate: HandlerGate) -> None:
     ):
         job_id = busy_platform.submit({"progress": 1, "gate": gate.port})
         busy_platform.wait_until(lambda: busy_platform.jobs[job_id].progress)
+        idle_platform.wait_until(lambda: idle_platform.takes)
 
         idle.terminate()
         busy.terminate()
