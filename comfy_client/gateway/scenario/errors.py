@@ -70,6 +70,11 @@ def bad_request(faults: Sequence[Fault], *, is_unsupported: bool = False) -> Shi
     return ShimError(BAD_REQUEST, "; ".join(texts), is_unsupported=is_unsupported)
 
 
+def key_of_another_request() -> ShimError:
+    """Return the error (400) for an Idempotency-Key that an earlier, different request has."""
+    return bad_request([Fault("Idempotency-Key", "was already used for a different request")])
+
+
 def not_found(what: str, resource_id: str, advice: str = "") -> ShimError:
     """Return the error (404) for something that does not exist or belongs to another key."""
     text = f"There is no {what} {resource_id[:80]!r}{'. ' if advice else ''}{advice}"

@@ -22,7 +22,7 @@ from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bridge.bridge import Bridge, Forwarding
 from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
 from comfy_client.gateway.scenario.bridge.routing import RoutingTable
-from comfy_client.gateway.scenario.errors import ShimError, bad_request, not_found
+from comfy_client.gateway.scenario.errors import ShimError, bad_request, key_of_another_request, not_found
 from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried, fingerprint
 from comfy_client.gateway.scenario.jobs import JobRunner
@@ -207,7 +207,7 @@ class ShimService:
         if retry.key:
             job = self._store.job_of_key(owner, retry.key)
             if job is not None and job.fingerprint != digest:
-                raise bad_request([Fault("Idempotency-Key", "was already used for a different request")])
+                raise key_of_another_request()
             return job
         job = find_retried(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
         return None if job is None else self._store.change(job, repeats=retry.count)

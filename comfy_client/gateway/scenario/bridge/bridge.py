@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -25,7 +25,7 @@ from comfy_client.gateway.scenario.bridge.upstream import (
     UpstreamRefused,
     json_object,
 )
-from comfy_client.gateway.scenario.errors import UNREACHABLE, ShimError, not_found
+from comfy_client.gateway.scenario.errors import UNREACHABLE, ShimError, key_of_another_request, not_found
 from comfy_client.gateway.scenario.idempotency import WINDOW_S, find_retried
 from comfy_client.gateway.scenario.models import SHARED_OWNER, ForwardedCall, Phase, ShimJob, Side
 from comfy_client.gateway.scenario.serializers import scenario_job_record
@@ -120,14 +120,25 @@ class Bridge:
         return response
 
     def _earlier_call(self, call: ForwardedGenerate) -> ForwardedCall | None:
-        """Return the forwarded call of which this one is a retry, with its retry count updated, or None."""
+        """Return the forwarded call of which this one is a retry, with its retry count updated, or None.
+
+        Raises ShimError (400) if the Idempotency-Key belongs to a different request.
+        """
         if call.retry.key:
-            return self._store.call_of_key(call.owner, call.retry.key)
+            of_key = self._store.call_of_key(call.owner, call.retry.key)
+            if of_key is not None and of_key.fingerprint != call.fingerprint:
+                raise key_of_another_request()
+            return of_key
         equal = self._store.equal_calls(call.fingerprint, self._storage.clock() - WINDOW_S)
         earlier = find_retried(call.retry, equal)
         if earlier is not None:
             self._store.add(replace(earlier, repeats=call.retry.count))
         return earlier
+
+    def mark_answered(self, response: JsonObject) -> None:
+        """Store that the caller received this response to a generate call; retries then match other calls first."""
+        with suppress(ShimError):  # The disk may be full. The call itself is already stored.
+            self._store.mark_answered(str(json_object(response.get("job")).get("jobId") or ""))
 
     def _repeated(self, earlier: ForwardedCall) -> JsonObject:
         """Return the response to an earlier attempt of a call. Raises ShimError (502) if its outcome is unknown."""

@@ -39,7 +39,10 @@ async def pass_through(bridge: Bridge, owner: str, request: Request, body: bytes
         )
         if is_dry_run(request.query_params):
             return JSONResponse(await bridge.estimate(call), DRY_RUN, headers)
-        return JSONResponse(await bridge.generate(call), headers=headers)
+        generated = await bridge.generate(call)
+        if not await request.is_disconnected():
+            bridge.mark_answered(generated)
+        return JSONResponse(generated, headers=headers)
     stack = AsyncExitStack()
     try:
         forwarded = UpstreamCall(request.method, path, request.url.query, body or None, content_type)

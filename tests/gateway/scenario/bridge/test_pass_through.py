@@ -129,6 +129,30 @@ def test_a_retry_gets_the_first_response(caller: Caller, scenario: ScenarioSimul
     assert scenario.submissions == 1
 
 
+def test_a_retry_prefers_the_call_whose_response_was_lost(caller: Caller, scenario: ScenarioSimulator) -> None:
+    """Of two equal calls, the first was answered and the response to the second was lost: its retry is refused."""
+    caller.json("POST", "/generate/restyle", {"prompt": "x"})
+    scenario.faults.drop_connection("generate", after_handling=True)
+    lost = caller.call("POST", "/generate/restyle", {"prompt": "x"})
+    retried = caller.call("POST", "/generate/restyle", {"prompt": "x"}, **{"x-stainless-retry-count": "1"})
+
+    assert (lost.status_code, retried.status_code) == (502, 502)
+    assert scenario.submissions == 2
+
+
+def test_an_idempotency_key_belongs_to_one_request(caller: Caller, scenario: ScenarioSimulator) -> None:
+    """An equal request with the same key gets the first response; a different one gets 400 and is not sent."""
+    key = {"Idempotency-Key": "k1"}
+    first = caller.json("POST", "/generate/restyle", {"prompt": "x"}, **key)
+    again = caller.json("POST", "/generate/restyle", {"prompt": "x"}, **key)
+    other = caller.call("POST", "/generate/restyle", {"prompt": "y"}, **key)
+
+    assert again["job"]["jobId"] == first["job"]["jobId"]
+    assert other.status_code == 400
+    assert "already used for a different request" in other.json()["reason"]
+    assert scenario.submissions == 1
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_an_error_of_scenario_reaches_the_caller_once(caller: Caller, scenario: ScenarioSimulator, status: int) -> None:
     """The shim repeats no call. The body has Scenario's reason, and the next call of the caller is sent."""
