@@ -20,7 +20,7 @@ from comfy_core.environment import number, read, variable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
 from comfy_core.s3_hosts import parse_endpoint_url
-from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
+from comfy_core.safe_connection import Resolve, is_public_host, resolve_host
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from comfy_core.images.codec import invalid_image
-from comfy_core.safe_fetch import FetchRules, Resolve, fetch_image, resolve_host
+from comfy_core.safe_connection import FetchRules, Resolve, resolve_host
+from comfy_core.safe_fetch import fetch_image
 
 MAX_PARALLEL = 8
 _TICK_S = 0.1

@@ -8,7 +8,7 @@ from typing import TypeGuard
 from comfy_core.contract import Fault
 from comfy_core.object_store import Bucket, is_public_url, is_valid_url
 from comfy_core.s3_hosts import parse_endpoint_url
-from comfy_core.safe_fetch import Resolve, resolve_host
+from comfy_core.safe_connection import Resolve, resolve_host
 
 _S3_CONFIG_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName")
 """Keys of a job's `s3Config` (docs/reference/runpod.md#buckets). `endpointUrl` may contain the bucket instead."""

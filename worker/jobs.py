@@ -21,7 +21,7 @@ from comfy_core.errors import JobError, invalid_input
 from comfy_core.object_store import Bucket, ObjectStore
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Request, read_request
-from comfy_core.safe_fetch import FetchRules
+from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death

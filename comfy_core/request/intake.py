@@ -9,7 +9,7 @@ from comfy_core.images.child_process import IMAGE_TIMEOUT_S, StopCheck, check_im
 from comfy_core.images.codec import EncodedImage, invalid_image
 from comfy_core.parallel_fetch import fetch_images
 from comfy_core.request.reading import Rendered, Request, draw_seed
-from comfy_core.safe_fetch import FetchRules
+from comfy_core.safe_connection import FetchRules
 
 DECODE_TIMEOUT_S = 120.0
 """Time limit for decoding all images of one request."""

@@ -13,7 +13,7 @@ import pytest
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import MAX_PARALLEL, fetch_images
-from comfy_core.safe_fetch import FetchRules
+from comfy_core.safe_connection import FetchRules
 from simulators.waiting import until
 from tests.core.test_safe_fetch import LOOPBACK, ImageServer, dripping_response, reply, url_of
 

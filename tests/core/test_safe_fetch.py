@@ -25,7 +25,8 @@ from PIL import Image
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.public_addresses import is_public
-from comfy_core.safe_fetch import FetchRules, fetch_image, resolve_host
+from comfy_core.safe_connection import FetchRules, resolve_host
+from comfy_core.safe_fetch import fetch_image
 from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 

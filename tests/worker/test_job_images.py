@@ -27,7 +27,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request import intake
 from comfy_core.request.reading import read_request
-from comfy_core.safe_fetch import FetchRules
+from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from simulators.waiting import until

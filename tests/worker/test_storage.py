@@ -16,7 +16,7 @@ import requests
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.object_store import Bucket, ObjectStore, is_valid_url
-from comfy_core.safe_fetch import Resolve
+from comfy_core.safe_connection import Resolve
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
