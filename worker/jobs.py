@@ -20,7 +20,8 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.object_store import Bucket, ObjectStore
 from comfy_core.request import intake
-from comfy_core.request.reading import Rendered, Request, read_request
+from comfy_core.request.reading import read_request
+from comfy_core.request.rendering import Rendered, Request
 from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket

@@ -32,7 +32,8 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
 from comfy_core.progress import Progress
 from comfy_core.request import intake
-from comfy_core.request.reading import Rendered, Request, read_request
+from comfy_core.request.reading import read_request
+from comfy_core.request.rendering import Rendered, Request
 from comfy_core.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from comfy_client.providers.interface import NO_OPTIONS, JobOptions, bucket_fault
 from comfy_core.contract import ALIASES, Fault, JsonObject
 from comfy_core.errors import invalid_input
-from comfy_core.request.reading import Request
+from comfy_core.request.rendering import Request
 
 MODEL_ID = "model_bfl-flux-1-dev"
 MAX_SCENARIO_SEED = 2**31 - 1

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from comfy_core.request.reading import Rendered, Request
+from comfy_core.request.rendering import Rendered, Request
 
 _CACHED_JOBS = 256
 

@@ -25,7 +25,7 @@ from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
 from comfy_core.images.child_process import IMAGE_TIMEOUT_S, StopCheck, encode_image, identify, never_stop
 from comfy_core.images.codec import EncodedImage, png_size
-from comfy_core.request.reading import Rendered, Request
+from comfy_core.request.rendering import Rendered, Request
 
 ENCODE_TIMEOUT_S = 60.0
 """Time limit for encoding all images of a job. Images that are not encoded by then are returned in ComfyUI's format."""

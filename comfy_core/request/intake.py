@@ -8,7 +8,7 @@ from collections.abc import Callable
 from comfy_core.images.child_process import IMAGE_TIMEOUT_S, StopCheck, check_image, never_stop
 from comfy_core.images.codec import EncodedImage, invalid_image
 from comfy_core.parallel_fetch import fetch_images
-from comfy_core.request.reading import Rendered, Request, draw_seed
+from comfy_core.request.rendering import Rendered, Request, draw_seed
 from comfy_core.safe_connection import FetchRules
 
 DECODE_TIMEOUT_S = 120.0

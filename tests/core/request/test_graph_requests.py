@@ -15,7 +15,8 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
-from comfy_core.request.reading import Rendered, Request, read_request
+from comfy_core.request.reading import read_request
+from comfy_core.request.rendering import Rendered, Request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow
 

@@ -19,7 +19,8 @@ from comfy_core.graphs import EDITOR_FORMAT, Graph
 from comfy_core.images.codec import EncodedImage
 from comfy_core.request.encoded import decode_base64
 from comfy_core.request.graph_files import FileSource
-from comfy_core.request.reading import Rendered, read_request
+from comfy_core.request.reading import read_request
+from comfy_core.request.rendering import Rendered
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, load_workflows
 

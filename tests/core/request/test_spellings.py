@@ -14,7 +14,8 @@ import pytest
 from comfy_core.contract import MAX_RANDOM_SEED, JsonObject
 from comfy_core.errors import JobError
 from comfy_core.request.encoded import decode_base64
-from comfy_core.request.reading import Rendered, draw_seed, read_request
+from comfy_core.request.reading import read_request
+from comfy_core.request.rendering import Rendered, draw_seed
 from comfy_core.workflows import Workflow
 
 CONTENT = bytes(range(256)) + b"\xfb\xff"

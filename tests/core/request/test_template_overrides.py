@@ -13,7 +13,8 @@ import pytest
 from comfy_core.contract import JsonObject
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
-from comfy_core.request.reading import Rendered, read_request
+from comfy_core.request.reading import read_request
+from comfy_core.request.rendering import Rendered
 from comfy_core.workflows import Workflow, load_workflows
 
 
