@@ -143,7 +143,7 @@ def _checkout(comfyui: Path) -> Iterator[Checkout]:
 
 def _responds(server: ComfyServer) -> bool:
     with contextlib.suppress(RequestError):
-        server.fetch_version(timeout_s=2)
+        server.fetch_system(timeout_s=2)
         return True
     return False
 

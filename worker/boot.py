@@ -168,7 +168,7 @@ class Boot:
             if self.process is not None:
                 log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log.lines()))  # noqa: TRY400 - an expected error
             raise
-        self._times.log(self._server.version())
+        self._times.log(self._server.system().version)
 
     def stop(self) -> None:
         """Stop a running download and the worker's own ComfyUI, and close the connections to ComfyUI."""

@@ -100,7 +100,7 @@ def await_ready(
         if error is not None:
             raise error
         with contextlib.suppress(RequestError):
-            server.fetch_version(timeout_s=left_s())
+            server.fetch_system(timeout_s=left_s())
             missing = missing_models(server, models, left_s)
             if missing:
                 raise ModelsMissing(

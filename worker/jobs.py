@@ -19,6 +19,7 @@ from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.object_store import Bucket, ObjectStore
+from comfy_core.prices import busy_s, job_usd
 from comfy_core.request import intake
 from comfy_core.request.reading import read_request
 from comfy_core.request.rendering import Rendered, Request
@@ -105,7 +106,14 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
         "encode_s": round(ended_at - encode_begun_at, 4),
         "total_s": round(ended_at - begun_at, 4),
     }
+    result["cost"] = _cost(settings, result)
     return result
+
+
+def _cost(settings: Settings, result: JsonObject) -> float | None:
+    """Return the cost of a result in US dollars. None if nothing is paid, or the price is unknown."""
+    usd_per_s, seconds = settings.usd_per_s(result["gpu"]), busy_s(result["timings"])
+    return None if usd_per_s is None or seconds is None else job_usd(seconds, usd_per_s)
 
 
 def _permitted_bucket(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
@@ -164,6 +172,7 @@ def _packed_result(
     outputs: JobOutputs,
     deliver: PackResult,
 ) -> JsonObject:
+    system = worker.server.system()
     result: JsonObject = {
         "workflow": rendered.workflow,
         "inputs": rendered.inputs,
@@ -172,9 +181,10 @@ def _packed_result(
         "warnings": [*rendered.warnings, *run.warnings, *outputs.warnings],
         "versions": {
             "worker": comfy_core.__version__,
-            "comfyui": worker.server.version(),
+            "comfyui": system.version,
             "workflow": rendered.version,
         },
+        "gpu": system.gpu,
     }
     if texts := [text for prompt in run.prompts for text in prompt.texts]:
         result["texts"] = texts

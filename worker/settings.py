@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfy_core.environment import choice, folder, names, number, read, switch, variable
+from comfy_core.environment import choice, folder, names, number, optional, positive, read, switch, variable
 from comfy_core.errors import ConfigError
 from comfy_core.object_store import Bucket, read_bucket
+from comfy_core.prices import pool_of
 from comfy_core.workflows import default_directory
 from worker.comfyui_settings import ComfyUISettings
 
@@ -169,6 +170,13 @@ class Settings(ComfyUISettings):
         "doubles the size of a result.",
         "data",
     )
+    gpu_usd_per_s: float | None = variable(
+        "WORKER_GPU_USD_PER_S",
+        optional(positive(1)),
+        "Price of one second of this worker in US dollars, for the `cost` of results. Set it for a worker that always "
+        "runs, for several GPUs, or for a price of your own. Default: on RunPod the flex price of the GPU in the table "
+        "of docs/cost.md, if the table has the GPU; elsewhere none.",
+    )
     previews: bool = variable("WORKER_PREVIEWS", switch, "Whether progress includes a small preview image.", "false")
     log_level: str = variable(
         "WORKER_LOG_LEVEL",
@@ -178,6 +186,13 @@ class Settings(ComfyUISettings):
     )
     bucket: Bucket | None = None
     runpod: RunPodVariables = field(default_factory=RunPodVariables)
+
+    def usd_per_s(self, gpu: str | None) -> float | None:
+        """Return the price of one second of a worker with this GPU. None if nothing is paid, or it is unknown."""
+        if self.gpu_usd_per_s is not None or not self.runpod.take_url:
+            return self.gpu_usd_per_s
+        pool = pool_of(gpu or "")
+        return pool.flex_usd_per_s if pool else None
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from comfy_client.prices import job_usd
+from comfy_core.prices import job_usd
 
 STAGES: Mapping[str, str] = {
     "wait": "waiting for a worker",

@@ -8,30 +8,23 @@ from bench.endpoint.figures import Price
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.offers import make_offers
 from comfy_client.deploy.variables import API_KEY, REST_BASE_URL
-from comfy_client.prices import AS_OF, POOLS
-from comfy_core.environment import Variable, optional, positive
+from comfy_client.providers import GPU_USD_PER_S
 from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.prices import AS_OF, POOLS
 from comfy_core.validation import nearest
-
-PRICE_VARIABLE = Variable(
-    "COMFY_CLIENT_GPU_USD_PER_S",
-    optional(positive(1)),
-    "Price of one second of a worker in dollars, such as 0.00031. Default: the price in RunPod's catalogue if "
-    "RUNPOD_API_KEY is set, else in the table of prices.",
-)
 
 SCENARIO_PRICE = Price(0.0, "Scenario bills units of its own, not seconds")
 
 
 def find_price(pool: str, environment: Mapping[str, str]) -> Price:
     """Return the price of a pool of GPUs. Raises ConfigError for an unknown pool or an invalid rate."""
-    if usd_per_s := PRICE_VARIABLE.read(environment):
-        return Price(usd_per_s, PRICE_VARIABLE.name)
+    if usd_per_s := GPU_USD_PER_S.read(environment):
+        return Price(usd_per_s, GPU_USD_PER_S.name)
     if live := _catalogue_price(pool, environment):
         return live
     if pool not in POOLS:
         raise ConfigError(
-            f"--pool {pool!r} is not in the table of prices{nearest(pool, POOLS)}; or set {PRICE_VARIABLE.name}"
+            f"--pool {pool!r} is not in the table of prices{nearest(pool, POOLS)}; or set {GPU_USD_PER_S.name}"
         )
     return Price(POOLS[pool].flex_usd_per_s, f"the table of {AS_OF}", pool)
 

@@ -13,8 +13,6 @@ from comfy_client.batch.gallery import gallery
 from comfy_client.batch.journal import MADE, JournalEntry
 from comfy_client.batch.plan import AssetPlan, PlannedAsset
 from comfy_client.batch.run import AssetOutcome
-from comfy_client.prices import AS_OF, job_usd
-from comfy_client.providers.direct import JOB_PREFIX
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.files import write_atomically
@@ -27,22 +25,20 @@ def manifest_of(
     plan: AssetPlan,
     outcomes: Sequence[AssetOutcome],
     entries: Mapping[str, JournalEntry],
-    usd_per_s: float,
     previous: Mapping[str, JsonObject],
 ) -> JsonObject:
     """Return the manifest of a whole plan. `outcomes` has the results of this run, which may be a part of the plan.
 
     Images of earlier runs are listed from the journal's `entries`, or else from `previous`, the assets of the previous
-    manifest. Assets that are in none of these are omitted. Costs are execution time times `usd_per_s`, without cold
-    starts and idle time. The cost of an image is None if its execution time is unknown, or if a ComfyUI that was called
-    directly generated it.
+    manifest. Assets that are in none of these are omitted. Costs are those of the results (GenerationResult.cost), and
+    their sum.
     """
     by_path = {each.asset.path: each for each in outcomes}
     assets: list[JsonObject] = []
     for asset in plan.assets:
         entry = entries.get(asset.digest, JournalEntry())
         if each := by_path.get(asset.path) or _earlier_outcome(asset, entry):
-            assets.append(_asset(each, entry, usd_per_s))
+            assets.append(_asset(each, entry))
         elif asset.path in previous:
             assets.append(previous[asset.path])
     costs = [asset["cost_usd"] for asset in assets if asset["cost_usd"] is not None]
@@ -50,9 +46,7 @@ def manifest_of(
         "game": plan.game,
         "title": plan.title,
         "assets": assets,
-        "cost_usd": round(sum(costs), 5) if costs else None,
-        "usd_per_s": usd_per_s,
-        "prices_as_of": AS_OF,
+        "cost_usd": round(sum(costs), 9) if costs else None,
     }
 
 
@@ -60,10 +54,8 @@ def _earlier_outcome(asset: PlannedAsset, entry: JournalEntry) -> AssetOutcome |
     return AssetOutcome(asset, "reused", entry.made) if entry.state == MADE else None
 
 
-def _asset(outcome: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObject:
+def _asset(outcome: AssetOutcome, entry: JournalEntry) -> JsonObject:
     asset, facts = outcome.asset, outcome.facts
-    seconds = facts.get("execution_s")
-    is_free = str(facts.get("job_id", "")).startswith(JOB_PREFIX)
     return {
         "id": asset.path,
         "group": asset.group,
@@ -76,10 +68,11 @@ def _asset(outcome: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> Json
         "urls": entry.urls,
         **{
             name: facts.get(name)
-            for name in ("seed", "sha256", "width", "height", "mime_type", "provider", "job_id", "provider_asset_id")
+            for name in (
+                *("seed", "sha256", "width", "height", "mime_type", "provider", "job_id", "provider_asset_id"),
+                *("execution_s", "cost_usd"),
+            )
         },
-        "execution_s": seconds,
-        "cost_usd": None if seconds is None or is_free else round(job_usd(seconds, usd_per_s), 5),
         "error": json.loads(outcome.error.report.to_json()) if outcome.error else None,
     }
 

@@ -227,6 +227,7 @@ class Batch:
             job_id=result.job_id,
             provider_asset_id=image.asset_id or f"sha256:{image.sha256}",
             execution_s=result.execution_s,
+            cost_usd=result.cost,
             warnings=list(result.warnings),
         )
 

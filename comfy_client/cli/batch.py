@@ -18,9 +18,8 @@ from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_pre
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, without_image
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import Flag, UsageError, parse_count, parse_price, parse_seconds
+from comfy_client.cli.flags import Flag, UsageError, parse_count, parse_seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
-from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.request.encoded import is_url
@@ -63,12 +62,6 @@ FLAGS: Sequence[Flag] = (
         "SECONDS",
         {"type": parse_seconds, "default": UPLOAD_TIMEOUT_S},
     ),
-    Flag(
-        ("--usd-per-s",),
-        f"Price of one second of a worker. [default: the price of {DEFAULT_POOL}]",
-        "X",
-        {"type": parse_price},
-    ),
 )
 
 
@@ -89,11 +82,10 @@ def run(call: Call) -> int:
     previous = read_previous(folder, plan.game)
     if options.dry_run:
         return _show_plan(call, plan, read_entries(folder / JOURNAL_FILE))
-    rate = POOLS[DEFAULT_POOL].flex_usd_per_s if options.usd_per_s is None else options.usd_per_s
     with call.client() as client, Journal(folder / JOURNAL_FILE) as journal:
 
         def manifest(outcomes: Sequence[AssetOutcome] = ()) -> JsonObject:
-            return manifest_of(full_plan, outcomes, journal.entries, rate, previous)
+            return manifest_of(full_plan, outcomes, journal.entries, previous)
 
         _check(plan, folder, destination, journal.entries)
         write_manifest(folder, manifest())

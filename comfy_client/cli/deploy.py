@@ -16,6 +16,7 @@ from pathlib import Path
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff, UsageError, parse_number
 from comfy_client.cli.output import OutputTarget, prepare_output, save_result
+from comfy_client.cli.results import cost_line
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
@@ -204,7 +205,8 @@ def _generate_test_image(
             report(f"warning: {line}")
     path = saved.paths[0]
     took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
-    report(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
+    cost = f", {line}" if (line := cost_line(result)) else ""
+    report(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}{cost}")
     return path
 
 

@@ -140,7 +140,6 @@ def _within(parse: Callable[[str], _Number], low: float, high: float, what: str)
 
 
 parse_seconds = _within(parse_number, 0, math.inf, "a number of seconds from 0")
-parse_price = _within(parse_number, 0, math.inf, "at least 0")
 parse_count = _within(parse_whole_number, 1, math.inf, "at least 1")
 parse_port = _within(parse_whole_number, 0, _LAST_PORT, f"from 0 to {_LAST_PORT}")
 

@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from comfy_client.cli.call import Call, status_of
 from comfy_client.cli.output import OutputTarget, prepare_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
-from comfy_client.cli.results import result_lines, result_object
+from comfy_client.cli.results import cost_line, result_lines, result_object
 from comfy_client.client import Client, Job
 from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult
@@ -93,6 +93,8 @@ def save(call: Call, output: OutputTarget, result: GenerationResult) -> int:
         return status_of(interrupt)
     if not output.is_stdout:
         call.screen.show(result_object(result, saved.paths, saved.problem), *result_lines(result, saved.paths))
+    if not call.screen.is_json and (line := cost_line(result)):
+        call.screen.say(line)
     for note in (*saved.notes, *result.warnings):
         call.screen.say(f"comfy-client: warning: {note}")
     if saved.problem:

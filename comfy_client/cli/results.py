@@ -53,7 +53,16 @@ def result_object(result: GenerationResult, paths: Sequence[Path], problem: str 
         "delay_s": result.delay_s,
         "execution_s": result.execution_s,
         "worker_id": result.worker_id,
+        "gpu": result.gpu,
+        "cost": result.cost,
     }
+
+
+def cost_line(result: GenerationResult) -> str:
+    """Return a line with the cost of a job, or an empty string if the result has none."""
+    if result.cost is None:
+        return ""
+    return f"${result.cost:.4f} of GPU time{f' ({result.gpu})' if result.gpu else ''}"
 
 
 def status_object(status: JobStatus) -> JsonObject:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from comfy_client.deploy.description import MIN_MEMORY_GB
-from comfy_client.prices import AS_OF, POOLS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
+from comfy_core.prices import AS_OF, POOLS
 from comfy_core.validation import nearest
 
 LEVELS = ("NONE", "LOW", "MEDIUM", "HIGH")

@@ -22,7 +22,7 @@ from comfy_client.providers.scenario_api import ScenarioApi
 from comfy_client.providers.scenario_request import MODEL_ID
 from comfy_client.providers.stock_worker import StockWorkerProvider
 from comfy_client.providers.worker import WorkerProvider
-from comfy_core.environment import Variable, base_url, optional, table
+from comfy_core.environment import Variable, base_url, optional, positive, table
 from comfy_core.errors import ConfigError
 from comfy_core.validation import nearest
 from comfy_core.workflows import Workflow, default_directory, load_workflows
@@ -55,6 +55,12 @@ COMFYUI_ENDPOINT_ID = Variable(
 )
 ENDPOINT_ID = Variable("RUNPOD_ENDPOINT_ID", str, f"Id of the endpoint: {_ENDPOINT_ID}")
 ENDPOINT_BASE_URL = Variable("RUNPOD_ENDPOINT_BASE_URL", base_url, "Base URL of RunPod's queue API.", BASE_URL)
+GPU_USD_PER_S = Variable(
+    "COMFY_CLIENT_GPU_USD_PER_S",
+    optional(positive(1)),
+    "Price of one second of a RunPod worker in US dollars, such as 0.00031, for the `cost` of results, and for the "
+    "estimates of the Scenario shim and `scripts/benchmark`. Default: see docs/cost.md.",
+)
 COMFYUI_ENDPOINT = Variable(
     "COMFYUI_ENDPOINT", str, "URL of a ComfyUI to call directly, without RunPod, for example `http://127.0.0.1:8188`."
 )
@@ -97,6 +103,7 @@ VARIABLES: Mapping[str, Variable[Any]] = {
         COMFYUI_ENDPOINT_ID,
         ENDPOINT_ID,
         ENDPOINT_BASE_URL,
+        GPU_USD_PER_S,
         COMFYUI_ENDPOINT,
         COMFYUI_DIR,
         SCENARIO_API_KEY,
@@ -132,11 +139,13 @@ class ProviderEntry:
 def _comfyui(environment: Environment, workflows: Workflows) -> Provider:
     if comfyui_url := COMFYUI_ENDPOINT.read(environment):
         return DirectProvider(comfyui_url, workflows, directory=COMFYUI_DIR.read(environment))
-    return WorkerProvider(_endpoint(environment, "comfyui", COMFYUI_ENDPOINT_ID, ENDPOINT_ID), workflows)
+    endpoint = _endpoint(environment, "comfyui", COMFYUI_ENDPOINT_ID, ENDPOINT_ID)
+    return WorkerProvider(endpoint, workflows, usd_per_s=GPU_USD_PER_S.read(environment))
 
 
 def _stock_worker(environment: Environment, workflows: Workflows) -> Provider:
-    return StockWorkerProvider(_endpoint(environment, "runpod", ENDPOINT_ID), workflows)
+    endpoint = _endpoint(environment, "runpod", ENDPOINT_ID)
+    return StockWorkerProvider(endpoint, workflows, usd_per_s=GPU_USD_PER_S.read(environment))
 
 
 def _scenario(environment: Environment, workflows: Workflows) -> Provider:

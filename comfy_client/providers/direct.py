@@ -104,7 +104,7 @@ class DirectProvider:
         _check_supported(parsed, request)
         rendered = intake.render_request(parsed)
         timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
-        self._server.version()  # so that a wrong URL fails the submit, not the job
+        self._server.system()  # so that a wrong URL fails the submit, not the job
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
         job = _DirectJob(parsed, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
         with self._lock:
@@ -227,6 +227,7 @@ class DirectProvider:
         encode_begun_at = time.monotonic()
         outputs = job_outputs(job.request, job.rendered, run.prompts, job.raise_if_stopped)
         encode_s = time.monotonic() - encode_begun_at
+        system = self._server.system()
         timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s, "encode_s": encode_s}
         return GenerationResult(
             images=tuple(map(_image, outputs.images)),
@@ -239,9 +240,10 @@ class DirectProvider:
             seed=job.rendered.seeds[0],
             warnings=(*job.rendered.warnings, *run.warnings, *outputs.warnings),
             timings={name: round(value, 4) for name, value in timings.items()},
-            versions={"comfyui": self._server.version(), "workflow": job.rendered.version},
+            versions={"comfyui": system.version, "workflow": job.rendered.version},
             delay_s=run.queue_s,
             execution_s=run.execute_s,
+            gpu=system.gpu,
         )
 
 

@@ -189,7 +189,10 @@ class GenerationResult:
 
     Attributes:
         delay_s: the time from submission to start, or None if it is unknown.
-        execution_s: the time from start to end, for which RunPod bills, or None if it is unknown.
+        execution_s: the time from start to end, or None if it is unknown.
+        gpu: the driver's name of the worker's GPU, or None if it is unknown.
+        cost: US dollars for the seconds in which the job kept its worker busy, without cold start and idle time. None
+            if nothing is paid (a ComfyUI that is called directly), or the price of a second is unknown (docs/cost.md).
     """
 
     images: tuple[GeneratedImage, ...]
@@ -207,6 +210,8 @@ class GenerationResult:
     execution_s: float | None = None
     worker_id: str | None = None
     retries: int = 0
+    gpu: str | None = None
+    cost: float | None = None
 
     @property
     def image(self) -> GeneratedImage:

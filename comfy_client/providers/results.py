@@ -18,13 +18,19 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.http import HttpApi
 from comfy_core.images.codec import identify
+from comfy_core.prices import busy_s, job_usd
 from comfy_core.request.encoded import decode_base64
 
 DOWNLOAD_TIMEOUT_S = 60.0
+_MAX_COST = 1e6
+"""A larger number in a result is not the cost of a job."""
 
 
-def read_result(status: JobStatus, provider: str) -> GenerationResult:
+def read_result(status: JobStatus, provider: str, usd_per_s: float | None = None) -> GenerationResult:
     """Return the result in a job's output. Files that are given as URLs are downloaded.
+
+    `usd_per_s` is the price of one second of the worker. If it is None, the result has the cost that the worker
+    computed, if any.
 
     Raises JobError: the job's own error if it failed, result_lost if a file is missing or damaged, no_output, or
     unrecognized if the output is not a worker's result. Raises RequestError if a bucket is not reached, or has a
@@ -55,6 +61,8 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
         execution_s=status.execution_s,
         worker_id=status.worker_id,
         retries=status.retries,
+        gpu=output["gpu"] if isinstance(output.get("gpu"), str) else None,
+        cost=_cost(output, status, usd_per_s),
     )
     if not (result.images or result.files or result.texts):
         raise _error(status, ErrorCode.NO_OUTPUT, "The workflow succeeded but saved no output")
@@ -65,6 +73,15 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
         case {"seed": int(seed)}:
             result = replace(result, seed=seed)
     return result
+
+
+def _cost(output: Mapping[str, Any], status: JobStatus, usd_per_s: float | None) -> float | None:
+    if usd_per_s is None:
+        cost = output.get("cost")
+        return cost if isinstance(cost, int | float) and 0 <= cost < _MAX_COST else None
+    seconds = busy_s(_mapping(output.get("timings")))
+    seconds = status.execution_s if seconds is None else seconds
+    return None if seconds is None else job_usd(seconds, usd_per_s)
 
 
 def _image(entry: Mapping[str, Any], status: JobStatus) -> GeneratedImage:

@@ -10,13 +10,22 @@ from comfy_core.workflows import Workflow
 
 
 class RunPodProvider:
-    """Implements the methods of Provider that are the same for all workers on an endpoint."""
+    """Implements the methods of Provider that are the same for all workers on an endpoint.
+
+    Args:
+        endpoint: the RunPod endpoint.
+        workflows: the templates that requests may name.
+        usd_per_s: the price of one second of a worker, for the cost of results; see `read_result`.
+    """
 
     jobs_outlive_process = True
 
-    def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
+    def __init__(
+        self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow], *, usd_per_s: float | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._workflows = workflows
+        self._usd_per_s = usd_per_s
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._endpoint!r})"

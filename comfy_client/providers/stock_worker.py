@@ -50,8 +50,10 @@ class StockWorkerProvider(RunPodProvider):
 
     name = "runpod"
 
-    def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
-        super().__init__(endpoint, workflows)
+    def __init__(
+        self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow], *, usd_per_s: float | None = None
+    ) -> None:
+        super().__init__(endpoint, workflows, usd_per_s=usd_per_s)
         self._submitted = RequestCache()
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
@@ -77,7 +79,7 @@ class StockWorkerProvider(RunPodProvider):
 
     def result(self, status: JobStatus) -> GenerationResult:
         """Return a job's result. Images are encoded as requested if the request is still cached in this process."""
-        result = read_result(status, self.name)
+        result = read_result(status, self.name, self._usd_per_s)
         submitted = self._submitted.get(status.job_id)
         images = sorted((_with_seed(image) for image in result.images), key=_number)
         if submitted is None:

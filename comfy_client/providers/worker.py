@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
-from comfy_core.workflows import Workflow
 
 
 class WorkerProvider(RunPodProvider):
     """A RunPod endpoint that runs this project's worker.
 
-    Args:
-        endpoint: the RunPod endpoint.
-        workflows: requests for these are validated before they are sent, so that a mistake costs no cold start. Other
-            workflow names are sent unchecked: the worker may have workflows of its own.
-        name: the value of IMAGE_GENERATION_PROVIDER that selects this provider.
+    Requests for `workflows` are validated before they are sent, so that a mistake costs no cold start. Other workflow
+    names are sent unchecked: the worker may have workflows of its own.
     """
 
-    def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow], name: str = "comfyui") -> None:
-        super().__init__(endpoint, workflows)
-        self.name = name
+    name = "comfyui"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Validate a request and submit it: see RunPodEndpoint.submit. Raises JobError if the request is invalid."""
@@ -40,4 +31,4 @@ class WorkerProvider(RunPodProvider):
 
     def result(self, status: JobStatus) -> GenerationResult:
         """Return a job's result, with all files downloaded and verified. Raises the errors of `read_result`."""
-        return read_result(status, self.name)
+        return read_result(status, self.name, self._usd_per_s)

@@ -1,10 +1,16 @@
-"""Parses ComfyUI's /history responses into the outcome of a prompt, and cleans ComfyUI's texts for errors. No I/O.
+"""Parses ComfyUI's /history and /system_stats responses, and cleans ComfyUI's texts for errors. No I/O.
 
 Facts (tests/recordings):
 
 - /history/{id} is `{}` for a pending, running or unknown prompt. Otherwise it is
   `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`. The messages distinguish an
   error from an interruption.
+- /system_stats has the device that torch uses, with its `type` (`cpu`, `cuda`) and `name`.
+
+Facts (model_management.py of 0.33.0, get_torch_device_name):
+
+- The name of a CUDA device is `cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync`: the device, its driver's name for the
+  GPU, and the allocator.
 
 Facts (execution.py of 0.3.64 and 0.33.0; model_vbar.py, vram_buffer.py and host_buffer.py of comfy-aimdo 0.4.13):
 
@@ -34,6 +40,29 @@ _GPU_MEMORY = re.compile(
 """Matches messages of ComfyUI, torch and comfy-aimdo about exhausted GPU memory."""
 _MAIN_MEMORY = re.compile(r"HostBuffer( allocation|\.extend|\.register) failed|Host OOM")
 """Matches messages of comfy-aimdo about exhausted main memory."""
+
+
+_CUDA_DEVICE = re.compile(r"cuda(:\d+)? (?P<gpu>.+?)( : \w*)?")
+
+
+@dataclass(frozen=True)
+class SystemStats:
+    """ComfyUI's version, or "unknown", and the driver's name of its GPU, or None for a CPU or an unknown device."""
+
+    version: str
+    gpu: str | None
+
+
+def read_system_stats(body: object) -> SystemStats:
+    """Parse the response of /system_stats. What it lacks is unknown."""
+    version, gpu = "unknown", None
+    match body:
+        case {"system": {"comfyui_version": str(version)}}:
+            pass
+    match body:
+        case {"devices": [{"name": str(name)}, *_]} if device := _CUDA_DEVICE.fullmatch(name):
+            gpu = device["gpu"]
+    return SystemStats(version, gpu)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import requests
 
 from comfy_core.comfyui.cleanup import Cleanup
-from comfy_core.comfyui.responses import OutputFile, read_written
+from comfy_core.comfyui.responses import OutputFile, SystemStats, read_system_stats, read_written
 from comfy_core.comfyui.websocket_listener import CONNECT_TIMEOUT_S, Notice, WebsocketListener
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
@@ -77,7 +77,7 @@ class ComfyServer:
         self._socket = WebsocketListener(socket_url, connect_timeout_s)
         self._node_types: dict[str, JsonObject] = {}
         self._offered: dict[str, bool] = {}
-        self._version: str | None = None
+        self._system: SystemStats | None = None
         self._has_cancel = True  # until ComfyUI responds that it does not have the request
         self.cleanup = Cleanup(self)
 
@@ -109,18 +109,15 @@ class ComfyServer:
         """Make the listener reopen the websocket. Use this if the websocket is open but receives nothing."""
         self._socket.drop()
 
-    def version(self) -> str:
-        """Return ComfyUI's version. It is requested once and cached."""
-        if self._version is None:
-            self._version = self.fetch_version()
-        return self._version
+    def system(self) -> SystemStats:
+        """Return ComfyUI's version and GPU. They are requested once and cached."""
+        if self._system is None:
+            self._system = self.fetch_system()
+        return self._system
 
-    def fetch_version(self, *, timeout_s: float = CALL_TIMEOUT_S) -> str:
-        """Return ComfyUI's version, or "unknown". Raises RequestError while ComfyUI is not ready."""
-        match self._http.json("GET", "/system_stats", timeout_s=timeout_s):
-            case {"system": {"comfyui_version": str(version)}}:
-                return version
-        return "unknown"
+    def fetch_system(self, *, timeout_s: float = CALL_TIMEOUT_S) -> SystemStats:
+        """Return ComfyUI's version and GPU. Raises RequestError while ComfyUI is not ready."""
+        return read_system_stats(self._http.json("GET", "/system_stats", timeout_s=timeout_s))
 
     def models(self, folder: str, *, timeout_s: float = CALL_TIMEOUT_S) -> list[str]:
         """Return the files in a model folder; empty if ComfyUI does not have the folder."""

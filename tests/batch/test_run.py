@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -86,9 +87,9 @@ def seeds(platform: RunPodPlatform) -> list[int]:
 
 
 def test_every_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
-    """Images, manifest and gallery exist; a second run generates nothing and costs nothing."""
+    """Images, manifest and gallery exist; a second run generates nothing and keeps the costs."""
     with ScriptedWorker(platform, image_result, threads=2):
-        first = batch(platform, file)
+        first = batch(platform, file, COMFY_CLIENT_GPU_USD_PER_S="0.5")
         second = batch(platform, file)
     out = file.parent / "out"
     manifest = json.loads((out / "manifest.json").read_text())
@@ -101,7 +102,8 @@ def test_every_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> 
     for asset in manifest["assets"]:
         assert (out / asset["file"]).stat().st_size
         assert asset["provider_asset_id"] == f"sha256:{asset['sha256']}"
-        assert asset["cost_usd"] is not None  # 0 if the job took less than a millisecond
+        assert asset["cost_usd"] == math.ceil(round(asset["execution_s"], 3)) * 0.5
+    assert manifest["cost_usd"] == sum(asset["cost_usd"] for asset in manifest["assets"])
     page = (out / "index.html").read_text()
     assert "The &lt;Castle&gt;" in page
     assert 'src="entities/knight-2.png"' in page
@@ -302,9 +304,9 @@ def test_too_little_disk_space_is_found_before_the_first_job(
 def test_a_partial_run_is_merged_into_the_manifest(platform: RunPodPlatform, file: Path) -> None:
     """After `--type` the manifest and the gallery have all images, also one whose prompt has changed since."""
     with ScriptedWorker(platform, image_result, threads=2):
-        whole = batch(platform, file)
+        whole = batch(platform, file, COMFY_CLIENT_GPU_USD_PER_S="0.5")
         file.write_text(ASSETS_TOML.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
-        part = batch(platform, file, "--type=ui")
+        part = batch(platform, file, "--type=ui", COMFY_CLIENT_GPU_USD_PER_S="0.5")
     out = file.parent / "out"
     prompts = {asset["id"]: asset["prompt"] for asset in json.loads((out / "manifest.json").read_text())["assets"]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def test_an_image_is_written_to_its_file(shell: Shell, platform: RunPodPlatform)
     assert Path("knight.png").read_bytes() == png(8, 7)
     expected = {"workflow": "txt2img", "prompt": "a knight", "seed": 7, "width": 512, "metadata": False}
     assert job.input == expected
+
+
+def test_the_cost_is_shown(shell: Shell) -> None:
+    """A job's cost is a line on stderr and a field with --json; without a known price there is no line, and null."""
+    priced = shell("txt2img", "a knight", COMFY_CLIENT_GPU_USD_PER_S="0.5")
+    as_json = shell("txt2img", "a knight", "--json", COMFY_CLIENT_GPU_USD_PER_S="0.5")
+    unpriced = shell("txt2img", "a knight")
+
+    assert re.fullmatch(r"\$0\.[05]000 of GPU time", priced.err.splitlines()[-1])
+    assert as_json.json["cost"] in (0, 0.5)
+    assert "of GPU time" not in unpriced.err
+    assert shell("txt2img", "a knight", "--json").json["cost"] is None
 
 
 def test_the_default_name_has_workflow_and_seed(shell: Shell) -> None:

@@ -11,9 +11,9 @@ from comfy_client.deploy.desired import ResourceIds, endpoint_creation, make_end
 from comfy_client.deploy.diff import HIDDEN, changes_of, patch_of
 from comfy_client.deploy.offers import make_offers
 from comfy_client.deploy.responses import api_error
-from comfy_client.prices import AS_OF, POOLS
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, RequestError, Unauthorized
+from comfy_core.prices import AS_OF, POOLS
 from simulators.runpod.rest.shapes import CATALOGUE, gpu
 
 DESCRIPTION = make_description(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from comfy_client.deploy.description import FLASHBOOT, find_faults, make_description
 from comfy_client.deploy.desired import ResourceIds, endpoint_creation, make_endpoint, make_template, template_creation
 from comfy_client.deploy.diff import changes_of, patch_of
-from comfy_client.prices import POOLS
+from comfy_core.prices import POOLS
 from simulators.runpod.rest import Account
 from simulators.runpod.rest.shapes import CATALOGUE
 

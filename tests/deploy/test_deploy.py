@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_client.prices import AS_OF
+from comfy_core.prices import AS_OF
 from tests.deploy.conftest import DESCRIPTION, MODEL, STORAGE_TABLE, DeploySetup
 
 SECRETS = 'secrets = ["HF_TOKEN"]\n'

@@ -8,8 +8,8 @@ import pytest
 
 from comfy_client.deploy.description import SCHEMA, find_faults, read_description
 from comfy_client.deploy.variables import secrets_of
-from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.errors import ConfigError
+from comfy_core.prices import DEFAULT_POOL, POOLS
 
 MINIMAL = 'name = "flux"\nimage = "ghcr.io/me/worker:1.0.0"\n[gpu]\npools = ["ADA_24"]\n'
 

@@ -13,7 +13,7 @@ import pytest
 from bench.worker_setup import ROOT
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.cli.parser import make_parser
-from comfy_client.prices import POOLS, job_usd
+from comfy_core.prices import POOLS, job_usd
 from comfy_core.workflows import default_directory, load_workflows
 from tests.deploy.conftest import DeploySetup
 

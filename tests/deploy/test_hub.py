@@ -17,9 +17,9 @@ import pytest
 
 from bench.worker_setup import ROOT
 from comfy_client.deploy.description import make_description, read_description
-from comfy_client.prices import POOLS
 from comfy_core.environment import variables_of
 from comfy_core.object_store import Bucket
+from comfy_core.prices import POOLS
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import default_directory, load_workflows
 from worker.settings import Settings

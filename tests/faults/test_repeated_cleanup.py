@@ -125,7 +125,7 @@ def test_cleanup_that_was_refused_is_repeated_by_the_next_job(simulator: Simulat
 def _responds(simulator: Simulator) -> bool:
     server = ComfyServer(simulator.url)
     try:
-        return bool(server.fetch_version())
+        return bool(server.fetch_system())
     except RequestError:
         return False
     finally:

@@ -147,7 +147,7 @@ def test_it_is_ready_when_it_responds_and_has_the_models(child: Start) -> None:
     comfyui = child(models=["vae/ae.safetensors"])
     comfyui.process.await_start()
 
-    assert comfyui.server.fetch_version()
+    assert comfyui.server.fetch_system().version
     comfyui.await_available()
     assert comfyui.process.rejection_error() is None
     assert not comfyui.process.is_lost
@@ -260,7 +260,7 @@ def test_a_crash_fails_the_running_job_and_comfyui_restarts(child: Start) -> Non
     assert error.report.retryable
     assert not isinstance(error, RetryJob)
     comfyui.await_available()
-    assert comfyui.server.fetch_version()
+    assert comfyui.server.fetch_system().version
     assert comfyui.process.failure_of(comfyui.process.begin_lease()) is None
     assert (comfyui.times_lost, comfyui.process.is_lost) == (0, False)
 
@@ -302,7 +302,7 @@ def test_a_success_resets_the_restart_limit(child: Start) -> None:
         comfyui.await_available()
         comfyui.process.note_success()
 
-    assert comfyui.server.fetch_version()
+    assert comfyui.server.fetch_system().version
     assert comfyui.process.deaths == 2
     assert comfyui.times_lost == 0
 

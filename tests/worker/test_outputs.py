@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -254,6 +255,16 @@ def test_the_keys_of_an_image_can_be_set(worker: Worker, s3: S3Server, fields: t
     assert len({image[field] for field in fields}) == 1
     assert (image["type"] == "s3_url") == (delivery == "s3")
     assert read.image.size == (64, 64)
+
+
+def test_a_result_has_its_cost(worker: Worker) -> None:
+    """It is the worker's price for the busy seconds; null for a worker outside RunPod without a price of its own."""
+    priced = run(configured(worker, gpu_usd_per_s=0.5))
+    seconds = priced["timings"]["total_s"] - priced["timings"]["queue_s"]
+
+    assert priced["cost"] == math.ceil(seconds) * 0.5
+    assert priced["gpu"] is None
+    assert run(worker)["cost"] is None
 
 
 def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from comfy_core.errors import ConfigError
+from comfy_core.prices import POOLS
 from comfy_core.workflows import default_directory
 from worker.settings import Settings
 
@@ -105,3 +106,20 @@ def test_a_complete_bucket_is_one_value() -> None:
     assert bucket is not None
     assert (bucket.name, bucket.region, bucket.prefix, bucket.url_expires_s) == ("pictures", "auto", "a/b", 86400)
     assert "secret-value" not in repr(bucket)
+
+
+@pytest.mark.parametrize(
+    ("variables", "gpu", "usd_per_s"),
+    [
+        ({}, "NVIDIA H200", None),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "https://runpod.example/take"}, "NVIDIA H200", POOLS["HOPPER_141"].flex_usd_per_s),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "https://runpod.example/take"}, None, None),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "https://runpod.example/take"}, "NVIDIA GeForce RTX 5090", None),
+        ({"WORKER_GPU_USD_PER_S": "0.0009"}, "NVIDIA GeForce RTX 5090", 0.0009),
+    ],
+)
+def test_the_price_is_the_own_one_or_the_gpu_s_on_runpod(
+    variables: dict[str, str], gpu: str | None, usd_per_s: float | None
+) -> None:
+    """WORKER_GPU_USD_PER_S is the price; without it, a GPU on RunPod has the price of the table."""
+    assert Settings.from_env({**EXTERNAL_COMFYUI, **variables}).usd_per_s(gpu) == usd_per_s

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.endpoint.price import PRICE_VARIABLE
 from comfy_client.cli.progress import COLUMNS
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
@@ -37,7 +36,6 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "The client": [*CLIENT_VARIABLES.values(), COLUMNS],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
     "The Scenario shim": SHIM_VARIABLES,
-    "`scripts/benchmark`": [PRICE_VARIABLE],
 }
 """Every variable, by the title of its table in docs/configure.md."""
 

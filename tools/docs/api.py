@@ -85,7 +85,9 @@ RESULT = """\
   "prompt_ids": ["6f8a…"],
   "warnings": [],
   "versions": {"worker": "0.1.0", "comfyui": "COMFYUI_VERSION", "workflow": "ada2c8a810e9"},
-  "timings": {"queue_s": 0.004, "execute_s": 9.1, "fetch_s": 0.0, "encode_s": 0.009, "total_s": 9.12}
+  "gpu": "NVIDIA GeForce RTX 4090",
+  "timings": {"queue_s": 0.004, "execute_s": 9.1, "fetch_s": 0.0, "encode_s": 0.009, "total_s": 9.12},
+  "cost": 0.0031
 }
 ```
 
@@ -98,6 +100,8 @@ RESULT = """\
 - `warnings`: differences from the request, such as an image that is too large for WebP and stays a PNG.
 - `timings`: seconds in ComfyUI's queue, running, downloading files that did not arrive over the websocket, encoding,
   and in all.
+- `cost`: US dollars for `total_s` without `queue_s`, or null if nothing is paid or the price is not known
+  ([cost.md](cost.md#the-cost-of-a-job)). `gpu`: the driver's name of the worker's GPU, or null.
 - `versions.workflow` changes with either file of the workflow.
 
 While a job is IN_PROGRESS, `output` in the response of `/status` is its progress. Its `images` is always an empty list:

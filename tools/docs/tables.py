@@ -9,10 +9,10 @@ from bench.faults import FAULT_ROWS, FAULTS_TESTED_ELSEWHERE
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.scenario.fields import ROUTES
-from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import PROVIDERS
 from comfy_core.environment import Variable
 from comfy_core.error_codes import ErrorCode
+from comfy_core.prices import AS_OF, POOLS
 from comfy_core.workflows import default_directory, load_workflows
 from tools.docs.api import default_cell, type_and_range
 

@@ -300,6 +300,7 @@ class JobRunner:
             notes=(*ended.notes, *result.warnings),
             asset_ids=tuple(asset.id for asset in assets),
             execution_s=result.execution_s,
+            cost_usd=result.cost,
             error="",
             error_code="",
         )

@@ -53,6 +53,7 @@ class ShimJob:
         history: each status that the job had, with its start: `(seconds, status)`.
         estimate_usd: the estimated cost.
         execution_s: how long the job ran at the endpoint.
+        cost_usd: what the job cost. None if it has not ended, nothing is paid, or the price is unknown.
         fingerprint: the hash of the request, to detect retries (idempotency.py).
         repeats: the highest retry count of a request that matched this job.
         idempotency_key: the Idempotency-Key header, or empty.
@@ -85,6 +86,7 @@ class ShimJob:
     error: str = ""
     estimate_usd: float = 0.0
     execution_s: float | None = None
+    cost_usd: float | None = None
     asset_ids: tuple[str, ...] = ()
     fingerprint: str = ""
     repeats: int = 0

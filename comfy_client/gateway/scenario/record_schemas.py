@@ -52,6 +52,10 @@ COST: Mapping[str, JsonObject] = {
 }
 OWN_COST: Mapping[str, JsonObject] = {"estimatedUsd": NUMBER}
 """The cost fields of own jobs only."""
+_BILLING = record(
+    {"cuCost": NUMBER, "cuDiscount": NUMBER},
+    {"usd": {"type": ["number", "null"], "description": "US dollars of an own job. Null: not ended, free, or unknown"}},
+)
 
 SCHEMAS: Mapping[str, JsonObject] = {
     "Error": record(
@@ -75,7 +79,7 @@ SCHEMAS: Mapping[str, JsonObject] = {
             **_TIMES,
             "metadata": reference("JobMetadata"),
         },
-        {**_OWNERS, "billing": record({"cuCost": NUMBER, "cuDiscount": NUMBER}), "error": TEXT},
+        {**_OWNERS, "billing": _BILLING, "error": TEXT},
     ),
     "JobMetadata": record(
         {"input": _ANY_OBJECT, "assetIds": TEXTS, "side": SIDE},

@@ -15,9 +15,9 @@ from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROU
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload, Side
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_client.gateway.scenario.studio_models import StudioModel
-from comfy_client.prices import job_usd
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
+from comfy_core.prices import job_usd
 
 AssetUrl: TypeAlias = Callable[[str], str]
 """Returns the URL of an asset's image. The HTTP server signs it, and it expires."""
@@ -71,7 +71,7 @@ def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
     """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
     if job.side is Side.SCENARIO:
         return scenario_job_record(job.scenario_record)
-    usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
+    usd = job.estimate_usd if job.execution_s is None else job.cost_usd or 0.0
     metadata: JsonObject = {
         "input": dict(job.scenario_request),
         "assetIds": list(job.asset_ids),
@@ -96,7 +96,7 @@ def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
         "authorId": job.owner,
         "ownerId": job.owner,
         "metadata": metadata,
-        "billing": {"cuCost": whole_units(usd, costs), "cuDiscount": 0},
+        "billing": {"cuCost": whole_units(usd, costs), "cuDiscount": 0, "usd": job.cost_usd},
         **({"error": job.error} if job.error else {}),
     }
 

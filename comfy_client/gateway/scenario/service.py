@@ -41,7 +41,6 @@ from comfy_client.gateway.scenario.serializers import (
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Filter, Store
 from comfy_client.gateway.scenario.uploads import SWEEP_S, Uploads
-from comfy_client.prices import job_usd
 from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import Fault, JsonObject, is_asset_id
@@ -328,9 +327,8 @@ class ShimService:
 
     async def overview(self, owner: str) -> JsonObject:
         """Return the endpoint's health, and the cost so far of an owner's own and forwarded jobs."""
-        count, seconds = self._store.runs_and_seconds(owner)
+        count, seconds, usd = self._store.runs_seconds_and_usd(owner)
         forwarded, units = self._store.forwarded_jobs_and_units(owner)
-        usd = job_usd(seconds, self._settings.costs.usd_per_s)
         try:
             health = await asyncio.to_thread(self._client.health)
             state: JsonObject = {"why": health.why, "sentence": health.sentence, "workers": dict(health.workers)}

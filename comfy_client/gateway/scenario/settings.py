@@ -9,11 +9,12 @@ from pathlib import Path
 
 from comfy_client.gateway.scenario.bridge.upstream import Upstream
 from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models
-from comfy_client.prices import AS_OF, DEFAULT_POOL, POOLS
+from comfy_client.providers import GPU_USD_PER_S
 from comfy_core.contract import JsonObject
 from comfy_core.environment import base_url, names, number, optional, positive, read, switch, table, variable
 from comfy_core.errors import ConfigError
 from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, read_bucket
+from comfy_core.prices import DEFAULT_POOL, POOLS
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -51,20 +52,16 @@ _rate = number(int, 1)
 
 @dataclass(frozen=True)
 class CostRules:
-    """The prices and durations from which the cost of a job is calculated.
+    """The prices and durations from which the cost of a job is estimated. A job that has ended has its result's cost.
 
     Attributes:
+        usd_per_s: the price of one second of a worker: COMFY_CLIENT_GPU_USD_PER_S, or the price of DEFAULT_POOL.
         seconds_per_step: the default is a reported value for an RTX 4090 with the fp8 model; this project has not
             measured it.
         seconds_per_job: seconds for everything except the steps: decoding, encoding and transfer.
     """
 
-    usd_per_s: float = variable(
-        "SCENARIO_SHIM_GPU_USD_PER_S",
-        _price,
-        f"Price of one second of a worker, for estimates. The default is the price of {DEFAULT_POOL} on {AS_OF}.",
-        f"{POOLS[DEFAULT_POOL].flex_usd_per_s:g}",
-    )
+    usd_per_s: float = POOLS[DEFAULT_POOL].flex_usd_per_s
     seconds_per_step: float = variable(
         "SCENARIO_SHIM_SECONDS_PER_STEP",
         _price,
@@ -196,7 +193,8 @@ class ShimSettings:
     @staticmethod
     def from_env(environment: Mapping[str, str]) -> ShimSettings:
         """Return the settings in `environment`. Raises ConfigError that names the invalid variable."""
-        settings = read(ShimSettings, environment, costs=read(CostRules, environment))
+        usd_per_s = GPU_USD_PER_S.read(environment) or CostRules.usd_per_s
+        settings = read(ShimSettings, environment, costs=read(CostRules, environment, usd_per_s=usd_per_s))
         if bool(settings.upstream_api_key) != bool(settings.upstream_api_secret):
             raise ConfigError(
                 "Set both SCENARIO_SHIM_UPSTREAM_API_KEY and SCENARIO_SHIM_UPSTREAM_API_SECRET to forward calls to "

@@ -301,13 +301,14 @@ class Store:
         )
         return bool(found[0])
 
-    def runs_and_seconds(self, owner: str) -> tuple[int, float]:
-        """Return the number of an owner's jobs that ran, and their total seconds."""
+    def runs_seconds_and_usd(self, owner: str) -> tuple[int, float, float]:
+        """Return the number of an owner's jobs that ran, their total seconds, and their total cost in US dollars."""
         [found] = self._rows(
-            "SELECT COUNT(*), COALESCE(SUM(execution_s), 0) FROM jobs WHERE owner = ? AND execution_s IS NOT NULL",
+            "SELECT COUNT(*), COALESCE(SUM(execution_s), 0), COALESCE(SUM(cost_usd), 0) FROM jobs "
+            "WHERE owner = ? AND execution_s IS NOT NULL",
             (owner,),
         )
-        return int(found[0]), float(found[1])
+        return int(found[0]), float(found[1]), float(found[2])
 
     def forwarded_jobs_and_units(self, owner: str) -> tuple[int, float]:
         """Return the number of an owner's forwarded jobs, and the creative units that Scenario announced for them."""

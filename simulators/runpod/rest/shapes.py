@@ -124,4 +124,4 @@ CATALOGUE = (
     gpu("ADA_32_PRO", "RTX 5090", 32, None, "NONE"),
     gpu(None, "RTX 3070", 8, None),
 )
-"""A catalogue with the prices of comfy_client.prices. Some GPU types have a low availability."""
+"""A catalogue with the prices of comfy_core.prices. Some GPU types have a low availability."""

@@ -106,7 +106,7 @@ def test_each_key_is_an_owner() -> None:
         ("SCENARIO_SHIM_BUCKET_PREFIX", "shim"),
         ("SCENARIO_SHIM_LORAS", "[1]"),
         ("SCENARIO_SHIM_REQUESTS_PER_MINUTE", "0"),
-        ("SCENARIO_SHIM_GPU_USD_PER_S", "nan"),
+        ("SCENARIO_SHIM_UNITS_PER_USD", "nan"),
     ],
 )
 def test_an_invalid_variable_is_named(name: str, value: str) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim, ShimError
+from comfy_client.gateway.scenario.models import ShimJob
 from comfy_client.gateway.scenario.settings import ShimSettings
+from comfy_client.gateway.scenario.store import Filter, Store
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, image_result, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 
@@ -40,6 +42,30 @@ def test_a_prompt_becomes_an_asset(shim: ScenarioShim, tmp_path: Path) -> None:
     assert job["status"] == "success"
     assert shim.download_asset(asset_id, tmp_path / "knight.png") == png(8, 7) == (tmp_path / "knight.png").read_bytes()
     assert shim.get_asset(asset_id)["metadata"]["seed"] == "7"
+
+
+def test_a_job_has_the_cost_of_its_result(tmp_path: Path) -> None:
+    """`billing` has the result's cost, in US dollars and in units, and the owner's total is the sum of these costs."""
+
+    def priced_result(job: Body) -> Body:
+        result = image_result(job)
+        return {"output": {**result["output"], "cost": 0.015 if job["input"]["seed"] else None}}
+
+    with (
+        RunPodPlatform(long_poll_s=0.5) as platform,
+        ScriptedWorker(platform, priced_result, threads=2),
+        ScenarioShim(client_from_env(platform.client_env()), ShimSettings(tmp_path / "shim")) as shim,
+    ):
+        calls = [shim.generate_txt2img({"prompt": "a knight", "seed": seed}) for seed in ("0", "1", "2")]
+        billing = [shim.wait_for_job(call["job"]["jobId"], 20)["billing"] for call in calls]
+    store = Store(tmp_path / "shim")
+    owner = store.page(ShimJob, Filter().where("1"), order="created_at", is_descending=False, size=1)[0].owner
+    total = store.runs_seconds_and_usd(owner)
+    store.close()
+
+    assert billing[0] == {"cuCost": 0, "cuDiscount": 0, "usd": None}
+    assert billing[1] == billing[2] == {"cuCost": 2, "cuDiscount": 0, "usd": 0.015}
+    assert (total[0], total[2]) == (3, 0.03)
 
 
 def test_an_uploaded_image_can_be_the_input(shim: ScenarioShim, platform: RunPodPlatform) -> None:

@@ -1,13 +1,14 @@
 """Dated table of RunPod serverless prices per GPU second, and the cost of a job. No I/O.
 
 The prices are from docs/reference/runpod.md#gpu-pools-and-prices (RunPod's pricing page) and become outdated.
-`comfy-client deploy` reads current prices from RunPod's catalogue. To set your own rate, use
-SCENARIO_SHIM_GPU_USD_PER_S or `comfy-client batch --usd-per-s`.
+`comfy-client deploy` reads current prices from RunPod's catalogue. WORKER_GPU_USD_PER_S and COMFY_CLIENT_GPU_USD_PER_S
+set another price.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,15 +47,35 @@ POOLS: Mapping[str, PoolPrice] = {
 Source: docs/reference/runpod.md#gpu-pools-and-prices.
 """
 
+_MAX_JOB_S = 7 * 86_400.0
+
 DEFAULT_POOL = "ADA_24"
 """The pool of the RTX 4090, which deploy.toml lists first."""
 
 
-def job_usd(execution_s: float, usd_per_s: float) -> float:
-    """Return the cost in USD of `execution_s` seconds of a worker. RunPod bills whole seconds, rounded up.
+def pool_of(gpu: str) -> PoolPrice | None:
+    """Return the pool of a GPU, given its name in the driver, such as `NVIDIA GeForce RTX 4090`. None if unknown."""
+    return next((pool for pool in POOLS.values() if any(re.search(rf"\b{name}\b", gpu) for name in pool.gpus)), None)
+
+
+def busy_s(timings: Mapping[str, object]) -> float | None:
+    """Return how long a job kept its worker busy, from the result's `timings`. None if they do not have it.
+
+    The time in ComfyUI's queue is left out: a worker with two jobs runs the other one in that time.
+    """
+    match timings:
+        case {"total_s": int() | float() as total_s, "queue_s": int() | float() as queue_s} if (
+            0 <= queue_s <= total_s < _MAX_JOB_S
+        ):
+            return total_s - queue_s
+    return None
+
+
+def job_usd(seconds: float, usd_per_s: float) -> float:
+    """Return the cost in USD of `seconds` seconds of a worker. RunPod bills whole seconds, rounded up.
 
     Source: docs/reference/runpod.md#gpu-pools-and-prices.
 
     Not included: the worker's cold start and idle time, which all its jobs share.
     """
-    return math.ceil(round(execution_s, 3)) * usd_per_s
+    return round(math.ceil(round(seconds, 3)) * usd_per_s, 9)
