@@ -33,6 +33,7 @@ class ShimProcess:
             "PYTHONPATH": str(ROOT),
             "SCENARIO_SHIM_ACCOUNTS": f"{KEY}:{SECRET},{OTHER_KEY}:{OTHER_SECRET}",
             "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "100000",
+            "SCENARIO_SHIM_DRAIN_S": "0",
             **environment,
         }
         self._flags = ["--port=0", f"--data={directory}", *flags]

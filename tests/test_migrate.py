@@ -123,7 +123,7 @@ def setup() -> Iterator[MigrationSetup]:
         with Path(name, "shim.log").open("w+") as log:
             shim = subprocess.Popen(
                 SERVE_EXAMPLE.command(Path(name)),
-                env={**without_shim.environment(), "PORT": "0"},
+                env={**without_shim.environment(), "PORT": "0", "SCENARIO_SHIM_DRAIN_S": "0"},
                 cwd=name,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -30,10 +30,16 @@ PART_LIFE_S = 3600.0
 
 @dataclass(frozen=True)
 class Keys:
-    """The configured keys. Each key is a separate owner. Without keys (`--insecure-local`), there is one owner."""
+    """The configured keys. Each key is a separate owner. Without keys (`--insecure-local`), there is one owner.
+
+    `advice` says what a request without a valid key has to send.
+    """
 
     accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
     tokens: tuple[str, ...] = field(default=(), repr=False)
+    advice: str = (
+        "Send a key of SCENARIO_SHIM_ACCOUNTS (Basic) or a token of SCENARIO_SHIM_TOKENS (Bearer), not one of Scenario"
+    )
 
     @property
     def is_open(self) -> bool:
@@ -62,8 +68,7 @@ class Keys:
             # No WWW-Authenticate header: the browser would show its own dialog instead of the web page's.
             raise ShimError(
                 UNAUTHORIZED,
-                "The key is missing or wrong. Send a key of SCENARIO_SHIM_ACCOUNTS (Basic) or a token of "
-                "SCENARIO_SHIM_TOKENS (Bearer), not one of Scenario",
+                f"The key is missing or wrong. {self.advice}",
                 code=ErrorCode.AUTH_FAILED,
             )
         return owner_of(found)

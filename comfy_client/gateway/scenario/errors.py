@@ -20,6 +20,7 @@ TOO_MANY = 429
 INTERNAL = 500
 NOT_IMPLEMENTED = 501
 UNREACHABLE = 502
+UNAVAILABLE = 503
 NO_SPACE = 507
 MAX_LISTED_FAULTS = 20
 """Maximum number of faults that one error lists. The rest are only counted."""

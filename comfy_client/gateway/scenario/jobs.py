@@ -18,7 +18,7 @@ import base64
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
@@ -65,10 +65,14 @@ _log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """Runs the stored jobs at `provider`. All methods must be called in one event loop."""
+    """Runs the stored jobs at `provider`. `on_ended` gets each job that has ended.
 
-    def __init__(self, provider: Provider, storage: AssetStorage) -> None:
+    All methods must be called in one event loop.
+    """
+
+    def __init__(self, provider: Provider, storage: AssetStorage, on_ended: Callable[[ShimJob], None]) -> None:
         self._provider = provider
+        self._on_ended = on_ended
         self._storage = storage
         self._store = storage.store
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -146,8 +150,10 @@ class JobRunner:
                     job_id,
                     ErrorReport.because(ErrorCode.INTERNAL, "The job failed because of a bug in the shim"),
                 )
+        if (job := self._job(job_id)).phase is Phase.ENDED:
+            self._on_ended(job)
         with suppress(OSError, ComfyClientError):
-            await self._delete_unused_image(self._job(job_id))
+            await self._delete_unused_image(job)
 
     async def _advance(self, job_id: str) -> None:
         if self._job(job_id).phase is Phase.SENDING:

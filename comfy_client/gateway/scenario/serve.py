@@ -22,7 +22,7 @@ from comfy_core.urls import is_loopback
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from comfy_client.gateway.scenario.service import ShimService
+    from comfy_client.gateway.scenario.server import ShimServer
 
 BACKLOG = 2048
 SERVER_STOP_TIMEOUT_S = 20
@@ -50,6 +50,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     _check_access(settings, host, is_open=is_open)
     uvicorn, server_module = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
     connections = _import_optional("comfy_client.gateway.scenario.connections")
+    draining = _import_optional("comfy_client.gateway.scenario.draining")
+    _import_optional("prometheus_client").disable_created_metrics()
     logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
         shim = server_module.ShimServer(client, settings, make_blobs(settings.directory, settings.bucket))
@@ -71,23 +73,23 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             timeout_keep_alive=connections.KEEP_ALIVE_S,
             timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,
         )
-        server = uvicorn.Server(config)
+        server = draining.DrainingServer(config, settings.drain_s, lambda: setattr(shim.health, "is_draining", True))
         # For a signal before uvicorn sets its handlers, and for the signal that uvicorn raises again after a shutdown.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        asyncio.run(_serve(shim.service, server, sockets, log_stream, on_ready))
+        asyncio.run(_serve(shim, server, sockets, log_stream, on_ready))
     return 0
 
 
 async def _serve(
-    service: ShimService,
+    shim: ShimServer,
     server: Any,  # noqa: ANN401 - uvicorn's
     sockets: Sequence[socket.socket],
     log_stream: TextIO,
     on_ready: Callable[[str], None],
 ) -> None:
     """Resume the jobs of earlier processes, print the URL, and serve requests until a signal."""
-    async with service:
+    async with shim.service, shim.health:
         host, port = sockets[0].getsockname()[:2]
         url_host = f"[{host}]" if ":" in host else host
         log_stream.write(

@@ -43,7 +43,10 @@ from comfy_client.gateway.scenario.errors import (
     bad_request,
     shim_error,
 )
+from comfy_client.gateway.scenario.health import HealthMonitor
 from comfy_client.gateway.scenario.idempotency import RetryHint
+from comfy_client.gateway.scenario.metrics import CONTENT_TYPE
+from comfy_client.gateway.scenario.monitoring import ROUTE, MonitoredApp
 from comfy_client.gateway.scenario.openapi import document
 from comfy_client.gateway.scenario.origin import is_json, rejection_reason
 from comfy_client.gateway.scenario.page import read_page
@@ -64,6 +67,7 @@ SMALL_BODY_BYTES = 1024 * 1024
 LARGE_AT_ONCE = 4
 """Concurrent large request bodies per key: above SMALL_BODY_BYTES, or parts of uploads. They are held in memory."""
 MULTIPART_ADVICE = "Use a multipart upload (POST /uploads), or send a smaller image"
+METRICS_ADVICE = "Set SCENARIO_SHIM_METRICS_TOKEN, and send that token as `Authorization: Bearer …`"
 UPLOAD_EXAMPLE = '{"name": "knight.png", "image": "…"} to POST /assets'
 _CHUNK_BYTES = 64 * 1024
 _MAX_KEY_CHARACTERS = 255
@@ -86,14 +90,17 @@ class ShimServer:
         keys = Keys(settings.accounts, settings.tokens)
         self._is_open = keys.is_open
         self._logins = LoginThrottle(keys)
+        self._metric_readers = LoginThrottle(Keys(tokens=(settings.metrics_token,), advice=METRICS_ADVICE))
         self._limits = CallLimits(settings.requests_per_minute, settings.polls_per_minute)
         self._large_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self.service = ShimService(client, settings, blobs, url_of=self._image_url, part_of=self._part_url)
+        self.health = HealthMonitor(self.service.store_file, client.health, self.service.metrics)
         self._signer = Signer(url_secret(settings.url_secret, settings.directory))
         endpoints: list[tuple[str, str, Endpoint]] = [
             ("GET", "/", self._page),
             ("GET", "/openapi.json", self._openapi),
             ("GET", "/health", self._health),
+            ("GET", "/metrics", self._metrics),
             ("GET", "/pictures/{assetId}", self._image),
             ("PUT", "/parts/{uploadId}/{number:int}", self._put_part),
             *(
@@ -105,9 +112,9 @@ class ShimServer:
         if self.service.bridge is not None:
             forward = partial(self._pass_through, self.service.bridge)
             endpoints += [(method, "/{path:path}", forward) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
-        self.app = Starlette(
+        app = Starlette(
             routes=[
-                Route(path, partial(self._checked_origin, endpoint), methods=[method])
+                Route(path, partial(self._checked, path.removeprefix("/v1"), endpoint), methods=[method])
                 for method, path, endpoint in endpoints
             ],
             exception_handlers={
@@ -116,9 +123,11 @@ class ShimServer:
                 Exception: self._internal_error,
             },
         )
+        self.app = MonitoredApp(app, self.service.metrics, lambda: self.health.is_draining)
 
-    async def _checked_origin(self, endpoint: Endpoint, request: Request) -> Response:
-        """Handle a request. A shim without keys first rejects requests from pages of other sites."""
+    async def _checked(self, template: str, endpoint: Endpoint, request: Request) -> Response:
+        """Handle a request of a route. A shim without keys first rejects requests from pages of other sites."""
+        request.scope[ROUTE] = template
         if self._is_open and (why := rejection_reason(request.method, request.headers, self._settings.public_url)):
             raise ShimError(FORBIDDEN, why, code=ErrorCode.AUTH_FAILED)
         return await endpoint(request)
@@ -144,8 +153,7 @@ class ShimServer:
             )
 
     async def _owner(self, request: Request) -> str:
-        address = request.client.host if request.client else ""
-        return await self._logins.owner(request.headers.get("authorization", ""), address)
+        return await self._logins.owner(request.headers.get("authorization", ""), _address(request))
 
     async def _pass_through(self, bridge: Bridge, request: Request) -> Response:
         """Forward a request to Scenario. Its size is limited, and its images count as large bodies."""
@@ -240,7 +248,16 @@ class ShimServer:
         return _json(document(self._settings.public_url or str(request.base_url).rstrip("/")))
 
     async def _health(self, _request: Request) -> Response:
-        return _json({"status": "ok"})
+        status, report = self.health.report()
+        return _json(report, status)
+
+    async def _metrics(self, request: Request) -> Response:
+        """Return the metrics to a caller with the metrics token. Without one, only a shim without keys returns them."""
+        if self._settings.metrics_token:
+            await self._metric_readers.owner(request.headers.get("authorization", ""), _address(request))
+        elif not self._is_open:
+            raise ShimError(FORBIDDEN, METRICS_ADVICE, code=ErrorCode.AUTH_FAILED)
+        return Response(await self.service.metrics.text(), headers={**_SECURITY_HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _error_response(self, request: Request, error: Exception) -> Response:
         trace_id = secrets.token_hex(8)
@@ -255,10 +272,8 @@ class ShimServer:
                 path = request.url.path
                 reason = f"The shim has no {request.method} {path[:120]}: {unsupported_route_advice(path)}"
                 response_error = ShimError(NOT_IMPLEMENTED, reason)
-        address = request.client.host if request.client else "?"
-        _log.info(
-            "%s: %s %r: %d (%s)", address, request.method, request.url.path[:200], response_error.status, trace_id
-        )
+        path = request.url.path[:200]
+        _log.info("%s: %s %r: %d (%s)", _address(request), request.method, path, response_error.status, trace_id)
         headers = {} if response_error.status == TOO_MANY else {"x-should-retry": "false"}
         return _json(response_error.body(trace_id), response_error.status, headers | response_error.headers)
 
@@ -271,6 +286,10 @@ class ShimServer:
 
 def _json(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse(body, status, headers={**_SECURITY_HEADERS, **(headers or {})})
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _retry_hint(request: Request) -> RetryHint:

@@ -27,6 +27,7 @@ from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried, fingerprint
 from comfy_client.gateway.scenario.jobs import JobRunner
 from comfy_client.gateway.scenario.mapping import INFERENCES, MAX_URL_CHARACTERS, MappedCall, map_call
+from comfy_client.gateway.scenario.metrics import ShimMetrics
 from comfy_client.gateway.scenario.model_records import ModelCatalog
 from comfy_client.gateway.scenario.models import Phase, ShimJob, Side
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
@@ -95,13 +96,16 @@ class ShimService:
             self._lock.release()
             raise
         self._store = self._storage.store
-        self._runner = JobRunner(client.provider, self._storage)
+        self.store_file = self._store.file
+        self.metrics = ShimMetrics(self.store_file, settings.costs)
+        self._runner = JobRunner(client.provider, self._storage, self.metrics.job_ended)
         self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._models = settings.all_models
         self.bridge: Bridge | None = None
         """The bridge to Scenario, or None if the shim has no key of Scenario."""
         if settings.upstream_api_key:
-            self.bridge = Bridge(settings.upstream(), RoutingTable(settings.directory), self._storage)
+            upstream = settings.upstream(self.metrics.upstream_call)
+            self.bridge = Bridge(upstream, RoutingTable(settings.directory), self._storage, self.metrics)
         self.models = ModelCatalog(self._models, self.bridge)
         self.assets = Assets(self._storage, url_of, None if self.bridge is None else self.bridge.assets)
         self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)

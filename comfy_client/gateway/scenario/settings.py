@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from comfy_client.gateway.scenario.bridge.upstream import Upstream
+from comfy_client.gateway.scenario.bridge.upstream import OnCall, Upstream
 from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models
 from comfy_client.providers import GPU_USD_PER_S
 from comfy_core.contract import JsonObject
@@ -140,6 +140,19 @@ class ShimSettings:
         "folder.",
         secret=True,
     )
+    metrics_token: str = variable(
+        "SCENARIO_SHIM_METRICS_TOKEN",
+        str,
+        "The bearer token with which Prometheus reads /metrics. Without it, /metrics is closed.",
+        secret=True,
+    )
+    drain_s: float = variable(
+        "SCENARIO_SHIM_DRAIN_S",
+        number(float, 0, 600),
+        "Seconds after SIGTERM in which /health responds with 503 while requests are still served, so that a load "
+        "balancer stops sending them.",
+        "5",
+    )
     requests_per_minute: int = variable(
         "SCENARIO_SHIM_REQUESTS_PER_MINUTE",
         _rate,
@@ -176,14 +189,14 @@ class ShimSettings:
     costs: CostRules = field(default_factory=CostRules)
     bucket: Bucket | None = None
 
-    def upstream(self) -> Upstream:
+    def upstream(self, on_call: OnCall = lambda *_: None) -> Upstream:
         """Return Scenario's API. Raises ConfigError if the shim has no key of Scenario."""
         if not self.upstream_api_key:
             raise ConfigError(
                 "SCENARIO_SHIM_UPSTREAM_API_KEY is not set. Set it and SCENARIO_SHIM_UPSTREAM_API_SECRET to Scenario's "
                 "own key"
             )
-        return Upstream(self.upstream_url, self.upstream_api_key, self.upstream_api_secret)
+        return Upstream(self.upstream_url, self.upstream_api_key, self.upstream_api_secret, on_call=on_call)
 
     @property
     def all_models(self) -> dict[str, StudioModel]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
+from comfy_client.gateway.scenario import served_by
 from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.bridge.assets import AssetBridge
 from comfy_client.gateway.scenario.bridge.generate import ForwardedGenerate
@@ -27,6 +28,7 @@ from comfy_client.gateway.scenario.bridge.upstream import (
 )
 from comfy_client.gateway.scenario.errors import UNREACHABLE, ShimError, key_of_another_request, not_found
 from comfy_client.gateway.scenario.idempotency import WINDOW_S, find_retried
+from comfy_client.gateway.scenario.metrics import ShimMetrics
 from comfy_client.gateway.scenario.models import SHARED_OWNER, ForwardedCall, Phase, ShimJob, Side
 from comfy_client.gateway.scenario.serializers import scenario_job_record
 from comfy_client.providers.scenario_responses import Status
@@ -49,8 +51,9 @@ class ForwardedResponse:
 class Bridge:
     """The bridge between the shim's `storage` and Scenario's API `upstream`."""
 
-    def __init__(self, upstream: Upstream, table: RoutingTable, storage: AssetStorage) -> None:
+    def __init__(self, upstream: Upstream, table: RoutingTable, storage: AssetStorage, metrics: ShimMetrics) -> None:
         self._upstream = upstream
+        self._metrics = metrics
         self._storage = storage
         self._store = storage.store
         self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -63,6 +66,7 @@ class Bridge:
 
     async def model(self, model_id: str) -> JsonObject:
         """Return Scenario's response to `GET /models/{id}`."""
+        served_by.forwarded()
         _, response = await self._upstream.json(UpstreamCall("GET", f"/models/{quote(model_id, safe='')}"))
         return response
 
@@ -82,6 +86,7 @@ class Bridge:
 
         Scenario may charge for the call, so it is stored first. If its outcome is unknown, retries are refused.
         """
+        served_by.forwarded()
         async with self._call_locks.setdefault(call.retry.key or call.fingerprint, asyncio.Lock()):
             earlier = self._earlier_call(call)
             if earlier is not None:
@@ -115,6 +120,7 @@ class Bridge:
 
     async def estimate(self, call: ForwardedGenerate) -> JsonObject:
         """Return Scenario's estimate of a call (a dry run)."""
+        served_by.forwarded()
         request = UpstreamCall("POST", call.path, call.query or "dryRun=true", call.body, call.content_type)
         _, response = await self._upstream.json(await self._translated(call.owner, request))
         return response
@@ -155,27 +161,22 @@ class Bridge:
         """Store Scenario's response to a generate call, and the job that it names."""
         record = json_object(response.get("job"))
         job_id = str(record.get("jobId") or "")
-        rows: list[ForwardedCall | ShimJob] = [replace(sent, http_status=status, response=response, job_id=job_id)]
-        if job_id:
-            now = self._storage.clock()
-            units = response.get("creativeUnitsCost")
-            job = ShimJob(
-                id=job_id,
-                owner=call.owner,
-                route=call.path,
-                job_type=str(record.get("jobType", "")),
-                task=call.task,
-                model_id=call.model_id,
-                created_at=now,
-                updated_at=now,
-                scenario_request={},
-                worker_request={},
-                phase=Phase.FORWARDED,
-                side=Side.SCENARIO,
-                scenario_units=float(units) if isinstance(units, int | float) else 0.0,
-            )
-            rows.append(_with_record(job, record))
-        self._store.add(*rows)
+        answered = replace(sent, http_status=status, response=response, job_id=job_id)
+        if not job_id:
+            self._store.add(answered)
+            return
+        units = response.get("creativeUnitsCost")
+        job = replace(
+            _scenario_job(job_id, call.owner, record, self._storage.clock()),
+            route=call.path,
+            task=call.task,
+            model_id=call.model_id,
+            scenario_units=float(units) if isinstance(units, int | float) else 0.0,
+        )
+        self._store.add(answered, job)
+        self._metrics.job_forwarded(job.scenario_units)
+        if job.phase is Phase.ENDED:
+            self._metrics.job_ended(job)
 
     async def job(self, job_id: str, known: ShimJob | None) -> ShimJob:
         """Return a job of Scenario, read from there unless it has ended. `known` is the job as stored here, if it is.
@@ -186,6 +187,7 @@ class Bridge:
             raise not_found("job", job_id)  # of another caller
         if known is not None and known.phase is Phase.ENDED:
             return known
+        served_by.forwarded()
         _, response = await self._upstream.json(UpstreamCall("GET", f"/jobs/{quote(job_id, safe='')}"))
         return await self._stored(job_id, known, response)
 
@@ -193,6 +195,7 @@ class Bridge:
         """Forward an action on a job of Scenario, such as a cancel, and return the job."""
         if known is None and self._store.job(job_id) is not None:
             raise not_found("job", job_id)
+        served_by.forwarded()
         path = f"/jobs/{quote(job_id, safe='')}/action"
         call = UpstreamCall("POST", path, content=json.dumps(body).encode(), content_type="application/json")
         _, response = await self._upstream.json(call)
@@ -211,26 +214,21 @@ class Bridge:
         if not record:
             raise ShimError(UNREACHABLE, "Scenario's response has no job. Send the request again")
         now = self._storage.clock()
-        job = known or ShimJob(
-            id=job_id,
-            owner=SHARED_OWNER,
-            route="",
-            job_type=str(record.get("jobType", "")),
-            task=str(record.get("jobType", "")),
-            model_id="",
-            created_at=now,
-            updated_at=now,
-            scenario_request={},
-            worker_request={},
-            phase=Phase.FORWARDED,
-            side=Side.SCENARIO,
-        )
+        job = known or _scenario_job(job_id, SHARED_OWNER, record, now)
         job = _with_record(replace(job, updated_at=now), record)
-        await self._storage.write(lambda: self._store.add(job))
+        await self._storage.write(lambda: self._update(job))
         return job
+
+    def _update(self, job: ShimJob) -> None:
+        """Store a job as it is at Scenario now. Count it if it has ended since it was last stored."""
+        earlier = self._store.job(job.id)
+        self._store.add(job)
+        if job.phase is Phase.ENDED and earlier is not None and earlier.phase is Phase.FORWARDED:
+            self._metrics.job_ended(job)
 
     async def forward(self, owner: str, call: UpstreamCall, stack: AsyncExitStack) -> ForwardedResponse:
         """Forward a call that the shim does not serve. The caller closes `stack` when the body was read."""
+        served_by.forwarded()
         request = await self._translated(owner, call)
         response = await stack.enter_async_context(self._upstream.stream(request))
         headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
@@ -277,6 +275,26 @@ class Forwarding:
     async def estimate(self) -> JsonObject:
         """Forward the call as a dry run, and return Scenario's estimate."""
         return await self.bridge.estimate(self.call)
+
+
+def _scenario_job(job_id: str, owner: str, record: JsonObject, now: float) -> ShimJob:
+    """Return a new job that Scenario runs."""
+    kind = str(record.get("jobType", ""))
+    job = ShimJob(
+        id=job_id,
+        owner=owner,
+        route="",
+        job_type=kind,
+        task=kind,
+        model_id="",
+        created_at=now,
+        updated_at=now,
+        scenario_request={},
+        worker_request={},
+        phase=Phase.FORWARDED,
+        side=Side.SCENARIO,
+    )
+    return _with_record(job, record)
 
 
 def _with_record(job: ShimJob, record: JsonObject) -> ShimJob:

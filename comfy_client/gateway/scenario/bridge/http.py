@@ -16,14 +16,11 @@ from comfy_client.gateway.scenario.errors import BAD_REQUEST, ShimError
 from comfy_client.gateway.scenario.idempotency import RetryHint, fingerprint
 from comfy_client.gateway.scenario.routes import DRY_RUN, is_dry_run
 
-SIDE_HEADER = "x-shim-side"
-"""The response header that names the side of a forwarded call."""
-
 
 async def pass_through(bridge: Bridge, owner: str, request: Request, body: bytes, retry: RetryHint) -> Response:
     """Forward a request to Scenario and return its response. Raises ShimError."""
     path = scenario_path(request)
-    headers = {SIDE_HEADER: "scenario", "Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store"}
     content_type = request.headers.get("content-type", "")
     if request.method == "POST" and path.startswith("/generate/"):
         call = ForwardedGenerate(

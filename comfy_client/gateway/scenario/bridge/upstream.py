@@ -6,10 +6,11 @@ The caller decides whether to repeat a call: it gets Scenario's own status and h
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 import httpx
@@ -28,6 +29,9 @@ POOL_TIMEOUT_S = 20.0
 MAX_JSON_BYTES = 32 * 1024 * 1024
 KEPT_HEADERS = ("content-type", "content-disposition", "etag", "retry-after", "x-should-retry")
 """The response headers that the caller gets."""
+
+OnCall: TypeAlias = Callable[[str, int | None, float], None]
+"""Gets the method of a call to Scenario, the status or None without a response, and the seconds until then."""
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -72,10 +76,19 @@ class UpstreamCall:
 
 
 class Upstream:
-    """Scenario's API at `base_url`."""
+    """Scenario's API at `base_url`. `on_call` gets the outcome of each call."""
 
-    def __init__(self, base_url: str, api_key: str, api_secret: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        api_secret: str,
+        *,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        on_call: OnCall = lambda *_: None,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._on_call = on_call
         timeout = httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
         limits = httpx.Limits(max_connections=CONNECTIONS)
         self._http = httpx.AsyncClient(
@@ -112,8 +125,11 @@ class Upstream:
         headers = {"Content-Type": call.content_type} if call.content_type else {}
         url = httpx.URL(f"{self.base_url}{call.path}{'?' if call.query else ''}{call.query}")
         request = self._http.build_request(call.method, url, content=call.content, headers=headers)
+        begun_at = time.monotonic()
+        status = None
         try:
             response = await self._http.send(request, stream=True)
+            status = response.status_code
         except _UNSENT as error:
             raise ShimError(
                 UNREACHABLE,
@@ -124,6 +140,8 @@ class Upstream:
             ) from error
         except httpx.HTTPError as error:
             raise self._lost(call, _reason(error)) from error
+        finally:
+            self._on_call(call.method, status, time.monotonic() - begun_at)
         try:
             yield response
         except httpx.HTTPError as error:

@@ -95,7 +95,33 @@ def test_the_responses_are_scenario_s(caller: Caller, scenario: ScenarioSimulato
     assert (estimate.status_code, estimate.json()["creativeUnitsCost"]) == (269, 5)
     assert scenario.submissions == 0
     assert (unknown.status_code, wrong_method.status_code) == (404, 405)
-    assert unknown.headers["x-shim-side"] == "scenario"
+
+
+def test_every_response_names_its_side(caller: Caller, scenario: ScenarioSimulator) -> None:
+    """`x-shim-side` is scenario for each forwarded call, also of a route that the shim has and if it fails."""
+
+    def side(method: str, path: str, body: object = None) -> str:
+        return caller.call(method, path, body).headers["x-shim-side"]
+
+    foreign = {"modelId": "model_studio", "prompt": "x"}
+    job_id = caller.json("POST", "/generate/txt2img", foreign)["job"]["jobId"]
+    forwarded = [
+        side("POST", "/generate/txt2img", foreign),
+        side("POST", "/generate/txt2img?dryRun=true", foreign),
+        side("GET", f"/jobs/{job_id}"),
+        side("GET", "/models/model_studio"),
+        side("GET", "/teams/x"),
+    ]
+    scenario.faults.respond("generate", 500)
+    forwarded.append(side("POST", "/generate/restyle", {}))
+    own = [
+        side("POST", "/generate/txt2img", {"modelId": "flux.1-dev"}),
+        side("GET", "/jobs"),
+        side("GET", "/models"),
+    ]
+
+    assert forwarded == ["scenario"] * 6
+    assert own == ["own"] * 3
 
 
 def test_other_callers_do_not_see_a_forwarded_job(caller: Caller, shim: ShimProcess) -> None:

@@ -1,0 +1,72 @@
+"""Totals of the shim's database. Each report has a read-only connection, so it can run in any thread.
+
+A report that takes more than REPORT_TIMEOUT_S is stopped. It never blocks the shim's own writes (WAL mode).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comfy_client.gateway.scenario.models import Side
+from comfy_client.providers.scenario_responses import Status
+
+REPORT_TIMEOUT_S = 5.0
+_STEPS_BETWEEN_CHECKS = 10_000
+WAITING = (Status.PENDING, Status.QUEUED, Status.WARMING_UP)
+"""The statuses of a job that no worker has started."""
+
+
+@dataclass(frozen=True)
+class AssetTotals:
+    """The number of assets, and the bytes of their images."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+NO_ASSETS = AssetTotals()
+
+
+@dataclass(frozen=True)
+class StoreTotals:
+    """What the database contains now.
+
+    Attributes:
+        jobs: the number of jobs by side and status.
+        oldest_at: the creation time of the oldest own job that waits for a worker, or None.
+    """
+
+    jobs: Mapping[tuple[Side, Status], int] = field(default_factory=dict)
+    assets: Mapping[Side, AssetTotals] = field(default_factory=dict)
+    oldest_at: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """The number of own jobs that wait for a worker."""
+        return sum(self.jobs.get((Side.OWN, status), 0) for status in WAITING)
+
+
+def read_totals(file: Path) -> StoreTotals:
+    """Return the totals of the database `file`. Raises sqlite3.Error."""
+    with _reading(file) as database:
+        jobs = database.execute("SELECT side, status, COUNT(*), MIN(created_at) FROM jobs GROUP BY side, status")
+        found = [(Side(side), Status(status), count, oldest) for side, status, count, oldest in jobs]
+        assets = database.execute("SELECT side, COUNT(*), SUM(bytes) FROM assets GROUP BY side")
+        return StoreTotals(
+            {(side, status): count for side, status, count, _ in found},
+            {Side(side): AssetTotals(count, size) for side, count, size in assets},
+            min((oldest for side, status, _, oldest in found if side is Side.OWN and status in WAITING), default=None),
+        )
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    give_up_at = time.monotonic() + REPORT_TIMEOUT_S
+    with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=REPORT_TIMEOUT_S)) as database:
+        database.set_progress_handler(lambda: time.monotonic() > give_up_at, _STEPS_BETWEEN_CHECKS)
+        yield database
