@@ -23,8 +23,6 @@ from comfy_client import __version__
 from comfy_client.gateway.scenario.job_times import job_times
 from comfy_client.gateway.scenario.models import ShimJob, Side
 from comfy_client.gateway.scenario.reports import NO_ASSETS, read_totals
-from comfy_client.gateway.scenario.settings import CostRules
-from comfy_client.prices import job_usd
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.error_codes import ErrorCode
 
@@ -41,8 +39,7 @@ _log = logging.getLogger(__name__)
 class ShimMetrics:
     """The metrics of one shim, whose database is `store_file`. The methods are thread-safe."""
 
-    def __init__(self, store_file: Path, costs: CostRules, now: Callable[[], float] = time.time) -> None:
-        self._costs = costs
+    def __init__(self, store_file: Path, now: Callable[[], float] = time.time) -> None:
         self._scrape = asyncio.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(_StoreCollector(store_file, now))
@@ -101,8 +98,7 @@ class ShimMetrics:
         self._ended.labels(side, status).inc()
         if job.status is Status.FAILURE:
             self._errors.labels(side, job.error_code or ErrorCode.EXECUTION_FAILED.value).inc()
-        if job.execution_s is not None:
-            self._usd.inc(job_usd(job.execution_s, self._costs.usd_per_s))
+        self._usd.inc(job.cost_usd or 0.0)
         if times.whole_s is not None:
             self._whole_s.labels(side, status).observe(times.whole_s)
         if job.status is Status.SUCCESS and times.run_s is not None:

@@ -97,7 +97,7 @@ class ShimService:
             raise
         self._store = self._storage.store
         self.store_file = self._store.file
-        self.metrics = ShimMetrics(self.store_file, settings.costs)
+        self.metrics = ShimMetrics(self.store_file)
         self._runner = JobRunner(client.provider, self._storage, self.metrics.job_ended)
         self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._models = settings.all_models

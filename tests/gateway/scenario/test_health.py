@@ -15,7 +15,6 @@ import requests
 from bench.shim_process import KEY, SECRET, ShimProcess
 from comfy_client.gateway.scenario.health import PROBE_BYTES, HealthMonitor, storage_error
 from comfy_client.gateway.scenario.metrics import ShimMetrics
-from comfy_client.gateway.scenario.settings import CostRules
 from comfy_client.gateway.scenario.store import Store
 from comfy_client.providers.interface import Health
 from comfy_core.contract import JsonObject
@@ -49,7 +48,7 @@ def test_the_store_decides_and_the_endpoint_does_not(tmp_path: Path) -> None:
     """While another program locks the database, the status is 503. An endpoint that is gone is only named."""
 
     async def run(store: Store) -> JsonObject:
-        metrics = ShimMetrics(store.file, CostRules())
+        metrics = ShimMetrics(store.file)
         async with HealthMonitor(store.file, unreachable, metrics, store_check_s=0.01) as monitor:
             await reported(monitor, 200, "unreachable")
             with closing(sqlite3.connect(store.file, isolation_level=None)) as other:

@@ -19,7 +19,6 @@ from bench.shim_process import KEY, SECRET, ShimProcess
 from bench.worker_setup import ROOT
 from comfy_client.gateway.scenario.metrics import ShimMetrics
 from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, Side
-from comfy_client.gateway.scenario.settings import CostRules
 from comfy_client.gateway.scenario.store import Store
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.error_codes import ErrorCode
@@ -64,7 +63,12 @@ def shim(
     with (
         ScenarioSimulator() as scenario,
         ShimProcess(
-            {**platform.client_env(), **upstream_variables(scenario), "SCENARIO_SHIM_METRICS_TOKEN": TOKEN},
+            {
+                **platform.client_env(),
+                **upstream_variables(scenario),
+                "SCENARIO_SHIM_METRICS_TOKEN": TOKEN,
+                "COMFY_CLIENT_GPU_USD_PER_S": "0.01",
+            },
             tmp_path / "shim",
         ) as shim,
     ):
@@ -92,7 +96,7 @@ def test_a_scrape_has_the_jobs_and_calls_of_both_sides(shim: tuple[ShimProcess, 
         assert value(found, f"{name}_count", side="own") == 1
         assert value(found, f"{name}_count", side="scenario") == 1
     assert value(found, "job_duration_seconds_count", side="scenario", status="failure") == 1
-    assert value(found, "spend_usd_total") > 0
+    assert value(found, "spend_usd_total") == 0.01
     assert value(found, "creative_units_total") == 10
     assert value(found, "upstream_requests_total", method="POST", status="200") == 2
     route = {"method": "POST", "route": "/generate/txt2img", "side": "own"}
@@ -163,7 +167,7 @@ def test_the_gauges_are_read_from_the_database(tmp_path: Path) -> None:
             job("d", 100.0, Status.IN_PROGRESS),
             ShimAsset("asset_x", "proj_x", 0.0, 0.0, "0" * 64, "image/png", 8, 8, 321, "x.png", "uploaded", "uploaded"),
         )
-        text = asyncio.run(ShimMetrics(store.file, CostRules(), now=lambda: 4000.0).text()).decode()
+        text = asyncio.run(ShimMetrics(store.file, now=lambda: 4000.0).text()).decode()
     found = samples(text)
 
     assert value(found, "jobs", side="own", status="queued") == 1
@@ -177,7 +181,7 @@ def test_the_gauges_are_read_from_the_database(tmp_path: Path) -> None:
 
 def test_the_other_metrics_remain_without_the_database(tmp_path: Path) -> None:
     """If the database cannot be read, `store_up` is 0 and the counters of the process are still there."""
-    metrics = ShimMetrics(tmp_path / "missing.sqlite3", CostRules())
+    metrics = ShimMetrics(tmp_path / "missing.sqlite3")
     metrics.job_ended(job("a", 0.0, Status.FAILURE, error_code=ErrorCode.OUT_OF_MEMORY.value))
     found = samples(asyncio.run(metrics.text()).decode())
 
@@ -189,7 +193,7 @@ def test_the_other_metrics_remain_without_the_database(tmp_path: Path) -> None:
 def families(tmp_path: Path) -> list[Metric]:
     """All metrics of a new shim, without the creation times that `scenario serve` turns off."""
     with closing(Store(tmp_path)) as store:
-        text = asyncio.run(ShimMetrics(store.file, CostRules()).text()).decode()
+        text = asyncio.run(ShimMetrics(store.file).text()).decode()
     return [each for each in text_string_to_metric_families(text) if not each.name.endswith("_created")]
 
 
