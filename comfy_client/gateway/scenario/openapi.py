@@ -90,7 +90,7 @@ def _operation(route: ShimRoute) -> JsonObject:
 def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-    queries: dict[str, JsonObject] = {"projectId": TEXT}
+    queries: dict[str, JsonObject] = {"projectId": TEXT, **route.query}
     if route.is_paged:
         queries |= _MODEL_QUERIES if route.result_key == "models" else query_parameters(_LISTED_TYPES[route.result_key])
     if route.is_generating:

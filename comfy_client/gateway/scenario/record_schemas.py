@@ -16,6 +16,7 @@ TEXTS: JsonObject = {"type": "array", "items": TEXT}
 NUMBER: JsonObject = {"type": "number"}
 INTEGER: JsonObject = {"type": "integer"}
 SWITCH: JsonObject = {"type": "boolean"}
+DATE: JsonObject = {"type": "string", "format": "date"}
 TIME: JsonObject = {"type": "string", "format": "date-time"}
 SIDE: JsonObject = {
     "type": "string",
@@ -197,6 +198,15 @@ SCHEMAS: Mapping[str, JsonObject] = {
 }
 """The schemas by their names in the OpenAPI document."""
 
+_USAGE: Mapping[str, JsonObject] = {
+    "caller": {"type": "string", "description": "The `ownerId` of the caller's jobs"},
+    "side": SIDE,
+    "jobs": INTEGER,
+    "failed": INTEGER,
+    "seconds": {"type": "number", "description": "How long the own jobs ran"},
+    "usd": {"type": "number", "description": "US dollars of the own jobs"},
+    "creativeUnits": {"type": "number", "description": "What Scenario announced for the forwarded jobs"},
+}
 _INFERENCE = {"inference": reference("Inference")}
 OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
     "POST /models/{modelId}/inferences": _INFERENCE,
@@ -207,6 +217,12 @@ OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
         "health": record({"why": TEXT, "sentence": TEXT, "workers": _COUNTS}),
         "cost": record({"jobs": INTEGER, "seconds": NUMBER, "usd": NUMBER}),
         "scenario": record({"jobs": INTEGER, "creative_units": NUMBER}),
+    },
+    "GET /shim/usage": {
+        "startDate": DATE,
+        "endDate": DATE,
+        "days": array(record({"date": DATE, **_USAGE})),
+        "totals": array(record(_USAGE)),
     },
 }
 """For each route, the fields of a response that `result_key` and the cost do not cover."""

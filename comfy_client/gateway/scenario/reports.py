@@ -64,6 +64,42 @@ def read_totals(file: Path) -> StoreTotals:
         )
 
 
+@dataclass(frozen=True)
+class UsageRow:
+    """The jobs of one caller that one side got on one day (UTC).
+
+    Attributes:
+        failed: how many of the jobs failed.
+        seconds: how long the own jobs ran.
+        usd: what the own jobs cost.
+        units: the creative units that Scenario announced for the forwarded jobs.
+    """
+
+    date: str
+    owner: str
+    side: Side
+    jobs: int
+    failed: int
+    seconds: float
+    usd: float
+    units: float
+
+
+def read_usage(file: Path, owner: str, begin_at: float, end_at: float) -> list[UsageRow]:
+    """Return an owner's usage from `begin_at` to before `end_at` (seconds since 1970), newest day first.
+
+    Raises sqlite3.Error.
+    """
+    with _reading(file) as database:
+        rows = database.execute(
+            "SELECT date(created_at, 'unixepoch') AS day, owner, side, COUNT(*), SUM(status = ?), "
+            "TOTAL(execution_s), TOTAL(cost_usd), TOTAL(scenario_units) FROM jobs "
+            "WHERE owner = ? AND created_at >= ? AND created_at < ? GROUP BY day, owner, side ORDER BY day DESC, side",
+            (Status.FAILURE.value, owner, begin_at, end_at),
+        )
+        return [UsageRow(day, caller, Side(side), *numbers) for day, caller, side, *numbers in rows]
+
+
 @contextmanager
 def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     give_up_at = time.monotonic() + REPORT_TIMEOUT_S

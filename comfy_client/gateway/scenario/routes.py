@@ -10,6 +10,7 @@ from comfy_client.gateway.scenario import fields
 from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.mapping import INFERENCES
 from comfy_client.gateway.scenario.service import ShimService
+from comfy_client.gateway.scenario.usage import USAGE_QUERY, usage
 from comfy_core.contract import JsonObject
 
 DRY_RUN = 269
@@ -58,6 +59,7 @@ class ShimRoute:
         is_poll: whether requests count against the rate limit for polling instead of the general one.
         may_have_image: whether the request body may contain a base64 image.
         takes_form: whether the request body may be multipart/form-data.
+        query: JSON Schemas of the query parameters of a route whose result_key is not a key of LISTS.
     """
 
     method: str
@@ -70,6 +72,7 @@ class ShimRoute:
     is_poll: bool = False
     may_have_image: bool = False
     takes_form: bool = False
+    query: JsonObject = field(default_factory=dict)
 
     @property
     def is_paged(self) -> bool:
@@ -217,8 +220,15 @@ ROUTES: tuple[ShimRoute, ...] = (
     ),
     _route("GET /models/{modelId}", "Get a model", lambda shim: shim.models.get, result_key="model"),
     _route("GET /shim/overview", "Get the endpoint's health and the cost so far", lambda shim: shim.overview),
+    ShimRoute(
+        "GET",
+        "/shim/usage",
+        "Get the number and the cost of your jobs by day and side",
+        lambda shim, request: usage(shim.store_file, request.owner, request.query),
+        query=USAGE_QUERY,
+    ),
 )
-"""Scenario's routes, and /shim/overview, which only the web page at `/` uses."""
+"""Scenario's routes, and the shim's own below /shim."""
 
 _SEND_TO_SCENARIO = (
     "Send this one request to Scenario: keep Scenario's URL in a separate variable, and upload the image there. "
@@ -231,6 +241,7 @@ OUT_OF_SCOPE: Mapping[str, str] = {
     "train": "training is not supported. Put the LoRA's file on the worker, and its id into SCENARIO_SHIM_MODELS",
     "search": "search is not supported. Use the filters of GET /assets and GET /jobs",
     "webhook": "webhooks are not supported. Poll GET /jobs/{jobId}",
+    "usages": "Scenario's usage report is not supported. Use GET /shim/usage",
     "caption": f"captions are not supported. {_SEND_TO_SCENARIO}",
 }
 """For a part of an unsupported path: what is not supported, and what to do instead."""

@@ -68,6 +68,7 @@ def use_every_route(caller: DocumentedCaller) -> None:
     follow("POST /models/get-bulk", {"modelIds": [MODEL]})
     follow("GET /models/{modelId}", modelId=MODEL)
     follow("GET /shim/overview")
+    assert follow("GET /shim/usage")["totals"]
 
 
 def use_uploads(caller: DocumentedCaller) -> None:
