@@ -100,7 +100,8 @@ class _Rules:
             return value, "names a file that the node reads, which overrides of a workflow cannot set"
         if use is FileUse.WRITES and target.input != "filename_prefix":
             return value, "names a file that the node writes, which overrides of a workflow cannot set"
-        return self._read_unbound(target.input, target.get(self._graph), value)
+        # The width of a nested input such as `resize_type.width` has the limits of any width.
+        return self._read_unbound(target.input.rpartition(".")[2], target.get(self._graph), value)
 
     def _read_unbound(self, name: str, current: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a return for each kind
         """Return the same as `read`, for a node input that is not bound to an input of the template."""

@@ -88,7 +88,7 @@ def test_an_unknown_input_is_named_with_the_nearest_one() -> None:
 
 
 def test_an_input_may_have_dots() -> None:
-    """The longest part of the place that names a node is the node; the rest, with its dots, is the input."""
+    """Any dot can end the node's name; the rest, with its dots, is the input."""
     graph: Graph = {
         "3": {"class_type": "ResizeImage", "inputs": {"resize_type": "a", "resize_type.width": 8, "v.0": 1}},
         "75:70": {"class_type": "UNETLoader", "inputs": {"unet_name": "a"}, "_meta": {"title": "v1.5.2"}},
@@ -103,6 +103,54 @@ def test_an_input_may_have_dots() -> None:
         == Target("75:70", "unet_name")
     )
     assert TargetFinder(graph).target("v1.5.x") == Target("8", "x")
+
+
+DOTTED: Graph = {
+    "1": {"class_type": "A", "inputs": {"v2.width": 1, "mode.x": 1}, "_meta": {"title": "Size"}},
+    "2": {"class_type": "A", "inputs": {"width": 1, "mode.x": 1}, "_meta": {"title": "Size.v2"}},
+    "3": {"class_type": "A", "inputs": {"height": 1, "mode.x": 1}, "_meta": {"title": "Size.v2.mode"}},
+    "4": {"class_type": "A", "inputs": {"depth": 1}, "_meta": {"title": "Size"}},
+}
+"""A graph whose titles and inputs can be split at several dots."""
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("Size.v2.mode.height", Target("3", "height")),
+        ("Size.v2.mode.x", Target("2", "mode.x")),
+        ("Size.mode.x", Target("1", "mode.x")),
+        ("Size.depth", Target("4", "depth")),
+        ("1.v2.width", Target("1", "v2.width")),
+    ],
+)
+def test_the_graph_decides_where_a_node_s_name_ends(place: str, target: Target) -> None:
+    """If a place can be split at several dots, or nodes share a title, the node that has the input is meant."""
+    assert TargetFinder(DOTTED).target(place) == target
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (
+            "Size.v2.width",
+            '"Size.v2.width" names 2 inputs; use the node\'s id: "width" of node "2", "v2.width" of node "1"',
+        ),
+        (
+            "Size.v2.new",
+            '"Size.v2.new" can name a new input of several nodes: "Size.v2" ("2"), "Size" ("1", "4"); use the '
+            "node's id",
+        ),
+    ],
+)
+def test_a_place_that_names_two_inputs_sets_neither(place: str, message: str) -> None:
+    """An override that the graph cannot decide is a fault that lists the inputs, and nothing is set."""
+    graph, faults = copy.deepcopy(DOTTED), Faults()
+
+    written = override(graph, {place: 5}, faults)
+
+    assert (graph, written) == (DOTTED, {})
+    assert [fault.message for fault in faults.listed()] == [message]
 
 
 def test_an_input_that_the_node_lacks_is_added() -> None:

@@ -49,10 +49,12 @@ node whose class name suggests it (Save, Preview, Export, …) or that has a `fi
 OVERRIDES = """\
 ## Overrides
 
-`{"Node title.input": value}` or `{"12.input": value}` sets an input after the graph has been rendered. The node is the
-longest part before a dot that is an id or a title. The rest is the input, which may contain dots
-(`3.resize_type.width`), followed by `.0` for an item of a list. An override sets one node, but the keys `width` and
-`height` set two in each template: the node that gives the image its size, and ModelSamplingFlux.
+`{"Node title.input": value}` or `{"12.input": value}` sets an input after the graph has been rendered. The
+text before one of the dots is the node's id or title; the rest is the input. Both may contain dots
+(`3.resize_type.width`, `Resize v1.5.resize_type.width`), and `.0` at the end is an item of a list. If several dots are
+possible, the node that has such an input is meant; if that leaves several inputs, the request is rejected, and the
+error lists them. An id takes precedence over the same text as a title. An override sets one node, but a key such as
+`width` may set several: the node that gives the image its size, and ModelSamplingFlux.
 
 In a graph of your own an override may set anything, and add an input that the node does not have: newer versions of
 ComfyUI require inputs that an older export lacks. In a template (a workflow selected by name),
@@ -60,7 +62,7 @@ the limits of its inputs apply:
 
 | target of the override in a template | allowed values |
 |---|---|
-| an input that a key of the request sets, or an input with the same name in another node | the values of that key |
+| an input that a key of the request sets, or one with the same name in another node | the values of that key |
 | `seed` | also -1, for a random seed that increases by 1 from image to image |
 | `batch_size` | at most the maximum of `num_images`, divided by `num_images` |
 | another number | between 0 and the workflow's own value; a seed may have any value |

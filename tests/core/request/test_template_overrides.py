@@ -183,3 +183,22 @@ def test_unbound_inputs_can_be_overridden(unbound_workflows: Mapping[str, Workfl
         "fast": False,
         "noise_seed": 2**64 - 1,
     }
+
+
+def test_a_nested_input_of_a_template_is_overridden_within_limits(tmp_path: Path) -> None:
+    """A nested V3 input such as `resize_type.width` of a node whose title has a dot has the limits of a width."""
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64}, "_meta": {"title": "Empty"}},
+        "2": {"class_type": "Resize", "inputs": {"resize_type.width": 64}, "_meta": {"title": "Resize v1.5"}},
+    }
+    width = {"type": "integer", "minimum": 16, "maximum": 128, "default": 64, "x-node": "Empty.width"}
+    (tmp_path / "style.json").write_text(json.dumps(graph), encoding="utf-8")
+    (tmp_path / "style.inputs.json").write_text(json.dumps({"properties": {"width": width}}), encoding="utf-8")
+    workflows = load_workflows(tmp_path)
+    place = "Resize v1.5.resize_type.width"
+
+    [rendered_graph] = read_request({"workflow": "style", "overrides": {place: 128}}, workflows).render().graphs
+
+    assert rendered_graph["2"]["inputs"] == {"resize_type.width": 128}
+    with pytest.raises(JobError, match="must be at most 128, not 129"):
+        read_request({"workflow": "style", "overrides": {place: 129}}, workflows)
