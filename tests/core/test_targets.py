@@ -137,9 +137,8 @@ def test_the_graph_decides_where_a_node_s_name_ends(place: str, target: Target) 
             '"Size.v2.width" names 2 inputs; use the node\'s id: "width" of node "2", "v2.width" of node "1"',
         ),
         (
-            "Size.v2.new",
-            '"Size.v2.new" can name a new input of several nodes: "Size.v2" ("2"), "Size" ("1", "4"); use the '
-            "node's id",
+            "Size.v2.n",
+            '"Size.v2.n" can name a new input of several nodes: "Size.v2" ("2"), "Size" ("1", "4"); use the node\'s id',
         ),
     ],
 )
