@@ -9,7 +9,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -24,6 +24,7 @@ from comfy_core.request.encoded import is_data_uri, is_url
 ImageInput: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
 """The types in which a caller may give an image."""
 
+_IMAGE_TYPES = (bytes, bytearray, memoryview, os.PathLike, Image.Image)
 _MIN_BASE64 = 64
 """Minimum length of an image as base64, in characters. Shorter text is taken as a file name."""
 
@@ -63,14 +64,18 @@ def _is_base64(text: str) -> bool:
     return len(text) >= _MIN_BASE64 and re.fullmatch(r"[A-Za-z0-9+/=\s]+", text) is not None and not _is_file(text)
 
 
-def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
-    """Return a request's input with the images in `image` and `images` as text, and without inputs that are None.
+def with_texts(inputs: Mapping[str, Any], image_inputs: Collection[str] = ("image",)) -> JsonObject:
+    """Return a request's input with its images as text, and without inputs that are None.
 
-    `images` may be a mapping or a list.
+    Images are the inputs `image_inputs`, the items of `images` (a mapping or a list), and each input that is a path
+    object, bytes or a PIL image.
     """
-    texts = dict(inputs)
-    if texts.get("image") is not None:
-        texts["image"] = image_text(texts["image"], "image")
+    texts = {
+        name: image_text(value, name)
+        if isinstance(value, _IMAGE_TYPES) or (name in image_inputs and value is not None)
+        else value
+        for name, value in inputs.items()
+    }
     match texts.get("images"):
         case Mapping() as named:
             texts["images"] = [
@@ -116,4 +121,4 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _encoded(data: bytes, field: str) -> str:
-    return base64.b64encode(check_image(data, field, flatten=False).data).decode("ascii")
+    return base64.b64encode(check_image(data, field, form="as_sent").data).decode("ascii")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from comfy_client import coroutines
 from comfy_client.input_images import with_texts
 from comfy_client.job import Done, JobPoller, Observer
 from comfy_client.providers.interface import NO_OPTIONS, GenerationRequest, GenerationResult, JobOptions
+from comfy_core.contract import ALIASES
 from comfy_core.errors import ComfyClientError
 from comfy_core.graphs import Graph
+from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 if TYPE_CHECKING:
     from comfy_client.client import Client
@@ -30,11 +33,23 @@ def make_request(
 ) -> GenerationRequest:
     """Return the request for a workflow by name, or for a whole graph in ComfyUI's API format.
 
-    `image`, and `images` (`{name: image}`) for graphs, may have any type of `ImageInput`. Inputs that are None are
-    omitted. Raises JobError (invalid_image).
+    The images of a shipped workflow, and `images` (`{name: image}`) for graphs, may have any type of `ImageInput`. An
+    image of another workflow may have any type but `str`, which is sent unchanged, unless the input is called `image`.
+    Inputs that are None are omitted. Raises JobError (invalid_image).
     """
-    texts = with_texts(inputs)
+    texts = with_texts(inputs, _image_inputs(workflow))
     return GenerationRequest({"workflow": workflow, **texts} if workflow is not None else texts, options)
+
+
+def _image_inputs(workflow: str | Graph | None) -> tuple[str, ...]:
+    """Return the names of a shipped workflow's images; of any other workflow only `image`."""
+    found = _shipped_workflows().get(ALIASES.get(workflow, workflow)) if isinstance(workflow, str) else None
+    return found.image_inputs if found else ("image",)
+
+
+@functools.cache
+def _shipped_workflows() -> Mapping[str, Workflow]:
+    return load_workflows(default_directory())
 
 
 @dataclass(frozen=True)

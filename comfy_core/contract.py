@@ -15,8 +15,11 @@ from comfy_core.error_codes import ErrorCode, Retry
 
 JsonObject: TypeAlias = dict[str, Any]
 
-ALIASES = {"txt2img": "flux-dev-txt2img", "img2img": "flux-dev-img2img"}
-"""Short names of workflows. A request without `workflow` uses img2img if it has `image`, else txt2img."""
+ALIASES = {name: f"flux-dev-{name}" for name in ("txt2img", "img2img", "inpaint", "upscale")}
+"""Short names of workflows: their `x-task`, and the name of their command.
+
+A request without `workflow` uses img2img if it has `image`, else txt2img.
+"""
 
 OUTPUT_FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 """MIME type of the images, by `output_format`."""
@@ -35,8 +38,8 @@ EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
 
 ENVELOPE: JsonObject = {
     "workflow": {
-        "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
-        "in ComfyUI's API format. Default: img2img if `image` is given, else txt2img.",
+        "description": "A template's name, or a whole graph in ComfyUI's API format. `txt2img`, `img2img`, `inpaint` "
+        "and `upscale` are short for `flux-dev-txt2img` and so on. Default: img2img if `image` is given, else txt2img.",
         "type": ["string", "object"],
     },
     "images": {

@@ -9,7 +9,11 @@ JSON Schema's keywords, inputs have these:
 - `x-insert`: the value is a list, and each item becomes a new node, chained in front of the target: `class_type`, the
   `link` input that takes over the target's link, and `inputs`, which maps the item's keys to the node's inputs.
 - `contentMediaType: image/*`: the value is an image; the node receives the image's file name after the upload.
+- `x-mask-of`: the image is a mask of another image input, which it names: a grey image, white where it selects. If the
+  request has no mask, it is made from the image's transparent areas.
 - `x-task`, `x-models` (top level only): the task, and the model files that the graph loads, as `folder/file`.
+- `x-size` (top level only): how the defaults of the inputs `width` and `height` follow from the first image:
+  `scale` is a factor (1), `max_pixels` a limit (2 megapixels).
 
 `seed` and `num_images` apply to the job: image i (from 0) is a separate prompt with the seed plus i.
 """
@@ -45,6 +49,7 @@ _KEYWORDS_SCHEMA: JsonObject = {
                 "properties": {
                     "x-node": {"type": ["string", "array"], "items": {"type": "string"}},
                     "x-add": {"type": "number"},
+                    "x-mask-of": {"type": "string"},
                     "x-insert": {
                         "type": "object",
                         "required": ["class_type", "link", "inputs"],
@@ -58,11 +63,19 @@ _KEYWORDS_SCHEMA: JsonObject = {
             },
         },
         "x-models": {"type": "array", "items": {"type": "string"}},
+        "x-size": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "scale": {"type": "number", "exclusiveMinimum": 0},
+                "max_pixels": {"type": "integer", "minimum": 1},
+            },
+        },
     },
 }
 """JSON Schema of the additional keywords in an inputs file."""
-_TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models"})
-_INPUT_KEYWORDS = frozenset({"x-node", "x-add", "x-insert"})
+_TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models", "x-size"})
+_INPUT_KEYWORDS = frozenset({"x-node", "x-add", "x-insert", "x-mask-of"})
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,17 @@ class Workflow:
     def image_inputs(self) -> tuple[str, ...]:
         """The names of the inputs that are images."""
         return tuple(name for name, rule in self.inputs.items() if rule.get("contentMediaType") == "image/*")
+
+    @property
+    def masks(self) -> dict[str, str]:
+        """The inputs that are masks, each with the image input that it masks."""
+        return {name: rule["x-mask-of"] for name, rule in self.inputs.items() if "x-mask-of" in rule}
+
+    @property
+    def size(self) -> JsonObject:
+        """How the default width and height follow from the image: `x-size`."""
+        size: JsonObject = self.schema.get("x-size", {})
+        return size
 
     def targets(self, name: str) -> tuple[Target, ...]:
         """Return the node inputs that the input `name` is bound to."""
@@ -129,6 +153,7 @@ def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
             _check_keywords(rule, _INPUT_KEYWORDS, f"input {shown(input_name)}")
             _check_rule(input_name, rule)
             _check_is_bound(workflow, input_name, rule)
+        _check_images(workflow)
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
     return workflow
@@ -155,6 +180,18 @@ def _check_is_bound(workflow: Workflow, name: str, rule: JsonObject) -> None:
     """Raise LookupError, with a message for the user, for an input that is not bound to a node."""
     if not workflow.targets(name) and name != "num_images":
         raise LookupError(f"input {shown(name)} reaches no node: {_unbound_reason(rule)}")
+
+
+def _check_images(workflow: Workflow) -> None:
+    """Raise LookupError, with a message for the user, for `x-mask-of` or `x-size` without the inputs that it needs."""
+    images = workflow.image_inputs
+    for mask, image in workflow.masks.items():
+        if mask not in images or image not in images or image in workflow.masks:
+            raise LookupError(
+                f"input {shown(mask)} has x-mask-of {shown(image)}: both must be images (contentMediaType image/*)"
+            )
+    if workflow.size and not (images and {"width", "height"} <= workflow.inputs.keys()):
+        raise LookupError("it has x-size, but not the inputs width and height and an image (contentMediaType image/*)")
 
 
 def _unbound_reason(rule: JsonObject) -> str:

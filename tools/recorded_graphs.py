@@ -138,7 +138,8 @@ EmptySD3LatentImage EmptyLatentImage KSampler KSamplerSelect BasicScheduler Basi
 RandomNoise ModelSamplingFlux VAEDecode VAEEncode SaveImage SaveImageWebsocket PreviewImage LoadImage LoadImageMask
 ImageScale ImageScaleToTotalPixels LoraLoader LoraLoaderModelOnly CheckpointLoaderSimple SetLatentNoiseMask
 VAEEncodeForInpaint InpaintModelConditioning EmptyImage RepeatLatentBatch ImageBlend LatentUpscaleBy VAEDecodeTiled
-ResizeImageMaskNode PrimitiveString PreviewAny VAESave
+ResizeImageMaskNode PrimitiveString PreviewAny VAESave VAEEncodeTiled ImageScaleBy DifferentialDiffusion GrowMask
+MaskToImage ImageToMask MaskComposite ImageBlur ImageCompositeMasked
 """
 RECORDED_NODES = tuple(_RECORDED_NODES.split())
 """The node types in object_info.json."""

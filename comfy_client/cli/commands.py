@@ -1,7 +1,8 @@
-"""The commands that run and manage jobs: txt2img, img2img, run, submit, status, wait, cancel, health."""
+"""The commands that run and manage jobs: one for each aliased workflow, run, submit, status, wait, cancel, health."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from concurrent.futures import Future
 
@@ -13,6 +14,7 @@ from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_imag
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
 from comfy_client.providers.direct import DirectProvider
+from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
 
 WAIT_TIMEOUT = Flag(
@@ -30,15 +32,15 @@ IMAGE = Flag(
 )
 
 
+_WAITING_FLAGS = (*JOB_OPTION_FLAGS, WAIT_TIMEOUT, OUTPUT, FORCE, JSON)
+"""The flags of a command that runs a job and saves its images."""
+
+
 def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the commands. The flags of txt2img and img2img are derived from the inputs of their workflows."""
-    txt2img, img2img = (find_workflow(name, workflows).inputs for name in ("txt2img", "img2img"))
-    prompt = Flag(("prompt",), txt2img["prompt"].get("description", ""), "PROMPT")
-    common_flags = (*JOB_OPTION_FLAGS, WAIT_TIMEOUT, OUTPUT, FORCE, JSON)
+    """Return the commands. The flags of the commands of workflows are derived from the inputs of the workflows."""
     return (
-        Command("txt2img", [prompt, *input_flags(txt2img, ("prompt",)), SET, *common_flags], _txt2img),
-        Command("img2img", [prompt, IMAGE, *input_flags(img2img, ("prompt", "image")), SET, *common_flags], _img2img),
-        Command("run", [*RUN_FLAGS, *common_flags], _run),
+        *(_workflow_command(name, find_workflow(name, workflows)) for name in ALIASES),
+        Command("run", [*RUN_FLAGS, *_WAITING_FLAGS], _run),
         Command("submit", [*RUN_FLAGS, *JOB_OPTION_FLAGS, JSON], _submit),
         Command("status", [JOB_ID, JSON], _status),
         Command("wait", [JOB_ID, WAIT_TIMEOUT, OUTPUT, FORCE, JSON], _wait),
@@ -47,13 +49,19 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     )
 
 
-def _txt2img(call: Call) -> int:
-    return run_and_save(call, template_request(call, "txt2img", {"prompt": call.options.prompt}))
+def _workflow_command(name: str, workflow: Workflow) -> Command:
+    """Return the command of a workflow. Its prompt is an argument, and --image is required if the workflow has it."""
+    is_optional = "prompt" not in workflow.schema.get("required", [])
+    description = workflow.inputs["prompt"].get("description", "")
+    prompt = Flag(("prompt",), description, "PROMPT", {"nargs": "?"} if is_optional else {})
+    image = [IMAGE] if "image" in workflow.inputs else []
+    flags = [prompt, *image, *input_flags(workflow.inputs, ("prompt", "image")), SET, *_WAITING_FLAGS]
+    return Command(name, flags, functools.partial(_run_workflow, name))
 
 
-def _img2img(call: Call) -> int:
-    image = one_image(call.options.image)
-    return run_and_save(call, template_request(call, "img2img", {"prompt": call.options.prompt, "image": image}))
+def _run_workflow(name: str, call: Call) -> int:
+    image = {"image": one_image(call.options.image)} if "image" in vars(call.options) else {}
+    return run_and_save(call, template_request(call, name, {"prompt": call.options.prompt, **image}))
 
 
 def _run(call: Call) -> int:

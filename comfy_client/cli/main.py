@@ -38,6 +38,8 @@ _JOBS, _REFERENCE, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands
 COMMANDS: dict[str, tuple[str, str]] = {
     "txt2img": ("generate images from a prompt", _JOBS),
     "img2img": ("generate images from a start image and a prompt", _JOBS),
+    "inpaint": ("generate a part of an image again", _JOBS),
+    "upscale": ("double the size of an image, with new details", _JOBS),
     "run": ("run a workflow by name, or a graph", _JOBS),
     "submit": ("start a job at RunPod and print its id", _JOBS),
     "status": ("show a job's status", _JOBS),

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_seconds, value_of
+from comfy_client.input_images import image_text
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_client.tasks import make_request
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
@@ -62,9 +63,11 @@ RUN_FLAGS = (
 
 
 def template_request(call: Call, name: str, inputs: JsonObject) -> GenerationRequest:
-    """Return the request of txt2img or img2img, whose flags are the inputs of the workflow."""
-    known = {*find_workflow(name, call.workflows).inputs, *ENVELOPE} - {"overrides", "images", "workflow"}
+    """Return the request of a workflow's own command, whose flags are the inputs of the workflow."""
+    workflow = find_workflow(name, call.workflows)
+    known = {*workflow.inputs, *ENVELOPE} - {"overrides", "images", "workflow"}
     given = {key: value for key, value in vars(call.options).items() if key in known and value is not None}
+    given = _with_images(given, workflow)
     return make_request(name, options=_options(call), **{**_overrides(call), **given, **inputs})
 
 
@@ -91,8 +94,15 @@ def run_request(call: Call) -> GenerationRequest:
     rules = {**ENVELOPE, **(workflow.inputs if workflow else {})}
     inputs = {key: value_of(text, rules.get(key)) for key, text in pairs.items()}
     _unique("--image", [("", image) for image in options.image], *([("", "")] if "image" in inputs else []))
+    inputs = _with_images(inputs, workflow) if workflow else inputs
     image = {"image": options.image[0]} if options.image else {}
     return make_request(options.name, options=_options(call), **{**_overrides(call), **image, **inputs})
+
+
+def _with_images(inputs: JsonObject, workflow: Workflow) -> JsonObject:
+    """Return the inputs with the text of each image. Raises JobError (invalid_image) if a file cannot be read."""
+    images = {*workflow.image_inputs} - {"image"}  # make_request reads `image`
+    return {name: image_text(value, name) if name in images else value for name, value in inputs.items()}
 
 
 def _named_image(text: str) -> tuple[str, str]:

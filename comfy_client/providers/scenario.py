@@ -305,7 +305,7 @@ def _format_warnings(images: tuple[GeneratedImage, ...], submitted: SubmittedReq
 def _decode_complete(data: bytes) -> EncodedImage | None:
     """Return the image in `data`, or None if it cannot be decoded completely."""
     try:
-        image = check_image(data, "image", flatten=False)
+        image = check_image(data, "image", form="as_sent")
     except JobError:
         return None
     return image if image.is_complete else None

@@ -39,7 +39,8 @@ from comfy_core.graphs import Graph, is_link
 from comfy_core.images.child_process import encode_image, identify
 from comfy_core.request import intake
 from comfy_core.request.reading import read_request
-from comfy_core.request.rendering import Rendered, Upload
+from comfy_core.request.rendering import Rendered
+from comfy_core.request.uploads import Upload
 from comfy_core.workflows import Workflow
 
 _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")

@@ -33,7 +33,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, invalid_input
 from comfy_core.graphs import Graph
 from comfy_core.images.pixels import EncodePixels
-from comfy_core.request.rendering import Upload
+from comfy_core.request.uploads import Upload
 
 log = logging.getLogger(__name__)
 

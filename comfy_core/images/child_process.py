@@ -28,6 +28,7 @@ from comfy_core.errors import JobError
 from comfy_core.images.child import read_frame, read_response, write_frame
 from comfy_core.images.codec import EncodedImage, invalid_image, png_size, require_size, unconverted
 from comfy_core.images.codec import encode_image as encode_here
+from comfy_core.images.forms import ImageForm
 
 IMAGE_TIMEOUT_S = 20.0
 """Timeout for one image."""
@@ -178,13 +179,13 @@ def check_image(
     data: bytes,
     field_path: str,
     *,
-    flatten: bool,
+    form: ImageForm,
     raise_if_stopped: StopCheck = never_stop,
     timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts: see codec.check_image."""
     require_size(data, field_path)
-    arguments = {"field_path": field_path, "flatten": flatten}
+    arguments = {"field_path": field_path, "form": form}
     return _require_image(_run("check_image", data, arguments, field_path, raise_if_stopped, timeout_s))
 
 

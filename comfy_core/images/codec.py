@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
@@ -27,6 +27,7 @@ from comfy_core.images.decoding import (
     require_few_frames,
     truncation_allowed,
 )
+from comfy_core.images.forms import FORMS, ImageForm, UnusableMaskError, flattened
 
 MAX_BYTES = 25 * 1024 * 1024
 INPUT_FORMATS = FORMATS
@@ -66,26 +67,24 @@ class EncodedImage:
     warning: str = ""
 
 
-def check_image(data: bytes, field_path: str, *, flatten: bool) -> EncodedImage:
+def check_image(data: bytes, field_path: str, *, form: ImageForm) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts.
 
-    With `flatten`, the result is a single upright RGB frame (transparent areas become white), as image to image needs
-    it. A file with such a frame stays unchanged. Without `flatten`, the image is only checked, because a caller's graph
-    may use the alpha channel or all frames. An AVIF with one frame becomes a PNG in either case, because not every
-    ComfyUI can read AVIF.
+    A `flat` or `opaque` file that already has the form stays unchanged. An AVIF with one frame becomes a PNG in every
+    form, because not every ComfyUI can read AVIF.
 
     Raises JobError (invalid_image) with `field_path` if `data` is not in one of INPUT_FORMATS, cannot be decoded, lacks
-    more than a twentieth of its pixels, or exceeds MAX_BYTES or MAX_PIXELS, or if it has more frames than a graph can
-    load (only without `flatten`).
+    more than a twentieth of its pixels, exceeds MAX_BYTES or MAX_PIXELS, has more frames than a graph can load (only
+    `as_sent`), or is no usable mask.
     """
     require_size(data, field_path)
     try:
-        return _checked(data, flatten=flatten)
+        return _checked(data, form)
     except UnidentifiedImageError:
         raise invalid_image(field_path, "is not an image of a known format") from None
     except BOMB_ERRORS:
         raise invalid_image(field_path, f"has far more than the {MAX_PIXELS:,} pixels that are allowed") from None
-    except TooLargeError as error:
+    except (TooLargeError, UnusableMaskError) as error:
         raise invalid_image(field_path, str(error)) from None
     except MemoryError:
         raise invalid_image(field_path, "needs too much memory to be decoded") from None
@@ -99,44 +98,23 @@ def require_size(data: bytes, field_path: str) -> None:
         raise invalid_image(field_path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
-def _checked(data: bytes, *, flatten: bool) -> EncodedImage:
+def _checked(data: bytes, form: ImageForm) -> EncodedImage:
     found = decode_image(data)
     image = found.image
     mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
     is_animated = has_more_frames(image, 1)
-    if flatten:
-        is_plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_reoriented)
-        stays_unchanged = is_plain and found.is_complete and image.format != "AVIF"
-    else:
+    if form == "as_sent":
         require_few_frames(image)
         stays_unchanged = is_animated or image.format != "AVIF"
+    else:
+        is_plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_reoriented)
+        stays_unchanged = form in {"flat", "opaque"} and is_plain and found.is_complete and image.format != "AVIF"
     if stays_unchanged:
         return EncodedImage(data, image.width, image.height, mime_type, is_animated, found.is_complete)
-    image = _flattened(image) if flatten else ImageOps.exif_transpose(image)
+    image = FORMS[form](image)
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=1)
     return EncodedImage(encoded.getvalue(), image.width, image.height, "image/png", is_complete=found.is_complete)
-
-
-def _flattened(image: Image.Image) -> Image.Image:
-    upright = _eight_bit(ImageOps.exif_transpose(image))
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    with_alpha = upright.convert("RGBA")
-    white = Image.new("RGBA", with_alpha.size, "white")
-    return Image.alpha_composite(white, with_alpha).convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return `image` with 16-bit greys scaled to 8 bits; Pillow's own conversion would clip them to white.
-
-    A transparent grey is ignored, because several 16-bit greys map to the same 8-bit grey.
-    """
-    if not image.mode.startswith("I"):
-        return image
-    grey = image.convert("I").point(lambda grey: grey / 257).convert("L")
-    grey.info.pop("transparency", None)
-    return grey
 
 
 def invalid_image(field_path: str, problem: str) -> JobError:
@@ -144,15 +122,23 @@ def invalid_image(field_path: str, problem: str) -> JobError:
     return JobError.because(ErrorCode.INVALID_IMAGE, f"{field_path} {problem}", path=field_path)
 
 
-def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int = 2 * 1024 * 1024) -> tuple[int, int]:
-    """Return the size closest to `width` x `height` whose sides are multiples of `multiple`, from 64 to 2048.
+def rounded_size(
+    width: float,
+    height: float,
+    *,
+    multiple: int = 16,
+    max_pixels: int = 2 * 1024 * 1024,
+    min_side: int = 64,
+    max_side: int = 2048,
+) -> tuple[int, int]:
+    """Return the size closest to `width` x `height` whose sides are multiples of `multiple` within the limits.
 
     The size has at most `max_pixels`, and keeps the aspect ratio as far as rounding allows.
     """
-    scale = min(1.0, math.sqrt(max_pixels / (width * height)), 2048 / max(width, height))
+    scale = min(1.0, math.sqrt(max_pixels / (width * height)), max_side / max(width, height))
     wanted = width * scale, height * scale
     widths, heights = (
-        [min(2048, max(64, (int(side // multiple) + step) * multiple)) for step in (0, 1)] for side in wanted
+        [min(max_side, max(min_side, (int(side // multiple) + step) * multiple)) for step in (0, 1)] for side in wanted
     )
     fitting = [(wide, high) for wide in widths for high in heights if wide * high <= max_pixels]
     return min(fitting, key=lambda size: math.dist(size, wanted))
@@ -207,7 +193,7 @@ def _encoded(png: bytes, output_format: str, quality: int, text_chunks: Mapping[
         if output_format == "webp" and image.has_transparency_data:
             encodable = image.convert("RGBA")
         else:
-            encodable = _flattened(image)
+            encodable = flattened(image)
         encodable.save(encoded, output_format, quality=quality, exif=exif)
     return encoded.getvalue()
 
@@ -277,13 +263,13 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
 
     Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
     """
-    check_image(data, "image", flatten=False)
+    check_image(data, "image", form="as_sent")
     image = decode_image(data).image
     if 0 < width < image.width:
         image.thumbnail((width, image.height))
     encoded = io.BytesIO()
     try:
-        encodable = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
+        encodable = image if output_format != "jpeg" and image.mode in _PNG_MODES else flattened(image)
         encodable.save(encoded, output_format, quality=quality)
     except _ENCODE_ERRORS as error:
         raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error

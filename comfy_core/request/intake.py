@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from comfy_core.images.child_process import IMAGE_TIMEOUT_S, StopCheck, check_image, never_stop
 from comfy_core.images.codec import EncodedImage, invalid_image
+from comfy_core.images.forms import ImageForm
 from comfy_core.parallel_fetch import fetch_images
 from comfy_core.request.rendering import Rendered, Request, draw_seed
 from comfy_core.safe_connection import FetchRules
@@ -32,7 +33,7 @@ def render_request(
     fetched = request.with_fetched(lambda wanted: fetch_images(wanted, rules or FetchRules(), raise_if_stopped))
     deadline = time.monotonic() + decode_timeout_s
 
-    def check_image_before_deadline(data: bytes, field_path: str, *, flatten: bool) -> EncodedImage:
+    def check_image_before_deadline(data: bytes, field_path: str, *, form: ImageForm) -> EncodedImage:
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
             raise invalid_image(
@@ -41,7 +42,7 @@ def render_request(
         return check_image(
             data,
             field_path,
-            flatten=flatten,
+            form=form,
             raise_if_stopped=raise_if_stopped,
             timeout_s=min(IMAGE_TIMEOUT_S, remaining_s),
         )

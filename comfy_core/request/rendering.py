@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import mimetypes
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from comfy_core.contract import MAX_RANDOM_SEED, ErrorReport, JsonObject
-from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import JobError
+from comfy_core.contract import MAX_RANDOM_SEED, JsonObject
 from comfy_core.graphs import Graph, graph_faults, replace_random_seeds
-from comfy_core.images.codec import MAX_BYTES, EncodedImage, check_image, invalid_image, rounded_size
-from comfy_core.request.graph_files import FileSource, check_limits, is_playlist
+from comfy_core.images.codec import check_image
+from comfy_core.request.graph_files import FileSource, check_limits
+from comfy_core.request.uploads import CheckImage, Upload, default_size, stretched_masks, template_uploads, upload
 from comfy_core.targets import Target
 from comfy_core.validation import Faults, path_of, shown
 from comfy_core.workflows import Workflow, render
@@ -23,30 +20,6 @@ from comfy_core.workflows import Workflow, render
 def draw_seed() -> int:
     """Return a random seed."""
     return secrets.randbelow(MAX_RANDOM_SEED + 1)
-
-
-class CheckImage(Protocol):
-    """A function such as `check_image` in images.codec and images.child_process."""
-
-    def __call__(self, data: bytes, field_path: str, *, flatten: bool) -> EncodedImage:
-        """Return the image in `data` in a form that LoadImage accepts. Raises JobError (invalid_image)."""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file of the request, and the inputs that will name it after the upload.
-
-    If the file is not an image, its width and height are 0, and `own_extension` is set.
-    """
-
-    file: EncodedImage
-    targets: tuple[Target, ...]
-    own_extension: str = ""
-
-    @property
-    def extension(self) -> str:
-        """The file extension, without the dot."""
-        return self.own_extension or self.file.mime_type.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -121,12 +94,8 @@ class Request:
         return self._render_template(self.template, random_seed, check_image)
 
     def _render_template(self, template: Workflow, random_seed: Callable[[], int], check_image: CheckImage) -> Rendered:
-        uploads = [
-            _upload(source, template.targets(name), check_image, flatten=True) for name, source in self.files.items()
-        ]
-        inputs = dict(self.inputs)
-        if uploads:
-            inputs |= _size(inputs, uploads[0].file, template)
+        uploads = template_uploads(template, self.files, check_image)
+        inputs = {**self.inputs, **default_size(template, self.inputs, uploads)}
         if "seed" in template.inputs and "seed" not in inputs:
             inputs["seed"] = min(random_seed(), MAX_RANDOM_SEED + 1 - inputs.get("num_images", 1))
         graphs = render(template, inputs)
@@ -139,11 +108,11 @@ class Request:
         return Rendered(
             graphs=tuple(graphs),
             seeds=tuple(seed_targets[0].get(graph) if seed_targets else None for graph in graphs),
-            uploads=tuple(uploads),
+            uploads=tuple(uploads.values()),
             workflow=template.name,
             version=template.version,
             inputs={**inputs, **({"overrides": self.overrides} if self.overrides else {})},
-            warnings=self.warnings,
+            warnings=(*self.warnings, *stretched_masks(template, uploads)),
         )
 
     def _apply_overrides(self, graph: Graph, faults: Faults) -> None:
@@ -160,45 +129,10 @@ class Request:
         return Rendered(
             graphs=(graph,),
             seeds=(None,),
-            uploads=tuple(
-                _upload(source, source.targets, check_image, flatten=False) for source in self.files.values()
-            ),
+            uploads=tuple(upload(source, source.targets, check_image, "as_sent") for source in self.files.values()),
             workflow="custom",
             version="custom",
             inputs={"overrides": self.overrides} if self.overrides else {},
             warnings=(*self.warnings, *seed_warnings),
             extra_data=self.extra_data,
         )
-
-
-def _upload(source: FileSource, targets: tuple[Target, ...], check_image: CheckImage, *, flatten: bool) -> Upload:
-    if isinstance(source.content, str):
-        raise TypeError(f"{source.field_path} was not fetched")
-    if source.must_be_image:
-        return Upload(check_image(source.content, source.field_path, flatten=flatten), targets)
-    if len(source.content) > MAX_BYTES:
-        raise invalid_image(source.field_path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
-    if is_playlist(source.content):
-        message = f"{source.field_path} is a playlist; send the video or audio file itself."
-        raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": source.field_path}))
-    mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
-    return Upload(EncodedImage(source.content, 0, 0, mime_type), targets, source.extension)
-
-
-def _size(inputs: JsonObject, image: EncodedImage, template: Workflow) -> JsonObject:
-    """Return those of `width` and `height` that the request does not set, to keep the aspect ratio of its image."""
-    if not {"width", "height"} <= template.inputs.keys():
-        return {}
-    match inputs:
-        case {"width": _, "height": _}:
-            return {}
-        case {"width": int(width)}:
-            return {"height": _side(image.height * width / image.width)}
-        case {"height": int(height)}:
-            return {"width": _side(image.width * height / image.height)}
-    width, height = rounded_size(image.width, image.height)
-    return {"width": width, "height": height}
-
-
-def _side(pixels: float) -> int:
-    return min(2048, max(64, round(pixels / 16) * 16))

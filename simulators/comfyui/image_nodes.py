@@ -64,6 +64,11 @@ def _scaled(_: NodeContext, inputs: Inputs) -> Result:
     return Result((ImageBatch(tuple(scaled(image) for image in inputs["image"].frames)),))
 
 
+def _scaled_by(context: NodeContext, inputs: Inputs) -> Result:
+    width, height = (round(side * inputs["scale_by"]) for side in inputs["image"].frames[0].size)
+    return _scaled(context, {**inputs, "width": width, "height": height, "crop": "disabled"})
+
+
 def _scaled_to_total_pixels(context: NodeContext, inputs: Inputs) -> Result:
     width, height = inputs["image"].frames[0].size
     factor = math.sqrt(inputs["megapixels"] * PIXELS_OF_A_MEGAPIXEL / (width * height))
@@ -159,6 +164,7 @@ def _output_entry(context: NodeContext, path: Path) -> dict[str, str]:
 IMAGE_NODES: Mapping[str, Behaviour] = {
     "LoadImage": _load_image,
     "ImageScale": _scaled,
+    "ImageScaleBy": _scaled_by,
     "ImageScaleToTotalPixels": _scaled_to_total_pixels,
     "ResizeImageMaskNode": _resized,
     "EmptyImage": _empty_image,

@@ -1,7 +1,8 @@
 """Draws placeholder images. Their text says that no model generated them, and has the prompt and settings. No I/O.
 
 The same recipe gives the same pixels: random colours from the seed and the prompt, with the text on a dark panel. For
-img2img, the source image is blended with the drawing in the proportion `denoise`. Pillow's own font has only ASCII, so
+img2img, the source image is blended with the drawing in the proportion `denoise`; outside of a noise mask it stays.
+Pillow's own font has only ASCII, so
 accents are removed and other letters become escapes.
 """
 
@@ -51,6 +52,7 @@ class Sketch:
     height: int
     recipe: Recipe | None = None
     source: Image.Image | Sketch | None = None
+    mask: Image.Image | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,7 +68,10 @@ def decoded(sketch: Sketch) -> Image.Image:
     if sketch.recipe is None:
         return source or Image.new("RGB", sketch.size, UNSAMPLED_COLOR)
     drawing = placeholder(sketch.recipe, sketch.size)
-    return drawing if source is None else Image.blend(source, drawing, sketch.recipe.denoise)
+    if source is None:
+        return drawing
+    blended = Image.blend(source, drawing, sketch.recipe.denoise)
+    return Image.composite(blended, source, sketch.mask.resize(sketch.size)) if sketch.mask else blended
 
 
 def preview(sketch: Sketch, progress: float) -> Image.Image:

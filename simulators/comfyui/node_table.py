@@ -151,7 +151,7 @@ def _node_type(name: str, declared: Mapping[str, Any]) -> NodeType:
         tuple(declared["output_name"]),
         is_output=declared["output_node"],
         saves_metadata="hidden" in declared["input"],
-        checks_file="image" if name == "LoadImage" else "",
+        checks_file="image" if name in {"LoadImage", "LoadImageMask"} else "",
     )
 
 
@@ -163,6 +163,7 @@ FILE_INPUTS = {
     ("CheckpointLoaderSimple", "ckpt_name"): "checkpoints",
     ("LoraLoaderModelOnly", "lora_name"): "loras",
     ("LoadImage", "image"): "input",
+    ("LoadImageMask", "image"): "input",
 }
 """Inputs whose choices are files, each with the model folder, or `input`."""
 BUILT_IN_CHOICES = {"vae": ("pixel_space",)}
@@ -171,8 +172,10 @@ SIMULATED = """
 UNETLoader DualCLIPLoader VAELoader CheckpointLoaderSimple LoraLoaderModelOnly
 CLIPTextEncode FluxGuidance ConditioningZeroOut
 KSampler ModelSamplingFlux KSamplerSelect BasicScheduler BasicGuider RandomNoise SamplerCustomAdvanced
-EmptySD3LatentImage EmptyLatentImage VAEDecode VAEEncode
-LoadImage ImageScale EmptyImage ImageScaleToTotalPixels ResizeImageMaskNode
+EmptySD3LatentImage EmptyLatentImage VAEDecode VAEEncode VAEDecodeTiled VAEEncodeTiled
+DifferentialDiffusion SetLatentNoiseMask
+LoadImageMask GrowMask MaskToImage ImageToMask MaskComposite ImageBlur ImageCompositeMasked
+LoadImage ImageScale ImageScaleBy EmptyImage ImageScaleToTotalPixels ResizeImageMaskNode
 SaveImage PreviewImage SaveImageWebsocket PrimitiveString PreviewAny VAESave
 """
 """The classes of ComfyUI that nodes.py implements."""

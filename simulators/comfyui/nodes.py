@@ -7,6 +7,8 @@ Facts about ComfyUI:
 - Text encoders of another architecture than Flux fail in the sampler, in a matrix product.
 - ModelSamplingFlux makes the shift of the sigmas a linear function of the number of 16 x 16 pixel patches.
 - With denoise 0 nothing is sampled, and no step is counted.
+- A latent's noise mask limits the sampler to a part of the image. It has the size of the mask's image.
+- DifferentialDiffusion changes how the sampler uses a grey noise mask. Here it has no effect.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from simulators.comfyui.image_nodes import IMAGE_NODES
 from simulators.comfyui.images import Recipe, Sketch, decoded
+from simulators.comfyui.mask_nodes import MASK_NODES
 from simulators.comfyui.values import (
     Behaviour,
     Conditioning,
@@ -69,6 +72,14 @@ def _encoded(inputs: Inputs) -> Latent:
     return Latent(tuple(frames))
 
 
+def _with_noise_mask(inputs: Inputs) -> Latent:
+    return Latent(tuple(replace(frame, mask=inputs["mask"]) for frame in inputs["samples"].frames))
+
+
+def _decoded(inputs: Inputs) -> ImageBatch:
+    return ImageBatch(tuple(decoded(frame) for frame in inputs["samples"].frames))
+
+
 async def _sample(
     context: NodeContext, latent: Latent, conditioning: Conditioning, recipe: Recipe, sigmas: Sigmas
 ) -> Latent:
@@ -79,7 +90,8 @@ async def _sample(
     frames = []
     for index, frame in enumerate(latent.frames):
         source = frame.source if frame.recipe is None else frame
-        frames.append(Sketch(frame.width, frame.height, replace(recipe, index=index, denoise=sigmas.denoise), source))
+        drawn = replace(recipe, index=index, denoise=sigmas.denoise)
+        frames.append(Sketch(frame.width, frame.height, drawn, source, frame.mask))
     sampled = Latent(tuple(frames))
     await context.sample(sampled, sigmas.steps)
     return sampled
@@ -126,9 +138,14 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "SamplerCustomAdvanced": _custom_sampler,
     "EmptySD3LatentImage": _pure_node(_empty_latent),
     "EmptyLatentImage": _pure_node(_empty_latent),
-    "VAEDecode": _pure_node(lambda inputs: ImageBatch(tuple(decoded(frame) for frame in inputs["samples"].frames))),
+    "VAEDecode": _pure_node(_decoded),
+    "VAEDecodeTiled": _pure_node(_decoded),
     "VAEEncode": _pure_node(_encoded),
+    "VAEEncodeTiled": _pure_node(_encoded),
+    "SetLatentNoiseMask": _pure_node(_with_noise_mask),
+    "DifferentialDiffusion": _pure_node(lambda inputs: inputs["model"]),
     "PrimitiveString": _pure_node(lambda inputs: inputs["value"]),
     "PreviewAny": lambda _, inputs: Result((str(inputs["source"]),), {"text": [str(inputs["source"])]}),
     **IMAGE_NODES,
+    **MASK_NODES,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from comfy_client.cli.main import main
 from simulators.runpod.queue_api import RunPodPlatform
@@ -58,7 +59,8 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def shell(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A Shell in a new folder, which contains only in.png."""
+    """A Shell in a new folder, which contains only in.png and mask.png, a white image."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.png").write_bytes(png(16))
+    Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")
     return Shell(platform.client_env())

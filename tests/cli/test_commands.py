@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -67,6 +68,29 @@ def test_an_image_is_sent(shell: Shell, platform: RunPodPlatform) -> None:
 
     assert job.input["strength"] == 0.4
     assert job.input["image"].startswith("iVBOR")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["inpaint", "a door", "--mask", "mask.png"], ["run", "inpaint", "-iprompt=a door", "-imask=mask.png"]],
+    ids=["inpaint", "run"],
+)
+def test_every_image_of_a_workflow_is_sent(shell: Shell, platform: RunPodPlatform, words: list[str]) -> None:
+    """The file of `--mask`, which no code but the workflow's schema knows, is sent as base64."""
+    assert shell(*words, "--image", "in.png", "-o", "out.png").status == 0
+    [job] = platform.jobs.values()
+
+    assert (job.input["workflow"], job.input["prompt"]) == ("inpaint", "a door")
+    assert job.input["image"].startswith("iVBOR")
+    assert base64.b64decode(job.input["mask"]) == Path("mask.png").read_bytes()
+
+
+def test_a_prompt_that_a_workflow_does_not_require_may_be_left_out(shell: Shell, platform: RunPodPlatform) -> None:
+    """`upscale --image in.png` sends no prompt."""
+    assert shell("upscale", "--image", "in.png", "-o", "out.png").status == 0
+    [job] = platform.jobs.values()
+
+    assert job.input.keys() == {"workflow", "image"}
 
 
 def test_a_workflow_runs_by_name_with_pairs(shell: Shell, platform: RunPodPlatform) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bench.worker_setup import ROOT
 from comfy_client.cli.commands import commands
-from comfy_core.contract import ErrorReport
+from comfy_core.contract import ALIASES, ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import Workflow
 from simulators.runpod.queue_api import RunPodPlatform
@@ -20,6 +20,8 @@ from tests.cli.conftest import Shell
 JSON_COMMANDS = (
     ["txt2img", "a knight"],
     ["img2img", "a knight", "--image", "in.png"],
+    ["inpaint", "a knight", "--image", "in.png", "--mask", "mask.png"],
+    ["upscale", "--image", "in.png"],
     ["run", "txt2img", "-i", "prompt=a knight"],
     ["submit", "txt2img", "-i", "prompt=a knight"],
     ["status", "JOB"],
@@ -57,7 +59,7 @@ def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
     assert ended.status == 0, ended
     assert isinstance(ended.json, dict)
     assert "error" not in ended.json
-    generates = arguments[0] in {"txt2img", "img2img", "run"}
+    generates = arguments[0] in {*ALIASES, "run"}
     assert ended.err == (f"job {ended.json['job_id']}\n" if generates else "")
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from comfy_client.input_images import image_text, with_texts
+from comfy_client.tasks import make_request
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
@@ -109,3 +110,15 @@ def test_a_graph_s_images_have_names() -> None:
     assert with_texts({"images": [{"name": "a.png", "image": png()}]}) == expected
     assert with_texts({"images": [5]}) == {"images": [5]}
     assert with_texts({"images": "x", "image": None}) == {"images": "x"}
+
+
+def test_the_images_of_a_shipped_workflow_may_be_file_names(tmp_path: Path) -> None:
+    """`mask` of inpaint is read from a file, given as text or as a path. In another workflow, text stays text."""
+    file = tmp_path / "mask.png"
+    file.write_bytes(png())
+
+    of_inpaint = make_request("inpaint", image=str(file), mask=str(file)).input
+    of_another = make_request("mine", image=str(file), mask=str(file), sketch=file).input
+
+    assert of_inpaint == {"workflow": "inpaint", "image": PNG_BASE64, "mask": PNG_BASE64}
+    assert of_another == {"workflow": "mine", "image": PNG_BASE64, "mask": str(file), "sketch": PNG_BASE64}

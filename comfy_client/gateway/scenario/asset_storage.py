@@ -20,6 +20,7 @@ from comfy_core.backoff import backoff_s
 from comfy_core.errors import ComfyClientError
 from comfy_core.images.child_process import check_image, converted
 from comfy_core.images.codec import EncodedImage
+from comfy_core.images.forms import ImageForm
 
 DECODED_AT_ONCE = 2
 """Uploaded images that are decoded concurrently. Each may need 256 MB of memory and one CPU core."""
@@ -44,10 +45,10 @@ class AssetStorage:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
-    async def checked(self, data: bytes, *, flatten: bool) -> EncodedImage:
+    async def checked(self, data: bytes, *, form: ImageForm) -> EncodedImage:
         """Return a caller's image in a form that LoadImage accepts. Raises JobError."""
         async with self._decoding:
-            return await asyncio.to_thread(check_image, data, "image", flatten=flatten)
+            return await asyncio.to_thread(check_image, data, "image", form=form)
 
     async def converted(self, data: bytes, output_format: str, width: int) -> EncodedImage:
         """Return a stored image in another format or width."""

@@ -62,7 +62,7 @@ class Assets:
 
     async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> ShimAsset:
         """Store an uploaded image. Raises JobError if the image is invalid or too large, or ShimError (507)."""
-        image = await self._storage.checked(data, flatten=False)
+        image = await self._storage.checked(data, form="as_sent")
         now = self._storage.clock()
         async with self._storage.stored(image) as sha256:
             asset = ShimAsset(

@@ -269,7 +269,7 @@ class ShimService:
         if source.startswith("http://"):
             raise bad_request([Fault("image", "must be an https URL, not http")])
         data = await asyncio.to_thread(decode_image, source, "image")
-        return _StartImage(uploaded=await self._storage.checked(data, flatten=True))
+        return _StartImage(uploaded=await self._storage.checked(data, form="flat"))
 
     async def job(self, owner: str, job_id: str) -> JsonObject:
         """Return a job (`GET /jobs/{jobId}`). Raises ShimError (404)."""

@@ -61,7 +61,7 @@ def check_in_child(
     processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float
 ) -> None:
     """Check `data` in a child of `processes`."""
-    processes.run("check_image", data, {"field_path": "image", "flatten": True}, check, **more)
+    processes.run("check_image", data, {"field_path": "image", "form": "flat"}, check, **more)
 
 
 # Results
@@ -71,8 +71,8 @@ def test_a_child_returns_the_same_as_the_functions() -> None:
     """Checking, flattening, encoding, converting and identifying have the same result as in this process."""
     plain, transparent = png(), png("RGBA")
 
-    assert check_image(plain, "image", flatten=True).data is plain
-    assert check_image(transparent, "image", flatten=True) == codec.check_image(transparent, "image", flatten=True)
+    assert check_image(plain, "image", form="flat").data is plain
+    assert check_image(transparent, "image", form="flat") == codec.check_image(transparent, "image", form="flat")
     for output_format in ("png", "webp", "jpeg"):
         text = {"prompt": "{}", "parameters": "a knight 🗡"}
         expected = codec.encode_image(plain, output_format, 90, text)
@@ -85,7 +85,7 @@ def test_a_child_returns_the_same_as_the_functions() -> None:
 def test_an_error_of_a_child_has_the_path() -> None:
     """The caller gets the child's error with code, message and details."""
     with pytest.raises(JobError, match=r"images\[2\]\.image is not an image of a known format") as info:
-        check_image(b"no image", "images[2].image", flatten=True)
+        check_image(b"no image", "images[2].image", form="flat")
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "images[2].image"}
@@ -108,9 +108,9 @@ def test_a_child_is_reused(processes: ImageProcessPool) -> None:
 def test_endless_pages_and_frames_are_rejected_quickly(data: bytes) -> None:
     """The number of pages or frames is not counted: 10,000 TIFF pages took minutes, 500,000 GIF frames seconds."""
     begun = time.monotonic()
-    image = check_image(data, "image", flatten=True)
+    image = check_image(data, "image", form="flat")
     with pytest.raises(JobError, match="has more than 1,000 frames"):
-        check_image(data, "image", flatten=False)
+        check_image(data, "image", form="as_sent")
 
     assert (image.width, image.height, image.mime_type) == (1, 1, "image/png")
     assert identify(data) is not None
@@ -119,20 +119,20 @@ def test_endless_pages_and_frames_are_rejected_quickly(data: bytes) -> None:
 
 def test_the_total_pixels_of_frames_are_limited() -> None:
     """ComfyUI keeps all frames of an image in memory, so at most 16 frames of 16 megapixels are accepted."""
-    assert check_image(gif(16, 4096), "image", flatten=False).is_animated
+    assert check_image(gif(16, 4096), "image", form="as_sent").is_animated
     with pytest.raises(JobError, match="has more than 16 frames of 4096 x 4096 pixels"):
-        check_image(gif(17, 4096), "image", flatten=False)
+        check_image(gif(17, 4096), "image", form="as_sent")
 
 
 def test_an_image_that_takes_too_long_is_rejected() -> None:
     """The child is killed at the time limit, which is in the error."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"cannot be decoded: it takes longer than 0\.5 s") as info:
-        check_image(slow_jpeg(), "image", flatten=True, timeout_s=0.5)
+        check_image(slow_jpeg(), "image", form="flat", timeout_s=0.5)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert time.monotonic() - begun < 5
-    assert check_image(png(), "image", flatten=True).width == 32
+    assert check_image(png(), "image", form="flat").width == 32
 
 
 def test_a_cancellation_ends_the_work_at_once(processes: ImageProcessPool) -> None:
@@ -253,7 +253,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
         "import sys, threading, psutil\n"
         "from comfy_core.images.child_process import check_image\n"
         f"data = open({str(image)!r}, 'rb').read()\n"
-        "threading.Thread(target=check_image, args=(data, 'image'), kwargs={'flatten': True}, daemon=True).start()\n"
+        "threading.Thread(target=check_image, args=(data, 'image'), kwargs={'form': 'flat'}, daemon=True).start()\n"
         "while not psutil.Process().children(): pass\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "sys.stdin.read()\n"
@@ -272,13 +272,13 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
 
 def test_a_fork_has_its_own_children() -> None:
     """Two processes must not share the pipes of one child."""
-    check_image(png(), "image", flatten=True)
+    check_image(png(), "image", form="flat")
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if check_image(png("L"), "image", flatten=True).mime_type == "image/png" else 1)
+        os._exit(0 if check_image(png("L"), "image", form="flat").mime_type == "image/png" else 1)
 
     assert os.waitpid(pid, 0)[1] == 0
-    assert check_image(png(), "image", flatten=True).width == 32
+    assert check_image(png(), "image", form="flat").width == 32
 
 
 def test_a_child_that_cannot_start_is_not_the_image_s_fault() -> None:

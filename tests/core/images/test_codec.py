@@ -31,11 +31,13 @@ from comfy_core.images.codec import (
     rounded_size,
     small_preview,
 )
+from comfy_core.images.forms import ImageForm
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)
 ORIENTATION = 0x0112
 EXIF_IFD = 0x8769
 USER_COMMENT = 0x9286
+FORMS: tuple[ImageForm, ...] = ("flat", "as_sent")
 
 
 IGNORE_PILLOW_WARNINGS = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -73,17 +75,17 @@ def decoded(data: bytes) -> Image.Image:
 
 def flattened(data: bytes) -> Image.Image:
     """Return the image that image to image gets for `data`, after a check of its mode, size and MIME type."""
-    checked = check_image(data, "image", flatten=True)
+    checked = check_image(data, "image", form="flat")
     image = decoded(checked.data)
     assert (image.mode, image.size) == ("RGB", (checked.width, checked.height))
     assert Image.MIME[image.format or ""] == checked.mime_type
     return image
 
 
-def refusal(data: bytes, *, flatten: bool = True) -> str:
+def refusal(data: bytes, *, form: ImageForm = "flat") -> str:
     """Return the problem in the error for `data`, after a check of the rest of the report."""
     with pytest.raises(JobError) as info:
-        check_image(data, "images[2].image", flatten=flatten)
+        check_image(data, "images[2].image", form=form)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "images[2].image"}
     problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
@@ -91,10 +93,10 @@ def refusal(data: bytes, *, flatten: bool = True) -> str:
     return problem
 
 
-def outcome(data: bytes, *, flatten: bool) -> EncodedImage | ErrorCode:
+def outcome(data: bytes, *, form: ImageForm) -> EncodedImage | ErrorCode:
     """Return the checked image, or the code of the error that rejects it."""
     try:
-        return check_image(data, "image", flatten=flatten)
+        return check_image(data, "image", form=form)
     except JobError as error:
         return error.code
 
@@ -144,7 +146,7 @@ def test_a_format_is_recognised_by_its_content(file_format: str) -> None:
     """Every documented format is accepted, and its MIME type is determined from its bytes, never from a name."""
     data = FORMATS[file_format](quarters())
 
-    checked = check_image(data, "image", flatten=False)
+    checked = check_image(data, "image", form="as_sent")
 
     assert checked == EncodedImage(data, 32, 16, f"image/{file_format.lower()}")
     assert identify(data) == checked
@@ -157,7 +159,7 @@ def test_an_image_that_needs_no_change_keeps_its_bytes(file_format: str) -> None
     """An image that already is a single upright RGB frame is not encoded again."""
     data = FORMATS[file_format](quarters())
 
-    assert check_image(data, "image", flatten=True).data is data
+    assert check_image(data, "image", form="flat").data is data
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -184,8 +186,8 @@ def test_a_rotated_image_is_turned_upright(file_format: str, orientation: int) -
     corners = [image.getpixel(corner) for corner in ((3, 3), (28, 3), (3, 12), (28, 12))]
     assert corners == [pytest.approx(colour, abs=16) for colour in (RED, GREEN, BLUE, YELLOW)]
     assert ImageOps.exif_transpose(image).size == image.size
-    assert (check_image(data, "image", flatten=True).data == data) is (orientation == 1)
-    assert check_image(data, "image", flatten=False).data == data
+    assert (check_image(data, "image", form="flat").data == data) is (orientation == 1)
+    assert check_image(data, "image", form="as_sent").data == data
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
@@ -195,7 +197,7 @@ def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     exif[ORIENTATION] = orientation
     data = encoded(quarters(), exif=exif)
 
-    assert check_image(data, "image", flatten=True).data == data
+    assert check_image(data, "image", form="flat").data == data
 
 
 def palette_png(transparent: int) -> bytes:
@@ -264,7 +266,7 @@ def test_image_to_image_uses_the_first_frame_of_an_animation(file_format: str) -
 
     assert getattr(image, "n_frames", 1) == 1
     assert image.getpixel((8, 8)) == pytest.approx(RED, abs=3)
-    assert check_image(data, "image", flatten=False).data is data
+    assert check_image(data, "image", form="as_sent").data is data
     assert identify(data) == EncodedImage(data, 16, 16, f"image/{file_format.lower()}", is_animated=True)
 
 
@@ -275,11 +277,11 @@ def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
     data = FORMATS[file_format](noise())
     rejections = 0
     for end in [*range(min(64, len(data))), *range(64, len(data), max(1, len(data) // 150))]:
-        for flatten in (True, False):
-            match outcome(data[:end], flatten=flatten):
+        for form in FORMS:
+            match outcome(data[:end], form=form):
                 case EncodedImage(data=taken) as checked:
                     assert (checked.width, checked.height) == (40, 30)
-                    assert not flatten or decoded(taken).size == (40, 30)
+                    assert form == "as_sent" or decoded(taken).size == (40, 30)
                 case code:
                     assert code is ErrorCode.INVALID_IMAGE
                     rejections += 1
@@ -323,7 +325,7 @@ def damaged(count: int) -> Iterator[bytes]:
 @IGNORE_PILLOW_WARNINGS
 def test_a_damaged_file_is_rejected_or_decoded() -> None:
     """Damage always results in an image or a documented error, even if Pillow raises an undocumented exception."""
-    verdicts = [outcome(data, flatten=True) for data in damaged(6 * settings().max_examples)]
+    verdicts = [outcome(data, form="flat") for data in damaged(6 * settings().max_examples)]
 
     codes = [code for code in verdicts if isinstance(code, ErrorCode)]
     assert set(codes) == {ErrorCode.INVALID_IMAGE}
@@ -372,10 +374,10 @@ def test_a_damaged_header_is_rejected(data: bytes) -> None:
     ],
     ids=["empty", "text", "html", "svg", "pdf", "zeros", "avif", "ppm", "ico", "tga", "jpeg2000"],
 )
-@pytest.mark.parametrize("flatten", [True, False])
-def test_a_file_that_is_not_an_image_is_rejected(data: bytes, *, flatten: bool) -> None:
+@pytest.mark.parametrize("form", ["flat", "as_sent"])
+def test_a_file_that_is_not_an_image_is_rejected(data: bytes, *, form: ImageForm) -> None:
     """Text, documents and unsupported formats are rejected; the remedy lists the supported formats."""
-    assert refusal(data, flatten=flatten).endswith("is not an image of a known format.")
+    assert refusal(data, form=form).endswith("is not an image of a known format.")
     assert all(known in ErrorCode.INVALID_IMAGE.remedy.upper() for known in INPUT_FORMATS)
     assert identify(data) is None
 
@@ -397,25 +399,25 @@ def test_a_decompression_bomb_is_rejected_by_its_header(data: bytes) -> None:
     """A tiny file that would have more than 64 megapixels is rejected before it is decoded."""
     assert len(data) < 200
     began_at = time.monotonic()
-    for flatten in (True, False):
-        assert "67,108,864" in refusal(data, flatten=flatten)
+    for form in FORMS:
+        assert "67,108,864" in refusal(data, form=form)
     assert time.monotonic() - began_at < 1
 
 
-@pytest.mark.parametrize("flatten", [True, False])
-def test_oversized_text_is_not_decompressed(*, flatten: bool) -> None:
+@pytest.mark.parametrize("form", ["flat", "as_sent"])
+def test_oversized_text_is_not_decompressed(*, form: ImageForm) -> None:
     """A PNG whose text would decompress to 50 MB is accepted, as by ComfyUI, and the text is not decompressed."""
     packed = zlib.compress(b"\0" * 50_000_000, 9)
     data = encoded(quarters())
     for kind, text in ((b"zTXt", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed)):
         whole = data[:33] + png_chunk(kind, text) + data[33:]
         tracemalloc.start()
-        checked = check_image(whole, "image", flatten=flatten)
+        checked = check_image(whole, "image", form=form)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
 
         assert (checked.width, checked.height) == (32, 16)
-        assert decoded(checked.data if flatten else data).tobytes() == quarters().tobytes()
+        assert decoded(checked.data if form == "flat" else data).tobytes() == quarters().tobytes()
         assert peak < 20_000_000
 
 
@@ -424,7 +426,7 @@ def test_the_limit_of_pixels() -> None:
     largest = Image.new("1", (8192, 8192))
     too_large = Image.new("1", (8192, 8193))
 
-    assert check_image(encoded(largest), "image", flatten=False).width == 8192
+    assert check_image(encoded(largest), "image", form="as_sent").width == 8192
     assert refusal(encoded(too_large)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are allowed."
 
 
@@ -433,7 +435,7 @@ def test_the_limit_of_bytes() -> None:
     whole = encoded(quarters())
     full = whole + b"\0" * (MAX_BYTES - len(whole))
 
-    assert check_image(full, "image", flatten=True).data is full
+    assert check_image(full, "image", form="flat").data is full
     assert "26,214,401 bytes; at most 26,214,400" in refusal(full + b"\0")
 
 
@@ -622,7 +624,7 @@ def test_an_image_that_lacks_its_last_bytes_is_accepted(kind: str) -> None:
     whole = make()
     cut = whole[:-missing]
 
-    assert check_image(cut, "image", flatten=False).data is cut
+    assert check_image(cut, "image", form="as_sent").data is cut
     image, complete = flattened(cut), flattened(whole)
     assert image.crop((0, 20, 400, 380)).tobytes() == complete.crop((0, 20, 400, 380)).tobytes()
 
@@ -648,7 +650,7 @@ def test_a_jpeg_truncated_before_its_last_rows_is_rejected() -> None:
     stuffed = [place + 1 for place in range(700, len(whole) * 8 // 10) if whole[place] == 0xFF]
 
     assert len(stuffed) > 20
-    assert {outcome(whole[:end], flatten=True) for end in stuffed} == {ErrorCode.INVALID_IMAGE}
+    assert {outcome(whole[:end], form="flat") for end in stuffed} == {ErrorCode.INVALID_IMAGE}
 
 
 # AVIF
@@ -663,7 +665,7 @@ def test_avif_becomes_png_with_its_transparency() -> None:
     image.paste((0, 0, 0, 0), (32, 0, 64, 32))
     data = encoded(image, "AVIF", quality=100)
 
-    for_graph = decoded(check_image(data, "image", flatten=False).data)
+    for_graph = decoded(check_image(data, "image", form="as_sent").data)
 
     assert (for_graph.format, for_graph.mode, for_graph.size) == ("PNG", "RGBA", (64, 32))
     assert [for_graph.getpixel((x, 16))[3] for x in (8, 56)] == [255, 0]  # type: ignore[index] # a pixel of RGBA is a tuple
@@ -676,7 +678,7 @@ def test_an_avif_sequence_keeps_its_frames() -> None:
     """A graph gets all frames; image to image uses the first one."""
     data = animated("AVIF")
 
-    assert check_image(data, "image", flatten=False) == EncodedImage(data, 16, 16, "image/avif", is_animated=True)
+    assert check_image(data, "image", form="as_sent") == EncodedImage(data, 16, 16, "image/avif", is_animated=True)
     assert flattened(data).getpixel((8, 8)) == pytest.approx(RED, abs=6)
 
 
@@ -778,7 +780,7 @@ def test_a_message_of_a_decoder_is_short() -> None:
 def rejection_of(data: bytes) -> JobError | None:
     """Return the error for an image, if it is rejected."""
     try:
-        check_image(data, "image", flatten=True)
+        check_image(data, "image", form="flat")
     except JobError as error:
         return error
     return None

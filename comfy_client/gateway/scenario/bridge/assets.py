@@ -98,7 +98,7 @@ class AssetBridge:
     async def _store_copy(self, asset_id: str, url: str, record: JsonObject) -> ShimAsset:
         data = await self._upstream.download(url, MAX_BYTES)
         try:
-            image = await self._storage.checked(data, flatten=False)
+            image = await self._storage.checked(data, form="as_sent")
         except JobError as error:
             reason = f"Asset {asset_id} of Scenario was not copied: {error.report.message}"
             raise NotCopied(UNREACHABLE, reason, code=error.code) from error
