@@ -76,6 +76,8 @@ _KEYWORDS_SCHEMA: JsonObject = {
 """JSON Schema of the additional keywords in an inputs file."""
 _TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models", "x-size"})
 _INPUT_KEYWORDS = frozenset({"x-node", "x-add", "x-insert", "x-mask-of"})
+KEYWORDS = _TOP_LEVEL_KEYWORDS | _INPUT_KEYWORDS
+"""All keywords that an inputs file may have in addition to those of JSON Schema."""
 
 
 @dataclass(frozen=True)
