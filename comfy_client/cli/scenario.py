@@ -36,6 +36,11 @@ SCENARIO_FLAGS: Sequence[Flag] = (
         "CAPABILITY=SIDE",
         {"nargs": "*"},
     ),
+    Flag(
+        ("--only",),
+        'With `route`: remove every other entry. `route --only "*=scenario"` sends every generate call to Scenario.',
+        settings={"action": "store_true"},
+    ),
     Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
     Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": parse_port, "default": 8189}),
     Flag(
@@ -67,8 +72,8 @@ def _scenario(call: Call) -> int:
         "import": import_library,
         "export": export_assets,
     }
-    if call.options.changes and call.options.action != "route":
-        raise UsageError("only `scenario route` takes CAPABILITY=SIDE")
+    if (call.options.changes or call.options.only) and call.options.action != "route":
+        raise UsageError("only `scenario route` takes CAPABILITY=SIDE and --only")
     return actions[call.options.action](call)
 
 
@@ -78,8 +83,9 @@ def _route(call: Call) -> int:
 
     table = RoutingTable(call.options.data or ShimSettings.from_env(call.environment).directory)
     changes = dict(map(_parse_change, call.options.changes))
-    rules = table.change(changes) if changes else table.rules
-    lines = [f"{name:40} {rule}" for name, rule in rules.items()]
+    is_change = changes or call.options.only
+    rules = table.change(changes, keeps_others=not call.options.only) if is_change else table.rules
+    lines = [f"{name:40} {rule.shares}" for name, rule in rules.items()]
     rest = "Every other call: own if the shim can serve it, else scenario (with SCENARIO_SHIM_UPSTREAM_API_KEY)"
     call.screen.show({"routes": {name: str(rule) for name, rule in rules.items()}}, *lines, rest)
     return 0

@@ -17,10 +17,11 @@ from tests.cli.conftest import Shell
 def test_the_command_shows_and_changes_the_table(shell: Shell, tmp_path: Path) -> None:
     """`scenario route` prints the table; CAPABILITY=SIDE sets an entry, and CAPABILITY= removes it."""
     data = f"--data={tmp_path}"
-    shell("scenario", "route", "txt2img=own:25", "img2img=scenario", data)
+    shown = shell("scenario", "route", "txt2img=own:25", "img2img=scenario", data)
     changed = shell("scenario", "route", "txt2img=", data)
     refused = shell("scenario", "route", "txt2img=ours", data)
 
+    assert "own 25 %, scenario 75 %" in shown.out
     assert changed.status == 0
     assert "img2img" in changed.out
     assert "txt2img" not in changed.out
@@ -58,7 +59,7 @@ def test_the_models_of_the_account_are_listed_for_the_table(shell: Shell) -> Non
 
 
 def test_the_commands_of_the_page_change_the_table(shell: Shell, tmp_path: Path) -> None:
-    """The commands of docs/bridge.md set three entries and remove them again."""
+    """The commands of docs/bridge.md set two entries, replace them by one, and empty the table."""
     page = Path(__file__).parents[2] / "docs" / "bridge.md"
     commands = [line for line in page.read_text().splitlines() if line.startswith("comfy-client scenario route ")]
     table = RoutingTable(tmp_path / "scenario-shim")
@@ -67,4 +68,4 @@ def test_the_commands_of_the_page_change_the_table(shell: Shell, tmp_path: Path)
         assert shell(*shlex.split(command, comments=True)[1:]).status == 0
         sizes.append(len(table.rules))
 
-    assert sizes == [2, 3, 0]
+    assert sizes == [2, 1, 0]

@@ -170,7 +170,7 @@ class ShimServer:
         owner = await self._owner(request)
         self._limits.check(owner, is_poll=route.is_poll)
         bridge = self.service.bridge
-        if bridge is not None and not route.is_generating and bridge.serves(f"{route.method} {route.path}"):
+        if bridge is not None and not route.is_generating and bridge.serves(f"{route.method} {route.path}", owner):
             return await self._forwarded(bridge, owner, request)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))

@@ -60,9 +60,12 @@ class Bridge:
         self.table = table
         self.assets = AssetBridge(upstream, storage)
 
-    def serves(self, route: str) -> bool:
-        """Return whether the routing table sends a route that the shim has, such as `GET /models`, to Scenario."""
-        return self.table.side_of([route]) is Side.SCENARIO
+    def serves(self, route: str, owner: str) -> bool:
+        """Return whether the routing table sends a route that the shim has, such as `GET /models`, to Scenario.
+
+        A percentage is one of callers, so that each of them always gets the responses of the same side.
+        """
+        return self.table.side_of([route], owner) is Side.SCENARIO
 
     async def model(self, model_id: str) -> JsonObject:
         """Return Scenario's response to `GET /models/{id}`."""

@@ -39,6 +39,12 @@ class RoutingRule:
             raise ValueError(f"{text!r} is not own, scenario, or one of them with a percentage, such as own:25")
         return RoutingRule(Side(match[1]), percent)
 
+    @property
+    def shares(self) -> str:
+        """Both sides with their shares, such as `own 25 %, scenario 75 %`."""
+        rest = _ALL_PERCENT - self.percent
+        return f"{self.side.value} {self.percent} %" + (f", {self.side.other.value} {rest} %" if rest else "")
+
     def __str__(self) -> str:
         return self.side.value if self.percent == _ALL_PERCENT else f"{self.side.value}:{self.percent}"
 
@@ -80,9 +86,15 @@ class RoutingTable:
         rule = next((rules[each] for each in capabilities if each in rules), None)
         return None if rule is None else rule.side_of(request_key)
 
-    def change(self, changes: Mapping[str, RoutingRule | None]) -> Mapping[str, RoutingRule]:
-        """Set these rules, remove those that are None, and return the new table. Raises ConfigError."""
-        rules = {name: rule for name, rule in {**self.rules, **changes}.items() if rule is not None}
+    def change(
+        self, changes: Mapping[str, RoutingRule | None], *, keeps_others: bool = True
+    ) -> Mapping[str, RoutingRule]:
+        """Set these rules, remove those that are None, and return the new table. Raises ConfigError.
+
+        Without `keeps_others`, every other rule is removed.
+        """
+        others = self.rules if keeps_others else {}
+        rules = {name: rule for name, rule in {**others, **changes}.items() if rule is not None}
         text = json.dumps({name: str(rule) for name, rule in sorted(rules.items())}, indent=2)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
