@@ -38,7 +38,7 @@ SCENARIO_FLAGS: Sequence[Flag] = (
     ),
     Flag(
         ("--only",),
-        'With `route`: remove every other entry. `route --only "*=scenario"` sends every generate call to Scenario.',
+        'With `route`: remove every other entry. `route "*=scenario" --only` sends every generate call to Scenario.',
         settings={"action": "store_true"},
     ),
     Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
