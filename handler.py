@@ -32,6 +32,7 @@ from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing, ProcessHooks
 from worker.disk import full_disk_problem
 from worker.job_execution import JobExecution, Service, make_threads
+from worker.job_models import model_fetcher
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle, end_process
 from worker.process_memory import protect_process_memory
@@ -60,6 +61,7 @@ def worker_from_settings(settings: Settings) -> Worker:
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
         workflows=load_workflows(settings.workflows_directory),
         settings=settings,
+        models=model_fetcher(settings),
     )
 
 

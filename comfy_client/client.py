@@ -111,12 +111,14 @@ class Client:
                 - num_images: 1 to 8 (default 1); image i uses seed + i.
                 - sampler: a ComfyUI sampler (default "euler").
                 - scheduler: a ComfyUI scheduler (default "simple").
-                - loras: LoRA files on the worker, at most 8: names, or `{"name": …, "strength": …}`.
+                - loras: at most 8: names of files on the worker, `{"name": …, "strength": …}`, or addresses such as
+                  `{"hf": "owner/repository/file.safetensors@revision", "strength": …}`.
                 - output_format: "png" (default), "webp" or "jpeg".
                 - output_quality: quality of webp and jpeg, 1 to 100 (default 90).
                 - metadata: write prompt, seed and graph into the file (default True).
                 - delivery: how the worker returns the images, "auto" (default), "base64" or "s3".
                 - timeout_s: maximum rendering time in seconds, 1 to 3600; the worker then stops the job.
+                - model_tokens: tokens for downloads of models by address, `{"huggingface.co": "hf_…"}`.
                 - overrides: values to set in the graph, for example `{"KSampler.seed": 5}`.
                 - options, wait_timeout_s, observer: see `run`.
 

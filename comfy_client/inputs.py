@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 
 
 class Lora(TypedDict, total=False):
-    """The name of a LoRA file on the worker, and its strength."""
+    """A LoRA and its strength. It is a file on the worker (`name`), or at an address: exactly one of the other keys.
+
+    `sha256` is the expected hash of the file at the address, and is optional.
+    """
 
     name: str
+    hf: str
+    civitai: int
+    url: str
+    sha256: str
     strength: float
 
 
@@ -36,6 +43,7 @@ class EnvelopeInputs(TypedDict, total=False):
     metadata: bool | None
     delivery: Literal["auto", "base64", "s3"] | None
     timeout_s: float | None
+    model_tokens: dict[str, str] | None
 
 
 class Txt2ImgInputs(CallOptions, EnvelopeInputs, total=False):

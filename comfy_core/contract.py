@@ -90,6 +90,11 @@ ENVELOPE: JsonObject = {
         "minimum": 1,
         "maximum": 3600,
     },
+    "model_tokens": {
+        "description": "Bearer tokens for the download of model files by address, by host: "
+        '`{"huggingface.co": "hf_…"}`. Never stored, logged or returned, and sent only to that host.',
+        "type": "object",
+    },
 }
 """JSON Schema (2020-12) of the request keys that are common to all workflows."""
 

@@ -98,6 +98,22 @@ class ErrorCode(enum.StrEnum):
         remedy="Use a name from `details.available`, or add the file to the worker's model folder (docs/models.md).",
         details="`missing`: list of `{node_id, node_type, input, value}`, `available`: `{input: [names]}`",
     )
+    INVALID_MODEL = _Row(
+        "invalid_model",
+        Retry.NO,
+        cause="A model file that the request names by its address cannot be used: its server refused it, it is not the "
+        "expected file, it is not a safetensors file, or it is too large for the worker. No GPU time was spent.",
+        remedy="Correct the address or its hash, or send a token for its host in `model_tokens` (docs/models.md).",
+        details="`models`: list of `{address, problem}`",
+    )
+    MODEL_DOWNLOAD_FAILED = _Row(
+        "model_download_failed",
+        Retry.RESEND,
+        cause="A model file that the request names by its address was not downloaded: its server or the network failed "
+        "several times, or the worker's disk has no room for it now. No GPU time was spent.",
+        remedy="Send the job again: the download resumes where it ended.",
+        details="`models`: list of `{address, problem}`",
+    )
     EXECUTION_FAILED = _Row(
         "execution_failed",
         Retry.NO,

@@ -88,6 +88,10 @@ class FetchError(Exception):
     """A failed request. The message gives the problem and the remedy, but neither the URL nor the host."""
 
 
+class RefusedHostError(FetchError):
+    """The host has an address that is not public. Another attempt fails in the same way."""
+
+
 FAILURES = (FetchError, OSError, http.client.HTTPException, ValueError)
 """Errors of a failed request. `problem_of` describes them."""
 
@@ -221,7 +225,7 @@ def _checked_addresses(
     for address in map(ip_address, addresses):
         allowed = any(unwrapped(address) in network for network in rules.allowed_networks)
         if not (allowed or is_public(address)):
-            raise FetchError("the host is not on the public internet")
+            raise RefusedHostError("the host is not on the public internet")
     return addresses
 
 

@@ -21,7 +21,6 @@ from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, Pr
 from worker.launch_flags import HELP_TIMEOUT_S, comfyui_command, query_flags
 from worker.models.listing import default_list, read_models
 from worker.models.manager import ModelManager
-from worker.models.source import Hub
 from worker.settings import Settings
 from worker.supervision import RemoteComfyUI
 
@@ -117,8 +116,7 @@ class Boot:
     def _begin(self, directory: Path, data: Path) -> None:
         settings = self._settings
         make_data_folders(data)
-        hub = Hub.from_env(self._environment) if settings.fetch_models else Hub()
-        manager = ModelManager(settings, required_models(self._workflows), read_models(default_list()), hub)
+        manager = ModelManager(settings, required_models(self._workflows), read_models(default_list()), settings.hub)
         self._model_manager = manager
         environment = comfyui_environment(self._environment, settings.comfyui_environment)
         help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)

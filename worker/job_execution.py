@@ -18,7 +18,7 @@ from typing import Any
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
-from comfy_core.progress import Progress
+from comfy_core.progress import MODEL_STAGE, Progress
 from worker import logs
 from worker.disk import delete_job_files
 from worker.jobs import Control, Worker, run_job
@@ -168,7 +168,8 @@ class JobExecution:
         service, comfyui = self._service, self._service.comfyui
         comfyui.await_available(self._stop_error)
         lease = self._lease = comfyui.begin_lease(is_shared=bool(service.worker.server.cleanup.stuck_prompts))
-        control = Control(self._stop_error, self._observe, _Queueing(self._ticket, comfyui, lease), self._note_run)
+        turn = _Queueing(self._ticket, comfyui, lease)
+        control = Control(self._stop_error, self._observe, turn, self._note_run, self._ticket.set_aside)
         try:
             result = run_job(service.worker, self._job, control)
         except ComfyUIBroken as error:
@@ -183,7 +184,7 @@ class JobExecution:
         return result
 
     def _observe(self, progress: Progress) -> None:
-        if self._lease is not None:
+        if self._lease is not None and progress.stage != MODEL_STAGE:
             self._lease.has_started = True
         self._report(progress_output(progress))
 

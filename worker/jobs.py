@@ -26,6 +26,7 @@ from comfy_core.request.rendering import Rendered, Request
 from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
+from worker.job_models import JobHooks, ModelFetcher, placed_models
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding
 from worker.result_packer import ResultPacker
@@ -45,6 +46,7 @@ class Worker:
     workflows: Mapping[str, Workflow]
     settings: Settings
     fetch_rules: FetchRules = field(default_factory=FetchRules)
+    models: ModelFetcher | None = None
     min_store_s: float = 15.0
     """Minimum seconds that a job has for storing its results, even after its deadline: the GPU work is already done."""
 
@@ -58,12 +60,15 @@ class Control:
         observe: called with the job's progress.
         ticket: entered while the job queues its prompts, so that jobs queue them in order of arrival.
         note_run: called when all prompts have finished.
+        set_aside: returns a context in which the job waits for something else than its turn, so that jobs that arrived
+            later can queue their prompts.
     """
 
     stop_error: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
     ticket: AbstractContextManager[object] = field(default_factory=nullcontext)
     note_run: Callable[[], None] = lambda: None
+    set_aside: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
@@ -79,9 +84,15 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=settings.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket, start_encoding)
-    run = run_graphs(
-        worker.server, rendered.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
-    )
+    models_deadline = replace(intake_deadline, unfinished="its models were not downloaded")
+    model_hooks = JobHooks(models_deadline.check, control.observe, control.set_aside)
+    models_begun_at = time.monotonic()
+    with placed_models(worker.models, worker.server, rendered, request.model_tokens, model_hooks) as placed:
+        models_s = time.monotonic() - models_begun_at
+        run = run_graphs(
+            worker.server, placed.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
+        )
+    rendered = placed.rendered
     control.note_run()
     encode_begun_at = time.monotonic()
     started_at = encode_begun_at - run.execute_s - run.fetch_s
@@ -100,6 +111,7 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     result = _result(worker, request, rendered, run, encode_deadline.check, deliver)
     ended_at = time.monotonic()
     result["timings"] = {
+        **({"models_s": round(models_s, 4)} if placed.has_models else {}),
         "queue_s": round(run.queue_s, 4),
         "execute_s": round(run.execute_s, 4),
         "fetch_s": round(run.fetch_s, 4),

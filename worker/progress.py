@@ -36,6 +36,7 @@ def progress_output(progress: Progress) -> JsonObject:
         "images": [],
         "stage": progress.stage,
         **asdict(progress.sampling),
+        **progress.bytes_fields,
     }
     if progress.preview is not None and (preview := small_preview(progress.preview)) is not None:
         output["preview"] = base64.b64encode(preview).decode("ascii")

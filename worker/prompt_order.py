@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from comfy_core.errors import JobError
 
@@ -24,10 +25,14 @@ class TicketLock:
         The caller ends it, with `Ticket.end` or by leaving its `with` block. Entering the block can raise the error of
         `stop_error`.
         """
+        return Ticket(self, self.next_number(), stop_error)
+
+    def next_number(self) -> int:
+        """Return the number of a new ticket, which must be ended."""
         with self._changed:
             self._taken += 1
             self._open.add(self._taken)
-            return Ticket(self, self._taken, stop_error)
+            return self._taken
 
     def wait_for(self, number: int, stop_error: Callable[[], JobError | None]) -> None:
         """Return when every earlier ticket has ended. Raises the error that `stop_error` returns."""
@@ -58,6 +63,15 @@ class Ticket:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Release the ticket, and take a new one at the end of the block, behind the jobs that have arrived by then."""
+        self.end()
+        try:
+            yield
+        finally:
+            self._number = self._tickets.next_number()
 
     def end(self) -> None:
         """Release the ticket, whether or not it was entered."""

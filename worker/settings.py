@@ -17,9 +17,12 @@ from comfy_core.object_store import Bucket, read_bucket
 from comfy_core.prices import pool_of
 from comfy_core.workflows import default_directory
 from worker.comfyui_settings import ComfyUISettings
+from worker.models.address_source import DEFAULT_HOSTS
+from worker.models.source import Hub
 
 _MEGABYTE = 1024 * 1024
 _megabytes = number(float, 0.01, 20)
+_gigabytes = number(float, 0, 100_000)
 _side = number(int, 64, 2048)
 
 
@@ -118,6 +121,26 @@ class Settings(ComfyUISettings):
         "RUNPOD_INIT_TIMEOUT too.",
         "1800",
     )
+    model_hosts: tuple[str, ...] = variable(
+        "WORKER_MODEL_HOSTS",
+        lambda text: tuple(host.lower() for host in names(text)),
+        "Comma-separated hosts from which a job may name models by address. `*.example.com` stands for all hosts below "
+        "example.com.",
+        DEFAULT_HOSTS,
+    )
+    model_limit_bytes: int = variable(
+        "WORKER_MODEL_LIMIT_GB",
+        lambda text: int(_gigabytes(text) * 10**9),
+        "Maximum size in GB of the models that are kept after a download by address, on the volume or else in "
+        "COMFYUI_DATA_DIR. The least recently used ones are removed. 0: jobs cannot name models by address.",
+        "10",
+    )
+    civitai_token: str = variable(
+        "CIVITAI_TOKEN",
+        str,
+        "Token for models at Civitai by address, if the job sends none. For Hugging Face it is HF_TOKEN.",
+        secret=True,
+    )
     workflows_directory: Path = variable(
         "WORKER_WORKFLOWS",
         lambda text: Path(text) if text else default_directory(),
@@ -186,6 +209,7 @@ class Settings(ComfyUISettings):
     )
     bucket: Bucket | None = None
     runpod: RunPodVariables = field(default_factory=RunPodVariables)
+    hub: Hub = field(default_factory=Hub)
 
     def usd_per_s(self, gpu: str | None) -> float | None:
         """Return the price of one second of a worker with this GPU. None if nothing is paid, or it is unknown."""
@@ -197,7 +221,9 @@ class Settings(ComfyUISettings):
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
         """Return the settings in `env`. Raises ConfigError that names the invalid variable."""
-        settings = read(Settings, env, bucket=read_bucket(env), runpod=read(RunPodVariables, env))
+        settings = read(
+            Settings, env, bucket=read_bucket(env), runpod=read(RunPodVariables, env), hub=Hub.from_env(env)
+        )
         directory = settings.comfyui_directory
         if settings.comfyui_is_ours and directory and not (directory / "main.py").is_file():
             raise ConfigError(

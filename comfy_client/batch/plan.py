@@ -41,8 +41,10 @@ _ASSET_RULES: JsonObject = {
     "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
     "strength": {"type": "number", "minimum": 0.01, "maximum": 1},
 }
-_RESERVED = frozenset({"image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides"})
-"""Inputs that the plan sets, or that have their own rule in _ASSET_RULES."""
+_RESERVED = frozenset({
+    "image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides", "model_tokens",
+})  # fmt: skip
+"""Inputs that the plan sets, that have their own rule in _ASSET_RULES, or that are secrets."""
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,11 @@ class Flag:
 def input_flags(inputs: Mapping[str, JsonObject], excluded: tuple[str, ...] = ()) -> list[Flag]:
     """Return a flag for each workflow input, then for each common request field.
 
-    There is no flag for the names in `excluded`, nor for `workflow`, `images` and `overrides`.
+    There is no flag for the names in `excluded`, nor for `workflow`, `images`, `overrides` and `model_tokens`, whose
+    values are secrets.
     """
-    rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
+    without_flag = {"workflow", "images", "model_tokens"}
+    rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in without_flag}}
     return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*excluded, "overrides"}]
 
 

@@ -74,6 +74,7 @@ def status_object(status: JobStatus) -> JsonObject:
         "progress": {
             "stage": progress.stage,
             **asdict(progress.sampling),
+            **progress.bytes_fields,
         }
         if progress
         else None,

@@ -23,6 +23,7 @@ from comfy_client.providers.interface import (
     JobStatus,
     bucket_fault,
 )
+from comfy_core.comfyui.model_inputs import address_faults
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
@@ -42,6 +43,10 @@ JOB_PREFIX = "local-"
 _KEPT_JOBS = 32
 """How many ended jobs are kept in memory. A submit forgets older ones; their ids are then unknown."""
 _STOP_TIMEOUT_S = 10.0
+_NO_DOWNLOADS = (
+    "is an address, and a ComfyUI that is called directly (COMFYUI_ENDPOINT) downloads no models: put the file into "
+    "its models folder and use its name, or use this project's worker on RunPod"
+)
 _MIN_POLL_INTERVAL_S = 0.02
 
 
@@ -103,6 +108,8 @@ class DirectProvider:
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
         rendered = intake.render_request(parsed)
+        if faults := address_faults(rendered.graphs, _NO_DOWNLOADS):
+            raise invalid_input(faults)
         timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.system()  # so that a wrong URL fails the submit, not the job
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"

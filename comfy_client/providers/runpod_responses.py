@@ -110,7 +110,7 @@ def read_progress(output: object) -> Progress | None:
         case {"stage": str(stage), **rest}:
             numbers = {
                 name: value
-                for name in (each.name for each in fields(Sampling))
+                for name in (*(each.name for each in fields(Sampling)), "done_bytes", "total_bytes")
                 if isinstance(value := rest.get(name), int)
             }
             return Progress(stage=stage, preview=_preview(rest.get("preview")), **numbers)

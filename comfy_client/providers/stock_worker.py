@@ -31,6 +31,7 @@ from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
+from comfy_core.comfyui.model_inputs import address_faults
 from comfy_core.comfyui.outputs import text_chunks
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
@@ -43,6 +44,10 @@ from comfy_core.request.rendering import Rendered
 from comfy_core.request.uploads import Upload
 from comfy_core.workflows import Workflow
 
+_NO_DOWNLOADS = (
+    "is an address, and worker-comfyui downloads no models: put the file into its image or on its volume and use its "
+    "name, or use this project's worker"
+)
 _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
 
 
@@ -66,6 +71,8 @@ class StockWorkerProvider(RunPodProvider):
         if parsed.delivery == "s3" or request.options.s3_config is not None:
             raise invalid_input([bucket_fault("worker-comfyui")])
         rendered = intake.render_request(parsed)
+        if faults := address_faults(rendered.graphs, _NO_DOWNLOADS):
+            raise invalid_input(faults)
         if rendered.extra_data.keys() - {"api_key_comfy_org"}:
             warning = "extra_data was omitted except for the key: worker-comfyui passes nothing else to ComfyUI"
             rendered = replace(rendered, warnings=(*rendered.warnings, warning))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_core.comfyui.file_inputs import RUN_FOLDER_PATTERN, FileUse, declared_input, file_use
+from comfy_core.comfyui.model_inputs import FETCHED_PATTERN, declared_choices, model_folder
 from comfy_core.comfyui.responses import foreign_text
 from comfy_core.contract import ErrorReport, JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
@@ -28,36 +29,6 @@ _NOT_SENT: Mapping[FileUse | None, str] = {
     FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send folders",
 }
 """Problems with a file or folder that ComfyUI's input folder does not have, by file use."""
-
-
-_MODEL_FOLDERS: Mapping[str, str] = {
-    "ckpt_name": "checkpoints",
-    "unet_name": "diffusion_models",
-    "clip_name": "text_encoders",
-    "clip_name1": "text_encoders",
-    "clip_name2": "text_encoders",
-    "clip_name3": "text_encoders",
-    "clip_name4": "text_encoders",
-    "CLIPVisionLoader.clip_name": "clip_vision",
-    "vae_name": "vae",
-    "lora_name": "loras",
-    "control_net_name": "controlnet",
-    "style_model_name": "style_models",
-    "gligen_name": "gligen",
-    "hypernetwork_name": "hypernetworks",
-    "photomaker_model_name": "photomaker",
-    "audio_encoder_name": "audio_encoders",
-    "bg_removal_name": "background_removal",
-    "ModelPatchLoader.name": "model_patches",
-    "UpscaleModelLoader.model_name": "upscale_models",
-    "LatentUpscaleModelLoader.model_name": "latent_upscale_models",
-    "FrameInterpolationModelLoader.model_name": "frame_interpolation",
-    "LoadDA3Model.model_name": "geometry_estimation",
-    "LoadMoGeModel.model_name": "geometry_estimation",
-    "OpticalFlowLoader.model_name": "optical_flow",
-    "LoadMediaPipeFaceLandmarker.model_name": "detection",
-}
-"""The folder below `models` that an input of a loader reads, by input name, or by class and input name."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +104,7 @@ def _listed(texts: list[str]) -> str:
 
 def _folders(missing: Iterable[NodeProblem]) -> str:
     """Return the folders in which the missing files belong, for an error; empty if they are not known."""
-    found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
+    found = [model_folder(each.node_type, each.input) for each in missing]
     folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
     return f"; missing files belong in {' and '.join(folders)}" if folders else ""
 
@@ -225,11 +196,9 @@ def _problem(node_id: str, node_type: str, kind: str, message: str, rest: Mappin
 
 
 def _choices(config: object) -> tuple[str, ...]:
-    """Return the choices in an input's declaration, without the folders and files of jobs."""
-    match config:
-        case [[*names], *_] | ["COMBO", {"options": [*names]}, *_]:
-            return tuple(str(name) for name in names if not RUN_FOLDER_PATTERN.search(str(name)))
-    return ()
+    """Return the choices in an input's declaration, without files of jobs and models that jobs named by address."""
+    hidden = (RUN_FOLDER_PATTERN, FETCHED_PATTERN)
+    return tuple(name for name in declared_choices(config) or () if not any(each.search(name) for each in hidden))
 
 
 def combo_choices(node_type: object, input_name: str) -> tuple[str, ...]:

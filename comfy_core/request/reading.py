@@ -7,6 +7,7 @@ numbers as text, and everything that worker-comfyui accepts next to a graph.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from comfy_core.contract import ENVELOPE, MAX_FAULTS, Fault, JsonObject
 from comfy_core.errors import invalid_input
@@ -14,6 +15,7 @@ from comfy_core.graphs import graph_faults, has_only_nodes, normalise_links, rem
 from comfy_core.request.encoded import bare_url, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
 from comfy_core.request.graph_files import FileSource, graph_files
+from comfy_core.request.model_keys import read_tokens, with_address_names
 from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.rendering import Request
 from comfy_core.request.spellings import as_number, respelled
@@ -41,13 +43,14 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     if not isinstance(value, dict):
         raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
     value = unwrapped({name: item for name, item in value.items() if item is not None}, faults.warnings)
+    tokens = read_tokens(value.pop("model_tokens", None), faults)
     default = "img2img" if "image" in value or "image" in faults else "txt2img"
     workflow = value.get("workflow", default)
     if isinstance(workflow, dict) or (isinstance(workflow, str) and workflow.lstrip()[:1] == "{"):
-        return _read_graph(value, faults)
+        return replace(_read_graph(value, faults), model_tokens=tokens)
     # A `workflow` of any other type breaks the template's schema, and is reported with the other faults.
     template = find_workflow(workflow if isinstance(workflow, str) else default, workflows)
-    return _read_template(value, template, faults)
+    return replace(_read_template(value, template, faults), model_tokens=tokens)
 
 
 def _read_template(value: JsonObject, template: Workflow, faults: Faults) -> Request:
@@ -55,7 +58,7 @@ def _read_template(value: JsonObject, template: Workflow, faults: Faults) -> Req
     if "images" in value:
         faults.add("images", "is only valid with a graph; a template takes `image`")
     _check_names(value.keys() - rules.keys() - {"images"}, rules, faults)
-    value = respelled(value, rules)
+    value = with_address_names(respelled(value, rules), rules, faults)
     if "seed" in template.inputs and as_number(value.get("seed")) == -1:
         del value["seed"]
     _check_schema(value, {**template.schema, "properties": rules}, faults)

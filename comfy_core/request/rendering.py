@@ -47,7 +47,8 @@ class Request:
     """A valid request. If the caller sent a graph, `template` is None and `graph` already has the overrides applied.
 
     For a template, `render` applies `overrides` to `override_targets`. For a graph, `overrides` are only kept for the
-    result. The keys of `files` are input names for a template, and paths in the request for a graph.
+    result. The keys of `files` are input names for a template, and paths in the request for a graph. `model_tokens` are
+    secrets: the token for each host from which models are downloaded.
     """
 
     template: Workflow | None
@@ -63,6 +64,7 @@ class Request:
     override_targets: Mapping[str, Target] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     extra_data: JsonObject = field(default_factory=dict, repr=False)
+    model_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
         """Return the request with all files downloaded. `fetch` takes pairs of URL and path in the request.

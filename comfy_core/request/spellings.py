@@ -67,8 +67,12 @@ def _element(item: Any, keys: JsonObject) -> Any:  # noqa: ANN401 - any JSON val
 
 
 def _lora_object(text: str, keys: JsonObject) -> JsonObject:
-    """Return the object for a LoRA given as text: `pixel.safetensors`, or `pixel.safetensors:0.8` with a strength."""
+    """Return the object for a LoRA given as text: `pixel.safetensors`, or `pixel.safetensors:0.8` with a strength.
+
+    The number in `civitai:123` is not a strength.
+    """
     name, colon, strength = text.strip().rpartition(":")
-    if colon and name and "strength" in keys and _NUMBER.fullmatch(strength.strip()):
+    has_strength = bool(colon and name) and name.strip().lower() != "civitai"
+    if has_strength and "strength" in keys and _NUMBER.fullmatch(strength.strip()):
         return {"name": name.strip(), "strength": _number(strength.strip())}
     return {"name": text.strip()}

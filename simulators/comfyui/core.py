@@ -114,7 +114,9 @@ class Core:
 
     def listing(self, folder: str) -> tuple[str, ...]:
         """Return the files of a model folder, or of `input`."""
-        return self.folders.input_files() if folder == "input" else tuple(sorted(self._settings.models.get(folder, ())))
+        if folder == "input":
+            return self.folders.input_files()
+        return tuple(sorted({*self._settings.models.get(folder, ()), *self.folders.model_files(folder)}))
 
     def next_number(self) -> int:
         """Count a new prompt and return its number."""

@@ -38,7 +38,7 @@ class SaveTarget:
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders `input`, `output` and `temp` below one base folder."""
+    """The folders `input`, `output`, `temp` and `models` below one base folder."""
 
     base: Path
 
@@ -56,6 +56,11 @@ class Folders:
     def temp(self) -> Path:
         """Return the folder of previews."""
         return self.base / "temp"
+
+    def model_files(self, folder: str) -> list[str]:
+        """Return the files below a folder of `models`, by their path in it. As in ComfyUI, links to nothing count."""
+        root = self.base / "models" / folder
+        return [str(path.relative_to(root)) for path in root.rglob("*.safetensors")]
 
     def make(self) -> None:
         """Create the folders that do not exist."""

@@ -14,6 +14,7 @@ from comfy_client.inputs import CallOptions, EnvelopeInputs, Img2ImgInputs, Lora
 from comfy_client.job import Observer
 from comfy_client.providers.interface import JobOptions
 from comfy_core.contract import ENVELOPE
+from comfy_core.request.model_address import OBJECT_KEYS
 from comfy_core.workflows import Workflow
 
 NAMES = {"JobOptions": JobOptions, "Observer": Observer}
@@ -33,7 +34,7 @@ def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow
     assert keys_of(EnvelopeInputs) == ENVELOPE.keys() - {"workflow", "images"}
     assert keys_of(Txt2ImgInputs) == call | (txt2img.keys() - {"prompt"})
     assert keys_of(Img2ImgInputs) == call | (img2img.keys() - {"prompt", "image"})
-    assert keys_of(Lora) == txt2img["loras"]["items"]["properties"].keys()
+    assert keys_of(Lora) == {*txt2img["loras"]["items"]["properties"], *OBJECT_KEYS, "sha256"}
 
 
 @pytest.mark.parametrize(("name", "method"), [("txt2img", Client.txt2img), ("img2img", Client.img2img)])

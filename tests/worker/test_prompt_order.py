@@ -129,3 +129,16 @@ def test_an_error_releases_the_ticket() -> None:
         raise CANCELLED
     with second:
         pass
+
+
+def test_a_ticket_that_is_set_aside_lets_later_ones_pass() -> None:
+    """A later ticket is entered while an earlier one is set aside; the earlier one then waits behind it."""
+    tickets = TicketLock()
+    first, second = tickets.take(no_stop_error), tickets.take(no_stop_error)
+    with first.set_aside(), second:
+        pass
+    third = tickets.take(no_stop_error)
+    with first:
+        pass
+    with third:
+        pass

@@ -72,6 +72,29 @@ the limits of its inputs apply:
 | an input that the node does not have | not set |
 """
 
+ADDRESSES = """\
+## Models by address
+
+A LoRA may be a file that the worker downloads: one of `hf`, `civitai` and `url` in place of `name`, and optionally
+`sha256`, the expected hash of the file. `name` may also be the address as text.
+
+```json
+{"prompt": "a knight", "loras": [{"hf": "owner/repository/path/knight.safetensors@main", "strength": 0.8}]}
+```
+
+| in `loras` | as text, also in place of a model's file name in a graph or an override | file |
+|---|---|---|
+| `{"hf": "owner/repo/dir/file.safetensors@main"}` | `hf:owner/repo/dir/file.safetensors@main` | at Hugging Face |
+| `{"civitai": 123456}` | `civitai:123456` | the model version with this number (`modelVersionId` in a page's URL) |
+| `{"url": "https://host/file.safetensors"}` | `https://host/file.safetensors` | at a host that the worker allows |
+| `{…, "sha256": "9f86d081…"}` | `…#sha256=9f86d081…` | with this hash |
+
+The default revision is `main`. The result has the addresses as text, with the files' hashes and without the queries of
+URLs. `model_tokens` has the tokens for private files. docs/models.md says what the worker accepts, keeps and refuses.
+Only this project's worker downloads models; the other providers refuse an address before they send anything.
+
+"""
+
 RESULT = """\
 ## The result
 
@@ -101,7 +124,7 @@ RESULT = """\
   `width`, `height` and `seed`; `texts` are texts that a graph displayed.
 - `warnings`: differences from the request, such as an image that is too large for WebP and stays a PNG.
 - `timings`: seconds in ComfyUI's queue, running, downloading files that did not arrive over the websocket, encoding,
-  and in all.
+  and in all; with models by address also `models_s`, the seconds until they were there.
 - `cost`: US dollars for `total_s` without `queue_s`, or null if nothing is paid or the price is not known
   ([cost.md](cost.md#the-cost-of-a-job)). `gpu`: the driver's name of the worker's GPU, or null.
 - `versions.workflow` changes with either file of the workflow.
@@ -111,6 +134,8 @@ While a job is IN_PROGRESS, `output` in the response of `/status` is its progres
 ```json
 {"images": [], "stage": "sampling", "picture": 1, "pictures": 4, "step": 7, "steps": 20, "percent": 8}
 ```
+
+While models by address are downloaded, `stage` is `model`, and `done_bytes` of `total_bytes` were received.
 
 A failed job returns `{"error": "<JSON text>"}` and nothing else; docs/errors.md lists the codes:
 
@@ -138,6 +163,7 @@ def api_page() -> Iterator[str]:
     yield inputs_table(GRAPH_KEYS, required=())
     yield FILES
     yield OVERRIDES
+    yield ADDRESSES
     for workflow in load_workflows(default_directory()).values():
         yield from workflow_section(workflow)
     yield RESULT.replace("COMFYUI_VERSION", pinned_version())

@@ -20,7 +20,7 @@ from comfy_core.command_line import ConfigErrorParser, logging_to
 from comfy_core.errors import ConfigError
 from worker.models.download import JOBS, check_models, fetch_models, ignore_progress
 from worker.models.files import Progress
-from worker.models.listing import ModelFile, ModelsError, default_list, filter_models, read_models
+from worker.models.listing import ModelsError, WantedFile, default_list, filter_models, read_models
 from worker.models.source import Hub
 
 EXIT_FAILED = 1
@@ -97,7 +97,7 @@ class _ProgressBars:
         self._bars: dict[str, tqdm] = {}
         self._lock = threading.Lock()
 
-    def show(self, model: ModelFile, size: int) -> None:
+    def show(self, model: WantedFile, size: int) -> None:
         """Set the bar of `model` to `size` bytes."""
         with self._lock:
             bar = self._bars.get(model.path)

@@ -14,14 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from comfy_core.backoff import backoff_s
 from worker.models import files
 from worker.models.files import PartFile, Progress, locked_part
-from worker.models.listing import ModelError, ModelFile, ModelsError
-from worker.models.source import Hub, ModelSource, RetryableDownloadError
+from worker.models.listing import ModelError, ModelFile, ModelsError, WantedFile
+from worker.models.source import Hub, ModelSource, RetryableDownloadError, Stream
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
@@ -44,21 +46,37 @@ class DownloadRetryPolicy:
     max_total: int = 200
     first_s: float = 0.5
 
+    def is_over(self, failures: int, error: RetryableDownloadError) -> bool:
+        """Return whether the download fails after this number of failures in a row, the last with `error`."""
+        return failures >= self.max_in_a_row or (error.retry_after_s or 0.0) > MAX_RETRY_AFTER_S
+
+    def pause_s(self, failures: int, error: RetryableDownloadError) -> float:
+        """Return the seconds to wait after this number of failures in a row, the last with `error`."""
+        backoff = backoff_s(failures - 1, first_s=self.first_s, longest_s=MAX_BACKOFF_S)
+        return max(error.retry_after_s or 0.0, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
+
 
 DEFAULT_RETRY_POLICY = DownloadRetryPolicy()
 
 
+class Source(Protocol):
+    """Opens downloads, such as ModelSource."""
+
+    def open(self, model: WantedFile, offset: int) -> AbstractContextManager[Stream]:
+        """Request a file from `offset`. Raises RetryableDownloadError, or ModelError for a permanent failure."""
+
+
 @dataclass(frozen=True)
 class FetchContext:
-    """Arguments shared by all downloads of one fetch_models call."""
+    """Arguments shared by several downloads."""
 
-    source: ModelSource
+    source: Source
     retry_policy: DownloadRetryPolicy
     stop: threading.Event
     progress: Progress
 
 
-def ignore_progress(_model: ModelFile, _size: int) -> None:
+def ignore_progress(_model: WantedFile, _size: int) -> None:
     """Ignore the progress."""
 
 
@@ -169,30 +187,35 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
         if _is_present(model, target, context):
             LOG.info("%s: another process has downloaded it", model.path)
             return
-        part.read_back(context.stop, context.progress)
-        kept = part.size
-        if kept:
-            LOG.info("%s: resuming at %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
-        _download(model, part, context)
-        if kept and part.sha256() != model.sha256:
-            # The bytes of an earlier run may be corrupt, for example after a power failure.
-            LOG.warning("%s: the %s bytes of an earlier run were wrong; starting over", model.path, f"{kept:,}")
-            part.clear()
-            _download(model, part, context)
-        if part.sha256() != model.sha256:
-            part.discard()
-            raise ModelError(
-                model,
-                f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} was received. Nothing was kept. "
-                "The file on the server has changed, the line in the list is wrong, or a proxy changes the content",
-            )
+        fill_part(model, part, context)
         part.move_to(target)
     LOG.info(
         "%s: downloaded and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun_at
     )
 
 
-def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
+def fill_part(model: WantedFile, part: PartFile, context: FetchContext) -> None:
+    """Resume or start the download of `model` into `part`, and verify its hash, if it is known. Raises ModelError."""
+    part.read_back(context.stop, context.progress)
+    kept = part.size
+    if kept:
+        LOG.info("%s: resuming at %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
+    _download(model, part, context)
+    if kept and model.sha256 not in {"", part.sha256()}:
+        # The bytes of an earlier run may be corrupt, for example after a power failure.
+        LOG.warning("%s: the %s bytes of an earlier run were wrong; starting over", model.path, f"{kept:,}")
+        part.clear()
+        _download(model, part, context)
+    if model.sha256 not in {"", part.sha256()}:
+        part.discard()
+        raise ModelError(
+            model,
+            f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} was received. Nothing was kept. "
+            "The file on the server has changed, the expected hash is wrong, or a proxy changes the content",
+        )
+
+
+def _download(model: WantedFile, part: PartFile, context: FetchContext) -> None:
     """Fill `part` up to the model's size, retrying according to the policy."""
     failures = 0
     for total in itertools.count(1):
@@ -205,19 +228,16 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
             failures = 1 if part.size > size_before else failures + 1
             if error.must_restart:
                 part.clear()
-            policy, retry_after_s = context.retry_policy, error.retry_after_s or 0.0
-            is_over = failures >= policy.max_in_a_row or total >= policy.max_total
-            if is_over or retry_after_s > MAX_RETRY_AFTER_S:
+            if context.retry_policy.is_over(failures, error) or total >= context.retry_policy.max_total:
                 raise _give_up_error(model, part, error, total) from error
-            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=MAX_BACKOFF_S)
-            pause_s = max(retry_after_s, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause_s = context.retry_policy.pause_s(failures, error)
             LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)
         else:
             return
 
 
-def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> None:
+def _append_rest(model: WantedFile, part: PartFile, context: FetchContext) -> None:
     """Request the missing bytes once. Raises RetryableDownloadError if not all were received."""
     if context.stop.is_set():
         raise files.stopped_error(model)
@@ -235,7 +255,7 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
                 raise ModelError(
                     model,
                     f"wrong size: {model.size:,} bytes were expected, more were received. Nothing was kept. The file "
-                    "on the server is a different one, or the line in the list is wrong",
+                    "on the server is a different one, or the expected size is wrong",
                 )
             part.append(chunk)
             context.progress(model, part.size)
@@ -245,7 +265,9 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
         )
 
 
-def _give_up_error(model: ModelFile, part: PartFile, error: RetryableDownloadError, tries: int) -> ModelError:
+def _give_up_error(model: WantedFile, part: PartFile, error: RetryableDownloadError, tries: int) -> ModelError:
     retry_after = f" with Retry-After {error.retry_after_s:g} s" if error.retry_after_s else ""
     kept = f" The {part.size:,} received bytes are kept; a later run resumes." if part.size else ""
-    return ModelError(model, f"{error}{retry_after}; given up after {tries} attempts. {error.remedy}.{kept}")
+    return ModelError(
+        model, f"{error}{retry_after}; given up after {tries} attempts. {error.remedy}.{kept}", is_temporary=True
+    )

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from comfy_core.files import write_atomically
-from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelFile
+from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, WantedFile
 
 LOG = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 900.0
@@ -38,7 +38,7 @@ _MAX_OPEN_ATTEMPTS = 100
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
 """Errors of opening a link, a socket or a device."""
 
-Progress = Callable[[ModelFile, int], None]
+Progress = Callable[[WantedFile, int], None]
 """Called with the number of bytes of a model that were downloaded or verified so far."""
 
 Flock = Callable[[int, int], None]
@@ -53,7 +53,7 @@ def size_of(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def is_verified(model: ModelFile, target: Path) -> bool:
+def is_verified(model: WantedFile, target: Path) -> bool:
     """Return whether `target` has the model's size, and a matching, trusted marker.
 
     False for a symbolic link, because another user may be able to change its target: the file is hashed each time.
@@ -67,15 +67,19 @@ def is_verified(model: ModelFile, target: Path) -> bool:
             and stat.S_ISREG(status.st_mode)
         ):
             return False
-        fd = os.open(_marker(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(marker_of(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as marker:
             is_trusted = _only_we_can_write(os.fstat(fd), owners)
-            return is_trusted and status.st_size == model.size and marker.read(1024) == _marker_content(model, status)
+            return (
+                is_trusted
+                and status.st_size == model.size
+                and marker.read(1024) == _marker_content(model.sha256, status)
+            )
     except OSError:
         return False
 
 
-def hash_and_mark(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
+def hash_and_mark(model: WantedFile, target: Path, stop: threading.Event, progress: Progress) -> str:
     """Hash `target` and return the sha256. If it is the one in the list, write the marker, else delete the marker."""
     with target.open("rb") as file:
         before = os.fstat(file.fileno())
@@ -83,16 +87,16 @@ def hash_and_mark(model: ModelFile, target: Path, stop: threading.Event, progres
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
         if digest.hexdigest() == model.sha256:
-            write_atomically(_marker(target), _marker_content(model, before), mode=0o644)
+            write_atomically(marker_of(target), _marker_content(model.sha256, before), mode=0o644)
         else:
-            _marker(target).unlink()
+            marker_of(target).unlink()
     return digest.hexdigest()
 
 
-def require_space(models: Iterable[ModelFile], directory: Path) -> None:
+def require_space(models: Iterable[WantedFile], directory: Path) -> None:
     """Raise ModelError if a disk has too little space for the missing bytes of `models`."""
     needed: dict[int, int] = {}
-    folders: dict[int, tuple[ModelFile, Path, int]] = {}
+    folders: dict[int, tuple[WantedFile, Path, int]] = {}
     for model in models:
         target = directory / model.path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Event, progress: Progress) -> int:
+def _read(model: WantedFile, fd: int, digest: hashlib._Hash, stop: threading.Event, progress: Progress) -> int:
     """Update `digest` with the file from its current position; return the number of bytes read."""
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     read_bytes = 0
@@ -128,7 +132,7 @@ def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Even
     return read_bytes
 
 
-def stopped_error(model: ModelFile) -> ModelError:
+def stopped_error(model: WantedFile) -> ModelError:
     """Return the error of a model whose download was stopped."""
     return ModelError(model, "was stopped; the partial download is kept. Run it again to resume")
 
@@ -136,7 +140,7 @@ def stopped_error(model: ModelFile) -> ModelError:
 class PartFile:
     """A partial download, locked by this process and hashed while it is written."""
 
-    def __init__(self, model: ModelFile, path: Path, fd: int) -> None:
+    def __init__(self, model: WantedFile, path: Path, fd: int) -> None:
         self._model = model
         self._path = path
         self._fd = fd
@@ -180,20 +184,20 @@ class PartFile:
         except OSError as error:  # a network volume may report only now that it is full
             raise self._disk_full_error(error) from error
         self._path.replace(target)
-        if not _is_at(target, self._fd):
+        if not is_at(target, self._fd):
             raise ModelError(
                 self._model,
                 f"another process replaced {self._path.name} during the download. Make sure that no other program "
                 f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
-            write_atomically(_marker(target), _marker_content(self._model, os.fstat(self._fd)), mode=0o644)
+            write_atomically(marker_of(target), _marker_content(self.sha256(), os.fstat(self._fd)), mode=0o644)
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
     def discard(self) -> None:
         """Delete the file, unless another process already has a new one at its path."""
-        if _is_at(self._path, self._fd):
+        if is_at(self._path, self._fd):
             self._path.unlink(missing_ok=True)
 
     def _disk_full_error(self, error: OSError) -> Exception:
@@ -204,12 +208,13 @@ class PartFile:
             f"the disk is full ({error.strerror}): {self._model.size - self.size:,} of {self._model.size:,} bytes are "
             f"missing, {free_bytes(self._path.parent):,} are free. Free some space or use a larger volume, and run it "
             f"again; it resumes from {self._path.name}",
+            is_temporary=True,
         )
 
 
 @contextlib.contextmanager
 def locked_part(
-    model: ModelFile,
+    model: WantedFile,
     target: Path,
     stop: threading.Event,
     *,
@@ -226,7 +231,7 @@ def locked_part(
         fd = _open_own(path)
         try:
             _await_lock(model, fd, stop, lock_timeout_s, flock)
-            if _is_at(path, fd):  # otherwise its previous holder finished or deleted it
+            if is_at(path, fd):  # otherwise its previous holder finished or deleted it
                 part = PartFile(model, path, fd)
                 try:
                     yield part
@@ -239,7 +244,7 @@ def locked_part(
     raise stopped_error(model)
 
 
-def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> None:
+def _await_lock(model: WantedFile, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> None:
     """Lock `fd`. Wait while another process holds the lock and makes progress. Raises ModelError."""
     size, since = -1, time.monotonic()
     while not stop.is_set():
@@ -311,7 +316,8 @@ def _open_own(path: Path) -> int:
     raise OSError(errno.EBUSY, "another process keeps creating it", str(path))
 
 
-def _is_at(path: Path, fd: int) -> bool:
+def is_at(path: Path, fd: int) -> bool:
+    """Return whether the open file `fd` is the one at `path`."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
@@ -322,13 +328,14 @@ def _part(target: Path) -> Path:
     return target.with_name(target.name + PART_SUFFIX)
 
 
-def _marker(target: Path) -> Path:
+def marker_of(target: Path) -> Path:
+    """Return the path of the marker of the file at `target`."""
     return target.with_name(target.name + MARKER_SUFFIX)
 
 
-def _marker_content(model: ModelFile, status: os.stat_result) -> bytes:
+def _marker_content(sha256: str, status: os.stat_result) -> bytes:
     """Return the marker's content. It has whole seconds, because image layers store no fractions."""
-    return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
+    return f"{sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
 
 
 def _sync(folder: Path) -> None:

@@ -211,9 +211,7 @@ def download_directory(models: Path, volume: Path) -> Path | None:
 
     The folder is created. Returns None if neither can be written.
     """
-    layouts = [volume / layout for layout in VOLUME_LAYOUTS]
-    on_volume = next((layout for layout in layouts if _is_folder(layout)), layouts[0])
-    for directory in ([on_volume] if _is_folder(volume) else []) + [models]:
+    for directory in ([_volume_models(volume)] if _is_folder(volume) else []) + [models]:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -221,6 +219,22 @@ def download_directory(models: Path, volume: Path) -> Path | None:
         if os.access(directory, os.W_OK | os.X_OK):
             return directory
     return None
+
+
+def cache_directory(links: Path, volume: Path) -> Path:
+    """Return the models folder for files that jobs name by address: on the volume if it can be written, else `links`.
+
+    The folder may not exist.
+    """
+    models = _volume_models(volume)
+    nearest = models if _is_folder(models) else volume
+    return models if _is_folder(nearest) and os.access(nearest, os.W_OK | os.X_OK) else links
+
+
+def _volume_models(volume: Path) -> Path:
+    """Return the models folder of a volume: the first that exists, else the first of VOLUME_LAYOUTS."""
+    layouts = [volume / layout for layout in VOLUME_LAYOUTS]
+    return next((layout for layout in layouts if _is_folder(layout)), layouts[0])
 
 
 def missing_message(missing: Collection[str], locations: ModelLocations) -> str:

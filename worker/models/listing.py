@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -16,6 +17,26 @@ PART_SUFFIX = ".part"
 MARKER_SUFFIX = ".verified"
 _FIELDS = ("sha256", "bytes", "path", "url", "licence")
 _NAME = r"\w[\w.+-]*"
+
+
+class WantedFile(Protocol):
+    """A file to download: a model of the list, or the file at an address of a request."""
+
+    @property
+    def path(self) -> str:
+        """The name of the file in messages."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the content; empty if it is not known before the download."""
+
+    @property
+    def url(self) -> str:
+        """The download URL."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +74,15 @@ class ModelFile:
 
 
 class ModelError(ComfyClientError):
-    """A model is missing or wrong, or was not downloaded. The message names the model, the problem and the remedy."""
+    """A model is missing or wrong, or was not downloaded. The message names the model, the problem and the remedy.
 
-    def __init__(self, model: ModelFile, problem: str) -> None:
+    `problem` is the message without the model, and `is_temporary` whether a later attempt may succeed.
+    """
+
+    def __init__(self, model: WantedFile, problem: str, *, is_temporary: bool = False) -> None:
         super().__init__(f"{model.path}: {problem}")
+        self.problem = problem
+        self.is_temporary = is_temporary
 
 
 class ModelsError(ComfyClientError):

@@ -22,7 +22,7 @@ from worker.models.folders import (
     model_locations,
     paths_config,
 )
-from worker.models.listing import ModelFile, ModelsError
+from worker.models.listing import ModelFile, ModelsError, WantedFile
 from worker.models.source import Hub
 from worker.settings import Settings
 
@@ -223,7 +223,7 @@ class ModelFetch:
         finally:
             self._ended.set()
 
-    def _note(self, model: ModelFile, size: int) -> None:
+    def _note(self, model: WantedFile, size: int) -> None:
         self._sizes[model.path] = size
 
     def _gigabytes(self) -> float:

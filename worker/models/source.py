@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -21,7 +22,7 @@ from comfy_core.backoff import parse_retry_after
 from comfy_core.environment import base_url, optional, read, variable
 from comfy_core.errors import ConfigError
 from comfy_core.urls import is_loopback
-from worker.models.listing import ModelError, ModelFile
+from worker.models.listing import ModelError, WantedFile
 
 HUGGING_FACE = "https://huggingface.co"
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
@@ -32,6 +33,13 @@ _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 * 1024
 _PORTS = {"https": 443, "http": 80}
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
+
+
+class Headers(Protocol):
+    """The headers of a response, by name in any case."""
+
+    def get(self, name: str, default: str, /) -> str:
+        """Return a header's value, or `default`."""
 
 
 class RetryableDownloadError(Exception):
@@ -119,7 +127,7 @@ class ModelSource:
         self._timeout_s = (DOWNLOAD_CONNECT_TIMEOUT_S, silence_s)
 
     @contextlib.contextmanager
-    def open(self, model: ModelFile, offset: int) -> Iterator[Stream]:
+    def open(self, model: WantedFile, offset: int) -> Iterator[Stream]:
         """Request a model from `offset`. The server may still start at byte 0.
 
         The header If-Range is not sent. The list identifies the content by its sha256, but copies on a CDN have
@@ -131,9 +139,10 @@ class ModelSource:
             response, url, token_sent = self._follow(session, model, offset)
             with response:
                 self._check_status(model, response, url, token_sent=token_sent)
-                yield Stream(_checked_start(model, response, offset, _host(url)), _chunks(response, _host(url)))
+                start = checked_start(model, response.status_code, response.headers, offset, _host(url))
+                yield Stream(start, _chunks(response, _host(url)))
 
-    def _follow(self, session: requests.Session, model: ModelFile, offset: int) -> tuple[requests.Response, str, bool]:
+    def _follow(self, session: requests.Session, model: WantedFile, offset: int) -> tuple[requests.Response, str, bool]:
         """Follow redirects; return the final response, its URL, and whether the token was sent to it."""
         headers = {"Accept-Encoding": "identity", "User-Agent": "flux-comfyui-worker"}
         if offset:
@@ -159,7 +168,7 @@ class ModelSource:
             url = location
         raise ModelError(model, f"{_host(url)} redirects more than {_MAX_REDIRECTS} times. Correct the URL in the list")
 
-    def _check_status(self, model: ModelFile, response: requests.Response, url: str, *, token_sent: bool) -> None:
+    def _check_status(self, model: WantedFile, response: requests.Response, url: str, *, token_sent: bool) -> None:
         status, problem = response.status_code, f"{_host(url)} returned {response.status_code}"
         if status in {200, 206, 416}:
             return
@@ -178,7 +187,7 @@ class ModelSource:
             )
         raise ModelError(model, f"{problem} instead of 200. Correct the URL in the list: {_list_url(model)}")
 
-    def _login_remedy(self, model: ModelFile, url: str, *, token_sent: bool) -> str:
+    def _login_remedy(self, model: WantedFile, url: str, *, token_sent: bool) -> str:
         page = _list_url(model).partition("/resolve/")[0]
         if token_sent:
             return (
@@ -207,7 +216,7 @@ class _Token(AuthBase):
 
 
 @contextlib.contextmanager
-def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
+def _requests_errors(model: WantedFile, host: str) -> Iterator[None]:
     """Convert exceptions of requests: temporary ones to RetryableDownloadError, permanent ones to ModelError."""
     try:
         yield
@@ -253,35 +262,38 @@ def _chunks(response: requests.Response, host: str) -> Iterator[bytes]:
         raise _connection_error(host, error) from error
 
 
-def _checked_start(model: ModelFile, response: requests.Response, offset: int, host: str) -> int:
-    """Return the offset at which the response begins, after checking the total size that it reports."""
-    if response.status_code == requests.codes.ok:
-        reported = response.headers.get("Content-Length", "")
-        is_plain = response.headers.get("Content-Encoding", "identity") == "identity"
+def checked_start(model: WantedFile, status: int, headers: Headers, offset: int, host: str) -> int:
+    """Return the offset at which a response begins, after checking the total size that it reports.
+
+    Raises ModelError for another size than the model's, RetryableDownloadError for another range than requested.
+    """
+    if status == requests.codes.ok:
+        reported = headers.get("Content-Length", "")
+        is_plain = headers.get("Content-Encoding", "identity") == "identity"
         _check_size(model, reported if is_plain else "", host)
         return 0
-    reported = response.headers.get("Content-Range", "")
+    reported = headers.get("Content-Range", "")
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", reported)
     _check_size(model, found[2] if found else "", host)
     if not found or found[1] is None or int(found[1]) != offset:
         raise RetryableDownloadError(
-            f"{host} returned {response.status_code} ({reported[:80]!r}) for a request from byte {offset:,}",
+            f"{host} returned {status} ({reported[:80]!r}) for a request from byte {offset:,}",
             "Try again later, or from a mirror (HF_ENDPOINT)",
             must_restart=True,
         )
     return offset
 
 
-def _check_size(model: ModelFile, reported: str, host: str) -> None:
+def _check_size(model: WantedFile, reported: str, host: str) -> None:
     if reported.isdigit() and int(reported) != model.size:
         raise ModelError(
             model,
             f"wrong size: {model.size:,} bytes were expected, {host} has {int(reported):,}. Nothing was "
-            "downloaded. The file on the server is a different one, or the line in the list is wrong",
+            "downloaded. The file on the server is a different one, or the expected size is wrong",
         )
 
 
-def _require_safe(model: ModelFile, url: str, location: str) -> None:
+def _require_safe(model: WantedFile, url: str, location: str) -> None:
     """Reject a redirect from https to http, or to something that is not a server's URL."""
     if _origin(location) is None or (_is_safe(url) and not _is_safe(location)):
         raise ModelError(
@@ -322,6 +334,6 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
-def _list_url(model: ModelFile) -> str:
+def _list_url(model: WantedFile) -> str:
     """Return the list's URL without its query."""
     return model.url.partition("?")[0]

@@ -1,0 +1,65 @@
+"""A worker that downloads models by address from a simulated server, and LoRA files for that server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from pathlib import Path
+
+from comfy_core.safe_connection import FetchRules
+from simulators.hugging_face import ModelServer
+from worker.job_models import ModelFetcher
+from worker.jobs import Worker
+from worker.models.address_cache import AddressCache
+from worker.models.address_source import ModelHosts
+from worker.models.download import DownloadRetryPolicy
+from worker.models.source import Hub
+
+QUICK_RETRIES = DownloadRetryPolicy(max_in_a_row=3, first_s=0.01)
+HF_PATH = "/studio/loras/resolve/v1/knight.safetensors"
+HF = "hf:studio/loras/knight.safetensors@v1"
+"""The address of the file that the server has at HF_PATH."""
+CIVITAI_PATH = "/api/download/models/123"
+
+
+def safetensors(size: int = 100_000, seed: int = 1) -> bytes:
+    """Return a valid safetensors file with one tensor of `size` random bytes."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + random.Random(seed).randbytes(size)  # noqa: S311 - not secret
+
+
+def sha256(content: bytes) -> str:
+    """Return the hash of `content` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Addressed:
+    """A server of models, and the settings of workers that download from it."""
+
+    server: ModelServer
+    cache: Path
+    links: Path
+
+    def hosts(self, **changes: object) -> ModelHosts:
+        """Return hosts that allow the server under both of its names, as Hugging Face and as Civitai."""
+        rules = FetchRules(
+            allow_http=True,
+            allowed_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
+            extra_ports=frozenset({self.server.server_port}),
+        )
+        hosts = ModelHosts(
+            ("127.0.0.1", "localhost"), Hub(self.server.url), civitai=self.server.other_url, rules=rules, silence_s=2
+        )
+        return replace(hosts, **changes)  # type: ignore[arg-type] # the fields of ModelHosts
+
+    def fetcher(self, hosts: ModelHosts | None = None, limit_bytes: int = 10**9) -> ModelFetcher:
+        """Return what a worker needs to download from the server."""
+        return ModelFetcher(hosts or self.hosts(), AddressCache(self.cache, limit_bytes, QUICK_RETRIES), self.links)
+
+    def worker(self, worker: Worker, hosts: ModelHosts | None = None, limit_bytes: int = 10**9) -> Worker:
+        """Return `worker`, able to download from the server."""
+        return replace(worker, models=self.fetcher(hosts, limit_bytes))

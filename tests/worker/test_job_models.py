@@ -1,0 +1,273 @@
+"""Jobs that name models by address: LoRAs of a template, models of a graph, credentials, and the place in the queue."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.progress import Progress
+from simulators.hugging_face import ModelResponse, ModelServer
+from simulators.waiting import until
+from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
+from worker.jobs import Control, Worker, run_job
+
+TEXT_TO_IMAGE = {"prompt": "a knight", "steps": 1, "seed": 1, "width": 64, "height": 64}
+LORA = safetensors()
+MODEL = "flux1-dev-fp8.safetensors"
+LORA_INPUTS = {"model": ["1", 0], "strength_model": 1}
+TOKEN = "hf_TOPSECRET"  # noqa: S105 - not real
+OWN_TOKEN = "c_OWNSECRET"  # noqa: S105 - not real
+
+
+@pytest.fixture
+def addressed(tmp_path: Path) -> Iterator[Addressed]:
+    """A server with one LoRA, at Hugging Face and at Civitai, and the folders of a worker."""
+    with ModelServer() as server:
+        server.put(HF_PATH, LORA)
+        server.put(CIVITAI_PATH, LORA)
+        yield Addressed(server, tmp_path / "volume" / ".by-address", tmp_path / "models")
+
+
+def run(worker: Worker, job_input: dict[str, Any], control: Control | None = None) -> dict[str, Any]:
+    """Run one job; return its result."""
+    return run_job(worker, {"id": "job-1", "input": job_input}, control or Control())
+
+
+def refusal(worker: Worker, job_input: dict[str, Any], code: ErrorCode) -> str:
+    """Return the message of the error with which a job ends, after a check of its code."""
+    with pytest.raises(JobError) as info:
+        run(worker, job_input)
+    assert info.value.code is code, info.value
+    return info.value.report.message
+
+
+def lora_graph(name: str) -> dict[str, Any]:
+    """Return a graph of the caller that loads a LoRA by `name`."""
+    return {
+        "1": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": "flux1-dev-fp8.safetensors", "weight_dtype": "default"},
+        },
+        "2": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"model": ["1", 0], "lora_name": name, "strength_model": 1},
+        },
+        "3": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+        "5": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}},
+    }
+
+
+# --- where an address may be
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"hf": "studio/loras/knight.safetensors@v1"},
+        {"hf": "studio/loras/knight.safetensors@v1", "sha256": sha256(LORA)},
+        {"civitai": 123},
+        {"name": HF},
+        HF,
+        "civitai:123",
+    ],
+)
+def test_a_lora_by_address_changes_the_image(worker: Worker, addressed: Addressed, lora: object) -> None:
+    """A LoRA by address changes the image. The result has its address with its hash, and the image without it stays."""
+    fetching = addressed.worker(worker)
+    without = run(fetching, TEXT_TO_IMAGE)
+    result = run(fetching, {**TEXT_TO_IMAGE, "loras": [lora]})
+
+    assert result["images"][0]["sha256"] != without["images"][0]["sha256"]
+    [used] = result["inputs"]["loras"]
+    assert used["name"].endswith(f"#sha256={sha256(LORA)}")
+    assert used["strength"] == 1
+    assert run(fetching, TEXT_TO_IMAGE)["images"][0]["sha256"] == without["images"][0]["sha256"]
+    again = run(fetching, {**TEXT_TO_IMAGE, "loras": result["inputs"]["loras"]})
+    assert again["images"][0]["sha256"] == result["images"][0]["sha256"]
+
+
+def test_a_graph_names_a_model_by_address(worker: Worker, addressed: Addressed) -> None:
+    """An address in place of a file name in a graph, or in an override of it, loads the file of that hash."""
+    fetching = addressed.worker(worker)
+    in_graph = run(fetching, {"workflow": lora_graph(HF)})
+    overridden = run(fetching, {"workflow": lora_graph("pixel-art.safetensors"), "overrides": {"2.lora_name": HF}})
+
+    for result in (in_graph, overridden):
+        assert f"by-address/{sha256(LORA)}.safetensors" in result["texts"][0]
+    assert overridden["inputs"]["overrides"] == {"2.lora_name": f"{HF}#sha256={sha256(LORA)}"}
+
+
+def test_a_url_for_another_purpose_stays(worker: Worker, addressed: Addressed) -> None:
+    """A URL in an input that is no list of models is not downloaded."""
+    graph = lora_graph("pixel-art.safetensors")
+    graph["6"] = {"class_type": "PrimitiveString", "inputs": {"value": f"{addressed.server.url}{HF_PATH}"}}
+    graph["4"]["inputs"]["source"] = ["6", 0]
+    result = run(addressed.worker(worker), {"workflow": graph})
+
+    assert result["texts"] == [f"{addressed.server.url}{HF_PATH}"]
+    assert addressed.server.received == []
+
+
+# --- one download
+
+
+def test_a_file_is_downloaded_once(worker: Worker, addressed: Addressed) -> None:
+    """A second job with the same address downloads nothing: with a hash it sends no request, else one that it ends."""
+    fetching = addressed.worker(worker)
+    run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})
+    first = len(addressed.server.received)
+    run(fetching, {**TEXT_TO_IMAGE, "loras": [f"{HF}#sha256={sha256(LORA)}"]})
+    assert len(addressed.server.received) == first
+    run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})
+    assert len(addressed.server.received) == first + 1
+
+
+def test_a_changed_file_is_downloaded_again(worker: Worker, addressed: Addressed) -> None:
+    """If the server has another file at the address, the next job without a hash uses that file."""
+    fetching = addressed.worker(worker)
+    run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})
+    newer = safetensors(seed=2, size=90_000)
+    addressed.server.put(HF_PATH, newer)
+    result = run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})
+
+    assert result["inputs"]["loras"][0]["name"].endswith(sha256(newer))
+
+
+# --- what is refused before a request
+
+
+@pytest.mark.parametrize(
+    ("lora", "path", "problem"),
+    [
+        ({"hf": "knight.safetensors"}, "loras[0]", "must be like hf:owner/repository"),
+        ({"civitai": "abc"}, "loras[0]", "not the number of a model version"),
+        ({"civitai": 1, "hf": "a/b/c@main"}, "loras[0]", "exactly one of"),
+        ({"hf": "a/b/c", "sha256": "12"}, "loras[0]", "not 64 hexadecimal digits"),
+        ({"name": "a.safetensors", "sha256": "0" * 64}, "loras[0]", "only for a file with an address"),
+        ({"url": "http://127.0.0.1:1/a.safetensors"}, "loras[0]", "port"),
+        ({"url": "https://example.com/a.safetensors"}, "loras[0]", "not in the worker's WORKER_MODEL_HOSTS"),
+        ({"url": "https://user:pass@127.0.0.1/a.safetensors"}, "loras[0]", "user name"),
+        ({"url": "https://127.0.0.1/a?token=abc"}, "loras[0]", "credential in its query"),
+        ({"url": "https://civitai.com/models/12/knight"}, "loras[0]", "is a page of Civitai"),
+        ({"name": f"by-address/{sha256(LORA)}.safetensors"}, "workflow", "use the file's address"),
+    ],
+)
+def test_an_invalid_address_is_a_fault(
+    worker: Worker, addressed: Addressed, lora: dict[str, Any], path: str, problem: str
+) -> None:
+    """An address that is not valid or not allowed is refused with its path, before any request."""
+    message = refusal(addressed.worker(worker), {**TEXT_TO_IMAGE, "loras": [lora]}, ErrorCode.INVALID_INPUT)
+
+    assert path in message
+    assert problem in message
+    assert addressed.server.received == []
+
+
+def test_a_worker_without_a_cache_refuses_addresses(worker: Worker) -> None:
+    """A worker that downloads no models refuses an address."""
+    assert "downloads no models" in refusal(worker, {**TEXT_TO_IMAGE, "loras": [HF]}, ErrorCode.INVALID_INPUT)
+
+
+# --- credentials
+
+
+def everything(base: Path, result: object, log: str) -> str:
+    """Return the text of all that a job left: its result, the log, and each file and its name."""
+    files = [path for path in base.rglob("*") if path.is_file()]
+    return "\n".join(
+        [json.dumps(result), log, *map(str, files), *(file.read_bytes().decode("latin-1") for file in files)]
+    )
+
+
+def test_a_token_is_sent_only_to_its_host(
+    worker: Worker, addressed: Addressed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request's token is sent to its host and not after a redirect, and is in no result, log or file."""
+    server = addressed.server
+    server.put("/cdn/file", LORA)
+    for _ in range(2):
+        redirect = {"Location": f"{server.other_url}/cdn/file?signature=CDNSECRET"}
+        server.respond(HF_PATH, ModelResponse(302, redirect))
+    with caplog.at_level(logging.DEBUG):
+        job = {**TEXT_TO_IMAGE, "loras": [HF], "model_tokens": {"huggingface.co": TOKEN}}
+        result = run(addressed.worker(worker), job)
+
+    assert {request.token for request in server.requests(HF_PATH)} == {TOKEN}
+    assert {request.token for request in server.requests("/cdn/file")} == {""}
+    left = everything(tmp_path, result, caplog.text)
+    assert TOKEN not in left
+    assert "CDNSECRET" not in left
+
+
+def test_a_signed_url_stays_secret(
+    worker: Worker, addressed: Addressed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The query of a URL is sent to its host, and is in no result, log or file, also if the job fails."""
+    fetching = addressed.worker(worker)
+    url = f"{addressed.server.url}{HF_PATH}?signature=URLSECRET"
+    with caplog.at_level(logging.DEBUG):
+        result = run(fetching, {**TEXT_TO_IMAGE, "loras": [{"url": url}]})
+        graph = run(fetching, {"workflow": lora_graph(url)})
+        addressed.server.files.clear()
+        failure = refusal(fetching, {**TEXT_TO_IMAGE, "loras": [{"url": url}]}, ErrorCode.INVALID_MODEL)
+
+    assert addressed.server.requests(HF_PATH)[0].query == "signature=URLSECRET"
+    assert "URLSECRET" not in everything(tmp_path, [result, graph, failure], caplog.text)
+
+
+@pytest.mark.parametrize(
+    "tokens", ["hf_TOPSECRET", {"hf_TOPSECRET": "huggingface.co"}, {"huggingface.co": "hf_TOPSECRET\n"}]
+)
+def test_a_fault_of_the_tokens_does_not_contain_them(worker: Worker, tokens: object) -> None:
+    """An invalid `model_tokens` is refused without any part of it."""
+    message = refusal(worker, {**TEXT_TO_IMAGE, "model_tokens": tokens}, ErrorCode.INVALID_INPUT)
+
+    assert "model_tokens" in message
+    assert TOKEN not in message
+
+
+def test_the_worker_has_tokens_of_its_own(worker: Worker, addressed: Addressed) -> None:
+    """Without a token in the request, the worker's own token is sent, and not to another host."""
+    fetching = addressed.worker(worker, addressed.hosts(civitai_token=OWN_TOKEN))
+    run(fetching, {**TEXT_TO_IMAGE, "loras": [{"civitai": 123}]})
+    run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})
+
+    assert {request.token for request in addressed.server.requests(CIVITAI_PATH)} == {OWN_TOKEN}
+    assert {request.token for request in addressed.server.requests(HF_PATH)} == {""}
+
+
+# --- the queue
+
+
+class RecordedControl:
+    """A job's Control that records its progress and when it gave up its turn."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.control = Control(observe=self.progress.append)
+
+
+def test_progress_reports_the_bytes(worker: Worker, addressed: Addressed) -> None:
+    """While a model is downloaded, the progress has the stage `model` and its bytes."""
+    recorded = RecordedControl()
+    hold = addressed.server.hold(HF_PATH, after=50_000)
+    job = {**TEXT_TO_IMAGE, "loras": [HF]}
+    thread = threading.Thread(target=run, args=(addressed.worker(worker), job, recorded.control))
+    thread.start()
+    try:
+        assert until(lambda: any(each.done_bytes == 50_000 for each in recorded.progress), 20)
+    finally:
+        hold.release()
+        thread.join()
+
+    first = recorded.progress[0]
+    assert (first.stage, first.total_bytes) == ("model", len(LORA))

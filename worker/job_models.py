@@ -1,0 +1,326 @@
+"""Downloads the model files that one job names by address, and puts them where ComfyUI finds them.
+
+ComfyUI searches the worker's data folder first, so a link there shows a file of the cache, and ComfyUI lists it at
+once: it compares the modification times of its model folders with each validation (folder_paths.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from comfy_core.comfyui.file_inputs import declared_input
+from comfy_core.comfyui.model_inputs import (
+    FETCHED_FOLDER,
+    ModelFolders,
+    ModelUse,
+    declared_choices,
+    fetched_faults,
+    has_addresses,
+    model_uses,
+)
+from comfy_core.comfyui.prompt_monitor import Observe, unavailable
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import Fault
+from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import JobError, RequestError, invalid_input
+from comfy_core.graphs import Graph
+from comfy_core.progress import Progress
+from comfy_core.request.model_address import ModelAddress
+from comfy_core.request.rendering import Rendered
+from comfy_core.validation import path_of
+from worker.models.address_cache import CACHE_FOLDER, SUFFIX, AddressCache, Lease
+from worker.models.address_source import AddressSource, ModelHosts
+from worker.models.folders import FOLDERS, cache_directory
+from worker.models.listing import ModelError
+from worker.settings import Settings
+
+MAX_MODELS = 16
+"""Maximum number of different addresses in one job."""
+JOBS = 4
+"""Maximum parallel downloads of one job."""
+AT_HAND_S = 0.25
+"""A job whose models are not there after this time lets jobs that arrived later queue their prompts first."""
+_TICK_S = 0.1
+_LISTING_ATTEMPTS = 3
+_STOP_S = 2.0
+"""Seconds to wait for the downloads of a job that ended. They end in their threads after that."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelFetcher:
+    """What a worker needs to download models by address.
+
+    Attributes:
+        hosts: the allowed hosts, and the worker's own tokens.
+        cache: the folder for the files.
+        links: the models folder that ComfyUI searches first.
+    """
+
+    hosts: ModelHosts
+    cache: AddressCache
+    links: Path
+
+
+def model_fetcher(settings: Settings) -> ModelFetcher | None:
+    """Return what the worker needs to download models by address; None if it is off or ComfyUI's folder is unknown."""
+    data = settings.comfyui_data_directory
+    if not settings.model_limit_bytes or data is None:
+        return None
+    links = data / "models"
+    hosts = ModelHosts(settings.model_hosts, settings.hub, settings.civitai_token)
+    root = cache_directory(links, settings.volume_directory)
+    return ModelFetcher(hosts, AddressCache(root / CACHE_FOLDER, settings.model_limit_bytes), links)
+
+
+@dataclass(frozen=True)
+class JobHooks:
+    """How the download of one job's models takes part in the job.
+
+    Attributes:
+        check: raises the error with which the job must end.
+        observe: called with the progress.
+        set_aside: returns a context in which jobs that arrived later may queue their prompts.
+    """
+
+    check: Callable[[], None]
+    observe: Observe
+    set_aside: Callable[[], contextlib.AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class PlacedModels:
+    """A rendered request whose models ComfyUI has.
+
+    Attributes:
+        graphs: the graphs for ComfyUI, with file names in place of addresses.
+        rendered: the request for the result, with the hashes of the files in the addresses, and without URL queries.
+        has_models: whether the request names a model by address.
+    """
+
+    graphs: tuple[Graph, ...]
+    rendered: Rendered
+    has_models: bool
+
+
+@contextlib.contextmanager
+def placed_models(
+    fetcher: ModelFetcher | None, server: ComfyServer, rendered: Rendered, tokens: Mapping[str, str], hooks: JobHooks
+) -> Iterator[PlacedModels]:
+    """Yield the request with its models in place. They are not removed inside the block.
+
+    Raises JobError: invalid_input, invalid_model, model_download_failed, model_missing, comfyui_unavailable, or the
+    error of `hooks.check`.
+    """
+    with _comfyui_errors():
+        uses = _checked_uses(fetcher, server, rendered)
+    if not uses or fetcher is None:
+        yield PlacedModels(rendered.graphs, rendered, has_models=False)
+        return
+    with _leased(fetcher, list(dict.fromkeys(use.address for use in uses)), tokens, hooks) as leases:
+        public_texts = {use.address.given: replace(use.address, sha256=leases[use.address].sha256).text for use in uses}
+        public = replace(
+            rendered,
+            graphs=tuple(_replaced(graph, public_texts) for graph in rendered.graphs),
+            inputs=_replaced(rendered.inputs, public_texts),
+        )
+        graphs = copy.deepcopy(public.graphs)
+        for use in uses:
+            use.target.set(graphs[use.graph], _place(fetcher.links / use.folder, leases[use.address]))
+        with _comfyui_errors():
+            _await_listing(server, graphs, uses, fetcher.links)
+        yield PlacedModels(graphs, public, has_models=True)
+
+
+@contextlib.contextmanager
+def _comfyui_errors() -> Iterator[None]:
+    try:
+        yield
+    except RequestError as error:
+        raise unavailable(str(error)) from error
+
+
+def _checked_uses(fetcher: ModelFetcher | None, server: ComfyServer, rendered: Rendered) -> list[ModelUse]:
+    """Return the inputs that name models by address. Raises JobError (invalid_input) if one is not accepted."""
+    faults = fetched_faults(rendered.graphs)
+    uses: list[ModelUse] = []
+    if has_addresses(rendered.graphs):
+        classes = {node["class_type"] for graph in rendered.graphs for node in graph.values()}
+        files = cache(lambda: {folder: server.models(folder) for folder in FOLDERS})
+        uses, found = model_uses(rendered.graphs, ModelFolders(server.node_types(classes), files))
+        faults += found
+    for use in uses:
+        if problem := _problem(fetcher, use):
+            faults.append(Fault(_path(use, rendered), problem))
+    if len({use.address for use in uses}) > MAX_MODELS:
+        faults.append(Fault("workflow", f"names more than {MAX_MODELS} models by address"))
+    if faults:
+        raise invalid_input(list(dict.fromkeys(faults)))
+    return uses
+
+
+def _problem(fetcher: ModelFetcher | None, use: ModelUse) -> str:
+    if fetcher is None:
+        return (
+            "is an address, and this worker downloads no models (WORKER_MODEL_LIMIT_GB is 0, or it cannot reach "
+            "ComfyUI's folders); use the name of a file on the worker"
+        )
+    if not use.folder:
+        return (
+            "is an address, and the folder of models that this node reads is not known; use the name of a file on the "
+            "worker"
+        )
+    return fetcher.hosts.problem(use.address)
+
+
+def _path(use: ModelUse, rendered: Rendered) -> str:
+    """Return the path of an address in the request: that of a template's input, else that of the node's input."""
+    for name, value in rendered.inputs.items():
+        for number, item in enumerate(value if isinstance(value, list) else []):
+            if isinstance(item, dict) and item.get("name") == use.address.given:
+                return path_of([name, number])
+    return path_of(["workflow", use.target.node_id, "inputs", use.target.input])
+
+
+@contextlib.contextmanager
+def _leased(
+    fetcher: ModelFetcher, addresses: Sequence[ModelAddress], tokens: Mapping[str, str], hooks: JobHooks
+) -> Iterator[Mapping[ModelAddress, Lease]]:
+    """Yield the files at `addresses`, downloaded. They are not removed inside the block. Raises JobError."""
+    stop = threading.Event()
+    source = AddressSource(fetcher.hosts, tokens, stop)
+    sizes: dict[ModelAddress, tuple[int, int]] = {}
+    threads = ThreadPoolExecutor(JOBS, thread_name_prefix="models")
+
+    def fetch(address: ModelAddress) -> Lease:
+        return fetcher.cache.fetch(address, source, stop, lambda done, total: sizes.__setitem__(address, (done, total)))
+
+    futures = {address: threads.submit(fetch, address) for address in addresses}
+    try:
+        _await_all(list(futures.values()), sizes, hooks)
+        _raise_errors(futures)
+        yield {address: future.result() for address, future in futures.items()}
+    finally:
+        stop.set()
+        for future in futures.values():
+            future.add_done_callback(_release)
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _release(future: Future[Lease]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().release()
+
+
+def _await_all(futures: list[Future[Lease]], sizes: Mapping[ModelAddress, tuple[int, int]], hooks: JobHooks) -> None:
+    """Return when all downloads have ended, or as soon as one has failed for good. Raises the error of `check`."""
+    if not wait(futures, AT_HAND_S).not_done:
+        return
+    reported: tuple[int, int] | None = None
+    with hooks.set_aside():
+        while (open_futures := wait(futures, _TICK_S).not_done) and not _has_failed(futures):
+            hooks.check()
+            known = list(sizes.values())
+            progress = sum(done for done, _ in known), sum(total for _, total in known)
+            if known and progress != reported:
+                reported = progress
+                hooks.observe(Progress.of_models(*progress))
+        log.debug("%d downloads were left", len(open_futures))
+
+
+def _has_failed(futures: list[Future[Lease]]) -> bool:
+    return any(future.done() and (error := future.exception()) and not _is_temporary(error) for future in futures)
+
+
+def _is_temporary(error: BaseException | None) -> bool:
+    return isinstance(error, ModelError) and error.is_temporary
+
+
+def _raise_errors(futures: Mapping[ModelAddress, Future[Lease]]) -> None:
+    """Raise JobError (invalid_model, or model_download_failed) with all failed downloads; an unexpected error as is."""
+    failed: list[tuple[ModelAddress, ModelError]] = []
+    for address, future in futures.items():
+        error = future.exception() if future.done() else None
+        if isinstance(error, ModelError):
+            failed.append((address, error))
+        elif error is not None:
+            raise error
+    if not failed:
+        return
+    is_temporary = all(error.is_temporary for _, error in failed)
+    raise JobError.because(
+        ErrorCode.MODEL_DOWNLOAD_FAILED if is_temporary else ErrorCode.INVALID_MODEL,
+        "; ".join(f"{address.source} {error.problem}" for address, error in failed),
+        models=[{"address": address.source, "problem": error.problem} for address, error in failed],
+    )
+
+
+def _place(folder: Path, lease: Lease) -> str:
+    """Link a file of the cache into a model folder of ComfyUI, and return its name there. Raises JobError.
+
+    Links whose file was removed from the cache are deleted.
+    """
+    links = folder / FETCHED_FOLDER
+    link = links / f"{lease.sha256}{SUFFIX}"
+    try:
+        links.mkdir(parents=True, exist_ok=True)
+        for each in links.iterdir():
+            if each.is_symlink() and not each.exists():
+                each.unlink(missing_ok=True)
+        if not (link.is_symlink() and link.readlink() == lease.path):
+            temporary = links / f".{uuid.uuid4().hex}"
+            temporary.symlink_to(lease.path)
+            temporary.replace(link)
+    except OSError as error:
+        problem = f"A model cannot be linked into {links} ({error.strerror})"
+        raise JobError.because(ErrorCode.DISK_FULL, problem) from error
+    return f"{FETCHED_FOLDER}/{link.name}"
+
+
+def _await_listing(server: ComfyServer, graphs: Sequence[Graph], uses: Sequence[ModelUse], links: Path) -> None:
+    """Return when ComfyUI lists all placed files. Raises JobError (model_missing) if it does not."""
+    placed: dict[tuple[str, str], dict[str, ModelUse]] = {}
+    for use in uses:
+        class_type = graphs[use.graph][use.target.node_id]["class_type"]
+        placed.setdefault((class_type, use.target.input), {})[use.target.get(graphs[use.graph])] = use
+    for (class_type, name), named in placed.items():
+        for _ in range(_LISTING_ATTEMPTS):
+            choices = declared_choices(declared_input(server.node_type(class_type), name)) or ()
+            if not (missing := named.keys() - set(choices)):
+                break
+            # Two changes within one tick of the file system's clock have the same time.
+            time.sleep(_TICK_S)
+            for each in missing:
+                os.utime(links / named[each].folder / FETCHED_FOLDER)
+        else:
+            use = named[min(missing)]
+            raise JobError.because(
+                ErrorCode.MODEL_MISSING,
+                f"{use.address.source} was downloaded, but ComfyUI does not list it for {class_type}.{name}: its "
+                f"folders for {use.folder} do not include {links / use.folder}",
+            )
+
+
+def _replaced(value: Any, texts: Mapping[str, str]) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a copy of a JSON value in which each of `texts` is replaced."""
+    match value:
+        case str():
+            return texts.get(value, value)
+        case dict():
+            return {key: _replaced(each, texts) for key, each in value.items()}
+        case list():
+            return [_replaced(each, texts) for each in value]
+    return value
