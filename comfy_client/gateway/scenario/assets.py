@@ -85,7 +85,7 @@ class Assets:
 
     def record(self, asset: ShimAsset) -> JsonObject:
         """Return an asset as JSON."""
-        return asset_record(asset, self._url_of)
+        return asset_record(asset, self._url_of, has_scenario=self._bridge is not None)
 
     async def get(self, owner: str, asset_id: str) -> JsonObject:
         """Return one asset (`GET /assets/{id}`). Raises ShimError (404)."""

@@ -23,7 +23,7 @@ class ModelCatalog:
 
     def __init__(self, models: Mapping[str, StudioModel], bridge: Bridge | None = None) -> None:
         self._bridge = bridge
-        self._records = model_records(models)
+        self._records = model_records(models, has_scenario=bridge is not None)
         self._known = known_models(models)
 
     def list(self, _owner: str, query: Query) -> JsonObject:

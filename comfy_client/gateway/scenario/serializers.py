@@ -134,11 +134,27 @@ def scenario_job_record(record: JsonObject) -> JsonObject:
     }
 
 
-def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
-    """Return an asset as in `GET /assets/{id}`. A copy of an asset of Scenario has Scenario's fields."""
+_EDITS = (
+    *("DETECTION", "GENERATIVE_FILL", "PIXELATE", "PROMPT_EDITING", "REFINE", "REFRAME"),
+    *("REMOVE_BACKGROUND", "SEGMENTATION", "UPSCALE", "UPSCALE_360", "VECTORIZATION"),
+)
+"""What Scenario can do with an image (SDK 2.4.0, types/asset_retrieve_response.py)."""
+
+
+def asset_record(asset: ShimAsset, url_of: AssetUrl, *, has_scenario: bool) -> JsonObject:
+    """Return an asset as in `GET /assets/{id}`. A copy of an asset of Scenario has Scenario's fields.
+
+    `editCapabilities` is empty unless the shim can forward the edits to Scenario (`has_scenario`).
+    """
     if asset.side is Side.SCENARIO:
         metadata = {**(asset.scenario_record.get("metadata") or {}), "side": asset.side.value}
-        return {**asset.scenario_record, "metadata": metadata, "url": url_of(asset.id), "tags": list(asset.tags)}
+        return {
+            **asset.scenario_record,
+            "metadata": metadata,
+            "url": url_of(asset.id),
+            "tags": list(asset.tags),
+            "editCapabilities": asset.scenario_record.get("editCapabilities", []) if has_scenario else [],
+        }
     size = {"width": asset.width, "height": asset.height, "size": asset.bytes}
     return {
         "id": asset.id,
@@ -161,7 +177,7 @@ def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
         "privacy": "private",
         "tags": list(asset.tags),
         "collectionIds": [],
-        "editCapabilities": [],
+        "editCapabilities": list(_EDITS) if has_scenario else [],
         "createdAt": iso(asset.created_at),
         "updatedAt": iso(asset.updated_at),
         "isHidden": asset.is_hidden,
@@ -194,10 +210,19 @@ def upload_record(upload: ShimUpload, part_of: PartUrl) -> JsonObject:
     }
 
 
-def model_records(models: Mapping[str, StudioModel]) -> list[JsonObject]:
-    """Return all models: Flux.1-dev under each of its ids, then the studio's."""
+def model_records(models: Mapping[str, StudioModel], *, has_scenario: bool) -> list[JsonObject]:
+    """Return all models: Flux.1-dev under each of its ids, then the studio's.
+
+    `capabilities` of Flux.1-dev includes those that only Scenario has if the shim can forward them (`has_scenario`).
+    """
     base = [_model(each, "FLUX.1 [dev]", "custom", _inputs()) for each in BASE_MODELS]
+    for each in base if has_scenario else []:
+        each["capabilities"] += _FORWARDED_CAPABILITIES
     return base + [_model(each, model.name, "flux.1-lora", []) for each, model in models.items()]
+
+
+_FORWARDED_CAPABILITIES = ("controlnet", "outpaint")
+"""The rest of what Flux.1-dev can do at Scenario (docs/reference/scenario.md#route-a)."""
 
 
 def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> JsonObject:
