@@ -13,6 +13,7 @@ from comfy_core import __version__ as __version__
 if TYPE_CHECKING:
     from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
     from comfy_client.client import Client, Job, client_from_env
+    from comfy_client.job_log import JobLog, LoggedJob
     from comfy_client.providers.interface import (
         GeneratedFile,
         GeneratedImage,
@@ -50,9 +51,11 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobError",
+    "JobLog",
     "JobOptions",
     "JobState",
     "JobStatus",
+    "LoggedJob",
     "Outcome",
     "RequestError",
     "Unauthorized",
@@ -65,6 +68,7 @@ __all__ = [
 _MODULES = {
     "comfy_client.aio": {"AsyncClient", "AsyncJob", "async_client_from_env"},
     "comfy_client.client": {"Client", "Job", "client_from_env"},
+    "comfy_client.job_log": {"JobLog", "LoggedJob"},
     "comfy_client.tasks": {"Outcome", "make_request"},
     "comfy_core.contract": {"ErrorCode", "ErrorReport"},
     "comfy_core.errors": {name for name in __all__ if name.endswith("Error")}

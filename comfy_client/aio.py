@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client import coroutines
-from comfy_client.client import (
-    Client,
-    client_from_env,
-)
+from comfy_client.client import SYNC_WAIT_S, TIMEOUT_S, Client, client_from_env
 from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
+from comfy_client.job_log import JobLog
 from comfy_client.providers.interface import (
     NO_OPTIONS,
     GenerationRequest,
@@ -126,6 +124,10 @@ class AsyncClient:
         """See Client.health."""
         return await asyncio.to_thread(self._client.health)
 
+    async def note_files(self, job_id: str, paths: Iterable[Path]) -> None:
+        """See Client.note_files."""
+        await asyncio.to_thread(self._client.note_files, job_id, paths)
+
     async def purge_queue(self) -> int:
         """See Client.purge_queue."""
         return await asyncio.to_thread(self._client.purge_queue)
@@ -182,7 +184,15 @@ class AsyncJob:
 
 
 def async_client_from_env(
-    environment: Mapping[str, str] | None = None, *, workflows: Path | None = None, **settings: float
+    environment: Mapping[str, str] | None = None,
+    *,
+    workflows: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    sync_wait_s: float = SYNC_WAIT_S,
+    job_log: JobLog | None = None,
 ) -> AsyncClient:
     """Return an AsyncClient for the provider that IMAGE_GENERATION_PROVIDER selects. See client_from_env."""
-    return AsyncClient(client_from_env(environment, workflows=workflows, **settings))
+    client = client_from_env(
+        environment, workflows=workflows, timeout_s=timeout_s, sync_wait_s=sync_wait_s, job_log=job_log
+    )
+    return AsyncClient(client)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from comfy_client import coroutines
 from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
+from comfy_client.job_log import JobLog
+from comfy_client.logged_provider import LoggedProvider
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -56,6 +58,7 @@ class Client:
         timeout_s: default timeout of calls that wait for a job.
         sync_wait_s: how long `run`, `txt2img` and `img2img` let RunPod hold the submit until the result is ready. The
             job has no id until then. 0 always polls.
+        job_log: the log that gets the jobs of this client. Default: none. `comfy-client` has a log (docs/client.md).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Client:
         comfyui_url: str | None = None,
         timeout_s: float = TIMEOUT_S,
         sync_wait_s: float = SYNC_WAIT_S,
+        job_log: JobLog | None = None,
     ) -> None:
         ways = (provider is not None, api_key is not None and endpoint_id is not None, comfyui_url is not None)
         if sum(ways) != 1:
@@ -74,13 +78,16 @@ class Client:
                 "Client takes either a provider, or api_key and endpoint_id, or comfyui_url. client_from_env() reads "
                 "them from the environment"
             )
-        self.provider = provider or provider_from_env(
+        self.provider: Provider = provider or provider_from_env(
             {
                 "RUNPOD_API_KEY": api_key or "",
                 "RUNPOD_ENDPOINT_ID": endpoint_id or "",
                 "COMFYUI_ENDPOINT": comfyui_url or "",
             }
         )
+        if job_log is not None:
+            self.provider = LoggedProvider(self.provider, job_log)
+        self._job_log = job_log
         self.timeout_s = timeout_s
         self.sync_wait_s = sync_wait_s
 
@@ -225,6 +232,11 @@ class Client:
         """Return the provider's health: counts of jobs and workers, and why a job may have to wait."""
         return self.provider.health()
 
+    def note_files(self, job_id: str, paths: Iterable[Path]) -> None:
+        """Write into the log of jobs where a job's result was saved. No effect without a log."""
+        if self._job_log is not None:
+            self._job_log.note(job_id, files=[str(path.absolute()) for path in paths])
+
     def purge_queue(self) -> int:
         """Remove all queued jobs and return how many were removed. On RunPod, jobs of other clients are included.
 
@@ -318,11 +330,12 @@ def client_from_env(
     workflows: Path | None = None,
     timeout_s: float = TIMEOUT_S,
     sync_wait_s: float = SYNC_WAIT_S,
+    job_log: JobLog | None = None,
 ) -> Client:
     """Return a client for the provider that IMAGE_GENERATION_PROVIDER selects.
 
     `environment` replaces `os.environ`. `workflows` is a folder of templates that replaces the shipped ones. For
-    `timeout_s` and `sync_wait_s` see Client. Raises ConfigError that names a missing variable.
+    `timeout_s`, `sync_wait_s` and `job_log` see Client. Raises ConfigError that names a missing variable.
     """
     provider = provider_from_env(os.environ if environment is None else environment, workflows)
-    return Client(provider, timeout_s=timeout_s, sync_wait_s=sync_wait_s)
+    return Client(provider, timeout_s=timeout_s, sync_wait_s=sync_wait_s, job_log=job_log)

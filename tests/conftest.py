@@ -33,6 +33,8 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores SIGHUP
 
 
+os.environ["COMFY_CLIENT_JOB_LOG"] = "off"  # so that no test writes into the user's log of jobs
+
 IMAGE_TESTS = "tests/image/"
 """The folder of the tests that share session fixtures and take longest. With `-n`, one process starts with them."""
 

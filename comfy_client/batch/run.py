@@ -214,6 +214,7 @@ class Batch:
             raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} produced no image")
         image = result.image
         self._write(asset, image.bytes)
+        self._client.note_files(result.job_id, [self._folder / asset.filename])
         self._note(
             MADE,
             asset,

@@ -72,10 +72,11 @@ class Call:
     workflows: Mapping[str, Workflow]
 
     def client(self) -> Client:
-        """Return the client configured by the environment. Raises ConfigError."""
+        """Return the client configured by the environment, with the log of jobs. Raises ConfigError."""
         from comfy_client.client import client_from_env  # noqa: PLC0415 - `--help` needs no HTTP client
+        from comfy_client.job_log import job_log_from_env  # noqa: PLC0415 - as above
 
-        return client_from_env(self.environment)
+        return client_from_env(self.environment, job_log=job_log_from_env(self.environment))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from comfy_client.cli.output import FORCE, OUTPUT, prepare_output
 from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
-from comfy_client.providers.direct import DirectProvider
 from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
 
@@ -82,7 +81,7 @@ def _submit(call: Call) -> int:
 
 def _reject_direct(client: Client, command: str) -> None:
     """Raise UsageError for a directly connected ComfyUI, whose jobs end with the process that started them."""
-    if isinstance(client.provider, DirectProvider):
+    if not client.provider.jobs_outlive_process:
         raise UsageError(
             f"`{command}` needs RunPod. With a directly connected ComfyUI (COMFYUI_ENDPOINT), a job ends with the "
             "process that started it. Use `comfy-client run` to start a job and wait for it"
@@ -113,7 +112,7 @@ def _wait(call: Call) -> int:
             message = f"Interrupted: job {job.id} continues. To cancel it, run `comfy-client cancel {job.id}`."
             call.screen.interrupted(message, job.id)
             return status_of(interrupt)
-        return save(call, output, result)
+        return save(call, client, output, result)
 
 
 def _cancel(call: Call) -> int:

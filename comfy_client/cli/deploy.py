@@ -40,6 +40,7 @@ from comfy_client.deploy.variables import (
     required_api_key,
     secrets_of,
 )
+from comfy_client.job_log import job_log_from_env
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -187,7 +188,8 @@ def _generate_test_image(
     base_url = ENDPOINT_BASE_URL.read(call.environment)
     changed = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: base_url} if base_url else {})}
     begun_at = time.monotonic()
-    with client_from_env({**call.environment, **changed}) as client:
+    log = job_log_from_env(call.environment)
+    with client_from_env({**call.environment, **changed}, job_log=log) as client:
         await_worker(client.health, count_stale, ReadyTimeouts(call.options.wait_timeout), report)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
         report(f"generating a test image: {PROMPT}")
@@ -199,7 +201,8 @@ def _generate_test_image(
                 wait_timeout_s=left_s,
                 observer=progress.show,
             )
-    saved = save_result(output, result, call.screen)
+        saved = save_result(output, result, call.screen)
+        client.note_files(result.job_id, saved.paths)
     for line in (*saved.notes, saved.problem):
         if line:
             report(f"warning: {line}")

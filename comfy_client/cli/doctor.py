@@ -11,7 +11,6 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.client import Client
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
-from comfy_client.providers.direct import DirectProvider
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -95,7 +94,7 @@ def check_endpoint(client: Client) -> Iterator[Finding]:
         hint = ". Check that it is running and that this is its address" if what == "address" else ""
         yield Finding(what, f"{client.provider}: {error}{hint}", error)
         return
-    key = "" if isinstance(client.provider, DirectProvider) else "; the key is accepted"
+    key = "; the key is accepted" if client.provider.jobs_outlive_process else ""
     yield Finding("address", f"{client.provider} responds{key}")
     counts = ", ".join(f"{count} {state}" for state, count in {**health.workers, **health.jobs}.items() if count)
     is_warning = health.why in {"throttled", "unhealthy", "no_worker"}

@@ -30,7 +30,7 @@ def run_and_save(call: Call, request: GenerationRequest) -> int:
                 result = wait_with_progress(call, job, progress)
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
-        return save(call, output, result)
+        return save(call, client, output, result)
 
 
 def submit_in_thread(
@@ -79,8 +79,8 @@ def cancel_interrupted(call: Call, submission: Future[Job], interrupt: KeyboardI
     return status_of(interrupt)
 
 
-def save(call: Call, output: OutputTarget, result: GenerationResult) -> int:
-    """Save a result, show it, and return the exit status.
+def save(call: Call, client: Client, output: OutputTarget, result: GenerationResult) -> int:
+    """Save a result, show it, log its files, and return the exit status.
 
     The status is 0, 1 if the result could not be saved at the requested path, or the status of an interrupt. Raises
     NotSaved.
@@ -91,6 +91,7 @@ def save(call: Call, output: OutputTarget, result: GenerationResult) -> int:
         message = f"Interrupted while saving the result of job {result.job_id}: files may be missing."
         call.screen.interrupted(message, result.job_id)
         return status_of(interrupt)
+    client.note_files(result.job_id, saved.paths)
     if not output.is_stdout:
         call.screen.show(result_object(result, saved.paths, saved.problem), *result_lines(result, saved.paths))
     if not call.screen.is_json and (line := cost_line(result)):

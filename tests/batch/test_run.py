@@ -21,6 +21,7 @@ import pytest
 
 from bench.worker_setup import ROOT, running_worker
 from comfy_client.cli.main import main
+from comfy_client.job_log import JobLog
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
@@ -195,7 +196,12 @@ def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatfor
 
 
 def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
-    """After SIGKILL at random moments the next run continues; --resend-unsure is needed to send a job twice."""
+    """After SIGKILL at random moments the next run continues; --resend-unsure is needed to send a job twice.
+
+    The costs in the log of jobs are those of the images.
+    """
+    log = JobLog(file.parent / "jobs.sqlite3")
+    logged = {"COMFY_CLIENT_JOB_LOG": str(log.path), "COMFY_CLIENT_GPU_USD_PER_S": "0.001"}
     file.write_text(ASSETS_TOML.replace("variations = 3", "variations = 16"))
     chance = random.Random(5)  # noqa: S311 - reproducible, not secret
     permits = threading.Semaphore(0)
@@ -206,31 +212,35 @@ def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform
 
     with ScriptedWorker(platform, respond, threads=4):
         for _ in range(KILLS):
-            process = start_process(platform, file)
+            process = start_process(platform, file, **logged)
             expected_jobs = len(platform.jobs) + chance.randint(0, 3)
             permits.release(chance.randint(1, 3))
             assert until(lambda: len(platform.jobs) >= expected_jobs or process.poll() is not None, 60)  # noqa: B023 - called in the same iteration
             process.kill()
             process.wait()
         permits.release(1000)
-        status, report = batch(platform, file)
+        status, report = batch(platform, file, **logged)
         unsure = report["counts"].get("unsure", 0)
         paid_once = len(seeds(platform)) == len(set(seeds(platform)))
         if unsure or report["counts"].get("failed"):
-            status, report = batch(platform, file, "--resend-unsure")
+            status, report = batch(platform, file, "--resend-unsure", **logged)
+    costs = [job.cost for job in log.jobs() if job.cost is not None]
+    log.close()
 
     assert paid_once
     assert status == 0
     assert len(report["assets"]) == 19 == sum(asset["state"] == "ready" for asset in report["assets"])
     assert len(seeds(platform)) <= 19 + unsure
     assert unsure <= KILLS
+    assert len(costs) == 19
+    assert sum(costs) == pytest.approx(report["cost_usd"])
 
 
-def start_process(platform: RunPodPlatform, file: Path) -> subprocess.Popen[bytes]:
+def start_process(platform: RunPodPlatform, file: Path, **variables: str) -> subprocess.Popen[bytes]:
     """Start the command as a process."""
     return subprocess.Popen(
         [sys.executable, "-m", "comfy_client.cli.main", "batch", str(file), f"--out={file.parent / 'out'}"],
-        env={**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **platform.client_env(), **variables, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

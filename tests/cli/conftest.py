@@ -59,8 +59,8 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def shell(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A Shell in a new folder, which contains only in.png and mask.png, a white image."""
+    """A Shell in a new folder with in.png and mask.png, a white image. Its log of jobs is in the folder `state`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.png").write_bytes(png(16))
     Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")
-    return Shell(platform.client_env())
+    return Shell({**platform.client_env(), "COMFY_CLIENT_JOB_LOG": str(tmp_path / "state" / "jobs.sqlite3")})

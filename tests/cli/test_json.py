@@ -28,6 +28,7 @@ JSON_COMMANDS = (
     ["wait", "JOB"],
     ["cancel", "JOB"],
     ["health"],
+    ["cost", "--since=7d"],
     ["workflows"],
     ["workflows", "txt2img"],
     ["workflows", "img2img", "--schema"],
