@@ -10,6 +10,9 @@ Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
   GET  jobs                     {"jobs": […]}, by `status`; all on one page
   POST jobs/{id}/action         {"action": "cancel"}: {"job": {…}}; a job that has ended is 400 ?
   POST assets                   {"name", "image"}: {"asset": {…}}; 400 if it is not an image, 413 above 6 MB ?
+  POST uploads                  {"fileName", "parts"}: {"upload": {…}} with a URL for each part, which needs no key;
+                                parts below 5 MiB, except the last, are 400 ? when the upload is completed
+  POST uploads/{id}/action      {"action": "complete"}: `validating`; GET uploads/{id}: then `imported` with `entityId`
   GET  assets/{id}              {"asset": {…}} with a signed URL below /assets, which needs no key
   GET  models/{id}              {"model": {…}} for the one Flux.1-dev id, else 404
 Errors are {"reason", "trace_id"}; 429 also has `remainingSeconds`, and no Retry-After. The asset of image i

@@ -17,6 +17,7 @@ from PIL import Image
 from .faults import ScenarioDrop, ScenarioFaults, ScenarioResponse
 from .records import Asset, Record, ScenarioJob, noise_png
 from .responses import changed_by_fault, dropped, problem, response_of
+from .uploads import ScenarioUploads
 
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -43,6 +44,8 @@ RANGES = {
     "guidance": (0, 10),
     "seed": (0, 2147483647),
 }
+WITHOUT_KEY = ("image", "part")
+"""The routes of signed URLs."""
 KNOWN_INPUTS = {"prompt", "image", "loras", "lorasScale", *RANGES}
 
 
@@ -58,6 +61,7 @@ class ScenarioSimulator:
         self.submissions = 0
         """The number of accepted jobs. Scenario would bill each of them."""
         self._run_s = run_s
+        self.uploads = ScenarioUploads(lambda asset: self.assets.update({asset.asset_id: asset}), lambda: self._origin)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run_server()), daemon=True)
         self._started = threading.Event()
@@ -118,6 +122,10 @@ class ScenarioSimulator:
             (hdrs.METH_DELETE, "assets", "/v1/assets", self._delete_assets),
             (hdrs.METH_GET, "asset", "/v1/assets/{asset}", self._asset),
             (hdrs.METH_PUT, "tags", "/v1/assets/{asset}/tags", self._tags),
+            (hdrs.METH_POST, "uploads", "/v1/uploads", self.uploads.create),
+            (hdrs.METH_GET, "uploads", "/v1/uploads/{upload}", self.uploads.get),
+            (hdrs.METH_POST, "complete", "/v1/uploads/{upload}/action", self.uploads.act),
+            (hdrs.METH_PUT, "part", "/parts/{upload}/{number}", self.uploads.put_part),
             (hdrs.METH_GET, "models", "/v1/models", self._models),
             (hdrs.METH_POST, "models", "/v1/models/get-bulk", self._bulk_models),
             (hdrs.METH_GET, "model", "/v1/models/{model}", self._model),
@@ -138,7 +146,7 @@ class ScenarioSimulator:
 
     async def _handle(self, name: str, route: Route, request: web.Request) -> web.StreamResponse:
         self.calls.append(f"{request.method} {request.path}")
-        if name != "image" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
+        if name not in WITHOUT_KEY and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
         fault = self.faults.take_fault(name)
         if isinstance(fault, ScenarioResponse):

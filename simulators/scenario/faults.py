@@ -24,7 +24,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Route: TypeAlias = Literal[
-    "generate", "job", "jobs", "action", "upload", "asset", "assets", "tags", "model", "models", "image"
+    "generate",
+    "job",
+    "jobs",
+    "action",
+    "upload",
+    "uploads",
+    "complete",
+    "part",
+    "asset",
+    "assets",
+    "tags",
+    "model",
+    "models",
+    "image",
 ]
 Body: TypeAlias = Mapping[str, Any] | str | None
 

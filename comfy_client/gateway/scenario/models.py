@@ -134,12 +134,13 @@ class AssetLink:
     """The asset `id` of the shim was uploaded to Scenario, where its id is `scenario_id`.
 
     `scenario_id` is empty from just before the upload until its end. The outcome of an upload that left it empty is
-    unknown.
+    unknown. `upload_id` is Scenario's id of an upload in parts, from just before its completion.
     """
 
     id: str
     scenario_id: str
     created_at: float
+    upload_id: str = ""
 
 
 @dataclass(frozen=True)

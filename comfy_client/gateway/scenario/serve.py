@@ -68,6 +68,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             log_config=None,
             access_log=False,  # it would log signed URLs
             server_header=False,
+            headers=[("Keep-Alive", f"timeout={connections.ANNOUNCED_KEEP_ALIVE_S}")],
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_keep_alive=connections.KEEP_ALIVE_S,

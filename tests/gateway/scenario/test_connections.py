@@ -82,6 +82,25 @@ def test_a_connection_that_was_used_stays_open_for_the_next_request() -> None:
     assert asyncio.run(run_client()).startswith(b"HTTP/1.1 200")
 
 
+def test_a_half_sent_second_request_is_closed() -> None:
+    """On a connection that was used, a head that does not end is closed after `head_timeout_s`, not kept open."""
+    protocol = type("Short", (limited_protocol(0),), {"head_timeout_s": 0.2, "keep_alive_s": 3600.0})
+
+    async def run_client() -> bytes:
+        server, task, port = await _serving(protocol)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(_REQUEST)
+        await asyncio.wait_for(reader.readuntil(b"here"), _WAIT_S)
+        writer.write(_REQUEST[:20])
+        rest = await asyncio.wait_for(reader.read(), _WAIT_S)
+        writer.close()
+        server.should_exit = True
+        await task
+        return rest
+
+    assert asyncio.run(run_client()) == b""
+
+
 def test_a_caller_that_reads_nothing_is_closed() -> None:
     """If a caller does not read a response, the connection is closed after `stall_timeout_s`."""
     protocol = type("Short", (limited_protocol(0),), {"stall_timeout_s": 0.2})

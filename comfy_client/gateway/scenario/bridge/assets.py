@@ -151,7 +151,7 @@ class AssetBridge:
             if known is None:
                 known = AssetLink(asset.id, "", self._storage.clock())
                 self._store.add(known)
-            scenario_id = scenario_id or await self._upload(asset)
+            scenario_id = scenario_id or await self._upload(asset, known)
             await self._change_tags_at(scenario_id, {"add": list(asset.tags)} if asset.tags else {})
             link = replace(known, scenario_id=scenario_id)
             await self._storage.write(lambda: self._store.add(link))
@@ -159,6 +159,8 @@ class AssetBridge:
 
     async def _lost_upload(self, link: AssetLink) -> str:
         """Return Scenario's id of a copy whose upload did not end here, or an empty text. Its name has the own id."""
+        if link.upload_id and (scenario_id := await self._imported(link.upload_id)):
+            return scenario_id
         since = dt.datetime.fromtimestamp(link.created_at - MAX_CLOCK_ERROR_S, dt.UTC)
         query = f"&createdAfter={quote(since.isoformat(timespec='milliseconds'))}"
         records, token = await self.library_page("", query)
@@ -218,11 +220,11 @@ class AssetBridge:
             if refusal.status != NOT_FOUND or len(ids) > 1:  # A single missing asset is already deleted.
                 raise
 
-    async def _upload(self, asset: ShimAsset) -> str:
+    async def _upload(self, asset: ShimAsset, link: AssetLink) -> str:
         """Upload an own asset to Scenario and return its id there."""
         data = await asyncio.to_thread(self._storage.blobs.get, asset.sha256)
         if len(data) > SMALL_UPLOAD_BYTES:
-            return await self._upload_in_parts(asset, data)
+            return await self._upload_in_parts(asset, data, link)
         image = await asyncio.to_thread(lambda: base64.b64encode(data).decode("ascii"))
         body = {"name": _name_at_scenario(asset), "image": f"data:{asset.mime_type};base64,{image}"}
         content = json.dumps({**body, **({"hide": True} if asset.is_hidden else {})}).encode()
@@ -231,21 +233,41 @@ class AssetBridge:
             raise _unreadable("upload")
         return str(scenario_id)
 
-    async def _upload_in_parts(self, asset: ShimAsset, data: bytes) -> str:
+    async def _upload_in_parts(self, asset: ShimAsset, data: bytes, link: AssetLink) -> str:
+        """Upload an image in parts and return its id at Scenario. The upload's id is stored before its completion."""
         count = -(-len(data) // PART_BYTES)
         body = {"fileName": _name_at_scenario(asset), "contentType": asset.mime_type, "kind": "image", "parts": count}
         upload = await self._upload_call("POST", "/uploads", {**body, "fileSize": len(data)})
         for number, part in enumerate(upload.get("parts", [])):
             await self._upstream.put_part(part["url"], data[number * PART_BYTES : (number + 1) * PART_BYTES])
-        upload = await self._upload_call("POST", f"/uploads/{upload['id']}/action", {"action": "complete"})
+        self._store.add(replace(link, upload_id=upload["id"]))
+        await self._upload_call("POST", f"/uploads/{upload['id']}/action", {"action": "complete"})
+        if scenario_id := await self._imported(upload["id"]):
+            return scenario_id
+        raise ShimError(UNREACHABLE, f"Scenario did not import {asset.id}. Send the request again")
+
+    async def _imported(self, upload_id: str) -> str:
+        """Wait until Scenario has imported a completed upload, and return the asset's id.
+
+        Empty if the upload was never completed, failed, or is unknown. Raises ShimError after UPLOAD_PATIENCE_S.
+        """
         give_up_at = asyncio.get_running_loop().time() + UPLOAD_PATIENCE_S
-        while not upload.get("entityId"):
-            if upload.get("status") == "failed" or asyncio.get_running_loop().time() > give_up_at:
-                why = upload.get("errorMessage") or f"it is {upload.get('status')} after {UPLOAD_PATIENCE_S:g} s"
-                raise ShimError(UNREACHABLE, f"Scenario did not import {asset.id}: {why}. Send the request again")
+        while True:
+            try:
+                upload = await self._upload_call("GET", f"/uploads/{upload_id}", None)
+            except UpstreamRefused as refusal:
+                if refusal.status == NOT_FOUND:
+                    return ""
+                raise
+            if upload.get("entityId"):
+                return str(upload["entityId"])
+            if upload.get("status") in ("pending", "failed"):
+                _log.warning("upload %s of Scenario is %s: %s", upload_id, upload["status"], upload.get("errorMessage"))
+                return ""
+            if asyncio.get_running_loop().time() > give_up_at:
+                why = f"Scenario has not imported upload {upload_id} after {UPLOAD_PATIENCE_S:g} s"
+                raise ShimError(UNREACHABLE, f"{why}. Send the request again")
             await asyncio.sleep(UPLOAD_POLL_S)
-            upload = await self._upload_call("GET", f"/uploads/{upload['id']}", None)
-        return str(upload["entityId"])
 
     async def _upload_call(self, method: str, path: str, body: JsonObject | None) -> JsonObject:
         content = json.dumps(body).encode() if body is not None else None

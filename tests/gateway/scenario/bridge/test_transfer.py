@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -20,6 +20,7 @@ from comfy_client.gateway.scenario.blobs import make_blobs
 from comfy_client.gateway.scenario.models import AssetLink, ShimAsset, Side
 from comfy_client.gateway.scenario.store import Store
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import incompressible_png
 from simulators.scenario.api import ScenarioSimulator
 from simulators.scenario.records import noise_png
 from simulators.waiting import until
@@ -77,10 +78,15 @@ def kill_three_times(action: str, scenario: ScenarioSimulator, directory: Path, 
         transfer.kill()
 
 
-def add_own_assets(directory: Path, count: int) -> dict[str, bytes]:
+def small_images(count: int) -> list[bytes]:
+    """Return different small images."""
+    return [noise_png(8, 8, number) for number in range(count)]
+
+
+def add_own_assets(directory: Path, *originals: bytes) -> dict[str, bytes]:
     """Store own assets of two callers with tags in a shim's folder. Return their images by id."""
     store, blobs = Store(directory), make_blobs(directory, None)
-    images = {f"asset_own{number:021d}": noise_png(8, 8, number) for number in range(count)}
+    images = {f"asset_own{number:021d}": data for number, data in enumerate(originals)}
     assets = [
         ShimAsset(
             id=asset_id,
@@ -129,7 +135,7 @@ def test_an_import_killed_three_times_copies_each_asset_once(scenario: ScenarioS
 
 def test_an_export_killed_three_times_uploads_each_asset_once(scenario: ScenarioSimulator, tmp_path: Path) -> None:
     """After three kills and a run to the end, Scenario has each of 2,000 images once, and the table has their ids."""
-    images = add_own_assets(tmp_path, 2000)
+    images = add_own_assets(tmp_path, *small_images(2000))
     kill_three_times("export", scenario, tmp_path, "POST /v1/assets", 400)
     status, report = transferred("export", scenario, tmp_path)
     again_status, again = transferred("export", scenario, tmp_path)
@@ -192,7 +198,7 @@ def test_a_terminated_import_can_be_continued(scenario: ScenarioSimulator, tmp_p
 
 def test_an_export_ends_if_scenario_refuses_the_key(scenario: ScenarioSimulator, tmp_path: Path) -> None:
     """Twenty refusals in a row end the export with an error; a later run uploads each asset once."""
-    add_own_assets(tmp_path, 50)
+    add_own_assets(tmp_path, *small_images(50))
     scenario.faults.respond("upload", 401, 100, {"reason": "Unauthorized"})
     status, report = transferred("export", scenario, tmp_path)
     scenario.faults.clear()
@@ -207,7 +213,7 @@ def test_an_export_ends_if_scenario_refuses_the_key(scenario: ScenarioSimulator,
 
 def test_an_upload_whose_response_is_lost_is_found(scenario: ScenarioSimulator, tmp_path: Path) -> None:
     """Scenario stored the image and the response was lost: the repeated export finds the copy by its name."""
-    [asset_id] = add_own_assets(tmp_path, 1)
+    [asset_id] = add_own_assets(tmp_path, *small_images(1))
     scenario.faults.drop_connection("upload", after_handling=True)
     status, _ = transferred("export", scenario, tmp_path)
     [copy] = scenario.assets.values()
@@ -217,6 +223,41 @@ def test_an_upload_whose_response_is_lost_is_found(scenario: ScenarioSimulator, 
     assert copy.metadata["name"] == f"knight ({asset_id}).png"
     assert [(link.id, link.scenario_id) for link in store.links()] == [(asset_id, copy.asset_id)]
     store.close()
+
+
+LARGE = incompressible_png(1400, 1300)
+"""An image of 5.5 MB, which is uploaded in two parts."""
+
+
+@pytest.mark.parametrize("route", ["part", "complete", "uploads"])
+def test_a_large_image_is_uploaded_once_whatever_is_cut(
+    scenario: ScenarioSimulator, tmp_path: Path, route: Literal["part", "complete", "uploads"]
+) -> None:
+    """If the response to a part, to the completion or to the creation is lost, the export still makes one copy."""
+    [asset_id] = add_own_assets(tmp_path, LARGE)
+    scenario.faults.drop_connection(route, after_handling=True)
+    status, _ = transferred("export", scenario, tmp_path)
+    [copy] = scenario.assets.values()
+
+    assert status == 0
+    assert (copy.data, copy.tags) == (LARGE, ["tag 0"])
+    assert copy.metadata["name"] == f"knight ({asset_id}).png"
+
+
+def test_a_killed_export_continues_a_completed_upload(scenario: ScenarioSimulator, tmp_path: Path) -> None:
+    """An export that is killed while Scenario validates a large image finds that upload, and sends no part again."""
+    [asset_id] = add_own_assets(tmp_path, LARGE)
+    scenario.faults.stall("complete")
+    transfer = TransferProcess("export", scenario, tmp_path)
+    assert until(lambda: count_of(scenario, "POST /v1/uploads/upload_") == 1)
+    transfer.kill()
+    scenario.faults.clear()
+    status, report = transferred("export", scenario, tmp_path)
+
+    assert (status, report["counts"]) == (0, {"transferred": 1})
+    assert count_of(scenario, "PUT /parts/") == 2
+    [copy] = scenario.assets.values()
+    assert (copy.data, copy.metadata["name"]) == (LARGE, f"knight ({asset_id}).png")
 
 
 def test_a_transfer_needs_the_folder_and_the_key(
@@ -258,7 +299,7 @@ def test_both_ids_of_an_exported_asset_are_valid(
 
 def test_a_link_without_an_id_is_not_a_copy(tmp_path: Path) -> None:
     """An upload whose outcome is unknown counts as not exported, and an empty text is not the id of its asset."""
-    [asset_id] = add_own_assets(tmp_path, 1)
+    [asset_id] = add_own_assets(tmp_path, *small_images(1))
     store = Store(tmp_path)
     store.add(AssetLink(asset_id, "", 0.0))
 
