@@ -110,11 +110,14 @@ class JobLog:
                 self._connection = None
 
     def note(self, job_id: str, **values: object) -> None:
-        """Create or change the row of a job. `values` are fields of LoggedJob. Never raises an error of the log."""
+        """Create or change the row of a job. Never raises an error of the log.
+
+        `values` are fields of LoggedJob. None does not replace a value, such as a cost that is known already.
+        """
         now = self._clock()
         row = {"updated_at": now} | {name: _column_value(value) for name, value in values.items()}
         columns = ", ".join(row)
-        changes = ", ".join(f"{name} = excluded.{name}" for name in row)
+        changes = ", ".join(f"{name} = COALESCE(excluded.{name}, {name})" for name in row)
         statement = (
             f"INSERT INTO jobs (job_id, submitted_at, {columns}) VALUES ({', '.join('?' * (len(row) + 2))}) "  # noqa: S608 - the columns are names of fields
             f"ON CONFLICT (job_id) DO UPDATE SET {changes}"

@@ -19,10 +19,11 @@ LOG = Path("state", "jobs.sqlite3")
 
 
 def test_the_costs_of_the_commands_are_summed(shell: Shell) -> None:
-    """The sum is that of the results, a job that is submitted and awaited counts once, and a free job has no cost."""
+    """The sum is that of the results, a job counts once and keeps its cost, and a free job has none."""
     made = shell("txt2img", "a knight", "--json", **PRICE).json
     job_id = shell("submit", "txt2img", "-iprompt=x", **PRICE).out.strip()
     awaited = shell("wait", job_id, "--json", **PRICE).json
+    shell("wait", job_id)  # without the price
     with Simulator() as simulator:
         free = shell("txt2img", "x", "--width=64", "--height=64", "--steps=1", "--json", COMFYUI_ENDPOINT=simulator.url)
     cost = shell("cost", "--json").json
