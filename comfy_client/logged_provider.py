@@ -12,8 +12,8 @@ from comfy_core.errors import JobError
 _TEXT_INPUTS = ("prompt", "negative_prompt")
 _OMITTED_INPUTS = frozenset({"overrides", "image", "images"})
 _MAX_TEXT = 4096
-_SECRETS_OF_URL = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
-"""Matches the user information, the query and the fragment of a URL."""
+_SECRETS_OF_URL = re.compile(r"(?<=//)[^/?#]*@|\?[^#]*")
+"""Matches the user information and the query of a URL. The fragment may be the hash of a model."""
 
 
 class LoggedProvider:

@@ -24,7 +24,7 @@ from tests.needs import small_disk
 INPUTS = {
     "prompt": "a knight",
     "seed": 7,
-    "loras": [{"url": "https://user:s3cret@host.example/a.safetensors?token=s3cret", "strength": 0.5}],
+    "loras": [{"url": "https://user:s3cret@host.example/a.safetensors?token=s3cret#sha256=1f", "strength": 0.5}],
     "overrides": {"1.key": "s3cret"},
 }
 
@@ -108,7 +108,7 @@ def test_images_and_secrets_are_not_logged(
 
     assert b"s3cret" not in content
     assert base64.b64encode(png(64))[:40] not in content
-    assert logged[0].inputs["loras"] == [{"url": "https://host.example/a.safetensors", "strength": 0.5}]
+    assert logged[0].inputs["loras"] == [{"url": "https://host.example/a.safetensors#sha256=1f", "strength": 0.5}]
     assert (log.path.stat().st_mode & 0o777, log.path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
