@@ -25,7 +25,8 @@ from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi
 from comfy_core.images import child_process
-from comfy_core.workflows import load_workflows
+from comfy_core.workflow_folder import WorkflowFolder
+from comfy_core.workflows import Workflow, default_directory, load_workflows
 from worker import local_results, logs
 from worker.boot import Boot
 from worker.boot_times import BootTimes
@@ -59,10 +60,23 @@ def worker_from_settings(settings: Settings) -> Worker:
     """Return the configuration and connections shared by all jobs. Raises ConfigError."""
     return Worker(
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
-        workflows=load_workflows(settings.workflows_directory),
+        workflows=_workflows(settings),
         settings=settings,
         models=model_fetcher(settings),
     )
+
+
+def _workflows(settings: Settings) -> Mapping[str, Workflow]:
+    """Return the shipped workflows and those of WORKER_WORKFLOWS. Raises ConfigError if there can be none."""
+    shipped = load_workflows(default_directory()) if settings.shipped_workflows else {}
+    if settings.workflows_directory is None:
+        if not shipped:
+            raise ConfigError("WORKER_SHIPPED_WORKFLOWS is false: set WORKER_WORKFLOWS to a folder of workflows")
+        return shipped
+    workflows = WorkflowFolder(settings.workflows_directory, shipped)
+    if not any(map(workflows.is_own, workflows)):
+        log.warning("WORKER_WORKFLOWS: %s has no workflow yet", settings.workflows_directory)
+    return workflows
 
 
 def make_handler(service: Service, post_progress: PostProgress | None = None) -> Handler:

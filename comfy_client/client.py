@@ -55,19 +55,21 @@ class Client:
         api_key: RunPod API key.
         endpoint_id: id of the RunPod endpoint.
         comfyui_url: URL of a ComfyUI, for example `http://127.0.0.1:8188`.
+        workflows: a folder of own templates, in addition to the shipped ones. Not with `provider`.
         timeout_s: default timeout of calls that wait for a job.
         sync_wait_s: how long `run`, `txt2img` and `img2img` let RunPod hold the submit until the result is ready. The
             job has no id until then. 0 always polls.
         job_log: the log that gets the jobs of this client. Default: none. `comfy-client` has a log (docs/client.md).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but `provider` are keywords with defaults
         self,
         provider: Provider | None = None,
         *,
         api_key: str | None = None,
         endpoint_id: str | None = None,
         comfyui_url: str | None = None,
+        workflows: Path | None = None,
         timeout_s: float = TIMEOUT_S,
         sync_wait_s: float = SYNC_WAIT_S,
         job_log: JobLog | None = None,
@@ -83,7 +85,8 @@ class Client:
                 "RUNPOD_API_KEY": api_key or "",
                 "RUNPOD_ENDPOINT_ID": endpoint_id or "",
                 "COMFYUI_ENDPOINT": comfyui_url or "",
-            }
+            },
+            workflows,
         )
         if job_log is not None:
             self.provider = LoggedProvider(self.provider, job_log)
@@ -334,7 +337,7 @@ def client_from_env(
 ) -> Client:
     """Return a client for the provider that IMAGE_GENERATION_PROVIDER selects.
 
-    `environment` replaces `os.environ`. `workflows` is a folder of templates that replaces the shipped ones. For
+    `environment` replaces `os.environ`. `workflows` is a folder of own templates and replaces COMFY_WORKFLOWS. For
     `timeout_s`, `sync_wait_s` and `job_log` see Client. Raises ConfigError that names a missing variable.
     """
     provider = provider_from_env(os.environ if environment is None else environment, workflows)

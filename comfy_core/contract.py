@@ -99,6 +99,11 @@ ENVELOPE: JsonObject = {
 """JSON Schema (2020-12) of the request keys that are common to all workflows."""
 
 GRAPH_KEYS: JsonObject = {
+    "inputs_schema": {
+        "description": "The content of the inputs file of the graph. The request then has the inputs "
+        "that the file describes, as with a template of the worker.",
+        "type": "object",
+    },
     "extra_data": {
         "description": 'Passed to ComfyUI with the graph, for example `{"extra_pnginfo": {"workflow": …}}`. Keys that '
         "identify the job or its caller are removed.",

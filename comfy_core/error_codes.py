@@ -82,6 +82,13 @@ class ErrorCode(enum.StrEnum):
         remedy="Use a name from `details.known`, or send a complete graph.",
         details="`known`",
     )
+    INVALID_WORKFLOW = _Row(
+        "invalid_workflow",
+        Retry.NO,
+        cause="The files of the workflow are invalid.",
+        remedy="Correct the file that the message names; `comfy-client workflows check` finds such faults.",
+        details="`workflow`",
+    )
     WORKFLOW_REJECTED = _Row(
         "workflow_rejected",
         Retry.NO,

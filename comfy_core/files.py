@@ -1,10 +1,25 @@
-"""Atomic file writes."""
+"""Reads JSON files, and writes files atomically."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
+
+from comfy_core.errors import ConfigError
+
+
+def read_json(file: Path) -> tuple[bytes, Any]:
+    """Return a file's content, and the value of the JSON text in it. Raises ConfigError with the file's path."""
+    try:
+        content = file.read_bytes()
+        return content, json.loads(content)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from error
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:

@@ -14,6 +14,7 @@ JSON Schema's keywords, inputs have these:
 - `x-task`, `x-models` (top level only): the task, and the model files that the graph loads, as `folder/file`.
 - `x-size` (top level only): how the defaults of the inputs `width` and `height` follow from the first image:
   `scale` is a factor (1), `max_pixels` a limit (2 megapixels).
+- `x-name` (top level only): the name of a template that a request contains. A file's name is that of the file.
 
 `seed` and `num_images` apply to the job: image i (from 0) is a separate prompt with the seed plus i.
 """
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +34,7 @@ import jsonschema
 from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
+from comfy_core.files import read_json
 from comfy_core.graphs import Graph, graph_faults
 from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import nearest, schema_faults, shown
@@ -71,10 +72,12 @@ _KEYWORDS_SCHEMA: JsonObject = {
                 "max_pixels": {"type": "integer", "minimum": 1},
             },
         },
+        "x-name": {"type": "string", "pattern": r"^\w[\w.-]{0,63}$"},
     },
 }
 """JSON Schema of the additional keywords in an inputs file."""
-_TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models", "x-size"})
+INPUTS_SUFFIX = ".inputs.json"
+_TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models", "x-size", "x-name"})
 _INPUT_KEYWORDS = frozenset({"x-node", "x-add", "x-insert", "x-mask-of"})
 KEYWORDS = _TOP_LEVEL_KEYWORDS | _INPUT_KEYWORDS
 """All keywords that an inputs file may have in addition to those of JSON Schema."""
@@ -88,6 +91,8 @@ class Workflow:
     graph: Graph
     schema: JsonObject
     version: str
+    is_inline: bool = False
+    """Whether the template is part of a request, so that its graph is the caller's own."""
 
     @property
     def inputs(self) -> JsonObject:
@@ -130,45 +135,54 @@ def default_directory() -> Path:
 
 def load_workflows(directory: Path) -> dict[str, Workflow]:
     """Return the workflows in a folder, by name. Raises ConfigError with the name of an invalid file."""
-    workflows = {path.name.removesuffix(".inputs.json"): path for path in sorted(directory.glob("*.inputs.json"))}
-    if not workflows:
+    names = template_names(directory)
+    if not names:
         raise ConfigError(f"{directory} contains no workflow: each consists of <name>.json and <name>.inputs.json")
-    return {name: _load(name, directory / f"{name}.json", inputs_file) for name, inputs_file in workflows.items()}
+    return {name: load_workflow(directory, name) for name in names}
 
 
-def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
-    graph_content, graph = _read_json(graph_file)
-    inputs_content, schema = _read_json(inputs_file)
+def template_names(directory: Path) -> list[str]:
+    """Return the names of the workflows in a folder, which may be invalid."""
+    return sorted(path.name.removesuffix(INPUTS_SUFFIX) for path in directory.glob(f"*{INPUTS_SUFFIX}"))
+
+
+def load_workflow(directory: Path, name: str) -> Workflow:
+    """Return one workflow in a folder. Raises ConfigError with the name of the invalid file."""
+    graph_file, inputs_file = directory / f"{name}.json", directory / f"{name}{INPUTS_SUFFIX}"
+    graph_content, graph = read_json(graph_file)
+    inputs_content, schema = read_json(inputs_file)
     if faults := graph_faults(graph):
         raise ConfigError(f"{graph_file}: {faults[0].path} {faults[0].message}")
     try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ConfigError(f"{inputs_file} is not a JSON Schema: {error.message}") from error
-    if faults := schema_faults(schema, _KEYWORDS_SCHEMA):
-        raise ConfigError(f"{inputs_file}: {faults[0].path or 'it'} {faults[0].message}")
-    version = hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
-    workflow = Workflow(name, graph, schema, version)
-    try:
-        _check_keywords(schema, _TOP_LEVEL_KEYWORDS, "it")
-        for input_name, rule in workflow.inputs.items():
-            _check_keywords(rule, _INPUT_KEYWORDS, f"input {shown(input_name)}")
-            _check_rule(input_name, rule)
-            _check_is_bound(workflow, input_name, rule)
-        _check_images(workflow)
+        return make_workflow(name, graph, schema, version_of(graph_content, inputs_content))
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
-    return workflow
 
 
-def _read_json(file: Path) -> tuple[bytes, Any]:
+def version_of(graph_content: bytes, inputs_content: bytes) -> str:
+    """Return the version of a workflow: a hash of its two files."""
+    return hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
+
+
+def make_workflow(name: str, graph: Graph, schema: Any, version: str, *, is_inline: bool = False) -> Workflow:  # noqa: ANN401 - any JSON value
+    """Return the workflow of a valid graph and the content of its inputs file.
+
+    Raises LookupError, with a message for the user, if the schema is not usable for a template.
+    """
     try:
-        content = file.read_bytes()
-        return content, json.loads(content)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from error
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise LookupError(f"it is not a JSON Schema: {error.message}") from error
+    if faults := schema_faults(schema, _KEYWORDS_SCHEMA):
+        raise LookupError(f"{faults[0].path or 'it'} {faults[0].message}")
+    workflow = Workflow(name, graph, schema, version, is_inline)
+    _check_keywords(schema, _TOP_LEVEL_KEYWORDS, "it")
+    for input_name, rule in workflow.inputs.items():
+        _check_keywords(rule, _INPUT_KEYWORDS, f"input {shown(input_name)}")
+        _check_rule(input_name, rule)
+        _check_is_bound(workflow, input_name, rule)
+    _check_images(workflow)
+    return workflow
 
 
 def _check_keywords(rule: JsonObject, known: frozenset[str], subject: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import ConfigError, JobError
+from comfy_core.workflow_folder import WorkflowFolder
 from comfy_core.workflows import Workflow
 from worker.boot_times import BootTimes
 from worker.comfyui_environment import comfyui_environment
@@ -34,7 +35,13 @@ log = logging.getLogger(__name__)
 
 
 def required_models(workflows: Mapping[str, Workflow]) -> list[str]:
-    """Return the files that the workflows load, as `folder/file`."""
+    """Return the model files without which the worker takes no jobs, as `folder/file`.
+
+    They are those of the shipped workflows, or if there are none, of the folder's. Beside shipped workflows, a workflow
+    of the folder may lack a model: only its jobs fail.
+    """
+    if isinstance(workflows, WorkflowFolder) and workflows.others:
+        workflows = workflows.others
     return sorted({model for workflow in workflows.values() for model in workflow.schema.get("x-models", ())})
 
 

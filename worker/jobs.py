@@ -131,7 +131,7 @@ def _cost(settings: Settings, result: JsonObject) -> float | None:
 def _permitted_bucket(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
     """Return the job's bucket, if any. Raises JobError if the job requests what this worker does not allow."""
     faults = []
-    if request.template is None and not worker.settings.allow_graphs:
+    if request.has_own_graph and not worker.settings.allow_graphs:
         known = ", ".join(sorted(worker.workflows))
         faults.append(Fault("workflow", f"is a custom graph, which this worker does not accept; use one of {known}"))
     bucket, found = job_bucket(job.get("s3Config"), worker.settings.bucket)

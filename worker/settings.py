@@ -15,7 +15,6 @@ from comfy_core.environment import choice, folder, names, number, optional, posi
 from comfy_core.errors import ConfigError
 from comfy_core.object_store import Bucket, read_bucket
 from comfy_core.prices import pool_of
-from comfy_core.workflows import default_directory
 from worker.comfyui_settings import ComfyUISettings
 from worker.models.address_source import DEFAULT_HOSTS
 from worker.models.source import Hub
@@ -141,10 +140,18 @@ class Settings(ComfyUISettings):
         "Token for models at Civitai by address, if the job sends none. For Hugging Face it is HF_TOKEN.",
         secret=True,
     )
-    workflows_directory: Path = variable(
+    workflows_directory: Path | None = variable(
         "WORKER_WORKFLOWS",
-        lambda text: Path(text) if text else default_directory(),
-        "Folder of workflow templates. Default: the shipped ones.",
+        optional(Path),
+        "Folder of own workflow templates, for example on the network volume. Changed files are used without a "
+        "restart. A template of the same name replaces a shipped one.",
+    )
+    shipped_workflows: bool = variable(
+        "WORKER_SHIPPED_WORKFLOWS",
+        switch,
+        "Whether jobs may use the shipped workflows. If so, the worker takes no jobs without their models; otherwise, "
+        "without those of WORKER_WORKFLOWS.",
+        "true",
     )
     allow_graphs: bool = variable("WORKER_ALLOW_GRAPHS", switch, "Whether a job may send its own graph.", "true")
     warmup: bool = variable(

@@ -25,7 +25,7 @@ from comfy_core.graphs import Graph
 from comfy_core.http import HttpApi
 from comfy_core.progress import Progress
 from comfy_core.targets import TargetFinder
-from comfy_core.workflows import load_workflows, render
+from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.http_server import free_port
 from worker.boot import Boot
 from worker.boot_times import BootTimes
@@ -117,7 +117,7 @@ def running_comfyui(installation: Installation, flag_set: FlagSet, limit_s: floa
             }
         )
         server = ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory)
-        workflows = load_workflows(settings.workflows_directory)
+        workflows = load_workflows(default_directory())
         boot = Boot(settings, server, workflows, os.environ, ProcessHooks(), BootTimes())
         try:
             boot.begin()

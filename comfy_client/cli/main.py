@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING, TextIO
 from comfy_client import __version__
 from comfy_client.cli.call import JSON, Call, Command, raise_on_signals, status_of
 from comfy_client.cli.flags import Flag, UsageError
-from comfy_client.cli.parser import make_parser, overview, parse, subparsers, unknown_command
+from comfy_client.cli.parser import (
+    WORKFLOWS_OPTION,
+    make_parser,
+    overview,
+    parse,
+    subparsers,
+    unknown_command,
+    without_option,
+)
 from comfy_client.cli.screen import Screen
 from comfy_core.errors import ComfyClientError, missing_extra
 
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 SHELLS = ("bash", "zsh", "tcsh")
-_JOBS, _REFERENCE, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "reference", "servers"))
+_JOBS, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "servers"))
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "txt2img": ("generate images from a prompt", _JOBS),
@@ -46,8 +54,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "wait": ("wait for a job and save its images", _JOBS),
     "cancel": ("cancel a job", _JOBS),
     "health": ("show the endpoint's workers and jobs", _JOBS),
-    "workflows": ("list the workflows, or the inputs of one", _REFERENCE),
-    "errors": ("list the error codes, or explain one", _REFERENCE),
+    "workflows": ("list, show, make and check workflows", "comfy_client.cli.workflows"),
+    "errors": ("list the error codes, or explain one", "comfy_client.cli.errors"),
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),
     "cost": ("show what the jobs in this machine's log have cost", "comfy_client.cli.costs"),
@@ -91,17 +99,20 @@ def main(
             stream.reconfigure(errors="backslashreplace")  # The console's encoding may not have all characters.
     screen = Screen(out or sys.stdout, err or sys.stderr, is_json="--json" in arguments)
     flags: Sequence[Flag] = ()
-    name, words = _split(arguments)
+    name = ""
     try:
         with raise_on_signals():
+            arguments, directory = without_option(arguments, WORKFLOWS_OPTION)
+            environment = {**environment, "COMFY_WORKFLOWS": directory} if directory else environment
+            name, words = _split(arguments)
             if name in {"help", "--help", "-h"}:
-                return _help(words, screen)
+                return _help(words, screen, environment)
             if name == "--version":
                 screen.show({"version": __version__}, __version__)
                 return 0
             if name not in COMMANDS:
                 raise _not_a_command(name, screen)
-            workflows = _workflows()
+            workflows = _workflows(environment)
             command = _command(name, workflows)
             flags = command.flags
             if name == "simulate":
@@ -138,7 +149,7 @@ def _not_a_command(name: str, screen: Screen) -> UsageError:
     return UsageError("the command is missing")
 
 
-def _help(words: Sequence[str], screen: Screen) -> int:
+def _help(words: Sequence[str], screen: Screen, environment: Mapping[str, str]) -> int:
     """Print the help of the command that `words` name, or the list of commands. Return the exit status."""
     name = next((word for word in words if not word.startswith("-") and word != "help"), "")
     if name and name not in COMMANDS:
@@ -146,17 +157,17 @@ def _help(words: Sequence[str], screen: Screen) -> int:
     if name == "simulate":
         text: str = importlib.import_module(_SERVERS).simulate_help()
     elif name:
-        text = subparsers(make_parser(SUMMARIES, [_command(name, _workflows())]))[name].format_help()
+        text = subparsers(make_parser(SUMMARIES, [_command(name, _workflows(environment))]))[name].format_help()
     else:
         text = overview(SUMMARIES).format_help()
     screen.show({"help": text}, text.rstrip())
     return 0
 
 
-def _workflows() -> Mapping[str, Workflow]:
-    from comfy_core.workflows import default_directory, load_workflows  # noqa: PLC0415 - `--help` needs none
+def _workflows(environment: Mapping[str, str]) -> Mapping[str, Workflow]:
+    from comfy_client.providers import workflows_from_env  # noqa: PLC0415 - `--help` needs none
 
-    return load_workflows(default_directory())
+    return workflows_from_env(environment)
 
 
 def _completion(call: Call) -> int:

@@ -22,6 +22,25 @@ FIRST_STEPS = (
     "`export COMFYUI_ENDPOINT=http://127.0.0.1:8188`. `comfy-client doctor` checks your settings.\n"
     "`comfy-client help COMMAND` explains a command."
 )
+WORKFLOWS_OPTION = "--workflows"
+"""The option for COMFY_WORKFLOWS. The flags of some commands depend on it, so it is not a flag of the commands."""
+
+
+def without_option(arguments: Sequence[str], option: str) -> tuple[list[str], str]:
+    """Return the arguments without `option VALUE` or `option=VALUE`, and the last value, or an empty text.
+
+    Raises UsageError if the value is missing.
+    """
+    rest: list[str] = []
+    found = ""
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != option:
+            rest.append(word)
+        elif not (found := value if equals else next(words, "")):
+            raise UsageError(f"{option} needs a value")
+    return rest, found
 
 
 def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
@@ -35,6 +54,9 @@ def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument(
+        WORKFLOWS_OPTION, metavar="DIR", help="folder of own workflows, for every command [default COMFY_WORKFLOWS]"
+    )
     named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=ConfigErrorParser)
     for name, summary in summaries.items():
         named.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)

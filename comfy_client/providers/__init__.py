@@ -25,6 +25,7 @@ from comfy_client.providers.worker import WorkerProvider
 from comfy_core.environment import Variable, base_url, optional, positive, table
 from comfy_core.errors import ConfigError
 from comfy_core.validation import nearest
+from comfy_core.workflow_folder import WorkflowFolder
 from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 
@@ -95,6 +96,12 @@ SCENARIO_LORAS = Variable(
     "JSON object that maps the worker's LoRA files to Scenario model ids, for example "
     '`{"knight.safetensors": "model_x"}`. Other LoRAs are rejected.',
 )
+WORKFLOWS = Variable(
+    "COMFY_WORKFLOWS",
+    optional(Path),
+    "Folder of own workflow templates, in addition to the shipped ones. A template of the same name replaces a shipped "
+    "one.",
+)
 VARIABLES: Mapping[str, Variable[Any]] = {
     variable.name: variable
     for variable in (
@@ -106,6 +113,7 @@ VARIABLES: Mapping[str, Variable[Any]] = {
         GPU_USD_PER_S,
         COMFYUI_ENDPOINT,
         COMFYUI_DIR,
+        WORKFLOWS,
         SCENARIO_API_KEY,
         SCENARIO_API_SECRET,
         SCENARIO_BASE_URL,
@@ -222,6 +230,20 @@ def provider_name(environment: Environment) -> str:
 def provider_from_env(environment: Environment, workflows: Path | None = None) -> Provider:
     """Return the provider that the environment selects. Variables of other providers are not read.
 
-    `workflows` is a folder of templates that replaces the shipped ones. Raises ConfigError.
+    `workflows` is a folder of own templates, by default that of COMFY_WORKFLOWS. Raises ConfigError.
     """
-    return PROVIDERS[provider_name(environment)].make(environment, load_workflows(workflows or default_directory()))
+    return PROVIDERS[provider_name(environment)].make(environment, workflows_from_env(environment, workflows))
+
+
+def workflows_from_env(environment: Environment, directory: Path | None = None) -> Workflows:
+    """Return the shipped templates and those of a folder, by default of COMFY_WORKFLOWS.
+
+    Raises ConfigError if the folder does not exist.
+    """
+    shipped = load_workflows(default_directory())
+    directory = directory or WORKFLOWS.read(environment)
+    if directory is None:
+        return shipped
+    if not directory.is_dir():
+        raise ConfigError(f"{WORKFLOWS.name}: the folder {directory} does not exist. {WORKFLOWS.help}")
+    return WorkflowFolder(directory, shipped)

@@ -120,6 +120,17 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
     return filled, warnings
 
 
+def missing_inputs(node: JsonObject, node_type: JsonObject) -> list[str]:
+    """Return the required inputs that a node lacks and that have no default."""
+    return [
+        name
+        for name, declared in _required(node_type, node["inputs"]).items()
+        if node["inputs"].get(name) is None
+        and declared[:1] != ["COMFY_AUTOGROW_V3"]  # its inputs are `name.item`, and may be none
+        and _default(node["class_type"], name, declared) is None
+    ]
+
+
 def _required(node_type: object, inputs: JsonObject) -> dict[str, Any]:
     """Return the declarations of the required inputs of a node, with those of the choices of its dynamic combos."""
     match node_type:

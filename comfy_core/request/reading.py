@@ -15,6 +15,7 @@ from comfy_core.graphs import graph_faults, has_only_nodes, normalise_links, rem
 from comfy_core.request.encoded import bare_url, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
 from comfy_core.request.graph_files import FileSource, graph_files
+from comfy_core.request.inline_template import inline_template
 from comfy_core.request.model_keys import read_tokens, with_address_names
 from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.rendering import Request
@@ -44,13 +45,21 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
         raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
     value = unwrapped({name: item for name, item in value.items() if item is not None}, faults.warnings)
     tokens = read_tokens(value.pop("model_tokens", None), faults)
-    default = "img2img" if "image" in value or "image" in faults else "txt2img"
+    default = "img2img" if "image" in faults else default_workflow(value)
     workflow = value.get("workflow", default)
     if isinstance(workflow, dict) or (isinstance(workflow, str) and workflow.lstrip()[:1] == "{"):
-        return replace(_read_graph(value, faults), model_tokens=tokens)
+        if "inputs_schema" not in value:
+            return replace(_read_graph(value, faults), model_tokens=tokens)
+        inline = inline_template(value.pop("workflow"), value.pop("inputs_schema"), faults)
+        return replace(_read_template(value, inline, faults), model_tokens=tokens)
     # A `workflow` of any other type breaks the template's schema, and is reported with the other faults.
     template = find_workflow(workflow if isinstance(workflow, str) else default, workflows)
     return replace(_read_template(value, template, faults), model_tokens=tokens)
+
+
+def default_workflow(request: JsonObject) -> str:
+    """Return the workflow of a request that names none."""
+    return "img2img" if request.get("image") is not None else "txt2img"
 
 
 def _read_template(value: JsonObject, template: Workflow, faults: Faults) -> Request:

@@ -66,6 +66,11 @@ class Request:
     extra_data: JsonObject = field(default_factory=dict, repr=False)
     model_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def has_own_graph(self) -> bool:
+        """Whether the graph is the caller's, with or without a description of its inputs."""
+        return self.template is None or self.template.is_inline
+
     def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
         """Return the request with all files downloaded. `fetch` takes pairs of URL and path in the request.
 

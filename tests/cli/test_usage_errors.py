@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.worker_setup import ROOT
-from comfy_client.cli import reference
+from comfy_client.cli import workflows
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
 from comfy_core.workflows import default_directory, load_workflows
@@ -210,8 +210,8 @@ def test_an_input_without_a_description_is_listed(tmp_path: Path) -> None:
             rule.pop("description", None)
         (tmp_path / file.name).write_text(json.dumps(value))
     out = io.StringIO()
-    options = argparse.Namespace(name="flux-dev-txt2img", schema=False)
-    [listed, _] = reference.commands({})
+    options = argparse.Namespace(action="show", subject="flux-dev-txt2img", schema=False)
+    [listed] = workflows.commands({})
 
     assert listed.run(Call(options, Screen(out, out), {}, load_workflows(tmp_path))) == 0
     assert "  width " in out.getvalue()

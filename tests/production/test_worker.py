@@ -94,7 +94,8 @@ def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> No
         text = file.read_text().replace("vae/ae.safetensors", "vae/other.safetensors")
         (tmp_path / file.name).write_text(text)
 
-    with running_worker(own_comfyui=True, environment={"WORKER_WORKFLOWS": str(tmp_path)}) as setup:
+    environment = {"WORKER_WORKFLOWS": str(tmp_path), "WORKER_SHIPPED_WORKFLOWS": "false"}
+    with running_worker(own_comfyui=True, environment=environment) as setup:
         assert setup.worker.wait(30) == 1
         assert not setup.platform.takes
         [ping] = [ping for ping in setup.platform.pings if ping.is_unhealthy]

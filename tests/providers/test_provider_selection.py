@@ -128,7 +128,10 @@ def test_the_key_is_in_no_representation() -> None:
             assert "secret" not in shown
 
 
-def test_a_folder_without_workflows_is_an_error(tmp_path: Path) -> None:
-    """A folder without workflows is an error."""
-    with pytest.raises(ConfigError, match="contains no workflow"):
-        client_from_env(RUNPOD, workflows=tmp_path)
+@pytest.mark.parametrize("is_argument", [True, False])
+def test_a_folder_of_workflows_must_exist(tmp_path: Path, *, is_argument: bool) -> None:
+    """A typing error in COMFY_WORKFLOWS, or in the argument, is not taken for an empty folder."""
+    typo = tmp_path / "typo"
+    environment = RUNPOD if is_argument else {**RUNPOD, "COMFY_WORKFLOWS": str(typo)}
+    with pytest.raises(ConfigError, match=r"COMFY_WORKFLOWS: the folder .*typo does not exist"):
+        client_from_env(environment, workflows=typo if is_argument else None)

@@ -8,7 +8,6 @@ import pytest
 
 from comfy_core.errors import ConfigError
 from comfy_core.prices import POOLS
-from comfy_core.workflows import default_directory
 from worker.settings import Settings
 
 EXTERNAL_COMFYUI = {"COMFYUI_URL": "http://gpu:8188"}
@@ -27,7 +26,7 @@ def test_only_the_url_of_an_external_comfyui_is_required() -> None:
     assert settings.comfyui_url == "http://gpu:8188"
     assert not settings.comfyui_is_ours
     assert settings.comfyui_directory is None
-    assert settings.workflows_directory == default_directory()
+    assert settings.workflows_directory is None
     assert (settings.concurrency, settings.warmup, settings.allow_graphs) == (2, True, True)
     assert settings.max_result_bytes == 8 * 1024 * 1024
     assert settings.bucket is None

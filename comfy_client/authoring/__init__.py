@@ -1,0 +1,1 @@
+"""Tools for own workflows: reads node types, converts the editor's format, proposes inputs, and checks templates."""
