@@ -15,6 +15,7 @@ Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
   POST uploads/{id}/action      {"action": "complete"}: `validating`; GET uploads/{id}: then `imported` with `entityId`
   GET  assets/{id}              {"asset": {…}} with a signed URL below /assets, which needs no key
   GET  models/{id}              {"model": {…}} for the one Flux.1-dev id, else 404
+  POST models/{id}/inferences   {"parameters": {…}}: {"job": {…}, "inference": {…}} with other ids ?; GET by id; a list
 Errors are {"reason", "trace_id"}; 429 also has `remainingSeconds`, and no Retry-After. The asset of image i
 has the job's seed plus i in its metadata, as text ?. Records satisfy the strict validation of the official SDK.
 """

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from PIL import Image
 
 from .faults import ScenarioDrop, ScenarioFaults, ScenarioResponse
+from .inferences import ScenarioInferences
 from .records import Asset, Record, ScenarioJob, noise_png
 from .responses import changed_by_fault, dropped, problem, response_of
 from .uploads import ScenarioUploads
@@ -61,6 +62,7 @@ class ScenarioSimulator:
         self.submissions = 0
         """The number of accepted jobs. Scenario would bill each of them."""
         self._run_s = run_s
+        self._inferences = ScenarioInferences(self.jobs, self.assets, self._accept, lambda: self._origin)
         self.uploads = ScenarioUploads(lambda asset: self.assets.update({asset.asset_id: asset}), lambda: self._origin)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run_server()), daemon=True)
@@ -129,6 +131,9 @@ class ScenarioSimulator:
             (hdrs.METH_GET, "models", "/v1/models", self._models),
             (hdrs.METH_POST, "models", "/v1/models/get-bulk", self._bulk_models),
             (hdrs.METH_GET, "model", "/v1/models/{model}", self._model),
+            (hdrs.METH_POST, "generate", "/v1/models/{model}/inferences", self._inferences.create),
+            (hdrs.METH_GET, "inferences", "/v1/models/{model}/inferences", self._inferences.page),
+            (hdrs.METH_GET, "inference", "/v1/models/{model}/inferences/{inference}", self._inferences.get),
             (hdrs.METH_GET, "image", "/assets/{asset}", self._image),
         ):
             app.router.add_route(method, path, partial(self._handle, name, route))
@@ -174,7 +179,8 @@ class ScenarioSimulator:
         kind = request.match_info["kind"]
         return self._accept(ScenarioJob(body, str(body.get("modelId", "")), kind), request)
 
-    def _accept(self, job: ScenarioJob, request: web.Request) -> web.Response:
+    def _accept(self, job: ScenarioJob, request: web.Request, more: Callable[[], Record] = dict) -> web.Response:
+        """Start a job, unless the request is a dry run. `more` returns the rest of the response."""
         cost = {"creativeUnitsCost": 5, "creativeUnitsDiscount": 0, "costDetails": {f"{job.job_type}-generation": 5}}
         if request.query.get("dryRun") == "true":
             return web.json_response(cost, status=DRY_RUN)
@@ -183,7 +189,7 @@ class ScenarioSimulator:
         task = asyncio.get_running_loop().create_task(self._run(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return web.json_response({"job": job.record(), **cost})
+        return web.json_response({"job": job.record(), **more(), **cost})
 
     async def _run(self, job: ScenarioJob) -> None:
         if queue_s := self.faults.queue_s:

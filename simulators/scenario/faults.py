@@ -37,6 +37,8 @@ Route: TypeAlias = Literal[
     "tags",
     "model",
     "models",
+    "inference",
+    "inferences",
     "image",
 ]
 Body: TypeAlias = Mapping[str, Any] | str | None

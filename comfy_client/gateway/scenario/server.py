@@ -111,6 +111,8 @@ class ShimServer:
         ]
         if self.service.bridge is not None:
             forward = partial(self._pass_through, self.service.bridge)
+            # `/assets/public` is a list of Scenario's, not an asset id, so it is before `/assets/{assetId}`.
+            endpoints = [("GET", f"{prefix}/assets/public", forward) for prefix in _PREFIXES] + endpoints
             endpoints += [(method, "/{path:path}", forward) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
         app = Starlette(
             routes=[

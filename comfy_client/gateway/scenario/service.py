@@ -295,6 +295,8 @@ class ShimService:
 
     async def inference(self, owner: str, model_id: str, inference_id: str) -> JsonObject:
         """Return a job (`GET /models/{id}/inferences/{id}`, Scenario's oldest route). Raises ShimError (404)."""
+        if self.bridge is not None and self._store.job(inference_id, owner) is None:
+            return await self.bridge.inference(model_id, inference_id)
         job = await self._current_job(owner, inference_id)
         if job.side is Side.SCENARIO:
             await self.assets.copy_missing(job.asset_ids)
@@ -302,8 +304,10 @@ class ShimService:
             raise not_found(f"inference of {model_id[:80]}", inference_id)
         return {"inference": inference_record(job, self._url_of), "job": self._record(job)}
 
-    def inferences(self, owner: str, model_id: str, query: Query) -> JsonObject:
+    async def inferences(self, owner: str, model_id: str, query: Query) -> JsonObject:
         """Return a page of a model's jobs (`GET /models/{id}/inferences`, Scenario's oldest route)."""
+        if self.bridge is not None and not self.models.has(model_id):
+            return await self.bridge.inferences(model_id, query)
         page = parse_page_query(ShimJob, owner, query, only=Filter().where("model_id = ?", model_id))
         rows, next_page = fetch_page(self._store, ShimJob, page)
         return {"inferences": [inference_record(row, self._url_of) for row in rows], **next_page}

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from weakref import WeakValueDictionary
 
 from comfy_client.gateway.scenario import served_by
@@ -70,8 +70,27 @@ class Bridge:
     async def model(self, model_id: str) -> JsonObject:
         """Return Scenario's response to `GET /models/{id}`."""
         served_by.forwarded()
-        _, response = await self._upstream.json(UpstreamCall("GET", f"/models/{quote(model_id, safe='')}"))
-        return response
+        return await self._read(f"/models/{quote(model_id, safe='')}")
+
+    async def inference(self, model_id: str, inference_id: str) -> JsonObject:
+        """Return Scenario's response to `GET /models/{id}/inferences/{id}`. Raises ShimError (404)."""
+        if self._store.job(inference_id) is not None:
+            raise not_found("inference", inference_id)  # of another caller
+        served_by.forwarded()
+        return await self._read(f"/models/{quote(model_id, safe='')}/inferences/{quote(inference_id, safe='')}")
+
+    async def inferences(self, model_id: str, query: Mapping[str, str]) -> JsonObject:
+        """Return Scenario's response to `GET /models/{id}/inferences`."""
+        served_by.forwarded()
+        return await self._read(f"/models/{quote(model_id, safe='')}/inferences", query)
+
+    async def model_page(self, query: Mapping[str, str]) -> JsonObject:
+        """Return Scenario's response to `GET /models`."""
+        return await self._read("/models", query)
+
+    async def _read(self, path: str, query: Mapping[str, str] | None = None) -> JsonObject:
+        _, response = await self._upstream.json(UpstreamCall("GET", path, urlencode(query or {})))
+        return self._with_own_ids(response)
 
     async def models(self, model_ids: Collection[str]) -> list[JsonObject]:
         """Return Scenario's records of these models (`POST /models/get-bulk`)."""

@@ -211,3 +211,47 @@ def test_models_of_both_sides_are_found_by_id(caller: Caller) -> None:
     assert caller.json("GET", "/models/model_ink")["model"]["name"] == "Ink"
     assert caller.call("GET", "/models/model_none").status_code == 404
     assert [each["id"] for each in bulk] == ["flux.1-dev", "model_ink"]
+
+
+def test_the_oldest_routes_of_scenario_s_models_have_scenario_s_inferences(
+    caller: Caller, scenario: ScenarioSimulator
+) -> None:
+    """A job of a model that the shim lacks is found by its inference id, whose images load, and in the model's list."""
+    body = {"parameters": {"type": "txt2img", "prompt": "a knight", "numSamples": 1}}
+    started = caller.json("POST", "/models/model_ink/inferences", body)
+    inference_id, job_id = started["inference"]["id"], started["job"]["jobId"]
+    path = "/models/model_ink/inferences"
+    assert until(lambda: caller.json("GET", f"{path}/{inference_id}")["inference"]["status"] == "succeeded")
+    inference = caller.json("GET", f"{path}/{inference_id}")["inference"]
+    [listed] = caller.json("GET", f"{path}?pageSize=1")["inferences"]
+
+    assert inference_id != job_id
+    assert requests.get(inference["images"][0]["url"], timeout=10).status_code == 200
+    assert listed["id"] == inference_id
+    assert caller.ended(job_id)["metadata"]["side"] == "scenario"
+    assert scenario.submissions == 1
+
+
+def test_the_models_of_the_account_follow_the_shim_s(caller: Caller, scenario: ScenarioSimulator) -> None:
+    """`GET /models` pages through own models and then Scenario's, each once; without Scenario it has the own ones."""
+    found: list[str] = []
+    token = ""
+    while True:
+        page = caller.json("GET", f"/models?pageSize=1&paginationToken={token}")
+        found += [each["id"] for each in page["models"]]
+        token = page.get("nextPaginationToken", "")
+        if not token:
+            break
+    public = [each["id"] for each in caller.json("GET", "/models/public")["models"]]
+    scenario.faults.respond("models", 503)
+    alone = [each["id"] for each in caller.json("GET", "/models")["models"]]
+
+    assert found == [*alone, "model_studio", "model_ink"]
+    assert public == alone
+    assert alone[0] == MODEL
+
+
+def test_the_list_of_public_assets_is_scenario_s(caller: Caller, scenario: ScenarioSimulator) -> None:
+    """`GET /assets/public` is a list of Scenario, not an asset with that id."""
+    assert caller.call("GET", "/assets/public").headers["x-shim-side"] == "scenario"
+    assert scenario.calls == ["GET /v1/assets/public"]
