@@ -109,7 +109,7 @@ def _ascii(text: str) -> str:
 
 
 def _background(recipe: Recipe, size: tuple[int, int]) -> Image.Image:
-    identity = f"{recipe.seed}/{recipe.index}/{recipe.prompt}"
+    identity = f"{recipe.seed}/{recipe.index}/{recipe.prompt}" + "".join(f"/{lora}" for lora in recipe.loras)
     rng = random.Random(hashlib.sha256(identity.encode()).digest())  # noqa: S311  a pattern, not a secret
     hue = rng.randrange(360)
     cells = []

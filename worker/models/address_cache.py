@@ -3,7 +3,7 @@
     <sha256>.safetensors           a complete, verified file; <sha256>.safetensors.verified is its marker
     <key>.<bytes>.part             a download; the process that writes it holds a lock on it
     addresses/<key>                the sha256 of the file with this address and version, if the address has none
-    lock                           locked while a process makes room
+    lock                           locked while a process makes room, or moves a file to its place
 
 A file is in use while a process holds a shared lock on it (`Lease`), and only a file that is not in use is removed.
 The operating system releases the locks of a process that dies, so no lock outlives its holder. The time of the last
@@ -36,6 +36,7 @@ from worker.models.files import (
     is_verified,
     locked_part,
     marker_of,
+    part_of,
     stopped_error,
 )
 from worker.models.listing import PART_SUFFIX, ModelError, WantedFile
@@ -53,6 +54,7 @@ LOCK_TIMEOUT_S = 60.0
 _MAX_ROUNDS = 3
 """How often a file is downloaded again if another process removes it before it is in use."""
 _POLL_S = 0.1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART_NAME = re.compile(r"[0-9a-f]{64}\.([0-9]{1,18})")
 
 OnBytes = Callable[[int, int], None]
@@ -159,7 +161,7 @@ class AddressCache:
         """Return the sha256 that an earlier download of this version had, or an empty string."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = (self.folder / "addresses" / key).read_text(encoding="ascii").strip()
-            return text if re.fullmatch("[0-9a-f]{64}", text) else ""
+            return text if _SHA256.fullmatch(text) else ""
         return ""
 
     def _lease(self, sha256: str, stop: threading.Event) -> Lease | None:
@@ -174,9 +176,10 @@ class AddressCache:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             status = os.fstat(descriptor)
             file = AddressedFile(path.name, status.st_size, sha256, "")
-            if is_at(path, descriptor) and (
-                is_verified(file, path) or hash_and_mark(file, path, stop, lambda _file, _size: None) == sha256
-            ):
+            if not is_at(path, descriptor):  # another process removed it in between
+                return None
+            is_intact = is_verified(file, path) or hash_and_mark(file, path, stop, lambda _, __: None) == sha256
+            if is_intact:
                 os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
                 is_kept = True
                 return Lease(path, sha256, descriptor)
@@ -185,6 +188,9 @@ class AddressCache:
         finally:
             if not is_kept:
                 os.close(descriptor)
+        LOG.warning("%s is damaged; it is removed", path)
+        with self._locked(file, stop):
+            _remove(path)
         return None
 
     def _download(self, file: AddressedFile, key: str, context: FetchContext) -> None:
@@ -198,22 +204,23 @@ class AddressCache:
                     LOG.info("%s: another job has downloaded it", file.path)
                     return
                 fill_part(file, part, context)
-                self._keep(file, key, part, target)
+                self._keep(file, key, part, context.stop)
         except OSError as error:
             raise ModelError(
                 file, f"the folder {self.folder} cannot be read or written ({error.strerror})", is_temporary=True
             ) from error
 
-    def _keep(self, file: AddressedFile, key: str, part: PartFile, target: Path) -> None:
+    def _keep(self, file: AddressedFile, key: str, part: PartFile, stop: threading.Event) -> None:
         """Move a complete part to its name in the cache. Raises ModelError if it is not a safetensors file."""
-        if problem := safetensors_problem(target.with_name(target.name + PART_SUFFIX)):
+        if problem := safetensors_problem(part.path):
             part.discard()
             raise ModelError(file, f"{problem}. Nothing of it was kept")
-        sha256 = part.sha256()
-        part.move_to(self.folder / f"{sha256}{SUFFIX}")
-        if not file.sha256:
-            write_atomically(self.folder / "addresses" / key, f"{sha256}\n".encode(), mode=0o644)
-        LOG.info("%s: downloaded, %s bytes, sha256 %s", file.path, f"{file.size:,}", sha256)
+        part.sync()
+        with self._locked(file, stop):  # so that no process removes an older file at this path, and hits the new one
+            part.move_to(self.folder / f"{part.sha256()}{SUFFIX}")
+            if not file.sha256:
+                write_atomically(self.folder / "addresses" / key, f"{part.sha256()}\n".encode(), mode=0o644)
+        LOG.info("%s: downloaded, %s bytes, sha256 %s", file.path, f"{file.size:,}", part.sha256())
 
     def _make_room(self, file: AddressedFile, target: Path, stop: threading.Event) -> None:
         """Remove files that are not in use, the least recently used ones first, until `file` has room.
@@ -221,14 +228,14 @@ class AddressCache:
         Creates the part file, which reserves the room. Raises ModelError if there is not enough room.
         """
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        part = target.with_name(target.name + PART_SUFFIX)
+        part = part_of(target)
         with self._locked(file, stop):
             entries = sorted(self._entries(), key=lambda entry: entry.used_at)
             own = [entry for entry in entries if entry.path == part]
             needed = own[0].missing if own else file.size
             kept = [entry for entry in entries if entry.path != part]
             for entry in list(kept):
-                if self._problem(file, needed, kept) and _removed(entry.path):
+                if self._problem(file, needed, kept) and _remove(entry.path):
                     LOG.info("removed %s (%s bytes) to make room", entry.path.name, f"{entry.size:,}")
                     kept.remove(entry)
             if len(kept) < len(entries) - len(own):
@@ -254,7 +261,7 @@ class AddressCache:
     def _forget_removed(self) -> None:
         """Delete the records of addresses whose file was removed."""
         for record in (self.folder / "addresses").glob("*"):
-            if not (self.folder / f"{self._recorded(record.name)}{SUFFIX}").exists():
+            if _SHA256.fullmatch(record.name) and not (self.folder / f"{self._recorded(record.name)}{SUFFIX}").exists():
                 record.unlink(missing_ok=True)
 
     def _entries(self) -> Iterator[_Entry]:
@@ -288,7 +295,7 @@ class AddressCache:
             os.close(descriptor)
 
 
-def _removed(path: Path) -> bool:
+def _remove(path: Path) -> bool:
     """Delete a file or a part and its marker, unless it is in use. Return whether it was deleted."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -296,6 +303,8 @@ def _removed(path: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_at(path, descriptor):
+            return False
         path.unlink()
         marker_of(path).unlink(missing_ok=True)
     except OSError:  # in use

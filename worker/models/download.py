@@ -107,7 +107,7 @@ def fetch_models(
         _fetch(model, directory / model.path, context)
 
     def check_space(_: ModelFile) -> None:
-        files.require_space(wanted, directory)
+        _require_space(wanted, directory)
 
     listed = list(models)
     _for_each(decide, listed, jobs, context.stop)
@@ -132,6 +132,27 @@ def check_models(
         LOG.info("%s: verified, %s bytes", model.path, f"{model.size:,}")
 
     _for_each(check, list(models), jobs, stopping)
+
+
+def _require_space(models: Iterable[WantedFile], directory: Path) -> None:
+    """Raise ModelError if a disk has too little space for the missing bytes of `models`."""
+    needed: dict[int, int] = {}
+    folders: dict[int, tuple[WantedFile, Path, int]] = {}
+    for model in models:
+        target = directory / model.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        device = target.parent.stat().st_dev
+        # Read the free space before the part's size: another process may be writing the part, and the bytes it
+        # writes in between must not be counted twice.
+        folders.setdefault(device, (model, target.parent, files.free_bytes(target.parent)))
+        needed[device] = needed.get(device, 0) + max(0, model.size - (files.size_of(files.part_of(target)) or 0))
+    for device, (model, folder, free) in folders.items():
+        if needed[device] > free:
+            raise ModelError(
+                model,
+                f"the disk of {folder} has too little space for all missing models: {needed[device]:,} bytes are "
+                f"needed, {free:,} are free. Free some space, use a larger volume, or select models with --only",
+            )
 
 
 def _find_fault(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:

@@ -21,7 +21,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from comfy_core.files import write_atomically
@@ -93,27 +93,6 @@ def hash_and_mark(model: WantedFile, target: Path, stop: threading.Event, progre
     return digest.hexdigest()
 
 
-def require_space(models: Iterable[WantedFile], directory: Path) -> None:
-    """Raise ModelError if a disk has too little space for the missing bytes of `models`."""
-    needed: dict[int, int] = {}
-    folders: dict[int, tuple[WantedFile, Path, int]] = {}
-    for model in models:
-        target = directory / model.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        device = target.parent.stat().st_dev
-        # Read the free space before the part's size: another process may be writing the part, and the bytes it
-        # writes in between must not be counted twice.
-        folders.setdefault(device, (model, target.parent, free_bytes(target.parent)))
-        needed[device] = needed.get(device, 0) + max(0, model.size - (size_of(_part(target)) or 0))
-    for device, (model, folder, free) in folders.items():
-        if needed[device] > free:
-            raise ModelError(
-                model,
-                f"the disk of {folder} has too little space for all missing models: {needed[device]:,} bytes are "
-                f"needed, {free:,} are free. Free some space, use a larger volume, or select models with --only",
-            )
-
-
 def free_bytes(folder: Path) -> int:
     """Return the free bytes of the folder's disk."""
     return shutil.disk_usage(folder).free
@@ -142,7 +121,7 @@ class PartFile:
 
     def __init__(self, model: WantedFile, path: Path, fd: int) -> None:
         self._model = model
-        self._path = path
+        self.path = path
         self._fd = fd
         self._digest = hashlib.sha256()
         self.size = 0
@@ -174,20 +153,24 @@ class PartFile:
         """Return the hash of all bytes."""
         return self._digest.hexdigest()
 
+    def sync(self) -> None:
+        """Write the file to the disk. Raises ModelError if the disk is full."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:  # a network volume may report only now that it is full
+            raise self._disk_full_error(error) from error
+
     def move_to(self, target: Path) -> None:
         """Move the file to `target`: sync it, rename it atomically, then write the marker.
 
         Raises ModelError if the disk is full, or if another process replaced the file.
         """
-        try:
-            os.fsync(self._fd)
-        except OSError as error:  # a network volume may report only now that it is full
-            raise self._disk_full_error(error) from error
-        self._path.replace(target)
+        self.sync()
+        self.path.replace(target)
         if not is_at(target, self._fd):
             raise ModelError(
                 self._model,
-                f"another process replaced {self._path.name} during the download. Make sure that no other program "
+                f"another process replaced {self.path.name} during the download. Make sure that no other program "
                 f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
@@ -197,8 +180,8 @@ class PartFile:
 
     def discard(self) -> None:
         """Delete the file, unless another process already has a new one at its path."""
-        if is_at(self._path, self._fd):
-            self._path.unlink(missing_ok=True)
+        if is_at(self.path, self._fd):
+            self.path.unlink(missing_ok=True)
 
     def _disk_full_error(self, error: OSError) -> Exception:
         if error.errno not in _NO_SPACE:
@@ -206,8 +189,8 @@ class PartFile:
         return ModelError(
             self._model,
             f"the disk is full ({error.strerror}): {self._model.size - self.size:,} of {self._model.size:,} bytes are "
-            f"missing, {free_bytes(self._path.parent):,} are free. Free some space or use a larger volume, and run it "
-            f"again; it resumes from {self._path.name}",
+            f"missing, {free_bytes(self.path.parent):,} are free. Free some space or use a larger volume, and run it "
+            f"again; it resumes from {self.path.name}",
             is_temporary=True,
         )
 
@@ -226,11 +209,11 @@ def locked_part(
     An empty part file is deleted at the end. The lock is on the part file itself, so it is released when the process
     dies, and there is no lock file. Raises ModelError if `stop` is set, or if the part file cannot be locked.
     """
-    path = _part(target)
+    path = part_of(target)
     while not stop.is_set():
         fd = _open_own(path)
         try:
-            _await_lock(model, fd, stop, lock_timeout_s, flock)
+            _await_lock(model, path, fd, stop, lock_timeout_s, flock)
             if is_at(path, fd):  # otherwise its previous holder finished or deleted it
                 part = PartFile(model, path, fd)
                 try:
@@ -244,14 +227,20 @@ def locked_part(
     raise stopped_error(model)
 
 
-def _await_lock(model: WantedFile, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> None:
-    """Lock `fd`. Wait while another process holds the lock and makes progress. Raises ModelError."""
+def _await_lock(
+    model: WantedFile, path: Path, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock
+) -> None:
+    """Lock `fd`. Wait while another process holds the lock and makes progress. Raises ModelError.
+
+    Returns without the lock if the file is no longer at `path`: its holder has finished, and may use the file for long.
+    """
     size, since = -1, time.monotonic()
     while not stop.is_set():
         try:
             return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass
+            if not is_at(path, fd):
+                return None
         except OSError as error:
             if error.errno not in _LOCK_UNSUPPORTED:
                 raise
@@ -324,7 +313,8 @@ def is_at(path: Path, fd: int) -> bool:
         return False
 
 
-def _part(target: Path) -> Path:
+def part_of(target: Path) -> Path:
+    """Return the path of the part file of a download to `target`."""
     return target.with_name(target.name + PART_SUFFIX)
 
 

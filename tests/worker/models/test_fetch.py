@@ -244,7 +244,7 @@ def test_wrong_content_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
     message = failure(models, tmp_path, served)
 
     assert message.startswith(f"vae/ae.safetensors: wrong bytes: sha256 {served.model.sha256} was expected, ")
-    assert "the line in the list is wrong" in message
+    assert "the expected hash is wrong" in message
     assert files_in(tmp_path) == []
     assert len(models.server.received) == 1
 
