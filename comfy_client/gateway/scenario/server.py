@@ -172,7 +172,7 @@ class ShimServer:
         owner = await self._owner(request)
         self._limits.check(owner, is_poll=route.is_poll)
         bridge = self.service.bridge
-        if bridge is not None and not route.is_generating and bridge.serves(f"{route.method} {route.path}", owner):
+        if bridge is not None and self._is_forwarded(bridge, route, owner, request):
             return await self._forwarded(bridge, owner, request)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))
@@ -184,6 +184,14 @@ class ShimServer:
             case {"job": {"jobId": str(job_id)}} if route.method == "POST" and not await request.is_disconnected():
                 self.service.mark_answered(job_id)
         return _json(response_body, DRY_RUN if route.is_generating and call.is_dry_run else 200)
+
+    def _is_forwarded(self, bridge: Bridge, route: ShimRoute, owner: str, request: Request) -> bool:
+        """Return whether a call goes to Scenario unchanged: by the routing table, or for an upload created there."""
+        if route.is_generating:
+            return False
+        upload_id = request.path_params.get("uploadId")
+        is_foreign = upload_id is not None and not self.service.uploads.has(owner, upload_id)
+        return is_foreign or bridge.serves(f"{route.method} {route.path}", owner)
 
     async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
         """Return the JSON body of a request, or None if it is empty. Raises ShimError."""

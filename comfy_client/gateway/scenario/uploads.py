@@ -132,6 +132,10 @@ class Uploads:
         await self._remove_parts(upload.id)
         return self._response(upload)
 
+    def has(self, owner: str, upload_id: str) -> bool:
+        """Return whether an owner created an upload here."""
+        return self._store.upload(upload_id, owner) is not None
+
     def get(self, owner: str, upload_id: str) -> JsonObject:
         """Return an upload (`GET /uploads/{id}`). Raises ShimError (404)."""
         return self._response(self._find(owner, upload_id))

@@ -7,7 +7,8 @@ import requests
 
 from bench.shim_process import OTHER_KEY, OTHER_SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.scenario.api import MODEL, ScenarioSimulator
+from simulators.scenario.api import KEY, MODEL, SECRET, ScenarioSimulator
+from simulators.scenario.records import noise_png
 from simulators.waiting import until
 from tests.gateway.scenario.bridge.caller import Caller
 
@@ -249,6 +250,20 @@ def test_the_models_of_the_account_follow_the_shim_s(caller: Caller, scenario: S
     assert found == [*alone, "model_studio", "model_ink"]
     assert public == alone
     assert alone[0] == MODEL
+
+
+def test_an_upload_that_was_started_at_scenario_ends_there(caller: Caller, scenario: ScenarioSimulator) -> None:
+    """An upload whose parts were sent to Scenario before the switch is completed and found through the shim."""
+    key = (KEY, SECRET)
+    begun = requests.post(f"{scenario.url}/uploads", json={"fileName": "k.png", "parts": 1}, auth=key, timeout=10)
+    upload = begun.json()["upload"]
+    requests.put(upload["parts"][0]["url"], data=noise_png(8, 8, 1), timeout=10).raise_for_status()
+    caller.json("POST", f"/uploads/{upload['id']}/action", {"action": "complete"})
+    path = f"/uploads/{upload['id']}"
+    assert until(lambda: caller.json("GET", path)["upload"]["status"] == "imported")
+
+    assert caller.json("GET", path)["upload"]["entityId"] in scenario.assets
+    assert caller.call("GET", "/uploads/upload_unknown").status_code == 404
 
 
 def test_the_list_of_public_assets_is_scenario_s(caller: Caller, scenario: ScenarioSimulator) -> None:
