@@ -84,18 +84,30 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
 
     The job runs in a thread, so that the SDK's event loop can receive RunPod's cancellations. The SDK then cancels
     the task: the job's prompts are interrupted, and CancelledError is raised again once the job has ended, or after
-    CANCEL_TIMEOUT_S. `post_progress` receives a job and its progress.
+    CANCEL_TIMEOUT_S. `post_progress` receives a job and its progress. The job's webhook gets its events.
     """
 
     async def run(job: JsonObject) -> JsonObject:
         service.lifecycle.note_job()
+        events = service.worker.webhooks.events_of(job)
         logs.job_id.set(str(job.get("id", "unknown"))[:256])
         sender = None
         if post_progress is not None:
             sender = ProgressSender(lambda progress: post_progress(job, progress))
-        execution = JobExecution(service, job, sender.report if sender else lambda _: None)
+
+        def report(progress: JsonObject) -> None:
+            events.report(progress)
+            if sender is not None:
+                sender.report(progress)
+
         try:
-            return await _outcome(service, execution)
+            outcome = await _outcome(service, JobExecution(service, job, report))
+            await events.end(outcome)
+        except asyncio.CancelledError:
+            events.cancel()
+            raise
+        else:
+            return outcome
         finally:
             if sender is not None:
                 await sender.drain()
@@ -176,6 +188,7 @@ def _make_boot(
     lifecycle = Lifecycle(
         stop_comfyui=boot.stop,
         report_unhealthy=lambda reason: report_unhealthy(settings.runpod, reason),
+        end_webhooks=worker.webhooks.end,
         grace_s=settings.shutdown_grace_s,
         end=end,
     )
@@ -220,6 +233,7 @@ def _boot_default_handler() -> Handler:
     boot.begin()
     boot.finish()
     atexit.register(boot.stop)
+    atexit.register(worker.webhooks.end)
     return make_handler(_make_service(settings, worker, lifecycle, boot))
 
 
@@ -294,6 +308,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes, w
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")
     finally:
+        service.worker.webhooks.end()
         boot.stop()
         service.threads.shutdown(wait=False, cancel_futures=True)
 

@@ -129,6 +129,7 @@ class Client:
                 - delivery: how the worker returns the images, "auto" (default), "base64" or "s3".
                 - timeout_s: maximum rendering time in seconds, 1 to 3600; the worker then stops the job.
                 - model_tokens: tokens for downloads of models by address, `{"huggingface.co": "hf_…"}`.
+                - webhook: URL that the worker calls when the job ends, `{"url": …}` (docs/webhooks.md).
                 - overrides: values to set in the graph, for example `{"KSampler.seed": 5}`.
                 - options, wait_timeout_s, observer: see `run`.
 

@@ -26,6 +26,14 @@ class Lora(TypedDict, total=False):
     strength: float
 
 
+class WebhookInput(TypedDict, total=False):
+    """A URL that the worker calls when the job ends (docs/webhooks.md). Only `url` is required."""
+
+    url: str
+    secret_id: str
+    events: list[Literal["completed", "failed", "progress"]]
+
+
 class CallOptions(TypedDict, total=False):
     """Options of the call itself, in addition to the workflow's inputs."""
 
@@ -44,6 +52,7 @@ class EnvelopeInputs(TypedDict, total=False):
     delivery: Literal["auto", "base64", "s3"] | None
     timeout_s: float | None
     model_tokens: dict[str, str] | None
+    webhook: WebhookInput | None
 
 
 class Txt2ImgInputs(CallOptions, EnvelopeInputs, total=False):

@@ -95,6 +95,24 @@ ENVELOPE: JsonObject = {
         '`{"huggingface.co": "hf_…"}`. Never stored, logged or returned, and sent only to that host.',
         "type": "object",
     },
+    "webhook": {
+        "description": "URL that the worker calls when the job ends. Calls are signed with one of the worker's secrets "
+        "(docs/webhooks.md). RunPod's own webhook is a URL next to `input`.",
+        "type": "object",
+        "required": ["url"],
+        "additionalProperties": False,
+        "properties": {
+            "url": {"type": "string", "maxLength": 8192},
+            "secret_id": {"type": "string", "minLength": 1, "maxLength": 64, "default": "default"},
+            "events": {
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": True,
+                "items": {"enum": ["completed", "failed", "progress"]},
+                "default": ["completed", "failed"],
+            },
+        },
+    },
 }
 """JSON Schema (2020-12) of the request keys that are common to all workflows."""
 

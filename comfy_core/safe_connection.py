@@ -166,7 +166,7 @@ def read_url(url: str, rules: FetchRules, previous: CheckedUrl | None = None) ->
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """One HTTP request. `headers` are sent in addition to Host, User-Agent, Accept-Encoding and Connection.
+    """One HTTP request. `headers` are sent in addition to Host, User-Agent, Content-Length and the like.
 
     Names and values of headers must not contain line breaks.
     """
@@ -188,6 +188,7 @@ class HttpRequest:
             **self.headers,
             "Accept-Encoding": "identity",
             "Connection": "close",
+            **({"Content-Length": str(len(self.body))} if self.body else {}),
         }
         lines = [
             f"{self.method} {self.target.resource} HTTP/1.1",

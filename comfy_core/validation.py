@@ -267,4 +267,6 @@ def _filled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON
             return int(item)
         case {"type": "array", "items": {"type": "object", "properties": _} as each}:
             return [filled(element, each) for element in item if element is not None]
+        case {"type": "object", "properties": _}:
+            return filled(item, rule)
     return item

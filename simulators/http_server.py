@@ -35,12 +35,12 @@ class InThread(socketserver.BaseServer):
 
 
 class HttpServer(InThread, ThreadingHTTPServer):
-    """An HTTP server on a free port of `host`."""
+    """An HTTP server on `port` of `host`, by default on a free one."""
 
     daemon_threads = True
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> None:
-        super().__init__((host, 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((host, port), handler)
 
     @property
     def url(self) -> str:

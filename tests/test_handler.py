@@ -27,6 +27,7 @@ from handler import Handler, make_handler, worker_from_settings
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
+from tests.fakes.webhook_receiver import SECRETS, WebhookReceiver
 from tests.processes import killed_at_end
 from tests.worker.workers import configured
 from worker.job_execution import Service, make_threads
@@ -118,6 +119,34 @@ def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: p
     assert "job-7" in report.message
     assert "Traceback" not in report.to_json()
     assert "Traceback" in caplog.text
+
+
+def test_an_invalid_job_is_reported_to_its_webhook(simulator: Simulator) -> None:
+    """A job with an invalid input and a valid webhook sends `failed` with the same report that its caller gets."""
+    with WebhookReceiver() as receiver:
+        environment = {"COMFYUI_URL": simulator.url, "WORKER_WEBHOOK_SECRETS": SECRETS}
+        host = receiver.url.removeprefix("http://")
+        settings = Settings.from_env({**environment, "WORKER_WEBHOOK_PRIVATE_HOSTS": host})
+        service = make_service(simulator)
+        handler = make_handler(replace(service, worker=replace(service.worker, settings=settings)))
+        webhook = {"url": receiver.url}
+        results = [
+            asyncio.run(handler({"id": "1", "input": {**SMALL_INPUT, **wrong}}))
+            for wrong in (
+                {"webhook": webhook, "steps": 0},
+                {"webhook": {**webhook, "secret_id": "other"}},
+                {"webhook": {"url": "http://hooks.example/"}},
+            )
+        ]
+        service.worker.server.close()
+
+    assert [report_of(result).details["faults"][0]["path"] for result in results] == [
+        "steps",
+        "webhook.secret_id",
+        "webhook.url",
+    ]
+    [received] = receiver.received
+    assert received.event["data"]["error"] == json.loads(results[0]["error"])
 
 
 def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simulator, handler: Handler) -> None:

@@ -31,6 +31,7 @@ from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding
 from worker.result_packer import ResultPacker
 from worker.settings import Settings
+from worker.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ class Worker:
     models: ModelFetcher | None = None
     min_store_s: float = 15.0
     """Minimum seconds that a job has for storing its results, even after its deadline: the GPU work is already done."""
+    webhooks: Webhooks = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "webhooks", Webhooks(self.settings.webhooks, self.settings.job_timeout_s))
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ def _permitted_bucket(worker: Worker, request: Request, job: Mapping[str, Any]) 
         faults.append(Fault("workflow", f"is a custom graph, which this worker does not accept; use one of {known}"))
     bucket, found = job_bucket(job.get("s3Config"), worker.settings.bucket)
     faults += found
+    if request.webhook is not None:
+        faults += worker.settings.webhooks.faults(request.webhook)
     if request.delivery == "s3" and bucket is None and not found:
         faults.append(Fault("delivery", "is s3, but this worker has no bucket; send s3Config, or use auto"))
     if faults:

@@ -24,8 +24,8 @@ from comfy_core.errors import JobError
 
 INTERRUPT_TIMEOUT_S = 15.0
 """Seconds that interrupted jobs may take to end and have their results posted."""
-STOP_TIMEOUT_S = 15.0
-"""Seconds that stopping ComfyUI and reporting to the platform may take."""
+STOP_TIMEOUT_S = 20.0
+"""Seconds that the last webhooks, stopping ComfyUI and reporting to the platform may take."""
 IDLE_AFTER_S = 0.5
 """Seconds without a job after which the worker counts as idle: the SDK starts a received job within 0.1 s."""
 _POLL_S = 0.05
@@ -53,6 +53,7 @@ class Lifecycle:
     Args:
         stop_comfyui: stops ComfyUI, if it is a child process.
         report_unhealthy: reports to the platform why the worker retires.
+        end_webhooks: attempts the last deliveries.
         grace_s: seconds that a job may continue after SIGTERM before it is interrupted.
         end: exits the process with a status.
     """
@@ -62,11 +63,13 @@ class Lifecycle:
         *,
         stop_comfyui: Callable[[], None],
         report_unhealthy: Callable[[str], None],
+        end_webhooks: Callable[[], None] = lambda: None,
         grace_s: float,
         end: Callable[[int], None] = end_process,
     ) -> None:
         self._stop_comfyui = stop_comfyui
         self._report_unhealthy = report_unhealthy
+        self._end_webhooks = end_webhooks
         self._grace_s = grace_s
         self._end = end
         self._tasks: set[asyncio.Task[object]] = set()
@@ -147,6 +150,7 @@ class Lifecycle:
         if not self._await_idle(self._grace_s):
             self._interrupting = True
             self._await_idle(INTERRUPT_TIMEOUT_S)
+        self._end_webhooks()
         self._stop_comfyui()
         if reason:
             self._report_unhealthy(reason)

@@ -18,6 +18,7 @@ from comfy_core.prices import pool_of
 from worker.comfyui_settings import ComfyUISettings
 from worker.models.address_source import DEFAULT_HOSTS
 from worker.models.source import Hub
+from worker.webhook_settings import WebhookSettings
 
 _MEGABYTE = 1024 * 1024
 _megabytes = number(float, 0.01, 20)
@@ -217,6 +218,7 @@ class Settings(ComfyUISettings):
     bucket: Bucket | None = None
     runpod: RunPodVariables = field(default_factory=RunPodVariables)
     hub: Hub = field(default_factory=Hub)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
     def usd_per_s(self, gpu: str | None) -> float | None:
         """Return the price of one second of a worker with this GPU. None if nothing is paid, or it is unknown."""
@@ -229,8 +231,16 @@ class Settings(ComfyUISettings):
     def from_env(env: Mapping[str, str]) -> Settings:
         """Return the settings in `env`. Raises ConfigError that names the invalid variable."""
         settings = read(
-            Settings, env, bucket=read_bucket(env), runpod=read(RunPodVariables, env), hub=Hub.from_env(env)
+            Settings,
+            env,
+            bucket=read_bucket(env),
+            runpod=read(RunPodVariables, env),
+            hub=Hub.from_env(env),
+            webhooks=read(WebhookSettings, env),
         )
+        webhook = settings.webhooks.default
+        if webhook is not None and (faults := settings.webhooks.faults(webhook)):
+            raise ConfigError(f"WORKER_WEBHOOK: {faults[0].path} {faults[0].message}")
         directory = settings.comfyui_directory
         if settings.comfyui_is_ours and directory and not (directory / "main.py").is_file():
             raise ConfigError(

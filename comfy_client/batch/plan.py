@@ -42,9 +42,9 @@ _ASSET_RULES: JsonObject = {
     "strength": {"type": "number", "minimum": 0.01, "maximum": 1},
 }
 _RESERVED = frozenset({
-    "image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides", "model_tokens",
+    "image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides", "model_tokens", "webhook",
 })  # fmt: skip
-"""Inputs that the plan sets, that have their own rule in _ASSET_RULES, or that are secrets."""
+"""Inputs that the plan sets, that have their own rule in _ASSET_RULES, or that a batch does not send."""
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,10 @@ class Flag:
 def input_flags(inputs: Mapping[str, JsonObject], excluded: tuple[str, ...] = ()) -> list[Flag]:
     """Return a flag for each workflow input, then for each common request field.
 
-    There is no flag for the names in `excluded`, nor for `workflow`, `images`, `overrides` and `model_tokens`, whose
-    values are secrets.
+    There is no flag for the names in `excluded`, nor for `workflow`, `images`, `overrides`, `model_tokens` (secrets)
+    and `webhook`: the flag --webhook is RunPod's own webhook.
     """
-    without_flag = {"workflow", "images", "model_tokens"}
+    without_flag = {"workflow", "images", "model_tokens", "webhook"}
     rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in without_flag}}
     return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*excluded, "overrides"}]
 

@@ -65,7 +65,7 @@ RUN_FLAGS = (
 def template_request(call: Call, name: str, inputs: JsonObject) -> GenerationRequest:
     """Return the request of a workflow's own command, whose flags are the inputs of the workflow."""
     workflow = find_workflow(name, call.workflows)
-    known = {*workflow.inputs, *ENVELOPE} - {"overrides", "images", "workflow"}
+    known = {*workflow.inputs, *ENVELOPE} - {"overrides", "images", "workflow", "webhook"}
     given = {key: value for key, value in vars(call.options).items() if key in known and value is not None}
     given = _with_images(given, workflow)
     return make_request(name, options=_options(call), **{**_overrides(call), **given, **inputs})

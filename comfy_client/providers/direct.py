@@ -22,6 +22,7 @@ from comfy_client.providers.interface import (
     JobState,
     JobStatus,
     bucket_fault,
+    webhook_fault,
 )
 from comfy_core.comfyui.model_inputs import address_faults
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
@@ -272,7 +273,10 @@ def _check_supported(parsed: Request, request: GenerationRequest) -> None:
     why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
     options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
     faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]
+    provider = "a direct ComfyUI (COMFYUI_ENDPOINT)"
     if parsed.delivery == "s3":
-        faults.append(bucket_fault("a direct ComfyUI (COMFYUI_ENDPOINT)"))
+        faults.append(bucket_fault(provider))
+    if parsed.webhook is not None:
+        faults.append(webhook_fault(provider))
     if faults:
         raise invalid_input(faults)

@@ -36,7 +36,7 @@ class JobOptions:
             day.
         low_priority: whether the job waits for all other jobs and starts no worker.
         webhook: http or https URL that RunPod calls when the job ends. The call is not signed: put a secret into the
-            URL.
+            URL. The input `webhook` of this project's worker is signed (docs/webhooks.md).
         s3_config: bucket for this job's output: `accessId`, `accessSecret`, `bucketName`, `endpointUrl`.
     """
 
@@ -87,6 +87,12 @@ def bucket_fault(provider: str) -> Fault:
     """Return the fault for `delivery` s3 in a request to a `provider` that does not use the worker's bucket."""
     remedy = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
     return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {remedy}")
+
+
+def webhook_fault(provider: str) -> Fault:
+    """Return the fault for `webhook` in a request to a `provider` that does not deliver it."""
+    remedy = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
+    return Fault("webhook", f"is delivered by this project's worker, which {provider} does not use: {remedy}")
 
 
 def submit_error(error: RequestError, platform: str, place: str) -> RequestError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comfy_client.providers.interface import NO_OPTIONS, JobOptions, bucket_fault
+from comfy_client.providers.interface import NO_OPTIONS, JobOptions, bucket_fault, webhook_fault
 from comfy_core.contract import ALIASES, Fault, JsonObject
 from comfy_core.errors import invalid_input
 from comfy_core.request.model_address import shown_name
@@ -106,6 +106,8 @@ def _envelope_faults(parsed: Request) -> list[Fault]:
         )
     if parsed.delivery == "s3":
         faults.append(bucket_fault("Scenario"))
+    if parsed.webhook is not None:
+        faults.append(webhook_fault("Scenario"))
     if parsed.timeout_s is not None:
         faults.append(Fault("timeout_s", "cannot stop a job at Scenario: use wait_timeout_s, and cancel the job"))
     return faults

@@ -26,6 +26,7 @@ from comfy_client.providers.interface import (
     GenerationResult,
     JobStatus,
     bucket_fault,
+    webhook_fault,
 )
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
@@ -68,8 +69,13 @@ class StockWorkerProvider(RunPodProvider):
         Raises JobError (invalid_input, invalid_image, unknown_workflow) if the request is invalid.
         """
         parsed = read_request(request.input, self._workflows)
+        faults = []
         if parsed.delivery == "s3" or request.options.s3_config is not None:
-            raise invalid_input([bucket_fault("worker-comfyui")])
+            faults.append(bucket_fault("worker-comfyui"))
+        if parsed.webhook is not None:
+            faults.append(webhook_fault("worker-comfyui"))
+        if faults:
+            raise invalid_input(faults)
         rendered = intake.render_request(parsed)
         if faults := address_faults(rendered.graphs, _NO_DOWNLOADS):
             raise invalid_input(faults)

@@ -40,6 +40,8 @@ _PLATFORM_KEYS = frozenset({"webhook", "webhookurl", "s3config", "policy"})
 """Keys that RunPod's API reads next to `input`, in lower case and without underscores."""
 
 BESIDE_INPUT = "belongs next to `input`, not inside it: RunPod reads it there"
+NOT_A_WEBHOOK = f'must be an object like {{"url": "https://…"}}; RunPod\'s own webhook, a URL, {BESIDE_INPUT}'
+"""The problem with a `webhook` in a request that is not an object."""
 
 
 def is_platform_key(name: str) -> bool:

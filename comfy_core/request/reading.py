@@ -21,6 +21,7 @@ from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.rendering import Request
 from comfy_core.request.spellings import as_number, respelled
 from comfy_core.request.template_overrides import read_overrides
+from comfy_core.request.webhook import Webhook, webhook_faults
 from comfy_core.request.wrappers import parsed, split_graph_request, unwrapped, with_parsed_graph
 from comfy_core.targets import override
 from comfy_core.validation import Faults, Suggestions, filled, path_of, plain, schema_faults
@@ -110,6 +111,8 @@ def _check_schema(value: JsonObject, schema: JsonObject, faults: Faults) -> None
             value = {**value, name: []}
         elif isinstance(items, list):
             null_paths |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
+    if "webhook" in value:
+        faults.extend(webhook_faults(value["webhook"]))
     faults.extend(fault for fault in schema_faults(value, schema) if fault.path not in null_paths)
 
 
@@ -172,4 +175,4 @@ def _read_graph(value: JsonObject, faults: Faults) -> Request:
 def _common_arguments(values: JsonObject) -> JsonObject:
     """Return the arguments of Request that a template and a graph have in common."""
     names = ("output_format", "output_quality", "metadata", "delivery", "timeout_s")
-    return {name: values.get(name) for name in names}
+    return {**{name: values.get(name) for name in names}, "webhook": Webhook.of(values.get("webhook"))}

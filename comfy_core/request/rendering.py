@@ -12,6 +12,7 @@ from comfy_core.graphs import Graph, graph_faults, replace_random_seeds
 from comfy_core.images.codec import check_image
 from comfy_core.request.graph_files import FileSource, check_limits
 from comfy_core.request.uploads import CheckImage, Upload, default_size, stretched_masks, template_uploads, upload
+from comfy_core.request.webhook import Webhook
 from comfy_core.targets import Target
 from comfy_core.validation import Faults, path_of, shown
 from comfy_core.workflows import Workflow, render
@@ -61,6 +62,7 @@ class Request:
     metadata: bool
     delivery: str
     timeout_s: float | None
+    webhook: Webhook | None = None
     override_targets: Mapping[str, Target] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     extra_data: JsonObject = field(default_factory=dict, repr=False)

@@ -26,7 +26,7 @@ def respelled(value: Mapping[str, Any], rules: Mapping[str, JsonObject]) -> Json
     }
 
 
-def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
+def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401, PLR0911 - any JSON value; one return a rule
     """Return `item` normalised for the JSON Schema `rule`, or unchanged if it is not a spelling of a valid value."""
     match rule, item:
         case {"type": "integer" | "number"}, str() if _NUMBER.fullmatch(item.strip()):
@@ -39,6 +39,8 @@ def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JS
             return [_lora_object(item, keys)]
         case {"type": "array", "items": {"properties": dict(keys)}}, list():
             return [_element(each, keys) for each in item]
+        case {"type": "object", "properties": dict(keys)}, dict():
+            return respelled(item, keys)
     return item
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_core.contract import ENVELOPE, GRAPH_KEYS, JsonObject
 from comfy_core.graphs import is_node
-from comfy_core.request.foreign_keys import BESIDE_INPUT, is_platform_key
+from comfy_core.request.foreign_keys import BESIDE_INPUT, NOT_A_WEBHOOK, is_platform_key
 from comfy_core.validation import Suggestions, path_of
 
 _GRAPH_KEYS = ("prompt", "output", "workflow")
@@ -118,6 +118,9 @@ def split_graph_request(value: JsonObject, warnings: list[str]) -> tuple[JsonObj
     if isinstance(value.get("metadata"), dict):
         value = {name: item for name, item in value.items() if name != "metadata"}
         warnings.append("metadata: is an object, and was ignored; it must be true or false")
+    if not isinstance(value.get("webhook", {}), dict):
+        value = {name: item for name, item in value.items() if name != "webhook"}
+        warnings.append(f"webhook: {NOT_A_WEBHOOK}")
     suggestions = Suggestions()
     unknown = sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())
     for name in unknown[:_MAX_UNKNOWN_KEYS]:

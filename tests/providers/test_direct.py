@@ -66,8 +66,9 @@ def test_files_are_deleted_if_the_folder_is_accessible(tmp_path: Path) -> None:
         {"delivery": "s3"},
         {"options": JobOptions(webhook="https://me")},
         {"options": JobOptions(s3_config={"bucketName": "b"})},
+        {"webhook": {"url": "https://me"}},
     ],
-    ids=["delivery", "webhook", "s3_config"],
+    ids=["delivery", "webhook", "s3_config", "signed webhook"],
 )
 def test_options_of_runpod_are_rejected(client: Client, simulator: Simulator, options: dict[str, Any]) -> None:
     """Options that only RunPod has are rejected, and the error names COMFYUI_ENDPOINT; no prompt is run."""

@@ -139,6 +139,7 @@ def test_another_process_has_the_same_result(scenario: ScenarioSimulator, client
         ({"overrides": {"KSampler.seed": 1}}, "overrides"),
         ({"delivery": "s3"}, "delivery"),
         ({"timeout_s": 30}, "timeout_s"),
+        ({"webhook": {"url": "https://example.org/"}}, "webhook"),
         ({"sampler": "dpmpp_2m"}, "sampler"),
         ({"scheduler": "karras"}, "scheduler"),
         ({"negative_prompt": "rust", "negative_strength": 1}, "negative_prompt"),

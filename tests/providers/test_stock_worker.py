@@ -147,9 +147,9 @@ def test_a_partial_result_has_warnings(platform: RunPodPlatform, client: Client)
         assert client.txt2img("a knight").warnings == ("one node failed",)
 
 
-def test_delivery_s3_is_rejected(platform: RunPodPlatform, client: Client) -> None:
-    """`delivery: s3` is rejected before anything is sent."""
-    with pytest.raises(JobError, match="worker-comfyui"):
-        client.txt2img("a knight", delivery="s3")
+def test_delivery_s3_and_a_signed_webhook_are_rejected(platform: RunPodPlatform, client: Client) -> None:
+    """`delivery: s3` and `webhook`, which worker-comfyui does not have, are rejected before anything is sent."""
+    with pytest.raises(JobError, match=r"2 faults.*worker-comfyui.*worker-comfyui"):
+        client.txt2img("a knight", delivery="s3", webhook={"url": "https://me"})
 
     assert platform.submissions == 0

@@ -141,15 +141,15 @@ def test_a_graph_that_gets_a_500_does_not_retire_the_worker(simulator: Simulator
 
 
 class StuckJob(dict[str, Any]):
-    """A job whose input is returned only once `released` is set, or after 30 s, like a library that hangs."""
+    """A job whose thread gets its input only once `released` is set, or after 30 s, like a library that hangs."""
 
     def __init__(self) -> None:
         super().__init__(id="stuck", input={})
         self.released = threading.Event()
 
     def get(self, key: str, default: object = None) -> Any:  # noqa: ANN401 - a job's value
-        """Return the value of `key`; wait first if it is the input."""
-        if key == "input":
+        """Return the value of `key`; in the job's thread, wait first if it is the input."""
+        if key == "input" and threading.current_thread() is not threading.main_thread():
             self.released.wait(30)
         return super().get(key, default)
 

@@ -25,12 +25,14 @@ from tools.docs.worker_comfyui import worker_comfyui_page
 from worker.flag_decisions import NOT_PASSED, PASSED
 from worker.models.source import Hub
 from worker.settings import RunPodVariables, Settings
+from worker.webhook_settings import WebhookSettings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 SHIM_VARIABLES = variables_of(ShimSettings, CostRules)
 VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "The worker": variables_of(Settings),
+    "Webhooks of the worker ([webhooks.md](webhooks.md))": variables_of(WebhookSettings),
     "RunPod's variables in a worker's container": variables_of(RunPodVariables),
     "Buckets of the worker, the Scenario shim and `comfy-client batch`": variables_of(Bucket),
     "Model downloads: `WORKER_FETCH_MODELS`, `scripts/download_models` and image builds": variables_of(Hub),

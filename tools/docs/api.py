@@ -201,6 +201,8 @@ def type_and_range(rule: dict[str, Any]) -> str:
             return f"{kind}, {low} to {high}"
         case {"items": {"properties": {**properties}}}:
             return f"list of `{{{', '.join(map(str, properties))}}}`, at most {rule['maxItems']}"
+        case {"properties": {**properties}}:
+            return f"{kind} `{{{', '.join(map(str, properties))}}}`"
         case {"maxLength": length}:
             return f"{kind}, at most {length:,} characters"
     return kind

@@ -101,7 +101,7 @@ def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workfl
 )
 def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow], key: str, expected: str) -> None:
     """The warning has the correct place or the similar key."""
-    [warning] = rendered(workflows, {"workflow": SAVING_GRAPH, key: {}}).warnings
+    [warning] = rendered(workflows, {"workflow": SAVING_GRAPH, key: 1}).warnings
 
     assert expected in warning
 
