@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from comfy_client.authoring.input_rules import declared_rule
+from comfy_client.authoring.input_rules import declaration, declared_rule
 from comfy_client.authoring.node_types import NodeTypes
 from comfy_client.authoring.proposal import models_of
-from comfy_core.comfyui.file_inputs import FileUse, declared_input, file_use
+from comfy_client.authoring.widget_values import CUSTOM_COMBO
+from comfy_core.comfyui.file_inputs import FileUse, file_use
 from comfy_core.comfyui.graph_checks import check_structure, missing_inputs
 from comfy_core.contract import JsonObject
 from comfy_core.errors import JobError
@@ -78,7 +78,7 @@ def _value_faults(workflow: Workflow, known: Mapping[str, JsonObject]) -> Iterat
         for name, value in node["inputs"].items():
             if is_link(value) or Target(node_id, name) in bound:
                 continue
-            rule = _node_rule(node["class_type"], name, known.get(node["class_type"]))
+            rule = _node_rule(node, name, known.get(node["class_type"]))
             for fault in schema_faults(value, rule)[:1]:
                 yield f"node {node_id} ({node['class_type']}): {name} {fault.message}"
 
@@ -95,10 +95,12 @@ def _input_problems(
         yield f"{place} of node {target.node_id} is connected to another node, which it would replace"
     if node_type is None or target.index is not None:
         return
-    if declared_input(node_type, target.input) is None:
-        yield f"{place} does not exist in this ComfyUI"
+    if declaration(node, target.input, node_type) is None:
+        # The items of a list, such as `images.image0`, and the options of a CustomCombo are not declared one by one.
+        if "." not in target.input and node["class_type"] != CUSTOM_COMBO:
+            yield f"{place} does not exist in this ComfyUI"
         return
-    allowed = _node_rule(node["class_type"], target.input, node_type)
+    allowed = _node_rule(node, target.input, node_type)
     if rule.get("contentMediaType"):
         return
     yield from _range_problems(place, rule, allowed)
@@ -127,12 +129,12 @@ def _range_problems(place: str, rule: JsonObject, allowed: JsonObject) -> Iterat
             yield f"its {limit} {own} is beyond that of {place}, {bound - add}"
 
 
-def _node_rule(class_type: str, name: str, node_type: JsonObject | None) -> JsonObject:
+def _node_rule(node: JsonObject, name: str, node_type: JsonObject | None) -> JsonObject:
     """Return the JSON Schema of the values that a node input accepts. Names of files are not checked here."""
-    declared: Any = None if node_type is None else declared_input(node_type, name)
-    if declared is None or file_use(class_type, name, declared) in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
+    declared = declaration(node, name, node_type)
+    if declared is None or file_use(node["class_type"], name, declared) in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
         return {}
-    return declared_rule(class_type, name, declared) or {}
+    return declared_rule(node["class_type"], name, declared) or {}
 
 
 def _mask_notes(workflow: Workflow) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from comfy_client.authoring.widget_values import widget_values
+from comfy_client.authoring.widget_values import exported_values, widget_values
 from comfy_core.contract import EXPORT_MENU, JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.graphs import Graph
@@ -23,8 +23,8 @@ _SUBGRAPH_INPUT, _SUBGRAPH_OUTPUT = -10, -20
 _NOTES = frozenset({"Note", "MarkdownNote"})
 _VIRTUAL = frozenset({"Reroute", "PrimitiveNode", "SetNode", "GetNode", "Reroute (rgthree)", *_NOTES})
 """Node types that exist in the editor only."""
-_EDITOR_LOGIC = frozenset({"CustomCombo"})
-"""Node types with inputs that the editor computes and does not save."""
+_OWN_INPUT = "-1"
+"""Id in `proxyWidgets` that stands for an input of the subgraph."""
 _MAX_DEPTH = 200
 """Maximum number of virtual nodes in a row. More are a cycle."""
 _Link: TypeAlias = tuple[Any, int]
@@ -130,8 +130,6 @@ class _Conversion:
     def _problem(self, node: JsonObject) -> str:
         if node["type"].startswith(("workflow/", "workflow>")):
             return "it is a group node; ungroup it, or convert it to a subgraph"
-        if node["type"] in _EDITOR_LOGIC:
-            return "only the editor computes its values"
         if self._is_known(node) or not _is_linked(node):
             return ""
         try:
@@ -145,7 +143,8 @@ class _Conversion:
 
     def _node(self, node: JsonObject, scope: _Scope) -> JsonObject:
         node_type = self._node_types.get(node["type"])
-        inputs = {name: _wrapped(value) for name, value in widget_values(node, node_type).items()}
+        values = {**widget_values(node, node_type), **_promoted_values(scope, node)}
+        inputs = {name: _wrapped(value) for name, value in exported_values(node, values, node_type).items()}
         for slot, entry in enumerate(node.get("inputs") or ()):
             source = self._source(scope, node, slot)
             if isinstance(source, _Literal):
@@ -190,23 +189,14 @@ class _Conversion:
         return self._promoted(scope, number)
 
     def _promoted(self, scope: _Scope, number: int) -> _Literal | None:
-        """Return the value of a subgraph's widget for its input `number`, or None if the input has no widget.
-
-        The node of the subgraph has one value for each such widget, or none: then the value of the inner node applies.
-        """
-        widgets = {
-            each: found
-            for each in range(len(scope.definition["inputs"]))
-            if (found := _widget_behind(scope, each)) is not None
-        }
-        values = scope.instance.get("widgets_values") or []
-        if number not in widgets:
+        """Return the value of a subgraph's widget for its input `number`, or None if the input has no widget."""
+        found = _widget_behind(scope, number)
+        if found is None:
             return None
-        if len(values) == len(widgets) and not scope.instance.get("properties", {}).get("proxyWidgets"):
-            return _Literal(values[list(widgets).index(number)])
-        node, name = widgets[number]
+        node, name = found
         own = {} if node["type"] in self._subgraphs else widget_values(node, self._node_types.get(node["type"]))
-        return _Literal(own[name]) if name in own else None
+        values = {**own, **_promoted_values(scope, node)}
+        return _Literal(values[name]) if name in values else None
 
     def _output(self, scope: _Scope, node: JsonObject, slot: int, kind: str, depth: int) -> _Link | _Literal | None:
         """Return what output `slot` of a node stands for: the node itself, or what a node without own work passes on.
@@ -259,6 +249,27 @@ class _Conversion:
         exact = [number for number, each in enumerate(kinds) if each == kind]
         chosen = [slot] if slot in fitting else [*exact, *fitting]
         return self._source(scope, node, chosen[0], depth + 1) if chosen else None
+
+
+def _promoted_values(scope: _Scope, node: JsonObject) -> JsonObject:
+    """Return the values that the subgraph's node, in the outer workflow, has for widgets of an inner node, by name.
+
+    They are in the order of `proxyWidgets`: pairs of an inner node's id and a widget's name, or of -1 and the name of
+    an input of the subgraph. Newer editors write no `proxyWidgets`, but a value for each input of the subgraph that
+    sets a widget. Without values, or for null, the inner values apply.
+    """
+    values = scope.instance.get("widgets_values") or []
+    inputs = [entry["name"] for entry in scope.definition.get("inputs", ())]
+    proxies = scope.instance.get("properties", {}).get("proxyWidgets") or [[_OWN_INPUT, name] for name in inputs]
+    widgets = []
+    for node_id, name, *_ in proxies:
+        found = _widget_behind(scope, inputs.index(name)) if str(node_id) == _OWN_INPUT and name in inputs else None
+        if str(node_id) != _OWN_INPUT:
+            widgets.append((str(node_id), name))
+        elif found is not None:
+            widgets.append((str(found[0]["id"]), found[1]))
+    pairs = zip(widgets, values, strict=False)
+    return {name: value for (owner, name), value in pairs if owner == str(node["id"]) and value is not None}
 
 
 def _widget_behind(scope: _Scope, number: int) -> tuple[JsonObject, str] | None:

@@ -18,21 +18,35 @@ _KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 """The types of JSON Schema for values whose node class is not known."""
 
 
-def input_rule(class_type: str, name: str, value: Any, node_type: JsonObject | None) -> JsonObject | None:  # noqa: ANN401 - any JSON value
-    """Return the JSON Schema of a node input with this value, or None if a template cannot have it as an input.
+def declaration(node: JsonObject, name: str, node_type: JsonObject | None) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the declaration, `[type, options]`, of an input of a node in API format, or None if it is not known.
+
+    The choice of a dynamic combo of the node declares the inputs whose names begin with the combo's name and a dot.
+    """
+    if node_type is None:
+        return None
+    combo, _, nested = name.rpartition(".")
+    choices = dynamic_choices(declaration(node, combo, node_type)) if combo else {}
+    chosen = choices.get(str(node["inputs"].get(combo)))
+    return declared_input(node_type if chosen is None else chosen, name if chosen is None else nested)
+
+
+def input_rule(node: JsonObject, name: str, node_type: JsonObject | None) -> JsonObject | None:
+    """Return the JSON Schema of an input of a node in API format, or None if a template cannot have it as an input.
 
     `node_type` is the /object_info entry of the node's class. Without it, the type is that of the value, and there is
     no range. The default is the value, except for a seed (random) and an image (required).
     """
-    declared = None if node_type is None else declared_input(node_type, name)
-    use = file_use(class_type, name, declared)
-    if use in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
+    class_type, value = node["class_type"], node["inputs"][name]
+    declared = declaration(node, name, node_type)
+    if file_use(class_type, name, declared) in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
         return _image() if _is_image(class_type, name, declared) else None
     rule = _typed(class_type, name, declared, value)
     if rule is None:
         return None
     if name in SEEDS and rule.get("type") == "integer":
-        return {**_described(declared), **rule, "minimum": 0, "maximum": MAX_SEED}
+        limits = {"minimum": max(0, rule.get("minimum", 0)), "maximum": rule.get("maximum", MAX_SEED)}
+        return {**_described(declared), **rule, **limits}
     if name in _SIDES:
         rule |= _multiple(declared, value)
     default = {} if schema_faults(value, rule) else {"default": value}
@@ -65,7 +79,7 @@ def declared_rule(class_type: str, name: str, declared: Any) -> JsonObject | Non
         case [("BOOLEAN" | "STRING") as kind, *_]:
             return {"type": kind.lower()}
         case [[*choices], *_] | ["COMBO", {"options": [*choices]}, *_]:
-            return _model_name() if _names_models(class_type, name, declared) else {"enum": choices}
+            return {"enum": choices} if choices and not _names_models(class_type, name, declared) else _model_name()
     return {"enum": list(keys)} if (keys := dynamic_choices(declared)) else None
 
 

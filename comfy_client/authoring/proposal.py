@@ -12,7 +12,7 @@ from comfy_core.contract import ENVELOPE, JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.graphs import Graph, is_link, title_of
 from comfy_core.targets import Target, TargetFinder
-from comfy_core.validation import nearest, shown
+from comfy_core.validation import nearest, schema_faults, shown
 
 _NAMES = {
     "seed": "seed",
@@ -30,6 +30,7 @@ _NAMES = {
 """The name of a template's input for an input of a node. Other inputs keep their own name."""
 _TEXT_CLASSES = re.compile(r"text|prompt|string", re.IGNORECASE)
 _TEXT_INPUTS = re.compile(r"text|prompt|string|value|clip_[lg]|t5xxl|llama", re.IGNORECASE)
+_PROMPT_INPUTS = frozenset({"text", "prompt", "positive", "negative"})
 _SIZE_CLASSES = re.compile(r"latent|size|flux|resolution", re.IGNORECASE)
 _NUM_IMAGES: JsonObject = {
     "description": "Number of images. Image i uses seed + i.",
@@ -90,7 +91,7 @@ def selected_inputs(graph: Graph, proposed: Sequence[ProposedInput], wanted: Seq
         own_name, _, place = text.rpartition("=")
         found = by_name.get(place)
         if found is None:
-            target = _target(finder, place, by_name)
+            target = _target(graph, finder, place, by_name)
             if target not in by_target:
                 raise ConfigError(f"--expose {text}: this input is connected to another node, or loads no image")
             found = by_target[target]
@@ -115,7 +116,7 @@ def inputs_schema(graph: Graph, title: str, inputs: Sequence[ProposedInput]) -> 
         **task,
         "x-models": models_of(graph),
         "type": "object",
-        "required": [each.name for each in inputs if "default" not in each.rule and each.name != "seed"],
+        "required": [each.name for each in inputs if each.name == "prompt" or "contentMediaType" in each.rule],
         "properties": properties,
     }
 
@@ -142,7 +143,7 @@ def _found(graph: Graph, node_types: Mapping[str, JsonObject]) -> Iterator[Propo
         for name, value in node["inputs"].items():
             if is_link(value) or isinstance(value, list | dict):
                 continue
-            rule = input_rule(class_type, name, value, node_types.get(class_type))
+            rule = input_rule(node, name, node_types.get(class_type))
             if rule is None:
                 continue
             place = f"{title if titles.count(title) == 1 else node_id}.{name}"
@@ -164,20 +165,21 @@ def _meaning(graph: Graph, node_id: str, name: str, rule: JsonObject) -> str:
     class_type = graph[node_id]["class_type"]
     if "contentMediaType" in rule:
         return "mask" if "mask" in class_type.lower() else "image"
-    if (
-        rule.get("type") == "string"
-        and "enum" not in rule
-        and _TEXT_CLASSES.search(class_type)
-        and _TEXT_INPUTS.search(name)
-    ):
-        is_text = not _MODEL_FILE.fullmatch(str(graph[node_id]["inputs"][name]))
-        return _text_role(graph, node_id) if is_text else ""
+    if rule.get("type") == "string" and _is_prompt(class_type, name, graph[node_id]["inputs"][name]):
+        direct = {"positive": "prompt", "negative": "negative_prompt"}.get(name)
+        return direct or _text_role(graph, node_id)
     if name in {"width", "height"} and not _SIZE_CLASSES.search(class_type):
         return ""
     if name == "cfg" and graph[node_id]["inputs"][name] == 1:
         return ""  # Guidance-distilled models run at 1; another value doubles the time.
     known = _NAMES.get(name, "")
     return "" if name in SEEDS and rule.get("type") != "integer" else known if known != "image" else ""
+
+
+def _is_prompt(class_type: str, name: str, value: object) -> bool:
+    """Return whether the text of an input is for the model, judging by the names, and not the name of a model file."""
+    is_text = _TEXT_CLASSES.search(class_type) and _TEXT_INPUTS.search(name)
+    return bool(is_text or name in _PROMPT_INPUTS) and not _MODEL_FILE.fullmatch(str(value))
 
 
 def _text_role(graph: Graph, node_id: str) -> str:
@@ -221,21 +223,32 @@ def _uniquely_named(inputs: Sequence[ProposedInput], graph: Graph) -> Iterator[P
         reserved = taken if each.rule.get("type") == "integer" else {*taken, "seed"}
         chosen = next(word for word in [*candidates, *numbered] if word not in reserved)
         taken.add(chosen)
-        yield replace(each, name=chosen, rule=_required(each.rule) if chosen == "prompt" else each.rule)
+        yield replace(each, name=chosen, rule=_named_rule(chosen, each.rule, _value(graph, each.places[0])))
 
 
-def _required(rule: JsonObject) -> JsonObject:
-    """Return the rule of a text without a default, so that a request without it is refused."""
-    return {**{key: value for key, value in rule.items() if key != "default"}, "minLength": 1}
+def _named_rule(name: str, rule: JsonObject, value: object) -> JsonObject:
+    """Return an input's rule. The prompt has no default, so that a request without it is refused.
+
+    Of several seeds only `seed` is random; the others have the graph's value as the default.
+    """
+    if name == "prompt":
+        return {**{key: limit for key, limit in rule.items() if key != "default"}, "minLength": 1}
+    is_seed = name != "seed" and rule.get("type") == "integer" and "default" not in rule
+    return {**rule, "default": value} if is_seed and not schema_faults(value, rule) else rule
 
 
 def _value(graph: Graph, place: str) -> object:
     return TargetFinder(graph).target(place).get(graph)
 
 
-def _target(finder: TargetFinder, place: str, names: Mapping[str, ProposedInput]) -> Target:
+def _target(graph: Graph, finder: TargetFinder, place: str, names: Mapping[str, ProposedInput]) -> Target:
+    """Return the node input that `place` names. The node may also be named by its class, if only one node has it."""
+    head, _, name = place.rpartition(".")
+    ids = [node_id for node_id, node in graph.items() if node["class_type"] == head]
     try:
         return finder.target(place)
     except LookupError as error:
+        if len(ids) == 1 and name in graph[ids[0]]["inputs"]:
+            return Target(ids[0], name)
         near = nearest(place, names) if "." not in place else ""
         raise ConfigError(f"--expose {shown(place)}: {error.args[0]}{near}") from error

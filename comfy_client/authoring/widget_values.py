@@ -11,6 +11,7 @@ Facts about the editor (ComfyUI_frontend 1.48.7; the conversion of 110 templates
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,11 @@ _DRAWN = frozenset({"LOAD_3D", "WEBCAM", "AUDIO_RECORD"})
 """Types of widgets that are more than a literal. Others of this kind are declared with `socketless`."""
 _IMAGE_COMPARE = "IMAGECOMPARE"
 _SEEDS = frozenset({"seed", "noise_seed"})
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_BUTTONS = ("upload3dmodel", "uploadExtraResources", "clear")
+"""Values of the buttons of Load3D, which are not inputs of the node."""
+CUSTOM_COMBO = "CustomCombo"
+"""A node whose widgets are a choice, its index, and as many options as the user has entered."""
 CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
 """Values of the widget `control_after_generate`."""
 
@@ -47,10 +53,27 @@ def widget_values(node: JsonObject, node_type: JsonObject | None) -> JsonObject:
         names = None if node_type is None else {name for name, _ in declared_inputs(node_type)}
         return {name: value for name, value in values.items() if names is None or name in names}
     given = list(values) if isinstance(values, list) else []
+    if node["type"].startswith("Load3D"):
+        given = [value for value in given if value not in _BUTTONS]
+    if node["type"] == CUSTOM_COMBO:
+        widgets = ["choice", "index", *(f"option{number}" for number in range(1, len(given)))]
+        return dict(zip(widgets, given, strict=False))
     if node_type is None:
         return _by_own_names(node, given)
     sockets = {entry["name"] for entry in node.get("inputs") or () if "widget" not in entry}
     return dict(_assigned(declared_inputs(node_type), given, sockets, ""))
+
+
+def exported_values(node: JsonObject, values: JsonObject, node_type: JsonObject | None) -> JsonObject:
+    """Return a node's values as the editor exports them: prompts without comments, and the index of a CustomCombo."""
+    exported = dict(values)
+    for name, declaration in declared_inputs(node_type or {}):
+        if isinstance(values.get(name), str) and _options(declaration).get("dynamicPrompts"):
+            exported[name] = _COMMENT.sub("", values[name])
+    if node["type"] == CUSTOM_COMBO:
+        options = [value for name, value in values.items() if name.startswith("option")]
+        exported["index"] = options.index(values["choice"]) if values.get("choice") in options else 0
+    return exported
 
 
 def _assigned(

@@ -23,6 +23,13 @@ def draw_seed() -> int:
     return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
+def _seed_within(rule: JsonObject, drawn: int, num_images: int) -> int:
+    """Return the first seed of a job without one: `drawn`, in the range of the template's seed for all its images."""
+    lowest: int = rule.get("minimum", 0)
+    highest: int = min(rule.get("maximum", MAX_RANDOM_SEED), MAX_RANDOM_SEED)
+    return max(lowest, min(drawn % (highest + 1), highest + 1 - num_images))
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A rendered request: one graph for each prompt, the files to upload, and values for the result.
@@ -106,7 +113,7 @@ class Request:
         uploads = template_uploads(template, self.files, check_image)
         inputs = {**self.inputs, **default_size(template, self.inputs, uploads)}
         if "seed" in template.inputs and "seed" not in inputs:
-            inputs["seed"] = min(random_seed(), MAX_RANDOM_SEED + 1 - inputs.get("num_images", 1))
+            inputs["seed"] = _seed_within(template.inputs["seed"], random_seed(), inputs.get("num_images", 1))
         graphs = render(template, inputs)
         faults = Faults()
         for graph in graphs:

@@ -102,6 +102,13 @@ def test_a_link_passes_nodes_that_do_not_run(between: JsonObject, expected: obje
     assert "3" not in graph
 
 
+def test_comments_in_a_prompt_are_removed() -> None:
+    """The editor removes them from the inputs that /object_info declares with dynamicPrompts."""
+    text = editor_node(1, "CLIPTextEncode", ["a knight // tall\nwith /* or\nwithout */ a sword"])
+
+    assert inputs_of(editor_workflow(text, links=[]))["text"] == "a knight \nwith  a sword"
+
+
 def test_a_primitive_node_becomes_its_value() -> None:
     """The editor's PrimitiveNode sets the widget that it is connected to."""
     primitive = editor_node(3, "PrimitiveNode", [8, "fixed"], outputs=[output("INT")])
@@ -147,11 +154,28 @@ def subgraph(**fields: Any) -> JsonObject:  # noqa: ANN401 - JSON values
     }
 
 
-@pytest.mark.parametrize(("values", "steps"), [([], 20), ([9], 9)])
-def test_a_subgraph_is_replaced_by_its_nodes(values: list[int], steps: int) -> None:
+@pytest.mark.parametrize(
+    ("values", "proxies", "expected"),
+    [
+        ([], [], (20, 5)),
+        ([9], [], (9, 5)),
+        ([], [["7", "steps"], ["7", "seed"]], (20, 5)),
+        ([3, 9], [["7", "seed"], ["7", "steps"]], (9, 3)),
+        ([None, 9], [["7", "seed"], ["-1", "steps"]], (9, 5)),
+    ],
+    ids=["no values", "values of inputs", "widgets without values", "values of widgets", "null, and an input's widget"],
+)
+def test_a_subgraph_is_replaced_by_its_nodes(
+    values: list[int], proxies: list[list[str]], expected: tuple[int, int]
+) -> None:
     """Ids get the id of the subgraph's node as a prefix, links cross its border, and its own widgets win."""
     instance = editor_node(
-        1, "sub-1", values, inputs=[socket("latent", "LATENT", 1)], outputs=[output("LATENT")], properties={}
+        1,
+        "sub-1",
+        values,
+        inputs=[socket("latent", "LATENT", 1)],
+        outputs=[output("LATENT")],
+        properties={"proxyWidgets": proxies},
     )
     decode = editor_node(3, "VAEDecode", inputs=[socket("samples", "LATENT", 2)])
     links = [[1, 2, 0, 1, 0, "LATENT"], [2, 1, 0, 3, 0, "LATENT"]]
@@ -160,7 +184,7 @@ def test_a_subgraph_is_replaced_by_its_nodes(values: list[int], steps: int) -> N
 
     assert set(graph) == {"2", "3", "1:7"}
     assert graph["1:7"]["inputs"]["latent_image"] == ["2", 0]
-    assert graph["1:7"]["inputs"]["steps"] == steps
+    assert (graph["1:7"]["inputs"]["steps"], graph["1:7"]["inputs"]["seed"]) == expected
     assert graph["3"]["inputs"]["samples"] == ["1:7", 0]
 
 
@@ -190,13 +214,36 @@ def test_unknown_classes_are_converted_if_the_file_names_their_values() -> None:
 
 
 def test_every_node_that_cannot_be_converted_is_named() -> None:
-    """Group nodes and nodes whose values only the editor computes are refused, each with its reason."""
-    nodes = [editor_node(3, "workflow>mine"), editor_node(4, "CustomCombo", ["a", 0, "a"])]
+    """Group nodes and nodes of unknown classes are refused, each with its reason."""
+    nodes = [editor_node(3, "workflow>mine"), editor_node(4, "Odd", [1], inputs=[socket("a", "IMAGE", 1)])]
 
     with pytest.raises(
-        ConfigError, match=r"3 \(workflow>mine\): it is a group node.*4 \(CustomCombo\): only the editor"
+        ConfigError, match=r"3 \(workflow>mine\): it is a group node.*4 \(Odd\): its class is not known"
     ):
         convert(editor_workflow(*nodes, links=[]), RECORDED)
+
+
+def test_the_buttons_of_a_node_are_no_values() -> None:
+    """Load3D has the values of three buttons between its file and its size."""
+    node = editor_node(1, "Load3D", ["toy.glb", "upload3dmodel", "uploadExtraResources", "clear", "", 640, 480])
+    declared = {"model_file": [["none"], {}], "image": ["LOAD_3D", {}], "width": ["INT", {}], "height": ["INT", {}]}
+
+    graph = convert(editor_workflow(node, links=[]), {"Load3D": {"input": {"required": declared}}})
+
+    assert graph["1"]["inputs"] == {"model_file": "toy.glb", "image": "", "width": 640, "height": 480}
+
+
+def test_a_custom_combo_has_the_options_of_its_user() -> None:
+    """The editor computes the index of the choice."""
+    node = editor_node(1, "CustomCombo", ["b", 0, "a", "b", ""])
+
+    assert inputs_of(editor_workflow(node, links=[])) == {
+        "choice": "b",
+        "index": 1,
+        "option1": "a",
+        "option2": "b",
+        "option3": "",
+    }
 
 
 @pytest.mark.parametrize(

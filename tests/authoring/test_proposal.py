@@ -89,6 +89,20 @@ def test_equal_meanings_with_other_values_get_names_of_their_own() -> None:
     assert usual(graph)["seed"].places == ("Base.seed", "Refine.seed")
 
 
+def test_prompts_of_custom_nodes_are_recognised() -> None:
+    """A text that reaches a sampler's `positive` or `negative`, or has such a name itself, is a prompt."""
+    graph = {
+        "1": node("PhotoMakerEncode", text="a man"),
+        "2": node("KSampler", positive=["1", 0]),
+        "3": node("Efficient Loader", negative="blurry", lora_name="a.safetensors"),
+    }
+
+    assert {each.places[0]: each.name for each in proposed_inputs(graph, {}) if each.is_usual} == {
+        "PhotoMakerEncode.text": "prompt",
+        "Efficient Loader.negative": "negative_prompt",
+    }
+
+
 def test_a_title_that_is_not_unique_is_replaced_by_the_id() -> None:
     """x-node must name one node. A title with a dot is fine, and the same title twice is not."""
     graph = {
@@ -132,14 +146,17 @@ def test_a_value_that_the_node_refuses_is_no_default() -> None:
 
 
 def test_inputs_can_be_selected() -> None:
-    """By proposed name, by node and input, and with another name."""
-    proposed = proposed_inputs(TXT2IMG, RECORDED)
-    chosen = selected_inputs(TXT2IMG, proposed, ["prompt", "KSampler.cfg", "wide=EmptySD3LatentImage.width"])
+    """By proposed name, by node (its title, or its class) and input, and with another name."""
+    graph = copy.deepcopy(TXT2IMG)
+    next(each for each in graph.values() if each["class_type"] == "KSampler")["_meta"]["title"] = "Sampling"
+    words = ["prompt", "Sampling.cfg", "wide=EmptySD3LatentImage.width", "strength=KSampler.denoise"]
+    chosen = selected_inputs(graph, proposed_inputs(graph, RECORDED), words)
 
     assert {each.name: each.places for each in chosen} == {
         "prompt": ("Prompt.text",),
-        "cfg": ("KSampler.cfg",),
+        "cfg": ("Sampling.cfg",),
         "wide": ("EmptySD3LatentImage.width",),
+        "strength": ("Sampling.denoise",),
     }
 
 

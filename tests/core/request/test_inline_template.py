@@ -120,3 +120,12 @@ def test_a_named_workflow_has_no_inputs_schema(workflows: Mapping[str, Workflow]
     """The inputs of a template of the worker cannot be replaced."""
     with pytest.raises(JobError, match="inputs_schema: is only valid with a graph"):
         read_request({"workflow": "txt2img", "prompt": "x", "inputs_schema": SCHEMA}, workflows)
+
+
+def test_a_random_seed_is_in_the_range_of_the_template() -> None:
+    """Some nodes accept small seeds only. All images of the job get a valid seed."""
+    rule = {"type": "integer", "minimum": 1, "maximum": 9, "x-node": "Base.color"}
+    count = {"type": "integer", "maximum": 3, "default": 3}
+    read = read_request(request({"properties": {"seed": rule, "num_images": count}}), {})
+
+    assert [read.render(draws.pop).seeds for draws in ([0], [10], [2**32 - 1])] == [(1, 2, 3), (1, 2, 3), (5, 6, 7)]
