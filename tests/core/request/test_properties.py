@@ -518,7 +518,7 @@ LORA_FAULTS = st.one_of(
     planted_at("loras", NOT_AN_OBJECT.filter(is_not_a_name).map(lambda item: [LORA, item]), "loras[1]"),
     planted_at("loras", st.just([{"strength": 1}]), "loras[0].name"),
     planted_at(
-        "loras", (NOT_TEXT | st.sampled_from(["", "x" * 256])).map(lambda name: [LORA, {"name": name}]), "loras[1].name"
+        "loras", (NOT_TEXT | st.sampled_from(["", LONG_TEXT])).map(lambda name: [LORA, {"name": name}]), "loras[1].name"
     ),
     planted_at(
         "loras",
