@@ -49,6 +49,7 @@ class EnvelopeInputs(TypedDict, total=False):
     output_format: Literal["png", "webp", "jpeg"] | None
     output_quality: int | None
     metadata: bool | None
+    ai_mark: bool | None
     delivery: Literal["auto", "base64", "s3"] | None
     timeout_s: float | None
     model_tokens: dict[str, str] | None

@@ -150,8 +150,8 @@ class GeneratedImage(GeneratedFile):
     """A generated image. `seed` reproduces the image; it is None if it is unknown, as for a caller's own graph.
 
     `save` converts the image to the format of the file name's suffix (.png, .jpg, .jpeg, .webp) if necessary. An
-    animation is never converted. A converted file has no embedded metadata. Jupyter displays a GeneratedImage as an
-    image.
+    animation is never converted. A converted file has no embedded metadata but the AI mark. Jupyter displays a
+    GeneratedImage as an image.
     """
 
     width: int = 0

@@ -21,7 +21,7 @@ from comfy_client.providers.interface import (
     Health,
     JobStatus,
 )
-from comfy_client.providers.results import fetch_secret_url
+from comfy_client.providers.results import fetch_secret_url, marked_image
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
 from comfy_client.providers.scenario_request import (
     MAX_SCENARIO_SEED,
@@ -272,7 +272,7 @@ def _generated_image(
     number: int,
     requested_seed: int | None,
 ) -> GeneratedImage:
-    """Return an image in the requested format, or unchanged if `submitted` is None.
+    """Return an image in the requested format, or only with the AI mark if `submitted` is None.
 
     Scenario's files do not contain the prompt and the seed, so they are added if the request asks for metadata.
     """
@@ -281,7 +281,7 @@ def _generated_image(
         adds_text = submitted.request.metadata and seed is not None
         text = {"parameters": parameters_text(submitted.rendered, seed or 0)} if adds_text else {}
         image = encode_image(image.data, submitted.request.output_format, submitted.request.output_quality, text)
-    return GeneratedImage(
+    generated = GeneratedImage(
         filename=f"scenario_{number:05}_{mimetypes.guess_extension(image.mime_type) or ''}",
         mime_type=image.mime_type,
         sha256=hashlib.sha256(image.data).hexdigest(),
@@ -291,6 +291,7 @@ def _generated_image(
         height=image.height,
         seed=seed,
     )
+    return marked_image(generated) if submitted is None or submitted.request.ai_mark else generated
 
 
 def _format_warnings(images: tuple[GeneratedImage, ...], submitted: SubmittedRequest | None) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
+from comfy_core.images.ai_mark import is_marked, marked
 from comfy_core.images.decoding import (
     BOMB_ERRORS,
     DECODE_ERRORS,
@@ -261,7 +262,8 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg, scaled down to `width` pixels if it is wider and `width` is above 0.
 
-    Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
+    Only the first frame is used. For jpeg, transparent areas become white. Of the metadata, only the AI mark is kept.
+    Raises JobError (invalid_image).
     """
     check_image(data, "image", form="as_sent")
     image = decode_image(data).image
@@ -273,4 +275,5 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
         encodable.save(encoded, output_format, quality=quality)
     except _ENCODE_ERRORS as error:
         raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error
-    return EncodedImage(encoded.getvalue(), image.width, image.height, f"image/{output_format}")
+    result = marked(encoded.getvalue()) if is_marked(data) else encoded.getvalue()
+    return EncodedImage(result, image.width, image.height, f"image/{output_format}")

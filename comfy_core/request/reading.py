@@ -174,5 +174,5 @@ def _read_graph(value: JsonObject, faults: Faults) -> Request:
 
 def _common_arguments(values: JsonObject) -> JsonObject:
     """Return the arguments of Request that a template and a graph have in common."""
-    names = ("output_format", "output_quality", "metadata", "delivery", "timeout_s")
+    names = ("output_format", "output_quality", "metadata", "ai_mark", "delivery", "timeout_s")
     return {**{name: values.get(name) for name in names}, "webhook": Webhook.of(values.get("webhook"))}

@@ -67,6 +67,7 @@ class Request:
     output_format: str
     output_quality: int
     metadata: bool
+    ai_mark: bool
     delivery: str
     timeout_s: float | None
     webhook: Webhook | None = None

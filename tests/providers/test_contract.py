@@ -25,6 +25,7 @@ from comfy_client.providers import PROVIDERS
 from comfy_client.providers.interface import JobState
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, WaitTimeout
+from comfy_core.images.ai_mark import is_marked
 from comfy_core.workflows import Workflow, render
 from simulators.scenario import ScenarioSimulator
 from simulators.waiting import until
@@ -158,6 +159,24 @@ def test_images_have_the_requested_format(provider: ProviderUnderTest, output_fo
     assert image.mime_type == f"image/{output_format}"
     assert Image.open(io.BytesIO(image.bytes)).format == output_format.upper()
     assert image.filename.endswith((".webp", ".jpg", ".jpeg"))
+
+
+@pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
+def test_images_are_marked_as_generated_by_ai(
+    provider: ProviderUnderTest,
+    tmp_path: Path,
+    output_format: Any,  # noqa: ANN401 - a Literal
+) -> None:
+    """The mark does not depend on `metadata`, stays in a converted file, and can be forbidden. The hash includes it."""
+    inputs: dict[str, Any] = {"output_format": output_format, "seed": 1, "metadata": False, **SMALL}
+    image = provider.client.txt2img("a knight", **inputs).image
+    without = provider.client.txt2img("a knight", ai_mark=False, **inputs).image
+    other = "knight.png" if output_format == "jpeg" else "knight.jpg"
+
+    assert is_marked(image.bytes)
+    assert image.sha256 == hashlib.sha256(image.bytes).hexdigest()
+    assert is_marked(image.save(tmp_path / other).read_bytes())
+    assert not is_marked(without.bytes)
 
 
 @pytest.mark.parametrize(

@@ -280,12 +280,14 @@ def animated_result(worker: Worker, simulator: Simulator) -> Iterator[dict[str, 
         "x.mp4": b"a video",
     }
     server = ComfyClientWithAnimations(simulator.url)
-    yield run(replace(worker, server=server), {"workflow": empty_image(8, 8), "output_format": "webp"})
+    yield run(
+        replace(worker, server=server), {"workflow": empty_image(8, 8), "output_format": "webp", "ai_mark": False}
+    )
     server.close()
 
 
 def test_everything_that_comfyui_lists_as_images_is_in_images(animated_result: dict[str, Any]) -> None:
-    """Animations and videos keep their bytes and names, and have their MIME type and, if known, their size.
+    """Animations and videos keep their names, and without the AI mark their bytes, and have their MIME type and size.
 
     They are in `images` as in worker-comfyui. The file under `gifs` is in `files`.
     """

@@ -39,6 +39,7 @@ GENERAL_DIFFERENCES = (
     ("a result over RunPod's limit", "COMPLETED without `output`", "`output_too_large`, or a bucket"),
     ("the longest job", "no limit", "`WORKER_JOB_TIMEOUT_S`, 300 s; `timeout_s` of a request shortens it"),
     ("metadata in a PNG", "none", "the graph; `metadata: false` omits it"),
+    ("AI mark in XMP", "none", "IPTC's DigitalSourceType; `ai_mark: false` omits it"),
     ("files of a job", "stay; later jobs can load and overwrite them", "are deleted when the job ends"),
     ("values that lead out of ComfyUI's folders", "passed to ComfyUI", "refused"),
     ("image formats", "what the graph saves", "`output_format` and `output_quality` change PNGs to WebP or JPEG"),
