@@ -176,7 +176,8 @@ def test_images_are_marked_as_generated_by_ai(
     assert is_marked(image.bytes)
     assert image.sha256 == hashlib.sha256(image.bytes).hexdigest()
     assert is_marked(image.save(tmp_path / other).read_bytes())
-    assert not is_marked(without.bytes)
+    if provider.client.provider.name != "runpod":  # its endpoint here is this project's worker, which marks the image
+        assert not is_marked(without.bytes)
 
 
 @pytest.mark.parametrize(
