@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _SOURCE_TYPES = b"cv.iptc.org/newscodes/digitalsourcetype/"
@@ -39,9 +40,13 @@ _APP0, _APP1, _APP15, _COMMENT = 0xE0, 0xE1, 0xEF, 0xFE
 _WEBP_HAS_XMP, _WEBP_HAS_ALPHA = 0x04, 0x10
 
 
+_WithXmp: TypeAlias = Callable[[bytes], bytes]
+"""Returns the file with another XMP packet."""
+
+
 def is_marked(data: bytes) -> bool:
-    """Return whether a file names a source type of IPTC, this one or another."""
-    return _SOURCE_TYPES in data
+    """Return whether the XMP of a PNG, JPEG or WebP file names a source type of IPTC, this one or another."""
+    return _SOURCE_TYPES in _read(data)[0]
 
 
 def marked(data: bytes) -> bytes:
@@ -49,18 +54,25 @@ def marked(data: bytes) -> bytes:
 
     The file is returned unchanged if it names a source type already, if it is damaged, or if it has another format.
     """
-    if is_marked(data):
-        return data
+    packet, with_xmp = _read(data)
+    return data if _SOURCE_TYPES in packet else with_xmp(_extended(packet))
+
+
+def _read(data: bytes) -> tuple[bytes, _WithXmp]:
+    """Return the XMP packet of a file, or nothing, and the function that replaces it.
+
+    That of a file which cannot be marked returns the file unchanged.
+    """
     try:
-        if data.startswith(_PNG_SIGNATURE):
-            return _marked_png(data)
+        if data.startswith(_PNG_SIGNATURE) and len(data) >= _PNG_HEADER_END:
+            return _read_png(data)
         if data.startswith(b"\xff\xd8\xff"):
-            return _marked_jpeg(data)
+            return _read_jpeg(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return _marked_webp(data)
-    except (IndexError, struct.error):  # the file is shorter than its own headers say
+            return _read_webp(data)
+    except (IndexError, OverflowError, struct.error):  # the file is shorter than its headers say, or has a side of 0
         pass
-    return data
+    return b"", lambda _: data
 
 
 def _extended(packet: bytes) -> bytes:
@@ -69,7 +81,7 @@ def _extended(packet: bytes) -> bytes:
     return before + _DESCRIPTION + end + after if end else _PACKET
 
 
-def _marked_png(data: bytes) -> bytes:
+def _read_png(data: bytes) -> tuple[bytes, _WithXmp]:
     view, packet, start = memoryview(data), b"", _PNG_HEADER_END
     rest: list[memoryview] = []
     while start + 12 <= len(data):
@@ -79,12 +91,16 @@ def _marked_png(data: bytes) -> bytes:
         else:
             rest.append(view[start:end])
         start = end
-    content = b"iTXt" + _PNG_XMP + b"\0\0\0\0" + _extended(packet)
-    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
-    return b"".join([view[:_PNG_HEADER_END], chunk, *rest, view[start:]])
+
+    def with_xmp(new: bytes) -> bytes:
+        content = b"iTXt" + _PNG_XMP + b"\0\0\0\0" + new
+        chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+        return b"".join([view[:_PNG_HEADER_END], chunk, *rest, view[start:]])
+
+    return packet, with_xmp
 
 
-def _marked_jpeg(data: bytes) -> bytes:
+def _read_jpeg(data: bytes) -> tuple[bytes, _WithXmp]:
     view, packet, start = memoryview(data), b"", 2
     before: list[memoryview] = [view[:2]]
     after: list[memoryview] = []
@@ -98,14 +114,16 @@ def _marked_jpeg(data: bytes) -> bytes:
         else:
             after.append(view[start:end])
         start = end
-    content = _JPEG_XMP + _extended(packet)
-    if len(content) + 2 > _JPEG_MAX_SEGMENT:
-        content = _JPEG_XMP + _PACKET
-    segment = struct.pack(">BBH", 0xFF, _APP1, len(content) + 2) + content
-    return b"".join([*before, segment, *after, view[start:]])
+
+    def with_xmp(new: bytes) -> bytes:
+        content = _JPEG_XMP + (new if len(_JPEG_XMP + new) + 2 <= _JPEG_MAX_SEGMENT else _PACKET)
+        segment = struct.pack(">BBH", 0xFF, _APP1, len(content) + 2) + content
+        return b"".join([*before, segment, *after, view[start:]])
+
+    return packet, with_xmp
 
 
-def _marked_webp(data: bytes) -> bytes:
+def _read_webp(data: bytes) -> tuple[bytes, _WithXmp]:
     chunks = list(_webp_chunks(data))
     packet = b"".join(content for kind, content in chunks if kind == b"XMP ")
     if chunks[0][0] == b"VP8X":
@@ -114,11 +132,15 @@ def _marked_webp(data: bytes) -> bytes:
     else:
         header = _webp_header(*chunks[0])
     others = [chunk for chunk in chunks if chunk[0] not in {b"VP8X", b"XMP "}]
-    body = b"WEBP" + b"".join(
-        kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
-        for kind, content in [(b"VP8X", header), *others, (b"XMP ", _extended(packet))]
-    )
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+    def with_xmp(new: bytes) -> bytes:
+        body = b"WEBP" + b"".join(
+            kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+            for kind, content in [(b"VP8X", header), *others, (b"XMP ", new)]
+        )
+        return b"RIFF" + struct.pack("<I", len(body)) + body
+
+    return packet, with_xmp
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -111,6 +111,16 @@ def test_a_file_gets_the_mark_and_nothing_else(name: str) -> None:
     assert marked(result) == result
 
 
+def test_a_prompt_that_names_the_source_type_is_no_mark() -> None:
+    """Only XMP is read: the text of a prompt in the file cannot prevent the mark."""
+    prompt = PngImagePlugin.PngInfo()
+    prompt.add_text("prompt", SOURCE_TYPE)
+    data = encoded(picture(), "PNG", pnginfo=prompt)
+
+    assert not is_marked(data)
+    assert SOURCE_TYPE.encode() in xmp_of(marked(data))
+
+
 @pytest.mark.parametrize("name", WITH_FOREIGN_XMP)
 def test_xmp_of_another_program_is_kept(name: str) -> None:
     """The file has one packet, with the foreign property and the mark; other texts stay."""
