@@ -292,7 +292,9 @@ class Job:
         return self.wait(0)
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
-        """Yield the job's events: Queued, Waiting, Running, Sampling, Preview, ProviderUnavailable; Done last.
+        """Yield the job's events: Queued, Waiting, Running, Downloading, Sampling, Preview, ProviderUnavailable.
+
+        Done is the last one.
 
         Raises WaitTimeout after `timeout_s`; the job continues.
         """

@@ -60,6 +60,14 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Downloading:
+    """The worker has downloaded `done_bytes` of the models that the request names by address."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class Preview:
     """A small JPEG preview of the unfinished image."""
 
@@ -80,7 +88,7 @@ class Done:
     result: GenerationResult
 
 
-Event: TypeAlias = Queued | Waiting | Running | Sampling | Preview | ProviderUnavailable | Done
+Event: TypeAlias = Queued | Waiting | Running | Downloading | Sampling | Preview | ProviderUnavailable | Done
 Observer: TypeAlias = Callable[[Event], None]
 
 
@@ -281,6 +289,8 @@ def _events_of_change(before: JobStatus | None, now: JobStatus) -> Generator[Eve
     progress, earlier = now.progress, before.progress if before else None
     if progress is None:
         return
+    if progress.bytes_fields and progress.bytes_fields != (earlier.bytes_fields if earlier else None):
+        yield Downloading(**progress.bytes_fields)
     if progress.steps and progress.sampling != (earlier.sampling if earlier else None):
         yield progress.sampling
     if progress.preview is not None and progress.preview != (earlier.preview if earlier else None):

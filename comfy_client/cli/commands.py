@@ -94,6 +94,8 @@ def _status(call: Call) -> int:
         status = client.job(call.options.job_id).status()
     progress = status.progress
     percent = f", {progress.percent}% (step {progress.step} of {progress.steps})" if progress else ""
+    if progress and progress.bytes_fields:
+        percent = f", {progress.done_bytes:,} of {progress.total_bytes:,} bytes of its models"
     problem = f": {status.error.message}" if status.error else ""
     call.screen.show(status_object(status), f"{status.job_id}  {status.state.value}{percent}{problem}")
     return 0

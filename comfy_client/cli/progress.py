@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
+from comfy_client.job import Done, Downloading, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_core.environment import Variable
 
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
@@ -38,6 +38,8 @@ def describe_event(event: Event) -> tuple[str, str, int]:
     match event:
         case Queued():
             return "queued", "", 0
+        case Downloading(done_bytes, total_bytes):
+            return "downloading models", f"{done_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB", 0
         case Sampling(image, images, step, steps, percent):
             which = f"image {image} of {images}, " if images > 1 else ""
             return "sampling", f"{which}step {step} of {steps}", percent
@@ -131,7 +133,7 @@ class ProgressBar(TickingDisplay):
                 if sentence != self._reason:
                     self._reason = sentence
                     self.say(sentence)
-            case Queued() | Running() | Sampling() | Done():
+            case Queued() | Running() | Downloading() | Sampling() | Done():
                 stage, details, percent = describe_event(event)
                 self._bar.leave = isinstance(event, Done)  # An interrupted bar is removed.
                 self._bar.n = max(self._bar.n, percent)
@@ -156,7 +158,7 @@ class ProgressLog(TickingDisplay):
             case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 is_new, self._reason = sentence != self._reason, sentence
                 self._line = f"{self._stage}: {sentence}"
-            case Queued() | Running() | Sampling():
+            case Queued() | Running() | Downloading() | Sampling():
                 stage, details, percent = describe_event(event)
                 is_new, self._stage = stage != self._stage, stage
                 self._line = f"{stage}, {details} ({percent}%)" if details else stage

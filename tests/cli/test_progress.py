@@ -6,7 +6,7 @@ import io
 import re
 
 from comfy_client.cli.progress import ProgressLog
-from comfy_client.job import ProviderUnavailable, Queued, Running, Sampling, Waiting
+from comfy_client.job import Downloading, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from simulators.waiting import until
 
 
@@ -21,6 +21,7 @@ def test_each_change_of_state_is_a_line() -> None:
         Waiting("cold", "1 worker is starting"),
         ProviderUnavailable("RunPod did not respond"),
         Running("w"),
+        Downloading(5_000_000, 300_000_000),
         Sampling(1, 2, 1, 20, 2),
         Sampling(1, 2, 9, 20, 22),
     ):
@@ -32,6 +33,7 @@ def test_each_change_of_state_is_a_line() -> None:
         "queued: 1 worker is starting",
         "queued: RunPod did not respond",
         "running",
+        "downloading models, 5 of 300 MB (0%)",
         "sampling, image 1 of 2, step 1 of 20 (2%)",
         "sampling, image 1 of 2, step 9 of 20 (22%)",
     ]

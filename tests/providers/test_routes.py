@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from comfy_client.client import Client
-from comfy_client.job import Preview, Sampling
+from comfy_client.job import Downloading, Preview, Sampling
 from comfy_client.providers.interface import GenerationRequest, JobState
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_core.contract import ErrorReport
@@ -104,6 +104,17 @@ def test_a_step_and_a_preview_are_reported_once(platform: RunPodPlatform, client
 
     assert [event for event in events if isinstance(event, Preview)] == [Preview(b"\xff\xd8")]
     assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
+
+
+def test_the_bytes_of_models_are_reported(platform: RunPodPlatform, client: Client) -> None:
+    """While the worker downloads models, the job's events have the bytes, and no step."""
+    job = client.submit(prompt="x")
+    output = {"stage": "model", "step": 0, "steps": 0, "done_bytes": 5, "total_bytes": 9}
+    platform.faults.respond("status", 200, times=2, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
+    with ScriptedWorker(platform, image_result):
+        events = list(job.events())
+
+    assert [event for event in events if isinstance(event, Downloading | Sampling)] == [Downloading(5, 9)]
 
 
 class SubmitRecorder(HttpHandler):

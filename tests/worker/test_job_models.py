@@ -6,18 +6,25 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.progress import Progress
+from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
+from tests.needs import small_disk
 from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
+from worker.job_execution import JobExecution, Service
 from worker.jobs import Control, Worker, run_job
+from worker.lifecycle import Lifecycle
 
 TEXT_TO_IMAGE = {"prompt": "a knight", "steps": 1, "seed": 1, "width": 64, "height": 64}
 LORA = safetensors()
@@ -245,6 +252,83 @@ def test_the_worker_has_tokens_of_its_own(worker: Worker, addressed: Addressed) 
     assert {request.token for request in addressed.server.requests(HF_PATH)} == {""}
 
 
+# --- what a job ends with
+
+
+def test_every_failure_of_a_download_is_one_clear_error(worker: Worker, addressed: Addressed) -> None:
+    """A refused file is invalid_model, a failing server is model_download_failed; the next job succeeds."""
+    fetching = addressed.worker(worker)
+    job = {**TEXT_TO_IMAGE, "loras": [HF]}
+    addressed.server.respond(HF_PATH, ModelResponse(401), *[ModelResponse(503)] * 3)
+    refused = refusal(fetching, job, ErrorCode.INVALID_MODEL)
+    with pytest.raises(JobError) as failed:
+        run(fetching, job)
+
+    assert refused.startswith(f"{HF} 127.0.0.1 returned 401: no token was sent")
+    assert failed.value.code is ErrorCode.MODEL_DOWNLOAD_FAILED
+    assert failed.value.report.retryable
+    assert failed.value.report.details["models"][0]["address"] == HF
+    assert run(fetching, job)["images"]
+
+
+@pytest.mark.parametrize("ended_by", ["cancel", "time"])
+def test_a_cancel_or_the_timeout_ends_a_download(worker: Worker, addressed: Addressed, ended_by: str) -> None:
+    """A job that is cancelled or times out during a download ends, and the next job resumes the download."""
+    hold = addressed.server.hold(HF_PATH, after=50_000)
+    progress: list[Progress] = []
+
+    def stop_error() -> JobError | None:
+        is_cancelled = ended_by == "cancel" and any(each.done_bytes for each in progress)
+        return JobError.because(ErrorCode.CANCELLED) if is_cancelled else None
+
+    job = {**TEXT_TO_IMAGE, "loras": [HF]}
+    fetching = addressed.worker(worker)
+    with pytest.raises(JobError, match=r"was cancelled|its models were not downloaded") as info:
+        run(fetching, {**job, "timeout_s": 1} if ended_by == "time" else job, Control(stop_error, progress.append))
+    hold.release()
+
+    assert info.value.code in {ErrorCode.CANCELLED, ErrorCode.DEADLINE_EXCEEDED}
+    assert run(fetching, job)["images"]
+    assert addressed.server.received[-1].offset == 50_000
+
+
+def test_two_workers_share_a_volume(worker: Worker, addressed: Addressed, tmp_path: Path) -> None:
+    """Two workers with one cache, each with its own ComfyUI, make the same image, and one downloads the file."""
+    job = {**TEXT_TO_IMAGE, "loras": [HF]}
+    with Simulator(base_directory=tmp_path / "second") as second_simulator:
+        server = ComfyServer(second_simulator.url, directory=tmp_path / "second")
+        second = replace(addressed, links=tmp_path / "second" / "models").worker(replace(worker, server=server))
+        with ThreadPoolExecutor(2) as threads:
+            results = list(threads.map(lambda each: run(each, job), [addressed.worker(worker), second]))
+        server.close()
+
+    assert results[0]["images"][0]["sha256"] == results[1]["images"][0]["sha256"]
+    assert len(addressed.server.requests(HF_PATH)) == 3, "each asks for the version, and one downloads"
+
+
+def test_a_comfyui_with_other_folders_is_named(worker: Worker, addressed: Addressed, tmp_path: Path) -> None:
+    """If ComfyUI does not list the downloaded file, the error says which folder it does not read."""
+    elsewhere = replace(addressed, links=tmp_path / "elsewhere")
+    message = refusal(elsewhere.worker(worker), {**TEXT_TO_IMAGE, "loras": [HF]}, ErrorCode.MODEL_MISSING)
+
+    assert "LoraLoaderModelOnly.lora_name" in message
+    assert str(tmp_path / "elsewhere" / "loras") in message
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_error(worker: Worker, addressed: Addressed, tmp_path: Path) -> None:
+    """A file that does not fit the disk is refused before the download; a job without it succeeds."""
+    with small_disk(tmp_path / "small", "65m") as disk:
+        fetching = replace(addressed, cache=disk / ".by-address").worker(worker)
+        large = safetensors(2_000_000)
+        addressed.server.put(HF_PATH, large)
+        message = refusal(fetching, {**TEXT_TO_IMAGE, "loras": [HF]}, ErrorCode.MODEL_DOWNLOAD_FAILED)
+        addressed.server.put(HF_PATH, LORA)
+        assert run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})["images"]
+
+    assert f"{len(large):,} bytes are needed" in message
+
+
 # --- the queue
 
 
@@ -271,3 +355,21 @@ def test_progress_reports_the_bytes(worker: Worker, addressed: Addressed) -> Non
 
     first = recorded.progress[0]
     assert (first.stage, first.total_bytes) == ("model", len(LORA))
+
+
+def test_a_later_job_does_not_wait_for_a_download(addressed: Addressed, worker: Worker) -> None:
+    """While a job downloads a model, a job that arrived later runs; the first one queues its prompts after it."""
+    lifecycle = Lifecycle(stop_comfyui=lambda: None, report_unhealthy=lambda _: None, grace_s=0, end=lambda _: None)
+    service = Service(addressed.worker(worker), lifecycle)
+    hold = addressed.server.hold(HF_PATH, after=50_000)
+    first = JobExecution(service, {"id": "1", "input": {**TEXT_TO_IMAGE, "loras": [HF]}}, lambda _: None)
+    second = JobExecution(service, {"id": "2", "input": TEXT_TO_IMAGE}, lambda _: None)
+    downloading = service.threads.submit(first.run)
+    try:
+        assert until(hold.reached.is_set, 10)
+        assert service.threads.submit(second.run).result(20)["images"]
+        assert not downloading.done()
+    finally:
+        hold.release()
+    assert downloading.result(20)["images"]
+    service.threads.shutdown()

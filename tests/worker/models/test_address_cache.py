@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -361,3 +363,22 @@ def test_the_cache_has_no_url(addressed: Addressed) -> None:
     texts = [path.read_bytes() for path in addressed.cache.rglob("*") if path.is_file()]
     assert not any(b"SECRET" in text or HF_PATH.encode() in text for text in texts)
     assert json.dumps([str(path) for path in addressed.cache.rglob("*")]).find("SECRET") == -1
+
+
+@pytest.mark.slow
+def test_a_killed_worker_releases_its_files(addressed: Addressed) -> None:
+    """A file that a killed process used can be removed again."""
+    cache = limited(addressed, 1)
+    lease = fetch(addressed, put(addressed, 0), cache=cache)
+    lease.release()
+    code = (
+        f"import fcntl, time; f = open({str(lease.path)!r}); fcntl.flock(f, fcntl.LOCK_SH); print('held', flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert failure(addressed, put(addressed, 1), cache).is_temporary
+        holder.kill()
+    fetch(addressed, put(addressed, 1), cache=cache).release()
+
+    assert not lease.path.exists()
