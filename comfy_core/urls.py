@@ -6,6 +6,8 @@ import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+HUGGING_FACE = "https://huggingface.co"
+
 
 def is_base_url(text: str) -> bool:
     """Return whether `text` is an http or https URL to which the path of a request can be appended.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import os
 import threading
 import time
@@ -54,10 +53,6 @@ AT_HAND_S = 0.25
 """A job whose models are not there after this time lets jobs that arrived later queue their prompts first."""
 _TICK_S = 0.1
 _LISTING_ATTEMPTS = 3
-_STOP_S = 2.0
-"""Seconds to wait for the downloads of a job that ended. They end in their threads after that."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -231,14 +226,13 @@ def _await_all(futures: list[Future[Lease]], sizes: Mapping[ModelAddress, tuple[
         return
     reported: tuple[int, int] | None = None
     with hooks.set_aside():
-        while (open_futures := wait(futures, _TICK_S).not_done) and not _has_failed(futures):
+        while wait(futures, _TICK_S).not_done and not _has_failed(futures):
             hooks.check()
             known = list(sizes.values())
             progress = sum(done for done, _ in known), sum(total for _, total in known)
             if known and progress != reported:
                 reported = progress
                 hooks.observe(Progress.of_models(*progress))
-        log.debug("%d downloads were left", len(open_futures))
 
 
 def _has_failed(futures: list[Future[Lease]]) -> bool:
@@ -260,12 +254,11 @@ def _raise_errors(futures: Mapping[ModelAddress, Future[Lease]]) -> None:
             raise error
     if not failed:
         return
-    is_temporary = all(error.is_temporary for _, error in failed)
-    raise JobError.because(
-        ErrorCode.MODEL_DOWNLOAD_FAILED if is_temporary else ErrorCode.INVALID_MODEL,
-        "; ".join(f"{address.source} {error.problem}" for address, error in failed),
-        models=[{"address": address.source, "problem": error.problem} for address, error in failed],
-    )
+    problem = "; ".join(f"{address.source} {error.problem}" for address, error in failed)
+    models = [{"address": address.source, "problem": error.problem} for address, error in failed]
+    if all(error.is_temporary for _, error in failed):
+        raise JobError.because(ErrorCode.MODEL_DOWNLOAD_FAILED, problem, models=models)
+    raise JobError.because(ErrorCode.INVALID_MODEL, problem, models=models)
 
 
 def _place(folder: Path, lease: Lease) -> str:

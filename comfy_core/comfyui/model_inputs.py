@@ -7,6 +7,7 @@ choices, if that is one folder only.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from comfy_core.validation import path_of
 
 FETCHED_FOLDER = "by-address"
 """Subfolder of a model folder with the files that jobs named by address. A file's name is its sha256."""
-FETCHED_PATTERN = re.compile(rf"{FETCHED_FOLDER}[/\\]", re.IGNORECASE)
+FETCHED_PATTERN = re.compile(rf"{FETCHED_FOLDER}[/\\]+[0-9a-f]{{64}}", re.IGNORECASE)
 """Matches a file in FETCHED_FOLDER. Such a file may be private, so a job only gets it by its address."""
 _FOLDERS: Mapping[str, str] = {
     "ckpt_name": "checkpoints",
@@ -127,7 +128,7 @@ def fetched_faults(graphs: Sequence[Graph]) -> list[Fault]:
         for graph in graphs
         for node_id, node in graph.items()
         for name, value in node["inputs"].items()
-        if isinstance(value, str) and FETCHED_PATTERN.search(value)
+        if FETCHED_PATTERN.search(value if isinstance(value, str) else json.dumps(value))
     }
     problem = "names a file that another request may have fetched; use the file's address"
     return [Fault(path, problem) for path in sorted(paths)]

@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from comfy_core.contract import JsonObject
+from comfy_core.urls import HUGGING_FACE
 from comfy_core.validation import shown
 
-HUGGING_FACE = "https://huggingface.co"
 CIVITAI = "https://civitai.com"
 MAX_ADDRESS = 2048
 """Maximum length of an address, in characters."""
@@ -55,11 +55,6 @@ class ModelAddress:
     def text(self) -> str:
         """The address with the hash and without the URL's query. It is an address itself."""
         return f"{self.source}#sha256={self.sha256}" if self.sha256 else self.source
-
-    @property
-    def host(self) -> str:
-        """The host of the download URL, in lower case."""
-        return urlsplit(self.url).hostname or ""
 
 
 def is_address(text: object) -> bool:

@@ -178,9 +178,9 @@ class AddressCache:
             file = AddressedFile(path.name, status.st_size, sha256, "")
             if not is_at(path, descriptor):  # another process removed it in between
                 return None
-            is_intact = is_verified(file, path) or hash_and_mark(file, path, stop, lambda _, __: None) == sha256
-            if is_intact:
-                os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+            if is_verified(file, path) or hash_and_mark(file, path, stop, lambda _, __: None) == sha256:
+                with contextlib.suppress(OSError):  # the file of another user
+                    os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
                 is_kept = True
                 return Lease(path, sha256, descriptor)
         except OSError:  # locked, because another process removes it; or the volume has no locks

@@ -26,7 +26,7 @@ from ssl import SSLCertVerificationError
 from urllib.parse import quote, urlsplit
 
 from comfy_core.backoff import parse_retry_after
-from comfy_core.request.model_address import CIVITAI, HUGGING_FACE, ModelAddress
+from comfy_core.request.model_address import CIVITAI, ModelAddress
 from comfy_core.safe_connection import (
     CheckedUrl,
     FetchError,
@@ -39,6 +39,7 @@ from comfy_core.safe_connection import (
     read_url,
     resolve_host,
 )
+from comfy_core.urls import HUGGING_FACE
 from worker.models.listing import ModelError, WantedFile
 from worker.models.safetensors import LENGTH_BYTES, start_problem
 from worker.models.source import Hub, RetryableDownloadError, Stream, checked_start

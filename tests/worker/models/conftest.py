@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from comfy_core.urls import HUGGING_FACE
 from simulators.hugging_face import ModelServer
 from worker.models.listing import ModelFile
-from worker.models.source import HUGGING_FACE, Hub
+from worker.models.source import Hub
 
 SIZE = 1_000_000
 
