@@ -125,7 +125,7 @@ class Webhooks:
                 break
             log.warning("webhook: attempt %d for %s failed: %s", attempt + 1, event.kind, response.problem)
             self._ending.wait(wait_s)
-        log.error("webhook: %s was not delivered in %d attempts: %s", event.kind, attempt + 1, response.problem)
+        log.warning("webhook: %s was not delivered in %d attempts: %s", event.kind, attempt + 1, response.problem)
 
     def send(self, event: WebhookEvent, webhook: Webhook, given_up: threading.Event | None = None) -> Answer:
         """Send an event once and return the receiver's response. `given_up` ends the wait for it within a second."""
