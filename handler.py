@@ -244,8 +244,8 @@ def main() -> None:
     try:
         is_protected = protect_process_memory()
         settings = Settings.from_env(os.environ)
-        worker = worker_from_settings(settings)
         logs.configure(settings.log_level)
+        worker = worker_from_settings(settings)
         if settings.comfyui_is_ours and not is_protected:
             log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")

@@ -25,13 +25,12 @@ _NAMES = {
     "sampler_name": "sampler",
     "scheduler": "scheduler",
     "denoise": "strength",
-    "image": "image",
 }
 """The name of a template's input for an input of a node. Other inputs keep their own name."""
 _TEXT_CLASSES = re.compile(r"text|prompt|string", re.IGNORECASE)
 _TEXT_INPUTS = re.compile(r"text|prompt|string|value|clip_[lg]|t5xxl|llama", re.IGNORECASE)
 _PROMPT_INPUTS = frozenset({"text", "prompt", "positive", "negative"})
-_SIZE_CLASSES = re.compile(r"latent|size|flux|resolution", re.IGNORECASE)
+_SIZE_CLASSES = re.compile(r"latent|size|flux|resolution|scale", re.IGNORECASE)
 _NUM_IMAGES: JsonObject = {
     "description": "Number of images. Image i uses seed + i.",
     "type": "integer",
@@ -172,8 +171,7 @@ def _meaning(graph: Graph, node_id: str, name: str, rule: JsonObject) -> str:
         return ""
     if name == "cfg" and graph[node_id]["inputs"][name] == 1:
         return ""  # Guidance-distilled models run at 1; another value doubles the time.
-    known = _NAMES.get(name, "")
-    return "" if name in SEEDS and rule.get("type") != "integer" else known if known != "image" else ""
+    return "" if name in SEEDS and rule.get("type") != "integer" else _NAMES.get(name, "")
 
 
 def _is_prompt(class_type: str, name: str, value: object) -> bool:

@@ -16,7 +16,8 @@ from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.files import read_json, write_atomically
 from comfy_core.graphs import graph_faults
-from comfy_core.workflows import Workflow, find_workflow, load_workflow, template_names
+from comfy_core.workflow_folder import WorkflowFolder
+from comfy_core.workflows import Workflow, find_workflow, load_workflow, make_workflow, template_names
 
 if TYPE_CHECKING:
     from comfy_client.authoring.checks import Findings
@@ -127,6 +128,10 @@ def _init(call: Call, file: Path) -> int:
     name = call.options.name or file.name.removesuffix(".json")
     chosen = _chosen(call, graph, proposed_inputs(graph, node_types.entries))
     schema = inputs_schema(graph, re.sub(r"[_-]+", " ", name).capitalize(), chosen)
+    try:
+        make_workflow(name, graph, schema, "")
+    except LookupError as error:
+        raise ConfigError(f"--expose: {error.args[0]}") from error
     folder = call.options.out or WORKFLOWS.read(call.environment) or file.parent
     written = _write_template(call, folder / name, graph_content, _indented(schema), file)
     paths = [str(path) for path in written]
@@ -232,7 +237,7 @@ def _check(call: Call, subject: str | None) -> int:
 def _templates(call: Call, subject: str | None) -> tuple[dict[str, Workflow], dict[str, str]]:
     """Return the templates to check by name, and for each whose files are invalid the reason."""
     if subject is None:
-        return dict(call.workflows), {}
+        return dict(call.workflows), call.workflows.problems() if isinstance(call.workflows, WorkflowFolder) else {}
     path = Path(subject)
     if not path.exists() and subject in call.workflows:
         return {subject: call.workflows[subject]}, {}

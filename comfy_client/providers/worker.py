@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -54,4 +55,5 @@ def with_own_template(request: JsonObject, workflows: Mapping[str, Workflow]) ->
     if not workflows.is_own(name):
         return request
     template = workflows[name]
-    return {**request, "workflow": template.graph, "inputs_schema": {**template.schema, "x-name": name}}
+    x_name = re.sub(r"[^\w.-]+", "_", name).lstrip(".-")[:64] or "custom"
+    return {**request, "workflow": template.graph, "inputs_schema": {**template.schema, "x-name": x_name}}

@@ -70,6 +70,15 @@ def test_init_exposes_what_the_flag_names(shell: Shell, graph_file: Path) -> Non
     assert Path("other/face.json").read_bytes() == graph_file.read_bytes()
 
 
+def test_init_writes_only_valid_templates(shell: Shell, graph_file: Path) -> None:
+    """A name that requests cannot have is refused before anything is written."""
+    ended = shell("workflows", "init", str(graph_file), "--expose", "metadata=KSampler.cfg")
+
+    assert ended.status == 3
+    assert 'input "metadata" has the same name as a key of every request' in ended.err
+    assert not graph_file.with_name("portrait.inputs.json").exists()
+
+
 def test_init_replaces_nothing(shell: Shell, graph_file: Path) -> None:
     """An existing inputs file is kept without --force."""
     inputs = graph_file.with_name("portrait.inputs.json")
@@ -189,10 +198,12 @@ def test_a_broken_template_does_not_hide_the_others(shell: Shell, graph_file: Pa
     checked = shell("workflows", "check", folder)
     listed = shell("workflows", "list", "--workflows", folder)
     broken = shell("workflows", "show", "broken", COMFY_WORKFLOWS=folder)
+    all_checked = shell("workflows", "check", COMFY_WORKFLOWS=folder)
 
-    assert checked.status == 3
+    assert checked.status == all_checked.status == 3
     assert "!!  broken" in checked.out
     assert "ok  portrait" in checked.out
+    assert {"!!  broken", "ok  portrait", "ok  flux-dev-txt2img"} <= set(all_checked.out.splitlines())
     assert "portrait" in listed.out
     assert "flux-dev-txt2img" in listed.out
     assert (broken.status, "broken.inputs.json is not JSON" in broken.err) == (1, True)
@@ -212,6 +223,16 @@ def test_an_own_workflow_is_sent_with_the_request(shell: Shell, graph_file: Path
     assert job.input["inputs_schema"]["x-name"] == "portrait"
     assert (job.input["prompt"], job.input["steps"]) == ("a knight", 4)
     assert (wrong.status, "must be at least 1" in wrong.err) == (1, True)
+
+
+def test_an_own_workflow_may_have_any_file_name(shell: Shell, graph_file: Path, platform: RunPodPlatform) -> None:
+    """The name in the result has no characters that a file name cannot have."""
+    folder = str(graph_file.parent)
+    assert shell("workflows", "init", str(graph_file), "--name", "my flow (2)").status == 0
+
+    assert shell("run", "my flow (2)", "-i", "prompt=x", "-o", "a.png", "--workflows", folder).status == 0
+    [job] = platform.jobs.values()
+    assert job.input["inputs_schema"]["x-name"] == "my_flow_2_"
 
 
 def test_a_folder_that_does_not_exist_is_named(shell: Shell) -> None:
