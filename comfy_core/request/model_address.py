@@ -29,6 +29,8 @@ _HF = re.compile(rf"hf:/{{0,2}}({_NAME})/({_NAME})/([^@]+)(?:@(.+))?", re.IGNORE
 _HF_PAGE = re.compile(rf"/({_NAME})/({_NAME})/(?:blob|resolve|raw)/([^/]+)/(.+)", re.ASCII)
 _CIVITAI = re.compile(r"civitai:\s*([0-9]{1,12})", re.IGNORECASE | re.ASCII)
 _CIVITAI_DOWNLOAD = re.compile(r"/api/download/models/([0-9]{1,12})", re.ASCII)
+_CIVITAI_CHOICES = frozenset({"type", "format", "size", "fp"})
+"""Keys of the query that select one of a version's files at Civitai. They are not secret."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _HF_FORM = "must be like hf:owner/repository/path/file.safetensors@revision"
 OBJECT_KEYS = ("hf", "civitai", "url")
@@ -158,6 +160,8 @@ def _url(text: str) -> ModelAddress:
             return _civitai(version) if version.isdecimal() else parse_address(f"civitai:{version}")
         if not download:
             raise ValueError("is a page of Civitai, not a file; send civitai: and the number of the model version")
+        if query.keys() <= _CIVITAI_CHOICES:
+            return ModelAddress(text, text)
     return ModelAddress(f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path}", text)
 
 

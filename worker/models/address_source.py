@@ -187,7 +187,7 @@ class AddressSource:
     def describe(self, address: ModelAddress) -> RemoteFile:
         """Return what the server says about a file, without its content. Raises the errors of `open`."""
         file = AddressedFile(address.source, 0, "", self.url(address))
-        with self._response(file, 0, _Stopwatch()) as response:
+        with self._without_tokens(file), self._response(file, 0, _Stopwatch()) as response:
             headers = response.http.headers
             length = headers.get("Content-Length", "")
             if not length.isdecimal() or headers.get("Content-Encoding", "identity") != "identity":
@@ -204,9 +204,19 @@ class AddressSource:
         that does not begin like a safetensors file.
         """
         stopwatch = _Stopwatch()
-        with self._response(model, offset, stopwatch) as response:
+        with self._without_tokens(model), self._response(model, offset, stopwatch) as response:
             begin = checked_start(model, response.http.status, response.http.headers, offset, response.host)
             yield Stream(begin, self._chunks(model, response, begin, stopwatch))
+
+    @contextlib.contextmanager
+    def _without_tokens(self, model: WantedFile) -> Iterator[None]:
+        """Replace an error that contains a token: a hostile server can repeat it in the host of a redirect, say."""
+        try:
+            yield
+        except (ModelError, RetryableDownloadError) as error:
+            if any(token.lower() in str(error).lower() for token in self._tokens.values()):
+                raise ModelError(model, "its server repeats the request's token, so it is not trusted") from None
+            raise
 
     def _chunks(self, model: WantedFile, response: _Response, begin: int, stopwatch: _Stopwatch) -> Iterator[bytes]:
         with _converted_errors(model, response.host):

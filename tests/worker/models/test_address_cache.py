@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +27,7 @@ from worker.models.download import DownloadRetryPolicy
 from worker.models.listing import ModelError
 
 LORA = safetensors()
+TOKEN = "t0ps3cret"  # noqa: S105 - not real
 HASHED = f"{HF}#sha256={sha256(LORA)}"
 
 
@@ -134,6 +137,25 @@ def test_a_refusal_is_final(addressed: Addressed, response: ModelResponse, probl
     assert problem in error.problem
     assert not error.is_temporary
     assert len(addressed.server.received) == (6 if "more than 5" in problem else 1)
+
+
+@pytest.mark.parametrize(
+    "responses",
+    [
+        [ModelResponse(302, {"Location": f"https://{TOKEN}.evil.example/"})],
+        [ModelResponse(200, body=LORA), ModelResponse(206, {"Content-Range": TOKEN})],
+    ],
+)
+def test_a_token_that_the_server_repeats_is_not_shown(
+    addressed: Addressed, caplog: pytest.LogCaptureFixture, responses: list[ModelResponse]
+) -> None:
+    """A token that a server repeats in its response is in no error and no log, and the server is not asked again."""
+    addressed.server.respond(HF_PATH, *responses)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ModelError) as info:
+        fetch(addressed, tokens={"huggingface.co": TOKEN})
+
+    assert TOKEN not in f"{''.join(traceback.format_exception(info.value))} {caplog.text}".lower()
+    assert len(addressed.server.received) == len(responses)
 
 
 def test_an_allowed_host_with_a_private_address_is_refused(addressed: Addressed) -> None:
