@@ -10,10 +10,10 @@ from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.bodies import Attached, decode_base64_in_pieces
 from comfy_client.gateway.scenario.bridge.assets import AssetBridge
 from comfy_client.gateway.scenario.errors import bad_request, not_found
+from comfy_client.gateway.scenario.filters import Filter
 from comfy_client.gateway.scenario.models import ShimAsset
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import AssetUrl, asset_record
-from comfy_client.gateway.scenario.store import Filter
 from comfy_core.contract import OUTPUT_FORMATS, Fault, JsonObject, is_asset_id
 from comfy_core.request.encoded import decode_base64
 

@@ -7,13 +7,15 @@ import binascii
 import hashlib
 import hmac
 import math
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
-from comfy_client.gateway.scenario.errors import UNAUTHORIZED, ShimError
+from comfy_client.gateway.scenario.errors import FORBIDDEN, UNAUTHORIZED, ShimError
+from comfy_client.gateway.scenario.models import IN_PROCESS_OWNER, SHARED_OWNER
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 from comfy_core.files import write_atomically
@@ -24,6 +26,11 @@ URL_STEP_S = 86_400.0
 """Image URLs expire at multiples of this time, so that the same URL is returned all day and can be cached."""
 URL_LIFE_S = 7 * URL_STEP_S
 """Minimum lifetime of an image URL."""
+CALLER_HEADER = "X-Shim-Caller"
+"""The header with which an administrator's request is made for another caller. It has that caller's owner id."""
+_OWNER_ID = f"proj_[0-9a-z]{{1,32}}|{IN_PROCESS_OWNER}"
+_OTHER_CALLERS = {LOCAL_OWNER: "no key", SHARED_OWNER: "Scenario", IN_PROCESS_OWNER: "ScenarioShim"}
+"""The names of the owners that have no key."""
 PART_LIFE_S = 3600.0
 """Lifetime of the URL of an upload's part."""
 
@@ -77,6 +84,45 @@ class Keys:
 def owner_of(key: str) -> str:
     """Return the owner id of a key: a hash, so that it does not reveal the key."""
     return f"proj_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+
+
+@dataclass(frozen=True)
+class Callers:
+    """The names of the callers by their owner ids, and the owner ids of the administrators."""
+
+    names: Mapping[str, str]
+    admins: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(accounts: Iterable[str], tokens: Iterable[str], admin_keys: Iterable[str]) -> Callers:
+        """Return the callers of the configured keys. A token is secret, so its name has a part of its hash."""
+        names = {owner_of(key): key for key in accounts}
+        names |= {owner_of(token): f"token {_short(owner_of(token))}" for token in tokens}
+        return Callers({**names, **_OTHER_CALLERS}, frozenset(map(owner_of, admin_keys)))
+
+    def name(self, owner: str) -> str:
+        """Return the name of a caller. The keys of earlier jobs may not exist any more."""
+        return self.names.get(owner, f"former key {_short(owner)}")
+
+    def is_admin(self, owner: str) -> bool:
+        """Return whether a caller sees the jobs of all callers and can act for them."""
+        return owner in self.admins
+
+    def acting_for(self, owner: str, other: str) -> str:
+        """Return the owner for whom a request with the header CALLER_HEADER `other` is made. Raises ShimError (403)."""
+        if not other or other == owner:
+            return owner
+        if not self.is_admin(owner) or not re.fullmatch(_OWNER_ID, other):
+            raise ShimError(
+                FORBIDDEN,
+                f"Only a key of SCENARIO_SHIM_ADMIN_KEYS may send {CALLER_HEADER}, with the id of a caller",
+                code=ErrorCode.AUTH_FAILED,
+            )
+        return other
+
+
+def _short(owner: str) -> str:
+    return owner.removeprefix("proj_")[:6]
 
 
 def _equal(given: str, wanted: str) -> bool:

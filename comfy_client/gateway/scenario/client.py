@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from comfy_client.client import Client, client_from_env
 from comfy_client.gateway.scenario.blobs import Blobs, make_blobs
 from comfy_client.gateway.scenario.fields import BASE_MODELS
+from comfy_client.gateway.scenario.models import IN_PROCESS_OWNER
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.input_images import ImageInput, image_text
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 _Result = TypeVar("_Result")
-OWNER = "in-process"
 SHIM_POLL_S = 0.1
 TIMEOUT_S = 600.0
 SHIM_START_TIMEOUT_S = 30.0
@@ -103,11 +103,11 @@ class ScenarioShim:
     def upload_asset(self, image: ImageInput, name: str = "picture.png") -> JsonObject:
         """Store an image (a path, bytes, PIL image or base64) and return its asset. Raises JobError, ShimError."""
         body = {"name": name, "image": image_text(image, "image")}
-        return self._asset(self._run(self._service.assets.upload(OWNER, body)))
+        return self._asset(self._run(self._service.assets.upload(IN_PROCESS_OWNER, body)))
 
     def get_job(self, job_id: str) -> JsonObject:
         """Return a job. Raises ShimError (404)."""
-        return self._unwrapped(self._run(self._service.job(OWNER, job_id)), "job")
+        return self._unwrapped(self._run(self._service.job(IN_PROCESS_OWNER, job_id)), "job")
 
     def wait_for_job(self, job_id: str, timeout_s: float = TIMEOUT_S) -> JsonObject:
         """Wait until a job has ended and return it. Check its `status`: the job may have failed.
@@ -124,11 +124,11 @@ class ScenarioShim:
 
     def cancel_job(self, job_id: str) -> JsonObject:
         """Cancel a job and return it. Raises ShimError (404)."""
-        return self._unwrapped(self._run(self._service.act(OWNER, job_id, {"action": "cancel"})), "job")
+        return self._unwrapped(self._run(self._service.act(IN_PROCESS_OWNER, job_id, {"action": "cancel"})), "job")
 
     def get_asset(self, asset_id: str) -> JsonObject:
         """Return an asset. Its `url` cannot be fetched: use `download_asset`. Raises ShimError (404)."""
-        return self._asset(self._run(self._service.assets.get(OWNER, asset_id)))
+        return self._asset(self._run(self._service.assets.get(IN_PROCESS_OWNER, asset_id)))
 
     def download_asset(self, asset_id: str, path: str | os.PathLike[str] | None = None) -> bytes:
         """Return an asset's image, and write it to `path` if given. Raises ShimError (404), OSError."""
@@ -139,7 +139,7 @@ class ScenarioShim:
         return image.data
 
     def _generate(self, route: str, body: Mapping[str, Any]) -> JsonObject:
-        return self._run(self._service.generate(OWNER, route, {"modelId": BASE_MODELS[0], **body}))
+        return self._run(self._service.generate(IN_PROCESS_OWNER, route, {"modelId": BASE_MODELS[0], **body}))
 
     def _asset(self, response: JsonObject) -> JsonObject:
         return self._unwrapped(response, "asset")

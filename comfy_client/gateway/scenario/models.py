@@ -23,6 +23,8 @@ class Phase(enum.StrEnum):
     """Scenario runs the job. The shim reads the job's state from Scenario when a caller asks for the job."""
 
 
+IN_PROCESS_OWNER = "in-process"
+"""The owner of the jobs of ScenarioShim, which needs no key."""
 SHARED_OWNER = "scenario"
 """The owner of what was fetched from Scenario. Every caller sees it, because all of them use one project there."""
 
@@ -61,6 +63,8 @@ class ShimJob:
         side: who runs the job.
         scenario_record: Scenario's record of a job that it runs, as last read.
         scenario_units: what Scenario charged for the job, in creative units.
+        prompt: the text that the search of the web page reads.
+        is_deleted: whether a caller deleted the job. Its costs and its fingerprint stay, and no caller sees it.
     """
 
     id: str
@@ -95,6 +99,8 @@ class ShimJob:
     side: Side = Side.OWN
     scenario_record: JsonObject = field(default_factory=dict, repr=False)
     scenario_units: float = 0.0
+    prompt: str = field(default="", repr=False)
+    is_deleted: bool = False
 
 
 @dataclass(frozen=True)

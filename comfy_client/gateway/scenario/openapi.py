@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from comfy_client import __version__
+from comfy_client.gateway.scenario.auth import CALLER_HEADER
 from comfy_client.gateway.scenario.model_records import MAX_PAGE_SIZE
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
 from comfy_client.gateway.scenario.pagination import query_parameters
@@ -97,6 +98,8 @@ def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
         queries["dryRun"] = SWITCH
     for name, schema in queries.items():
         yield {"name": name, "in": "query", "required": False, "schema": schema}
+    description = "An administrator's request for another caller: its id"
+    yield {"name": CALLER_HEADER, "in": "header", "required": False, "schema": TEXT, "description": description}
 
 
 def _result_schema(route: ShimRoute) -> JsonObject:

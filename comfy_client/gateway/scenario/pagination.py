@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.errors import bad_request
+from comfy_client.gateway.scenario.filters import Filter
 from comfy_client.gateway.scenario.models import SHARED_OWNER, ShimAsset, ShimJob
 from comfy_client.gateway.scenario.record_schemas import SWITCH, TEXT, TIME
-from comfy_client.gateway.scenario.store import Filter, Record, Store
+from comfy_client.gateway.scenario.store import Record, Store
 from comfy_core.contract import Fault, JsonObject
 
 Query: TypeAlias = Mapping[str, str]
@@ -97,10 +98,13 @@ class PageQuery:
     size: int
 
 
-def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | None = None) -> PageQuery:
-    """Parse the query of a list request for `owner`'s records. Unknown keys are ignored. Raises ShimError (400)."""
+def parse_page_query(kind: type, owner: str | None, query: Query, *, only: Filter | None = None) -> PageQuery:
+    """Parse the query of a list request for the records of `owner`, or of all owners if it is None.
+
+    Unknown keys are ignored. Raises ShimError (400).
+    """
     faults: list[Fault] = []
-    wanted = (only or Filter()).where("owner IN (?, ?)", owner, SHARED_OWNER)
+    wanted = _visible_to(owner, only or Filter())
     for name, (condition, parse) in FILTERS[kind].items():
         if text := query.get(name, ""):
             try:
@@ -129,14 +133,23 @@ def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | Non
     return PageQuery(wanted, column, direction == "desc", int(size))
 
 
+def _visible_to(owner: str | None, wanted: Filter) -> Filter:
+    return wanted if owner is None else wanted.where("owner IN (?, ?)", owner, SHARED_OWNER)
+
+
 def fetch_page(store: Store, kind: type[Record], page: PageQuery) -> tuple[list[Record], JsonObject]:
     """Return the records of a page, and a dict that has `nextPaginationToken` unless it is the last page."""
     rows = store.page(kind, page.wanted, order=page.order, is_descending=page.is_descending, size=page.size + 1)
     if len(rows) <= page.size:
         return rows, {}
     rows = rows[: page.size]
-    token = json.dumps([getattr(rows[-1], page.order), rows[-1].id])
-    return rows, {"nextPaginationToken": base64.urlsafe_b64encode(token.encode()).decode()}
+    return rows, {"nextPaginationToken": next_page(rows[-1], page.order)}
+
+
+def next_page(last: Record, order: str) -> str:
+    """Return the token of the page after the record `last`, in the order of the column `order`."""
+    token = json.dumps([getattr(last, order), last.id])
+    return base64.urlsafe_b64encode(token.encode()).decode()
 
 
 def _read_token(token: str) -> tuple[float, str] | None:

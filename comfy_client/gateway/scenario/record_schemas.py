@@ -92,6 +92,26 @@ SCHEMAS: Mapping[str, JsonObject] = {
             "errorCode": {"type": "string", "description": "A code of docs/errors.md"},
         },
     ),
+    "PageJob": record(
+        {
+            "job": reference("Job"),
+            "createdAt": {**TIME, "description": "When the shim got the job: the order of the list"},
+            "side": SIDE,
+            "caller": reference("Caller"),
+            "prompt": TEXT,
+            "assets": array(reference("Asset")),
+        },
+        {
+            "queueSeconds": NUMBER,
+            "runSeconds": NUMBER,
+            "wholeSeconds": {"type": "number", "description": "From the request to the end"},
+            "usd": {"type": "number", "description": "The cost of an own job that ran"},
+            "estimatedUsd": {"type": "number", "description": "The estimated cost of an own job that has not ended"},
+            "creativeUnits": {"type": "number", "description": "What Scenario charged for a forwarded job"},
+            "remedy": {"type": "string", "description": "What to do about the job's error"},
+        },
+    ),
+    "Caller": record({"id": TEXT, "name": TEXT}, {"isAdmin": SWITCH}),
     "Inference": record(
         {
             "id": TEXT,
@@ -207,6 +227,7 @@ _USAGE: Mapping[str, JsonObject] = {
     "usd": {"type": "number", "description": "US dollars of the own jobs"},
     "creativeUnits": {"type": "number", "description": "What Scenario announced for the forwarded jobs"},
 }
+_PAGE_JOBS = array(reference("PageJob"))
 _INFERENCE = {"inference": reference("Inference")}
 OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
     "POST /models/{modelId}/inferences": _INFERENCE,
@@ -217,6 +238,19 @@ OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
         "health": record({"why": TEXT, "sentence": TEXT, "workers": _COUNTS}),
         "cost": record({"jobs": INTEGER, "seconds": NUMBER, "usd": NUMBER}),
         "scenario": record({"jobs": INTEGER, "creative_units": NUMBER}),
+        "caller": reference("Caller"),
+        "callers": array(reference("Caller")),
+        "hasScenario": {"type": "boolean", "description": "Whether the shim has a key of Scenario"},
+        "routing": array(record({"capability": TEXT, "side": SIDE, "percent": INTEGER})),
+    },
+    "GET /shim/jobs": {"jobs": _PAGE_JOBS, "nextPaginationToken": TEXT, "changeToken": TEXT},
+    "GET /shim/jobs/changes": {
+        "jobs": _PAGE_JOBS,
+        "matching": TEXTS,
+        "deleted": TEXTS,
+        "hasMore": SWITCH,
+        "isComplete": {"type": "boolean", "description": "False: load the list again, the shim lacks some changes"},
+        "changeToken": TEXT,
     },
     "GET /shim/usage": {
         "startDate": DATE,

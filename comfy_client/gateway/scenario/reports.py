@@ -53,7 +53,7 @@ class StoreTotals:
 
 def read_totals(file: Path) -> StoreTotals:
     """Return the totals of the database `file`. Raises sqlite3.Error."""
-    with _reading(file) as database:
+    with reading(file) as database:
         jobs = database.execute("SELECT side, status, COUNT(*), MIN(created_at) FROM jobs GROUP BY side, status")
         found = [(Side(side), Status(status), count, oldest) for side, status, count, oldest in jobs]
         assets = database.execute("SELECT side, COUNT(*), SUM(bytes) FROM assets GROUP BY side")
@@ -90,7 +90,7 @@ def read_usage(file: Path, owner: str, begin_at: float, end_at: float) -> list[U
 
     Raises sqlite3.Error.
     """
-    with _reading(file) as database:
+    with reading(file) as database:
         rows = database.execute(
             "SELECT date(created_at, 'unixepoch') AS day, owner, side, COUNT(*), SUM(status = ?), "
             "TOTAL(execution_s), TOTAL(cost_usd), TOTAL(scenario_units) FROM jobs "
@@ -101,7 +101,8 @@ def read_usage(file: Path, owner: str, begin_at: float, end_at: float) -> list[U
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+def reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a read-only connection whose statements are stopped after REPORT_TIMEOUT_S."""
     give_up_at = time.monotonic() + REPORT_TIMEOUT_S
     with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=REPORT_TIMEOUT_S)) as database:
         database.set_progress_handler(lambda: time.monotonic() > give_up_at, _STEPS_BETWEEN_CHECKS)

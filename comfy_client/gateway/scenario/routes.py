@@ -7,8 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario import fields
+from comfy_client.gateway.scenario.bridge.generate import PATHS
 from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.mapping import INFERENCES
+from comfy_client.gateway.scenario.models import ShimJob
+from comfy_client.gateway.scenario.page.search import SEARCH_PARAMETERS
+from comfy_client.gateway.scenario.pagination import query_parameters
+from comfy_client.gateway.scenario.record_schemas import TEXT
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.usage import USAGE_QUERY, usage
 from comfy_core.contract import JsonObject
@@ -114,6 +119,17 @@ def _route(
     return ShimRoute(method, path, summary, handler, body, result_key, is_poll=is_poll, may_have_image=may_have_image)
 
 
+def _search_route(
+    path: str, summary: str, operation: Operation, query: JsonObject, *, is_poll: bool = False
+) -> ShimRoute:
+    """Return a GET route with its own query parameters. `operation` gets the owner and the query."""
+
+    def handler(shim: ShimService, request: ApiRequest) -> JsonObject | Awaitable[JsonObject]:
+        return operation(shim)(request.owner, request.query)
+
+    return ShimRoute("GET", path, summary, handler, query=query, is_poll=is_poll)
+
+
 def _action(name: str) -> JsonObject:
     return {"type": "object", "required": ["action"], "properties": {"action": {"enum": [name]}}}
 
@@ -149,9 +165,12 @@ _UPLOAD: JsonObject = {
     },
 }
 
+_AGAIN: JsonObject = {"type": "object", "required": ["seed"], "properties": {"seed": {"enum": ["same", "new"]}}}
+_SEARCH: JsonObject = {**query_parameters(ShimJob), **SEARCH_PARAMETERS}
+
 ROUTES: tuple[ShimRoute, ...] = (
     *(_generate_route(each.name, each.path, each.summary, each.schema()) for each in fields.ROUTES.values()),
-    _generate_route(INFERENCES, "/models/{modelId}/inferences", "Generate images (legacy route)", _PARAMETERS),
+    _generate_route(INFERENCES, PATHS[INFERENCES], "Generate images (legacy route)", _PARAMETERS),
     _route(
         "GET /models/{modelId}/inferences",
         "List a model's jobs (legacy route)",
@@ -219,7 +238,11 @@ ROUTES: tuple[ShimRoute, ...] = (
         is_poll=True,
     ),
     _route("GET /models/{modelId}", "Get a model", lambda shim: shim.models.get, result_key="model"),
-    _route("GET /shim/overview", "Get the endpoint's health and the cost so far", lambda shim: shim.overview),
+    _route(
+        "GET /shim/overview",
+        "Get the endpoint's health, the cost so far, and the routing table",
+        lambda shim: shim.overview.read,
+    ),
     ShimRoute(
         "GET",
         "/shim/usage",
@@ -227,8 +250,31 @@ ROUTES: tuple[ShimRoute, ...] = (
         lambda shim, request: usage(shim.store_file, request.owner, request.query),
         query=USAGE_QUERY,
     ),
+    ShimRoute(
+        "GET",
+        "/shim/jobs",
+        "Search jobs",
+        lambda shim, request: shim.page.list(request.owner, request.query),
+        query=_SEARCH,
+    ),
+    ShimRoute(
+        "GET",
+        "/shim/jobs/changes",
+        "Get the jobs that changed since a list",
+        lambda shim, request: shim.page.changes(request.owner, request.query),
+        query={**_SEARCH, "since": {**TEXT, "description": "The changeToken of the last response"}},
+        is_poll=True,
+    ),
+    _route(
+        "POST /shim/jobs/{jobId}/again",
+        "Run a job again",
+        lambda shim: shim.page.run_again,
+        _AGAIN,
+        result_key="job",
+    ),
+    _route("DELETE /shim/jobs/{jobId}", "Delete a job that has ended", lambda shim: shim.page.delete),
 )
-"""Scenario's routes, and the shim's own below /shim."""
+"""Scenario's routes, and the shim's own below /shim. The web page at `/` uses them."""
 
 _SEND_TO_SCENARIO = (
     "Send this one request to Scenario: keep Scenario's URL in a separate variable, and upload the image there. "

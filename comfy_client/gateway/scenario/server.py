@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from comfy_client.client import Client
-from comfy_client.gateway.scenario.auth import PART_LIFE_S, Keys, Signer, image_expiry, url_secret
+from comfy_client.gateway.scenario.auth import CALLER_HEADER, PART_LIFE_S, Keys, Signer, image_expiry, url_secret
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bodies import MAX_JSON_BYTES, read_json
 from comfy_client.gateway.scenario.bodies_reader import read_body, read_form
@@ -49,7 +49,7 @@ from comfy_client.gateway.scenario.metrics import CONTENT_TYPE
 from comfy_client.gateway.scenario.monitoring import ROUTE, MonitoredApp
 from comfy_client.gateway.scenario.openapi import document
 from comfy_client.gateway.scenario.origin import is_json, rejection_reason
-from comfy_client.gateway.scenario.page import read_page
+from comfy_client.gateway.scenario.page.html import read_page
 from comfy_client.gateway.scenario.routes import DRY_RUN, ROUTES, ApiRequest, ShimRoute, unsupported_route_advice
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
@@ -171,6 +171,7 @@ class ShimServer:
     async def _api_call(self, route: ShimRoute, request: Request) -> Response:
         owner = await self._owner(request)
         self._limits.check(owner, is_poll=route.is_poll)
+        owner = self.service.callers.acting_for(owner, request.headers.get(CALLER_HEADER, ""))
         bridge = self.service.bridge
         if bridge is not None and self._is_forwarded(bridge, route, owner, request):
             return await self._forwarded(bridge, owner, request)

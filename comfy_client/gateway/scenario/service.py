@@ -18,11 +18,13 @@ from weakref import WeakValueDictionary
 from comfy_client.client import Client
 from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.assets import Assets, decode_image
+from comfy_client.gateway.scenario.auth import Callers
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bridge.bridge import Bridge, Forwarding
 from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
 from comfy_client.gateway.scenario.bridge.routing import RoutingTable
 from comfy_client.gateway.scenario.errors import ShimError, bad_request, key_of_another_request, not_found
+from comfy_client.gateway.scenario.filters import Filter
 from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried, fingerprint
 from comfy_client.gateway.scenario.jobs import JobRunner
@@ -30,6 +32,9 @@ from comfy_client.gateway.scenario.mapping import INFERENCES, MAX_URL_CHARACTERS
 from comfy_client.gateway.scenario.metrics import ShimMetrics
 from comfy_client.gateway.scenario.model_records import ModelCatalog
 from comfy_client.gateway.scenario.models import Phase, ShimJob, Side
+from comfy_client.gateway.scenario.page.jobs import PageJobs
+from comfy_client.gateway.scenario.page.overview import Overview
+from comfy_client.gateway.scenario.page.search import JobSearch
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import (
     AssetUrl,
@@ -40,12 +45,12 @@ from comfy_client.gateway.scenario.serializers import (
     job_record,
 )
 from comfy_client.gateway.scenario.settings import ShimSettings
-from comfy_client.gateway.scenario.store import Filter, Store
+from comfy_client.gateway.scenario.store import Store
 from comfy_client.gateway.scenario.uploads import SWEEP_S, Uploads
 from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import Fault, JsonObject, is_asset_id
-from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.errors import ConfigError
 from comfy_core.images.codec import EncodedImage
 
 if TYPE_CHECKING:
@@ -109,6 +114,12 @@ class ShimService:
         self.models = ModelCatalog(self._models, self.bridge)
         self.assets = Assets(self._storage, url_of, None if self.bridge is None else self.bridge.assets)
         self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
+        self.callers = Callers.of(settings.accounts, settings.tokens, settings.admin_keys)
+        search = JobSearch(self._store)
+        self.page = PageJobs(
+            self._storage, search, self.callers, settings.costs, url_of, self._generate_again, self.bridge
+        )
+        self.overview = Overview(client, search, self.callers, self.bridge)
         self._sweep_task: asyncio.Task[None] | None = None
         self.resumed = 0
         """The number of jobs of earlier processes that were resumed."""
@@ -128,6 +139,7 @@ class ShimService:
             self._sweep_task.cancel()
             await asyncio.wait({self._sweep_task})
         await self._runner.stop()
+        await self.page.close()
         if self.bridge is not None:
             await self.bridge.close()
         self.close()
@@ -166,6 +178,9 @@ class ShimService:
         if route == INFERENCES:
             response["inference"] = inference_record(job, self._url_of)
         return response
+
+    async def _generate_again(self, call: GenerateRequest) -> JsonObject:
+        return await self.generate(call.owner, call.route, call.body, model_id=call.model_id)
 
     async def estimate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
         """Return the estimated cost of a request (a dry run). Raises ShimError as `generate` does."""
@@ -253,6 +268,7 @@ class ShimService:
             fingerprint=digest,
             repeats=retry.count,
             idempotency_key=retry.key,
+            prompt=str(mapped.input["prompt"]),
         )
 
     async def _start_image(self, owner: str, mapped: MappedCall) -> _StartImage:
@@ -277,7 +293,8 @@ class ShimService:
 
     async def jobs(self, owner: str, query: Query) -> JsonObject:
         """Return a page of jobs (`GET /jobs`). Raises ShimError (400)."""
-        rows, next_page = fetch_page(self._store, ShimJob, parse_page_query(ShimJob, owner, query))
+        page = parse_page_query(ShimJob, owner, query, only=Filter().where("is_deleted = ?", 0))
+        rows, next_page = fetch_page(self._store, ShimJob, page)
         if self.bridge is not None:
             rows = await self.bridge.refreshed(rows)
         return {"jobs": [self._record(row) for row in rows], **next_page}
@@ -308,7 +325,7 @@ class ShimService:
         """Return a page of a model's jobs (`GET /models/{id}/inferences`, Scenario's oldest route)."""
         if self.bridge is not None and not self.models.has(model_id):
             return await self.bridge.inferences(model_id, query)
-        page = parse_page_query(ShimJob, owner, query, only=Filter().where("model_id = ?", model_id))
+        page = parse_page_query(ShimJob, owner, query, only=Filter().where("model_id = ? AND is_deleted = 0", model_id))
         rows, next_page = fetch_page(self._store, ShimJob, page)
         return {"inferences": [inference_record(row, self._url_of) for row in rows], **next_page}
 
@@ -332,18 +349,3 @@ class ShimService:
 
     def _record(self, job: ShimJob) -> JsonObject:
         return job_record(job, self._settings.costs)
-
-    async def overview(self, owner: str) -> JsonObject:
-        """Return the endpoint's health, and the cost so far of an owner's own and forwarded jobs."""
-        count, seconds, usd = self._store.runs_seconds_and_usd(owner)
-        forwarded, units = self._store.forwarded_jobs_and_units(owner)
-        try:
-            health = await asyncio.to_thread(self._client.health)
-            state: JsonObject = {"why": health.why, "sentence": health.sentence, "workers": dict(health.workers)}
-        except ComfyClientError as error:
-            state = {"why": "unreachable", "sentence": str(error), "workers": {}}
-        return {
-            "health": state,
-            "cost": {"jobs": count, "seconds": round(seconds, 1), "usd": round(usd, 4)},
-            "scenario": {"jobs": forwarded, "creative_units": round(units, 2)},
-        }

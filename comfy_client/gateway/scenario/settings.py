@@ -104,6 +104,13 @@ class ShimSettings:
         "Bearer tokens, separated by commas. Each token only sees its own jobs and assets.",
         secret=True,
     )
+    admin_keys: tuple[str, ...] = variable(
+        "SCENARIO_SHIM_ADMIN_KEYS",
+        names,
+        "Keys of SCENARIO_SHIM_ACCOUNTS and tokens of SCENARIO_SHIM_TOKENS, separated by commas, that see the jobs of "
+        "all callers on the web page, and can act for them.",
+        secret=True,
+    )
     is_strict: bool = variable(
         "SCENARIO_SHIM_STRICT",
         switch,
@@ -212,6 +219,11 @@ class ShimSettings:
             raise ConfigError(
                 "Set both SCENARIO_SHIM_UPSTREAM_API_KEY and SCENARIO_SHIM_UPSTREAM_API_SECRET to forward calls to "
                 "Scenario, or neither"
+            )
+        if set(settings.admin_keys) - {*settings.accounts, *settings.tokens}:
+            raise ConfigError(
+                "SCENARIO_SHIM_ADMIN_KEYS has a key that is neither in SCENARIO_SHIM_ACCOUNTS nor in "
+                "SCENARIO_SHIM_TOKENS. Add its account or token there"
             )
         if settings.bucket_prefix is None:
             return settings

@@ -13,12 +13,14 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comfy_client.gateway.scenario.columns import column_of, fields_of, to_column_value
+from comfy_client.gateway.scenario.changes import ChangeLog
+from comfy_client.gateway.scenario.columns import FILL_PROMPTS, INDEXES, column_of, fields_of, to_column_value
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
+from comfy_client.gateway.scenario.filters import Filter
 from comfy_client.gateway.scenario.models import (
     SHARED_OWNER,
     AssetLink,
@@ -42,31 +44,7 @@ _TABLES: Mapping[type, str] = {
     AssetLink: "links",
     ForwardedCall: "forwarded_calls",
 }
-_INDEXES = (
-    "CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created_at, id)",
-    "CREATE INDEX IF NOT EXISTS jobs_by_fingerprint ON jobs (fingerprint, created_at)",
-    "CREATE INDEX IF NOT EXISTS jobs_by_key ON jobs (owner, idempotency_key) WHERE idempotency_key != ''",
-    "CREATE INDEX IF NOT EXISTS jobs_by_phase ON jobs (phase)",
-    "CREATE INDEX IF NOT EXISTS jobs_by_side ON jobs (side, status, created_at)",
-    "CREATE INDEX IF NOT EXISTS assets_by_owner ON assets (owner, created_at, id)",
-    "CREATE INDEX IF NOT EXISTS assets_by_sha256 ON assets (sha256)",
-    "CREATE INDEX IF NOT EXISTS assets_by_side ON assets (side, bytes)",
-    "CREATE INDEX IF NOT EXISTS uploads_by_owner ON uploads (owner, state)",
-    "CREATE INDEX IF NOT EXISTS links_by_scenario_id ON links (scenario_id)",
-    "CREATE INDEX IF NOT EXISTS forwarded_by_fingerprint ON forwarded_calls (fingerprint, created_at)",
-)
 _BUSY_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Filter:
-    """The WHERE clause of a list: pairs of an SQL condition and its values, joined by AND."""
-
-    conditions: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-
-    def where(self, condition: str, *values: object) -> Filter:
-        """Return a new filter with one more condition."""
-        return Filter((*self.conditions, (condition, values)))
 
 
 class Store:
@@ -74,6 +52,7 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "shim.sqlite3"
+        self.changes = ChangeLog()
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
@@ -88,7 +67,7 @@ class Store:
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             if _is_corruption(error):
-                raise ConfigError(self._storage_error(error).reason) from error
+                raise ConfigError(self.storage_error(error).reason) from error
             raise ConfigError(f"The shim cannot open its database in {directory}: {error}") from error
 
     def _prepare(self) -> None:
@@ -105,7 +84,7 @@ class Store:
                 )
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
                 self._add_missing_columns(kind, table)
-            for index in _INDEXES:
+            for index in INDEXES:
                 self._db.execute(index)
             if not version:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -118,15 +97,17 @@ class Store:
                 default = each.default if each.default_factory is MISSING else each.default_factory()
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column_of(each.name)}")
                 self._db.execute(f"UPDATE {table} SET {column_of(each.name)} = ?", (to_column_value(default),))  # noqa: S608 - table and column names are constants
+        if kind is ShimJob and "prompt" not in present:
+            self._db.execute(FILL_PROMPTS)
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Execute an SQL statement and return all rows. Raises ShimError."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise self._storage_error(error) from error
+            raise self.storage_error(error) from error
 
-    def _storage_error(self, error: Exception) -> ShimError:
+    def storage_error(self, error: Exception) -> ShimError:
         """Return the ShimError for a failed database operation."""
         if not _is_corruption(error):
             return not_stored(error, self.file)
@@ -164,10 +145,20 @@ class Store:
                     f"INSERT OR REPLACE INTO {_TABLES[type(row)]} ({columns}) VALUES ({marks})",  # noqa: S608 - table and column names are constants
                     [to_column_value(getattr(row, name)) for name in names],
                 )
+        self.changes.note(row.id for row in rows if isinstance(row, ShimJob))
 
     def job(self, job_id: str, owner: str | None = None) -> ShimJob | None:
         """Return a job or None. With `owner`, only if that owner may see it."""
-        return self._find(ShimJob, job_id, owner)
+        job = self._find(ShimJob, job_id, owner)
+        return None if job is not None and job.is_deleted and owner is not None else job
+
+    def by_id(self, kind: type[Record], ids: Collection[str]) -> dict[str, Record]:
+        """Return the records with these ids by id, of all owners."""
+        rows = self._rows(
+            f"SELECT * FROM {_TABLES[kind]} WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608 - as above
+            (json.dumps(list(ids)),),
+        )
+        return {row["id"]: self._read(kind, row) for row in rows}
 
     def asset(self, asset_id: str, owner: str | None = None) -> ShimAsset | None:
         """Return an asset or None. With `owner`, only if that owner may see it.
@@ -194,6 +185,7 @@ class Store:
             f"UPDATE jobs SET {', '.join(f'{column_of(name)} = ?' for name in names)} WHERE id = ?",  # noqa: S608 - as above
             [*(to_column_value(changes[name]) for name in names), job.id],
         )
+        self.changes.note([job.id])
         return changed
 
     def unfinished(self) -> list[ShimJob]:
@@ -204,13 +196,18 @@ class Store:
         )
         return [self._read(ShimJob, row) for row in rows]
 
+    def forwarded(self) -> list[ShimJob]:
+        """Return the jobs that Scenario runs."""
+        rows = self._rows("SELECT * FROM jobs WHERE phase = ?", (Phase.FORWARDED.value,))
+        return [self._read(ShimJob, row) for row in rows]
+
     def page(self, kind: type[Record], wanted: Filter, *, order: str, is_descending: bool, size: int) -> list[Record]:
         """Return the first `size` rows that match `wanted`, sorted by the column `order` and the id."""
         direction = "DESC" if is_descending else "ASC"
         rows = self._rows(
-            f"SELECT * FROM {_TABLES[kind]} WHERE {' AND '.join(text for text, _ in wanted.conditions)} "  # noqa: S608 - as above
+            f"SELECT * FROM {_TABLES[kind]} WHERE {wanted.text} "  # noqa: S608 - as above
             f"ORDER BY {order} {direction}, id {direction} LIMIT ?",
-            [*(value for _, values in wanted.conditions for value in values), size],
+            [*wanted.values, size],
         )
         return [self._read(kind, row) for row in rows]
 
@@ -289,10 +286,17 @@ class Store:
 
     def delete_assets(self, asset_ids: Sequence[str]) -> None:
         """Delete assets and their links from the database. Their image files are not deleted."""
+        job_ids = [asset.job_id for asset in self.by_id(ShimAsset, asset_ids).values() if asset.job_id]
         with self._transaction():
             for each in asset_ids:
                 self._rows("DELETE FROM assets WHERE id = ?", (each,))
                 self._rows("DELETE FROM links WHERE id = ?", (each,))
+        self.changes.note(job_ids)
+
+    def asset_of(self, sha256: str, owner: str) -> str:
+        """Return the id of an asset of the owner with this image, or an empty text."""
+        rows = self._rows("SELECT id FROM assets WHERE sha256 = ? AND owner = ? LIMIT 1", (sha256, owner))
+        return next((str(row["id"]) for row in rows), "")
 
     def is_used(self, sha256: str) -> bool:
         """Return whether an asset or an unfinished job uses an image."""
@@ -303,28 +307,11 @@ class Store:
         )
         return bool(found[0])
 
-    def runs_seconds_and_usd(self, owner: str) -> tuple[int, float, float]:
-        """Return the number of an owner's jobs that ran, their total seconds, and their total cost in US dollars."""
-        [found] = self._rows(
-            "SELECT COUNT(*), COALESCE(SUM(execution_s), 0), COALESCE(SUM(cost_usd), 0) FROM jobs "
-            "WHERE owner = ? AND execution_s IS NOT NULL",
-            (owner,),
-        )
-        return int(found[0]), float(found[1]), float(found[2])
-
-    def forwarded_jobs_and_units(self, owner: str) -> tuple[int, float]:
-        """Return the number of an owner's forwarded jobs, and the creative units that Scenario announced for them."""
-        [found] = self._rows(
-            "SELECT COUNT(*), COALESCE(SUM(scenario_units), 0) FROM jobs WHERE owner = ? AND side = ?",
-            (owner, Side.SCENARIO.value),
-        )
-        return int(found[0]), float(found[1])
-
     def _read(self, kind: type[Record], row: sqlite3.Row) -> Record:
         try:
             return kind(**fields_of(dict(row)))
         except (ValueError, TypeError) as error:
-            raise self._storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
+            raise self.storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
 
 
 def _is_corruption(error: Exception) -> bool:

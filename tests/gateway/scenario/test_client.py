@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 
 from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim, ShimError
-from comfy_client.gateway.scenario.models import ShimJob
+from comfy_client.gateway.scenario.page.search import JobSearch
 from comfy_client.gateway.scenario.settings import ShimSettings
-from comfy_client.gateway.scenario.store import Filter, Store
+from comfy_client.gateway.scenario.store import Store
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
@@ -59,13 +60,12 @@ def test_a_job_has_the_cost_of_its_result(tmp_path: Path) -> None:
         calls = [shim.generate_txt2img({"prompt": "a knight", "seed": seed}) for seed in ("0", "1", "2")]
         billing = [shim.wait_for_job(call["job"]["jobId"], 20)["billing"] for call in calls]
     store = Store(tmp_path / "shim")
-    owner = store.page(ShimJob, Filter().where("1"), order="created_at", is_descending=False, size=1)[0].owner
-    total = store.runs_seconds_and_usd(owner)
+    total = asyncio.run(JobSearch(store).costs(None))
     store.close()
 
     assert billing[0] == {"cuCost": 0, "cuDiscount": 0, "usd": None}
     assert billing[1] == billing[2] == {"cuCost": 2, "cuDiscount": 0, "usd": 0.015}
-    assert (total[0], total[2]) == (3, 0.03)
+    assert (total.own_jobs, total.usd) == (3, 0.03)
 
 
 def test_an_uploaded_image_can_be_the_input(shim: ScenarioShim, platform: RunPodPlatform) -> None:

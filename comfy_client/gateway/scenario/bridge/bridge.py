@@ -193,6 +193,7 @@ class Bridge:
             route=call.path,
             task=call.task,
             model_id=call.model_id,
+            scenario_request=call.stored_body,
             scenario_units=float(units) if isinstance(units, int | float) else 0.0,
         )
         self._store.add(answered, job)
@@ -235,6 +236,8 @@ class Bridge:
         record = json_object(self._with_own_ids(response).get("job"))
         if not record:
             raise ShimError(UNREACHABLE, "Scenario's response has no job. Send the request again")
+        if known is not None and record == known.scenario_record:
+            return known
         now = self._storage.clock()
         job = known or _scenario_job(job_id, SHARED_OWNER, record, now)
         job = _with_record(replace(job, updated_at=now), record)
@@ -324,9 +327,11 @@ def _with_record(job: ShimJob, record: JsonObject) -> ShimJob:
     text = str(record.get("status", ""))
     status = Status(text) if text in set(Status) else Status.IN_PROGRESS
     progress = record.get("progress")
-    asset_ids = json_object(record.get("metadata")).get("assetIds")
+    metadata = json_object(record.get("metadata"))
+    asset_ids = metadata.get("assetIds")
     return replace(
         job,
+        prompt=str(json_object(metadata.get("input")).get("prompt") or job.prompt),
         status=status,
         progress=float(progress) if isinstance(progress, int | float) else job.progress,
         phase=Phase.ENDED if status.is_final else Phase.FORWARDED,

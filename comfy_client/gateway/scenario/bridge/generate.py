@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,15 @@ from comfy_client.gateway.scenario.bridge.routing import EVERYTHING
 from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, RetryHint
 from comfy_client.gateway.scenario.mapping import IMAGE_FIELDS, INFERENCES
+from comfy_core.contract import JsonObject
+
+PATHS: Mapping[str, str] = {
+    INFERENCES: "/models/{modelId}/inferences",
+    **{name: route.path for name, route in ROUTES.items()},
+}
+"""The paths of the generate routes that the shim has, by name."""
+MAX_STORED_BODY = 20_000
+"""Bytes of a forwarded body that is stored with its job. A larger one contains images."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,18 @@ class ForwardedGenerate:
     query: str = ""
     content_type: str = "application/json"
     retry: RetryHint = NOT_A_RETRY
+
+    @property
+    def stored_body(self) -> JsonObject:
+        """The fields of the request, to run it again. Empty if the body is large or not a JSON object."""
+        try:
+            body = json.loads(self.body) if len(self.body) <= MAX_STORED_BODY else None
+        except ValueError:
+            return {}
+        if not isinstance(body, dict):
+            return {}
+        parameters = body.get("parameters")
+        return parameters if isinstance(parameters, dict) else body
 
 
 @dataclass(frozen=True)
@@ -71,8 +93,7 @@ class GenerateRequest:
         )
 
     def _path(self, model_id: str) -> str:
-        path = "/models/{modelId}/inferences" if self.route == INFERENCES else ROUTES[self.route].path
-        return path.replace("{modelId}", model_id)
+        return PATHS[self.route].replace("{modelId}", model_id)
 
     def _field(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
         body = self.body.get("parameters") if self.route == INFERENCES and isinstance(self.body, dict) else self.body

@@ -1,0 +1,1 @@
+"""The web page: its HTML, style and scripts, and the routes below /shim that it uses."""
