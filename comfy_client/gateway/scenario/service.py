@@ -115,7 +115,7 @@ class ShimService:
         self.assets = Assets(self._storage, url_of, None if self.bridge is None else self.bridge.assets)
         self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
         self.callers = Callers.of(settings.accounts, settings.tokens, settings.admin_keys)
-        search = JobSearch(self._store)
+        search = JobSearch(self.store_file)
         self.page = PageJobs(
             self._storage, search, self.callers, settings.costs, url_of, self._generate_again, self.bridge
         )

@@ -67,7 +67,7 @@ class Store:
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             if _is_corruption(error):
-                raise ConfigError(self.storage_error(error).reason) from error
+                raise ConfigError(self._storage_error(error).reason) from error
             raise ConfigError(f"The shim cannot open its database in {directory}: {error}") from error
 
     def _prepare(self) -> None:
@@ -105,9 +105,9 @@ class Store:
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise self.storage_error(error) from error
+            raise self._storage_error(error) from error
 
-    def storage_error(self, error: Exception) -> ShimError:
+    def _storage_error(self, error: Exception) -> ShimError:
         """Return the ShimError for a failed database operation."""
         if not _is_corruption(error):
             return not_stored(error, self.file)
@@ -311,7 +311,7 @@ class Store:
         try:
             return kind(**fields_of(dict(row)))
         except (ValueError, TypeError) as error:
-            raise self.storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
+            raise self._storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
 
 
 def _is_corruption(error: Exception) -> bool:

@@ -13,7 +13,6 @@ from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim, ShimError
 from comfy_client.gateway.scenario.page.search import JobSearch
 from comfy_client.gateway.scenario.settings import ShimSettings
-from comfy_client.gateway.scenario.store import Store
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
@@ -59,9 +58,7 @@ def test_a_job_has_the_cost_of_its_result(tmp_path: Path) -> None:
     ):
         calls = [shim.generate_txt2img({"prompt": "a knight", "seed": seed}) for seed in ("0", "1", "2")]
         billing = [shim.wait_for_job(call["job"]["jobId"], 20)["billing"] for call in calls]
-    store = Store(tmp_path / "shim")
-    total = asyncio.run(JobSearch(store).costs(None))
-    store.close()
+    total = asyncio.run(JobSearch(tmp_path / "shim" / "shim.sqlite3").costs(None))
 
     assert billing[0] == {"cuCost": 0, "cuDiscount": 0, "usd": None}
     assert billing[1] == billing[2] == {"cuCost": 2, "cuDiscount": 0, "usd": 0.015}

@@ -68,6 +68,11 @@ def use_every_route(caller: DocumentedCaller) -> None:
     follow("POST /models/get-bulk", {"modelIds": [MODEL]})
     follow("GET /models/{modelId}", modelId=MODEL)
     follow("GET /shim/overview")
+    token = follow("GET /shim/jobs", query="?pageSize=1")["changeToken"]
+    again = follow("POST /shim/jobs/{jobId}/again", {"seed": "same"}, jobId=legacy_id)["job"]["jobId"]
+    caller.ended(again)
+    assert follow("GET /shim/jobs/changes", query=f"?since={token}")["matching"] == [again]
+    follow("DELETE /shim/jobs/{jobId}", jobId=again)
     assert follow("GET /shim/usage")["totals"]
 
 

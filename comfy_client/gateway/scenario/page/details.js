@@ -125,7 +125,7 @@ function renderFacts(list, data) {
     Seed: seedOf(data, data.assets[0]), Model: input.modelId, Steps: input.numInferenceSteps, Guidance: input.guidance,
     Strength: input.strength, "Start image": input.image, Side: data.side === "scenario" ? "Scenario" : "own endpoint", Caller: data.caller.name,
     Started: new Date(data.createdAt).toLocaleString(), Queue: durationText(data.queueSeconds), Run: durationText(data.runSeconds),
-    Cost: costText(data), "Error code": job.metadata.errorCode, Note: job.metadata.hint,
+    "Time taken": durationText(data.wholeSeconds), Cost: costText(data), "Error code": job.metadata.errorCode, Note: job.metadata.hint,
   };
   const shown = Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const text = JSON.stringify(shown);

@@ -9,7 +9,7 @@ const BUSY_MS = 2000, IDLE_MS = 5000, OVERVIEW_MS = 15000, MAX_PAUSE_MS = 30000;
 const COPIES_PER_REQUEST = 8;
 const FILTERS = ["search", "status", "side", "caller"];
 
-const live = { token: "", failures: 0, timer: 0, run: Promise.resolve(), overviewAt: 0, older: "", filter: 0 };
+const live = { token: "", failures: 0, timer: 0, run: Promise.resolve(), overviewAt: 0, older: "", filter: 0, written: "" };
 const copying = new Set(), requestedCopies = new Set(); // ids of Scenario's images that the shim does not have yet
 let me = { id: "", name: "" }, hasScenario = false;
 
@@ -23,13 +23,13 @@ function writeFilter() {
     const value = byId("filter")[name].value.trim();
     if (value) filter.set(name, value);
   }
-  if (String(filter) !== String(readFilter())) location.hash = filter;
+  live.written = String(filter);
+  if (live.written !== String(readFilter())) location.hash = filter;
 }
 
 function showFilter() {
   const filter = readFilter(), form = byId("filter");
   for (const name of FILTERS) form[name].value = filter.get(name) || "";
-  form.querySelector("button").hidden = !String(filter);
 }
 
 // The query of the list: the shim's names and values of the filters.
@@ -41,7 +41,7 @@ function query(more = {}) {
 }
 
 function filterChanged() {
-  showFilter();
+  if (String(readFilter()) !== live.written) showFilter(); // otherwise the fields have it, and perhaps newer text
   live.token = "";
   live.filter += 1;
   update();
@@ -80,6 +80,7 @@ async function loadOlder() {
 
 function showCount() {
   const hasFilter = Boolean(String(readFilter())), empty = byId("empty");
+  byId("filter").querySelector("button").hidden = !hasFilter;
   empty.hidden = entries.size > 0;
   empty.querySelector("b").textContent = hasFilter ? "No job matches the filter" : "No jobs yet";
   empty.querySelector("span").textContent = hasFilter ? "Change the search or clear the filter." : "Enter a prompt. The image and its seed appear here.";
@@ -202,10 +203,10 @@ function showAmount(element, amount, rest) {
 
 function showCallers(callers) {
   const select = byId("filter").caller, known = new Set([...select.options].map((option) => option.value));
-  for (const caller of callers) if (!known.has(caller.id)) select.add(new Option(caller.name, caller.id));
+  const chosen = readFilter().get("caller");
+  for (const { id, name } of callers) if (!known.has(id)) select.add(new Option(name, id, false, id === chosen));
   byId("caller-filter").hidden = callers.length < 2;
   document.body.classList.toggle("one-caller", callers.length < 2);
-  showFilter();
 }
 
 function showRouting(rules) {

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comfy_client.gateway.scenario.errors import bad_request
+from comfy_client.gateway.scenario.errors import UNAVAILABLE, ShimError, bad_request
 from comfy_client.gateway.scenario.filters import Filter
 from comfy_client.gateway.scenario.models import ShimJob, Side
 from comfy_client.gateway.scenario.pagination import PageQuery, Query, parse_page_query
 from comfy_client.gateway.scenario.record_schemas import SIDE, TEXT
 from comfy_client.gateway.scenario.reports import reading
-from comfy_client.gateway.scenario.store import Store
 from comfy_core.contract import Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 
 MAX_WORDS = 8
 """Words of a search. Each of them is compared with every job."""
@@ -67,21 +67,25 @@ def parse_search(owner: str | None, query: Query) -> PageQuery:
 
 
 class JobSearch:
-    """Searches the jobs of `store`. One search at a time; each reads every job at most once. Raises ShimError."""
+    """Searches the jobs of the database `file`, one search at a time. Raises ShimError (503) if that takes too long."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._turn = asyncio.Lock()
 
     async def ids(self, page: PageQuery) -> list[str]:
         """Return the ids of the first jobs of a page, one more than its size."""
-        direction = "DESC" if page.is_descending else "ASC"
-        rows = await self._rows(
-            f"SELECT id FROM jobs INDEXED BY jobs_for_page WHERE {page.wanted.text} "  # noqa: S608 - constants
-            f"ORDER BY {page.order} {direction}, id {direction} LIMIT ?",
-            [*page.wanted.values, page.size + 1],
-        )
+        rows = await self._rows(self.list_sql(page), [*page.wanted.values, page.size + 1])
         return [job_id for (job_id,) in rows]
+
+    @staticmethod
+    def list_sql(page: PageQuery) -> str:
+        """Return the SQL of a page of ids, with a LIMIT as its last value. It only reads the index `jobs_for_page`."""
+        direction = "DESC" if page.is_descending else "ASC"
+        return (
+            f"SELECT id FROM jobs INDEXED BY jobs_for_page WHERE {page.wanted.text} "  # noqa: S608 - constants
+            f"ORDER BY {page.order} {direction}, id {direction} LIMIT ?"
+        )
 
     async def matching(self, wanted: Filter, job_ids: Collection[str]) -> list[str]:
         """Return those of these jobs that match a filter."""
@@ -102,9 +106,10 @@ class JobSearch:
     async def _rows(self, sql: str, values: Sequence[object]) -> list[Any]:
         async with self._turn:
             try:
-                return await asyncio.to_thread(_read, self._store.file, sql, values)
+                return await asyncio.to_thread(_read, self._file, sql, values)
             except sqlite3.Error as error:
-                raise self._store.storage_error(error) from error
+                reason = f"The shim cannot search its jobs ({error}). Search again, with fewer words"
+                raise ShimError(UNAVAILABLE, reason, code=ErrorCode.INTERNAL) from error
 
 
 def _read(file: Path, sql: str, values: Sequence[object]) -> list[Any]:

@@ -1,7 +1,8 @@
-"""The shim's page in a real browser: keys, jobs, images and errors; and protection of a shim without keys."""
+"""The shim's page in a real browser: sign-in, new jobs, images and errors; and protection of a shim without keys."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,42 +11,18 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect
 
-from bench.shim_process import KEY, SECRET, ShimProcess
+from bench.shim_process import SECRET, ShimProcess
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
-from tests.browser import WIDTHS, browser, overflows
+from tests.browser import WIDTHS, overflows
+from tests.gateway.scenario.page.windows import WAIT_MS, generate, open_details, open_page, prompts, rows, sign_in
 
 pytestmark = pytest.mark.slow
-WAIT_MS = 20_000
-
-
-def respond(job: Body) -> Body:
-    """Return an image, or out_of_memory if the prompt contains `fails`."""
-    if "fails" in job["input"]["prompt"]:
-        return {
-            "error": '{"code": "out_of_memory", "message": "The GPU was full. Request a smaller size.", "details": {}}'
-        }
-    return image_result(job)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """One browser for all tests of this module."""
-    with browser() as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint whose worker responds with `respond`."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, respond):
-        yield platform
 
 
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -> Iterator[Page]:
-    """The page in a window of each width, with the key entered.
+    """The page in a window of each width, signed in.
 
     A script error, and content wider than the window, fail the test.
     """
@@ -57,55 +34,35 @@ def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -
     window.close()
 
 
-def open_page(chromium: Browser, shim: ShimProcess, width: int, problems: list[str] | None = None) -> Page:
-    """Open the page in a window of `width` and enter the key; return the page.
-
-    Errors of the page's scripts are added to `problems`.
-    """
-    found: list[str] = [] if problems is None else problems
-    window = chromium.new_page(viewport={"width": width, "height": 900})
-    window.on("pageerror", lambda error: found.append(str(error)))
-    window.on("console", lambda message: found.append(message.text) if "Content Security" in message.text else None)
-    window.goto(f"{shim.url}/")
-    window.get_by_label("Key", exact=True).fill(KEY)
-    window.get_by_label("Secret").fill(SECRET)
-    window.get_by_role("button", name="Continue").click()
-    return window
-
-
-def generate(page: Page, prompt: str) -> None:
-    """Fill in the prompt and a seed, and press Generate."""
-    page.get_by_label("Prompt").fill(prompt)
-    page.get_by_label("Seed").fill("42")
-    page.get_by_role("button", name="Generate").click()
-
-
 def test_the_page_without_jobs(page: Page) -> None:
     """The page states that there are no jobs, and shows the endpoint's health and no cost."""
     expect(page.get_by_text("No jobs yet")).to_be_visible()
-    expect(page.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
+    expect(page.locator("#health")).to_contain_text("worker", timeout=WAIT_MS)
     expect(page.get_by_text("$0.0000")).to_be_visible(timeout=WAIT_MS)
 
 
 def test_a_prompt_becomes_an_image(page: Page) -> None:
     """The job's image is shown with its prompt and seed, and its file is loaded."""
     generate(page, "a pixel art knight")
-    image = page.get_by_role("img", name="a pixel art knight")
+    details = open_details(rows(page))
+    image = details.get_by_role("img", name="a pixel art knight")
 
     expect(image).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator("figcaption")).to_contain_text("seed 42")
+    expect(details.locator("figcaption")).to_contain_text("seed 42")
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
 
 
 def test_a_failed_job_shows_its_error(page: Page) -> None:
     """A failed job shows the remedy of its error."""
     generate(page, "this fails")
+    expect(page.locator("[data-status=failure]")).to_be_visible(timeout=WAIT_MS)
 
-    expect(page.locator("[data-status=failure]")).to_contain_text("Request a smaller size", timeout=WAIT_MS)
+    expect(open_details(rows(page))).to_contain_text("Request a smaller size")
 
 
 def test_a_rejected_call_shows_its_error(page: Page) -> None:
     """The error of a rejected call is shown as an alert, and the form can be used again."""
+    page.locator("#new").evaluate("form => { form.open = true }")
     page.get_by_label("Steps").evaluate("field => { field.max = 1000 }")
     page.get_by_label("Steps").fill("500")
     generate(page, "a knight")
@@ -115,10 +72,12 @@ def test_a_rejected_call_shows_its_error(page: Page) -> None:
 
 
 def test_a_prompt_is_shown_as_text(page: Page) -> None:
-    """HTML in a prompt is shown as text."""
+    """HTML in a prompt is shown as text, in the list and in the details."""
     generate(page, "<img src=x onerror=alert(1)><b>bold</b>")
 
-    expect(page.locator(".prompt")).to_have_text("<img src=x onerror=alert(1)><b>bold</b>", timeout=WAIT_MS)
+    expect(prompts(page)).to_have_text("<img src=x onerror=alert(1)><b>bold</b>", timeout=WAIT_MS)
+    expect(open_details(rows(page)).locator(".full-prompt")).to_have_text("<img src=x onerror=alert(1)><b>bold</b>")
+    expect(page.locator("#jobs b, #jobs img[src=x]")).to_have_count(0)
 
 
 def test_a_wrong_key_can_be_corrected(chromium: Browser, shim: ShimProcess) -> None:
@@ -126,58 +85,28 @@ def test_a_wrong_key_can_be_corrected(chromium: Browser, shim: ShimProcess) -> N
     window = chromium.new_page()
     window.goto(f"{shim.url}/")
     for secret in ("wrong", SECRET):
-        window.get_by_label("Key", exact=True).fill(KEY)
-        window.get_by_label("Secret").fill(secret)
-        window.get_by_role("button", name="Continue").click()
+        sign_in(window, secret=secret)
         if secret != SECRET:
-            expect(window.get_by_text("The key is wrong")).to_be_visible(timeout=WAIT_MS)
-    expect(window.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
+            expect(window.get_by_text("The key is missing or wrong")).to_be_visible(timeout=WAIT_MS)
+    expect(window.locator("#health")).to_contain_text("worker", timeout=WAIT_MS)
     window.close()
 
 
-def test_a_token_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
-    """With SCENARIO_SHIM_TOKENS and no accounts, the token is entered as Secret, without a key."""
+def test_a_token_opens_the_page_until_the_sign_out(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """A token signs in, its name on the page is not the token, and after the sign-out it is needed again."""
     tokens = {"SCENARIO_SHIM_ACCOUNTS": "", "SCENARIO_SHIM_TOKENS": "a-long-token"}
     with ShimProcess({**platform.client_env(), **tokens}, tmp_path) as shim:
         window = chromium.new_page()
         window.goto(f"{shim.url}/")
-        window.get_by_label("Secret").fill("a-long-token")
-        window.get_by_role("button", name="Continue").click()
-        expect(window.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
+        window.get_by_label("Token").check()
+        window.get_by_label("Token").last.fill("a-long-token")
+        window.get_by_role("button", name="Sign in").click()
+        expect(window.locator("#caller")).to_have_text(re.compile("^token [0-9a-f]{6}$"), timeout=WAIT_MS)
+        window.get_by_role("button", name="Sign out").click()
+
+        expect(window.get_by_role("dialog", name="Sign in")).to_be_visible(timeout=WAIT_MS)
+        expect(window.locator("#caller")).to_have_text("")
         window.close()
-
-
-def test_every_job_is_shown_and_updated(page: Page, shim: ShimProcess, platform: RunPodPlatform) -> None:
-    """Of 45 jobs all are shown and updated until they end, the newest first, and not only 30."""
-    expect(page.get_by_text("No jobs yet")).to_be_visible(timeout=WAIT_MS)
-    platform.faults.cold_start(3)
-    url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
-    for number in range(45):
-        body = {"prompt": f"knight {number}", "width": 64, "height": 64}
-        assert requests.post(url, json=body, auth=(KEY, SECRET), timeout=30).status_code == 200
-
-    expect(page.locator("#jobs > article")).to_have_count(45, timeout=WAIT_MS)
-    expect(page.locator("[data-status=success]")).to_have_count(45, timeout=3 * WAIT_MS)
-    expect(page.get_by_role("img")).to_have_count(45, timeout=WAIT_MS)
-    expect(page.locator(".prompt").first).to_have_text("knight 44")
-    expect(page.locator(".prompt").last).to_have_text("knight 0")
-    platform.faults.clear()
-
-
-def test_older_jobs_are_listed_on_demand(chromium: Browser, shim: ShimProcess) -> None:
-    """With 35 jobs the page shows 30, and the others on request."""
-    url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
-    for number in range(35):
-        requests.post(
-            url, json={"prompt": f"knight {number}", "width": 64, "height": 64}, auth=(KEY, SECRET), timeout=30
-        )
-    window = open_page(chromium, shim, 1400)
-    expect(window.locator("#jobs > article")).to_have_count(30, timeout=WAIT_MS)
-    window.get_by_role("button", name="Older jobs").click()
-
-    expect(window.locator("#jobs > article")).to_have_count(35, timeout=WAIT_MS)
-    expect(window.locator(".prompt").last).to_have_text("knight 0")
-    window.close()
 
 
 # --- without keys
@@ -196,7 +125,7 @@ def test_the_shim_s_page_needs_no_key(chromium: Browser, open_shim: ShimProcess)
     window.goto(f"{open_shim.url}/")
     generate(window, "a pixel art knight")
 
-    expect(window.get_by_role("img", name="a pixel art knight")).to_be_visible(timeout=WAIT_MS)
+    expect(window.locator("[data-status=success] img.thumb")).to_be_visible(timeout=WAIT_MS)
     window.close()
 
 
@@ -267,7 +196,7 @@ def test_a_job_is_cancelled(page: Page, platform: RunPodPlatform) -> None:
     """The Cancel button cancels a queued job."""
     platform.faults.cold_start(60)
     generate(page, "a knight")
-    page.get_by_role("button", name="Cancel").click(timeout=WAIT_MS)
+    open_details(rows(page)).get_by_role("button", name="Cancel").click()
 
     expect(page.locator("[data-status=canceled]")).to_be_visible(timeout=WAIT_MS)
     platform.faults.clear()
