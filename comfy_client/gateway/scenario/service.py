@@ -117,7 +117,7 @@ class ShimService:
         self.callers = Callers.of(settings.accounts, settings.tokens, settings.admin_keys)
         search = JobSearch(self.store_file)
         self.page = PageJobs(
-            self._storage, search, self.callers, settings.costs, url_of, self._generate_again, self.bridge
+            self._storage, search, self.assets, self.callers, settings.costs, self.generate, self.bridge
         )
         self.overview = Overview(client, search, self.callers, self.bridge)
         self._sweep_task: asyncio.Task[None] | None = None
@@ -178,9 +178,6 @@ class ShimService:
         if route == INFERENCES:
             response["inference"] = inference_record(job, self._url_of)
         return response
-
-    async def _generate_again(self, call: GenerateRequest) -> JsonObject:
-        return await self.generate(call.owner, call.route, call.body, model_id=call.model_id)
 
     async def estimate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
         """Return the estimated cost of a request (a dry run). Raises ShimError as `generate` does."""

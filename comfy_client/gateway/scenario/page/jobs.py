@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
+from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.auth import Callers
 from comfy_client.gateway.scenario.bridge.bridge import Bridge
 from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
@@ -20,7 +21,6 @@ from comfy_client.gateway.scenario.page.refresh import Refresher
 from comfy_client.gateway.scenario.page.repeat import repeated_call
 from comfy_client.gateway.scenario.page.search import JobSearch, parse_search
 from comfy_client.gateway.scenario.pagination import Query, next_page
-from comfy_client.gateway.scenario.serializers import AssetUrl
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_core.contract import Fault, JsonObject
 
@@ -31,8 +31,8 @@ _KEPT_RECORD_FIELDS = ("jobId", "jobType", "status", "progress", "statusHistory"
 
 _NO_CHANGES: JsonObject = {"jobs": [], "matching": [], "deleted": [], "hasMore": False}
 
-Generate = Callable[[GenerateRequest], Awaitable[JsonObject]]
-"""Starts a job as a new call, and returns the response."""
+Generate = Callable[..., Awaitable[JsonObject]]
+"""`ShimService.generate`."""
 
 
 class PageJobs:
@@ -48,9 +48,9 @@ class PageJobs:
         self,
         storage: AssetStorage,
         search: JobSearch,
+        assets: Assets,
         callers: Callers,
         costs: CostRules,
-        url_of: AssetUrl,
         generate: Generate,
         bridge: Bridge | None,
     ) -> None:
@@ -58,7 +58,7 @@ class PageJobs:
         self._store = storage.store
         self._callers = callers
         self._costs = costs
-        self._url_of = url_of
+        self._assets = assets
         self._generate = generate
         self._bridge = bridge
         self._search = search
@@ -114,7 +114,7 @@ class PageJobs:
                 raise bad_request([Fault("seed", "must be same or new")])
         call = repeated_call(job, owner, is_same_seed=seed == "same", image_id=self._store.asset_of(job.picture, owner))
         if isinstance(call, GenerateRequest):
-            response = await self._generate(call)
+            response = await self._generate(call.owner, call.route, call.body, model_id=call.model_id)
         elif self._bridge is not None:
             response = await self._bridge.generate(call)
         else:
@@ -152,8 +152,16 @@ class PageJobs:
 
     def _records(self, jobs: Iterable[ShimJob]) -> Sequence[JsonObject]:
         jobs = list(jobs)
-        assets = self._store.by_id(ShimAsset, [each for job in jobs for each in job.asset_ids])
-        return [page_job(job, self._callers.name(job.owner), assets, self._costs, self._url_of) for job in jobs]
+        found = self._store.by_id(ShimAsset, [each for job in jobs for each in job.asset_ids])
+        return [
+            page_job(
+                job,
+                self._callers.name(job.owner),
+                [self._assets.record(found[each]) for each in job.asset_ids if each in found],
+                self._costs,
+            )
+            for job in jobs
+        ]
 
 
 def _is_shared(job: ShimJob) -> bool:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from comfy_client.gateway.scenario.job_times import JobTimes, job_times
-from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, Side
-from comfy_client.gateway.scenario.serializers import AssetUrl, asset_record, iso, job_record
+from comfy_client.gateway.scenario.models import ShimJob, Side
+from comfy_client.gateway.scenario.serializers import iso, job_record
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 
 
-def page_job(
-    job: ShimJob, caller_name: str, assets: Mapping[str, ShimAsset], costs: CostRules, url_of: AssetUrl
-) -> JsonObject:
-    """Return a job of the web page. `assets` has the images of the job that exist, by id."""
+def page_job(job: ShimJob, caller_name: str, assets: Sequence[JsonObject], costs: CostRules) -> JsonObject:
+    """Return a job of the web page. `assets` has the records of those images of the job that exist."""
     times = job_times(job) if job.status.is_final else JobTimes()
     facts: JsonObject = {
         "queueSeconds": times.queue_s,
@@ -30,7 +28,7 @@ def page_job(
         "side": job.side.value,
         "caller": {"id": job.owner, "name": caller_name},
         "prompt": job.prompt,
-        "assets": [asset_record(assets[each], url_of) for each in job.asset_ids if each in assets],
+        "assets": list(assets),
         **{name: value for name, value in facts.items() if value is not None},
     }
 
