@@ -72,8 +72,10 @@ def _graph_faults(workflow: Workflow, node_types: NodeTypes) -> Iterator[str]:
 
 
 def _value_faults(workflow: Workflow, known: Mapping[str, JsonObject]) -> Iterator[str]:
-    """Yield a fault for each value of the graph that its node refuses, unless an input of the template sets it."""
-    bound = {target for name in workflow.inputs for target in workflow.targets(name)}
+    """Yield a fault for each value of the graph that its node refuses, unless every request replaces the value."""
+    required = workflow.schema.get("required", ())
+    always_set = [name for name, rule in workflow.inputs.items() if "default" in rule or name in {"seed", *required}]
+    bound = {target for name in always_set for target in workflow.targets(name)}
     for node_id, node in workflow.graph.items():
         for name, value in node["inputs"].items():
             if is_link(value) or Target(node_id, name) in bound:

@@ -100,6 +100,15 @@ def test_a_graph_must_fit_its_nodes(graph: Graph, fault: str) -> None:
     assert found.startswith(fault)
 
 
+def test_a_value_that_every_request_replaces_is_not_checked() -> None:
+    """An input without a default may be absent, so the graph's own value must be valid; with one it is replaced."""
+    graph = changed("KSampler", steps=20_000)
+    rule: JsonObject = {"type": "integer", "minimum": 1, "maximum": 100, "x-node": "KSampler.steps"}
+
+    assert findings(rule, graph).faults == ("node 8 (KSampler): steps must be at most 10000, not 20000",)
+    assert findings({**rule, "default": 20}, graph).faults == ()
+
+
 def test_a_class_that_the_recording_lacks_is_a_note() -> None:
     """The recording has a few classes only, so an unknown class may exist."""
     graph = {**TXT2IMG, "99": {"class_type": "Missing", "inputs": {}}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from comfy_core.contract import ENVELOPE, GRAPH_KEYS
@@ -171,18 +171,21 @@ def api_page() -> Iterator[str]:
 
 def workflow_section(workflow: Workflow) -> Iterator[str]:
     """Yield the parts that describe one workflow."""
-    yield f"## `{workflow.name}`: {workflow.schema['title']}\n"
-    models = ", ".join(f"`{model}`" for model in workflow.schema["x-models"])
-    yield f"{workflow.schema['description']} Models: {models}.\n"
-    yield inputs_table(workflow.inputs, required=workflow.schema["required"])
+    schema = workflow.schema
+    title = f": {schema['title']}" if "title" in schema else ""
+    yield f"## `{workflow.name}`{title}\n"
+    models = ", ".join(f"`{model}`" for model in schema.get("x-models", ()))
+    sentences = (schema.get("description", ""), f"Models: {models}." if models else "")
+    yield " ".join(filter(None, sentences)) + "\n"
+    yield inputs_table(workflow.inputs, required=schema.get("required", ()))
 
 
-def inputs_table(inputs: dict[str, Any], required: tuple[str, ...] | list[str]) -> str:
+def inputs_table(inputs: dict[str, Any], required: Collection[str]) -> str:
     """Return a table of inputs, given by name and JSON Schema."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, rule in inputs.items():
         default = "**required**" if name in required else default_cell(rule["default"]) if "default" in rule else ""
-        rows.append(f"| `{name}` | {type_and_range(rule)} | {default} | {rule['description']} |")
+        rows.append(f"| `{name}` | {type_and_range(rule)} | {default} | {rule.get('description', '')} |")
     return "\n".join(rows) + "\n"
 
 
@@ -195,12 +198,14 @@ def type_and_range(rule: dict[str, Any]) -> str:
     """Return a schema's type with its choices or its range."""
     if "enum" in rule:
         return ", ".join(f"`{choice}`" for choice in rule["enum"])
-    kind = " or ".join(rule["type"]) if isinstance(rule["type"], list) else rule["type"]
+    kinds = rule.get("type", "any")
+    kind = " or ".join(kinds) if isinstance(kinds, list) else kinds
     match rule:
         case {"minimum": low, "maximum": high}:
             return f"{kind}, {low} to {high}"
         case {"items": {"properties": {**properties}}}:
-            return f"list of `{{{', '.join(map(str, properties))}}}`, at most {rule['maxItems']}"
+            limit = f", at most {rule['maxItems']}" if "maxItems" in rule else ""
+            return f"list of `{{{', '.join(map(str, properties))}}}`{limit}"
         case {"properties": {**properties}}:
             return f"{kind} `{{{', '.join(map(str, properties))}}}`"
         case {"maxLength": length}:
