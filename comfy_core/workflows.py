@@ -1,20 +1,7 @@
 """Loads workflow templates (an exported graph and the JSON Schema of its inputs) and renders them with values.
 
-A workflow consists of two files: `<name>.json` (an unmodified "Export (API)") and `<name>.inputs.json`. In addition to
-JSON Schema's keywords, inputs have these:
-
-- `x-node`: the node input that receives the value, `"KSampler.seed"` (node title or id, dot, input), or a list of them.
-  A trailing number, `"Node.sizes.1"`, selects an item of a list. Required for every input except `num_images`.
-- `x-add`: a number that is added to the value (`negative_strength` 0 is CFG 1).
-- `x-insert`: the value is a list, and each item becomes a new node, chained in front of the target: `class_type`, the
-  `link` input that takes over the target's link, and `inputs`, which maps the item's keys to the node's inputs.
-- `contentMediaType: image/*`: the value is an image; the node receives the image's file name after the upload.
-- `x-mask-of`: the image is a mask of another image input, which it names: a grey image, white where it selects. If the
-  request has no mask, it is made from the image's transparent areas.
-- `x-task`, `x-models` (top level only): the task, and the model files that the graph loads, as `folder/file`.
-- `x-size` (top level only): how the defaults of the inputs `width` and `height` follow from the first image:
-  `scale` is a factor (1), `max_pixels` a limit (2 megapixels).
-- `x-name` (top level only): the name of a template that a request contains. A file's name is that of the file.
+A workflow consists of two files: `<name>.json` (an unmodified "Export (API)") and `<name>.inputs.json`. docs/workflows.md
+documents the keywords of an inputs file that JSON Schema does not have.
 
 `seed` and `num_images` apply to the job: image i (from 0) is a separate prompt with the seed plus i.
 """
@@ -68,8 +55,8 @@ _KEYWORDS_SCHEMA: JsonObject = {
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "scale": {"type": "number", "exclusiveMinimum": 0},
-                "max_pixels": {"type": "integer", "minimum": 1},
+                "scale": {"type": "number", "minimum": 0.01, "maximum": 16},
+                "max_pixels": {"type": "integer", "minimum": 1, "maximum": 64 * 1024 * 1024},
             },
         },
         "x-name": {"type": "string", "pattern": r"^\w[\w.-]{0,63}$"},

@@ -134,14 +134,16 @@ def rounded_size(
 ) -> tuple[int, int]:
     """Return the size closest to `width` x `height` whose sides are multiples of `multiple` within the limits.
 
-    The size has at most `max_pixels`, and keeps the aspect ratio as far as rounding allows.
+    The size has at most `max_pixels`, unless the smallest sides exceed it, and keeps the aspect ratio as far as
+    rounding allows.
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)), max_side / max(width, height))
     wanted = width * scale, height * scale
     widths, heights = (
         [min(max_side, max(min_side, (int(side // multiple) + step) * multiple)) for step in (0, 1)] for side in wanted
     )
-    fitting = [(wide, high) for wide in widths for high in heights if wide * high <= max_pixels]
+    sizes = [(wide, high) for wide in widths for high in heights]
+    fitting = [(wide, high) for wide, high in sizes if wide * high <= max_pixels] or sizes[:1]
     return min(fitting, key=lambda size: math.dist(size, wanted))
 
 

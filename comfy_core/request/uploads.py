@@ -123,8 +123,12 @@ _SIDE_LIMITS = {"minimum": 64, "maximum": 2048, "multipleOf": 16}
 """Limits of a side in pixels, for a template whose schema has none."""
 
 
+_MAX_SIDE = 16_384
+"""ComfyUI's maximum for a side in pixels."""
+
+
 def _limit(rule: JsonObject, keyword: str) -> int:
-    return int(rule.get(keyword, _SIDE_LIMITS[keyword]))
+    return int(min(_MAX_SIDE, max(1, rule.get(keyword, _SIDE_LIMITS[keyword]))))
 
 
 def _side(pixels: float, rule: JsonObject) -> int:

@@ -180,6 +180,29 @@ def test_the_size_is_within_the_limits_of_the_workflow_s_own_inputs(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    "limits",
+    [
+        {"minimum": 2048, "maximum": 64},
+        {"multipleOf": 0.5},
+        {"multipleOf": 1e300},
+        {"minimum": -5, "maximum": 1e300},
+        {"minimum": 4096, "maximum": 8192},
+    ],
+    ids=str,
+)
+def test_contradictory_limits_of_a_side_raise_nothing(tmp_path: Path, limits: JsonObject) -> None:
+    """A caller may send a template of its own, so that no limits may be the cause of an internal error."""
+    side = {"type": "number", "x-node": "Scale.width", **limits}
+    properties = {"image": PICTURE, "width": side, "height": side}
+    workflows = workflow_with(tmp_path, properties=properties, **{"x-size": {"max_pixels": 1}})
+    job = {"workflow": "own", "image": base64_of(Image.new("RGB", (64, 64)))}
+
+    inputs = read_request(job, workflows).render().inputs
+
+    assert all(0 < inputs[name] <= 16_384 for name in ("width", "height"))
+
+
+@pytest.mark.parametrize(
     ("schema", "problem"),
     [
         ({"properties": {"mask": {**PICTURE, "x-mask-of": "image"}}}, 'input "mask" has x-mask-of "image": both must'),
@@ -192,7 +215,7 @@ def test_the_size_is_within_the_limits_of_the_workflow_s_own_inputs(tmp_path: Pa
             "it has x-size, but not the inputs width and height",
         ),
         ({"properties": {}, "x-size": {"factor": 2}}, "x-size.factor is not known"),
-        ({"properties": {}, "x-size": {"scale": 0}}, "x-size.scale must be above 0"),
+        ({"properties": {}, "x-size": {"scale": 0}}, "x-size.scale must be at least 0.01"),
     ],
 )
 def test_wrong_keywords_of_images_name_the_file(tmp_path: Path, schema: JsonObject, problem: str) -> None:
