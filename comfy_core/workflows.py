@@ -1,7 +1,7 @@
 """Loads workflow templates (an exported graph and the JSON Schema of its inputs) and renders them with values.
 
-A workflow consists of two files: `<name>.json` (an unmodified "Export (API)") and `<name>.inputs.json`. docs/workflows.md
-documents the keywords of an inputs file that JSON Schema does not have.
+A workflow consists of two files: `<name>.json` (an unmodified "Export (API)") and `<name>.inputs.json`.
+docs/workflows.md documents the keywords of an inputs file that JSON Schema does not have.
 
 `seed` and `num_images` apply to the job: image i (from 0) is a separate prompt with the seed plus i.
 """
