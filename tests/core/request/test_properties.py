@@ -592,6 +592,8 @@ FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     ),
     "loras": LORA_FAULTS,
     "overrides": TEMPLATE_OVERRIDE_FAULTS,
+    "webhook": planted_at("webhook", NOT_AN_OBJECT)
+    | planted_at("webhook", NOT_TEXT.map(lambda url: {"url": url}), "webhook.url"),
     "workflow": planted_at("workflow", NOT_TEXT.filter(lambda value: not isinstance(value, dict))),
     "images": planted_at("images", st.just([{"name": "a.png", "image": "aGk="}]) | st.builds(list) | st.integers()),
     "near": st.sampled_from(list(MISSPELLED)).flatmap(
