@@ -70,6 +70,14 @@ def run_story(story: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
+def test_the_progress_of_a_download_has_its_bytes() -> None:
+    """While models are downloaded, the output has the stage `model` and the bytes; otherwise it has no bytes."""
+    output = progress_output(Progress.of_models(5, 9))
+
+    assert (output["stage"], output["done_bytes"], output["total_bytes"], output["images"]) == ("model", 5, 9, [])
+    assert "done_bytes" not in progress_output(Progress())
+
+
 def test_a_report_is_posted_at_once() -> None:
     """The first progress does not wait for the interval."""
 
