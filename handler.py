@@ -36,6 +36,7 @@ from worker.job_execution import JobExecution, Service, make_threads
 from worker.job_models import model_fetcher
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle, end_process
+from worker.models_task import model_store
 from worker.process_memory import protect_process_memory
 from worker.progress import ProgressSender
 from worker.runpod_api import RunPodWorkerApi, secure_local_api
@@ -63,6 +64,7 @@ def worker_from_settings(settings: Settings) -> Worker:
         workflows=_workflows(settings),
         settings=settings,
         models=model_fetcher(settings),
+        store=model_store(settings),
     )
 
 
@@ -237,7 +239,7 @@ def _boot_default_handler() -> Handler:
     return make_handler(_make_service(settings, worker, lifecycle, boot))
 
 
-def main() -> None:
+def main(make_worker: Callable[[Settings], Worker] = worker_from_settings) -> None:
     """Boot, then serve jobs in the mode that RunPod's SDK derives from the arguments and the environment."""
     times = BootTimes()
     times.note("python")
@@ -245,7 +247,7 @@ def main() -> None:
         is_protected = protect_process_memory()
         settings = Settings.from_env(os.environ)
         logs.configure(settings.log_level)
-        worker = worker_from_settings(settings)
+        worker = make_worker(settings)
         if settings.comfyui_is_ours and not is_protected:
             log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")

@@ -107,7 +107,7 @@ class WorkerSetup:
 
 
 @contextlib.contextmanager
-def running_worker(
+def running_worker(  # noqa: PLR0913 - all are keywords with defaults
     *,
     own_comfyui: bool = False,
     shares_files: bool = False,
@@ -116,11 +116,13 @@ def running_worker(
     platform: RunPodPlatform | None = None,
     environment: Mapping[str, str] | None = None,
     models: Mapping[str, Iterable[str]] | None = None,
+    script: Path = ROOT / "handler.py",
 ) -> Iterator[WorkerSetup]:
     """Yield a worker in production mode that is ready for jobs or has exited; stop it and remove its files afterwards.
 
     With `own_comfyui` the worker starts ComfyUI itself, from `main` as main.py. Otherwise ComfyUI is the simulator:
-    `models` are its model files, by folder, and with `shares_files` the worker can delete files in its folders.
+    `models` are its model files, by folder, and with `shares_files` the worker can delete files in its folders. The
+    worker's process runs `script`.
     """
     environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
@@ -135,7 +137,7 @@ def running_worker(
         else:
             simulator = stack.enter_context(Simulator(step_s=step_s, base_directory=directory, models=models))
             env |= {"COMFYUI_URL": simulator.url, **({"COMFYUI_DIR": str(directory)} if shares_files else {})}
-        worker = WorkerProcess(platform, ROOT / "handler.py", env={**env, **environment})
+        worker = WorkerProcess(platform, script, env={**env, **environment})
         setup = WorkerSetup(platform, stack.enter_context(worker), simulator, directory)
         stack.callback(setup.kill_comfyui)
         setup.await_ready()

@@ -56,6 +56,8 @@ __all__ = [
     "JobState",
     "JobStatus",
     "LoggedJob",
+    "ModelEntry",
+    "ModelList",
     "Outcome",
     "RequestError",
     "Unauthorized",
@@ -69,6 +71,7 @@ _MODULES = {
     "comfy_client.aio": {"AsyncClient", "AsyncJob", "async_client_from_env"},
     "comfy_client.client": {"Client", "Job", "client_from_env"},
     "comfy_client.job_log": {"JobLog", "LoggedJob"},
+    "comfy_client.models": {"ModelEntry", "ModelList"},
     "comfy_client.tasks": {"Outcome", "make_request"},
     "comfy_core.contract": {"ErrorCode", "ErrorReport"},
     "comfy_core.errors": {name for name in __all__ if name.endswith("Error")}

@@ -17,6 +17,7 @@ from comfy_client.client import SYNC_WAIT_S, TIMEOUT_S, Client, client_from_env
 from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
 from comfy_client.job_log import JobLog
+from comfy_client.models import AsyncModels
 from comfy_client.providers.interface import (
     NO_OPTIONS,
     GenerationRequest,
@@ -40,6 +41,7 @@ class AsyncClient:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.models = AsyncModels(client)
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
 from comfy_client.job_log import JobLog
 from comfy_client.logged_provider import LoggedProvider
+from comfy_client.models import Models
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -91,6 +92,7 @@ class Client:
         if job_log is not None:
             self.provider = LoggedProvider(self.provider, job_log)
         self._job_log = job_log
+        self.models = Models(self)
         self.timeout_s = timeout_s
         self.sync_wait_s = sync_wait_s
 
@@ -292,9 +294,7 @@ class Job:
         return self.wait(0)
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
-        """Yield the job's events: Queued, Waiting, Running, Downloading, Sampling, Preview, ProviderUnavailable.
-
-        Done is the last one.
+        """Yield the job's events (the classes of comfy_client.job): Done is the last.
 
         Raises WaitTimeout after `timeout_s`; the job continues.
         """

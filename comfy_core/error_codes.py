@@ -121,6 +121,13 @@ class ErrorCode(enum.StrEnum):
         remedy="Send the job again: the download resumes where it ended.",
         details="`models`: list of `{address, problem}`",
     )
+    MODEL_IN_USE = _Row(
+        "model_in_use",
+        Retry.RESEND,
+        cause="A running job uses the model file, so it was neither deleted nor replaced.",
+        remedy="Send the request again when no job uses the file.",
+        details="`model`",
+    )
     EXECUTION_FAILED = _Row(
         "execution_failed",
         Retry.NO,

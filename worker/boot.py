@@ -5,6 +5,7 @@ If the boot fails, the worker takes no jobs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from worker.boot_times import BootTimes
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, ProcessHooks, await_ready
 from worker.launch_flags import HELP_TIMEOUT_S, comfyui_command, query_flags
+from worker.models.folders import cache_directory
 from worker.models.listing import default_list, read_models
 from worker.models.manager import ModelManager
 from worker.settings import Settings
@@ -123,6 +125,9 @@ class Boot:
     def _begin(self, directory: Path, data: Path) -> None:
         settings = self._settings
         make_data_folders(data)
+        if (added := cache_directory(data / "models", settings.volume_directory)) != data / "models":
+            with contextlib.suppress(OSError):  # ComfyUI searches only the folders of a volume that exist at its start
+                added.mkdir(parents=True, exist_ok=True)
         manager = ModelManager(settings, required_models(self._workflows), read_models(default_list()), settings.hub)
         self._model_manager = manager
         environment = comfyui_environment(self._environment, settings.comfyui_environment)

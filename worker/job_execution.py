@@ -19,11 +19,13 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from comfy_core.progress import MODEL_STAGE, Progress
+from comfy_core.request.models_task import is_models_task
 from worker import logs
 from worker.disk import delete_job_files
 from worker.jobs import Control, Worker, run_job
 from worker.leases import Lease, RetryJob
 from worker.lifecycle import Lifecycle
+from worker.models_task import run_models_task
 from worker.progress import progress_output
 from worker.prompt_order import Ticket, TicketLock
 from worker.supervision import ManagedComfyUI, RemoteComfyUI
@@ -157,6 +159,9 @@ class JobExecution:
         return self._service.comfyui.abandon_error(self._lease)
 
     def _run_with_retries(self) -> JsonObject:
+        if is_models_task(self._job.get("input")):
+            self._ticket.end()
+            return run_models_task(self._service.worker, self._job, Control(self._stop_error, self._observe))
         for _ in range(MAX_RUNS - 1):
             try:
                 return self._run_once()

@@ -125,7 +125,7 @@ def placed_models(
     if not uses or fetcher is None:
         yield PlacedModels(rendered.graphs, rendered, has_models=False)
         return
-    with _leased(fetcher, list(dict.fromkeys(use.address for use in uses)), tokens, hooks) as leases:
+    with leased_models(fetcher, list(dict.fromkeys(use.address for use in uses)), tokens, hooks) as leases:
         public_texts = {use.address.given: replace(use.address, sha256=leases[use.address].sha256).text for use in uses}
         public = replace(
             rendered,
@@ -191,7 +191,7 @@ def _path(use: ModelUse, rendered: Rendered) -> str:
 
 
 @contextlib.contextmanager
-def _leased(
+def leased_models(
     fetcher: ModelFetcher, addresses: Sequence[ModelAddress], tokens: Mapping[str, str], hooks: JobHooks
 ) -> Iterator[Mapping[ModelAddress, Lease]]:
     """Yield the files at `addresses`, downloaded. They are not removed inside the block. Raises JobError."""

@@ -27,6 +27,7 @@ from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.job_models import JobHooks, ModelFetcher, placed_models
+from worker.models.store import ModelStore
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding
 from worker.result_packer import ResultPacker
@@ -48,6 +49,8 @@ class Worker:
     settings: Settings
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     models: ModelFetcher | None = None
+    store: ModelStore | None = None
+    """The model files of the worker's folders; None if the folders are not known."""
     min_store_s: float = 15.0
     """Minimum seconds that a job has for storing its results, even after its deadline: the GPU work is already done."""
     webhooks: Webhooks = field(init=False)
@@ -94,9 +97,10 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     models_begun_at = time.monotonic()
     with placed_models(worker.models, worker.server, rendered, request.model_tokens, model_hooks) as placed:
         models_s = time.monotonic() - models_begun_at
-        run = run_graphs(
-            worker.server, placed.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
-        )
+        with worker.store.held(placed.graphs) if worker.store else nullcontext():
+            run = run_graphs(
+                worker.server, placed.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
+            )
     rendered = placed.rendered
     control.note_run()
     encode_begun_at = time.monotonic()
@@ -123,11 +127,11 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
         "encode_s": round(ended_at - encode_begun_at, 4),
         "total_s": round(ended_at - begun_at, 4),
     }
-    result["cost"] = _cost(settings, result)
+    result["cost"] = job_cost(settings, result)
     return result
 
 
-def _cost(settings: Settings, result: JsonObject) -> float | None:
+def job_cost(settings: Settings, result: JsonObject) -> float | None:
     """Return the cost of a result in US dollars. None if nothing is paid, or the price is unknown."""
     usd_per_s, seconds = settings.usd_per_s(result["gpu"]), busy_s(result["timings"])
     return None if usd_per_s is None or seconds is None else job_usd(seconds, usd_per_s)

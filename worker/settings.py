@@ -135,6 +135,12 @@ class Settings(ComfyUISettings):
         "COMFYUI_DATA_DIR. The least recently used ones are removed. 0: jobs cannot name models by address.",
         "10",
     )
+    allow_model_changes: bool = variable(
+        "WORKER_ALLOW_MODEL_CHANGES",
+        switch,
+        "Whether a job of the task `models` may download and delete model files. If not, it may only list them.",
+        "true",
+    )
     civitai_token: str = variable(
         "CIVITAI_TOKEN",
         str,

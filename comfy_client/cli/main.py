@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("cancel a job", _JOBS),
     "health": ("show the endpoint's workers and jobs", _JOBS),
     "workflows": ("list, show, make and check workflows", "comfy_client.cli.workflows"),
+    "models": ("list, download and delete the model files of the worker", "comfy_client.cli.models"),
     "errors": ("list the error codes, or explain one", "comfy_client.cli.errors"),
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),

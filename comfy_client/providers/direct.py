@@ -24,7 +24,9 @@ from comfy_client.providers.interface import (
     bucket_fault,
     webhook_fault,
 )
+from comfy_client.providers.results import read_result
 from comfy_core.comfyui.model_inputs import address_faults
+from comfy_core.comfyui.model_listing import listed_models
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
@@ -34,6 +36,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
 from comfy_core.progress import Progress
 from comfy_core.request import intake
+from comfy_core.request.models_task import LIST, MODELS_TASK, ModelsRequest, is_models_task, read_models_request
 from comfy_core.request.reading import read_request
 from comfy_core.request.rendering import Rendered, Request
 from comfy_core.workflows import Workflow
@@ -47,6 +50,10 @@ _STOP_TIMEOUT_S = 10.0
 _NO_DOWNLOADS = (
     "is an address, and a ComfyUI that is called directly (COMFYUI_ENDPOINT) downloads no models: put the file into "
     "its models folder and use its name, or use this project's worker on RunPod"
+)
+_NO_FILES = (
+    "a ComfyUI that is called directly (COMFYUI_ENDPOINT) has no request for: put the file into its models folder, or "
+    "remove it there, or use this project's worker on RunPod"
 )
 _MIN_POLL_INTERVAL_S = 0.02
 
@@ -106,6 +113,8 @@ class DirectProvider:
 
         Raises JobError (invalid_input, invalid_image, unknown_workflow), or RequestError if ComfyUI does not respond.
         """
+        if is_models_task(request.input):
+            return self._models_list(read_models_request(request.input))
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
         rendered = intake.render_request(parsed)
@@ -124,6 +133,14 @@ class DirectProvider:
         job.ended.wait(wait_s or 0.0)
         return job.status
 
+    def _models_list(self, request: ModelsRequest) -> JobStatus:
+        """Return the status of a job that has listed the models. Raises JobError (invalid_input) for other actions."""
+        if request.action != LIST:
+            raise invalid_input([Fault("action", f"is {request.action}, which {_NO_FILES}")])
+        models = listed_models(self._server, request.folder)
+        output = {"task": MODELS_TASK, "action": LIST, "models": models}
+        return JobStatus(f"{JOB_PREFIX}{uuid.uuid4()}", JobState.SUCCEEDED, output=output)
+
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status. Raises JobError (job_expired) for a job that is not this object's or was forgotten."""
         return self._job(job_id).status
@@ -132,6 +149,8 @@ class DirectProvider:
         """Return a job's result. Raises JobError if the job has none, or was forgotten."""
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
+        if status.output is not None:
+            return read_result(status, self.name)
         result = self._job(status.job_id).result
         if result is None:
             raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result")

@@ -196,6 +196,7 @@ class GenerationResult:
     Attributes:
         delay_s: the time from submission to start, or None if it is unknown.
         execution_s: the time from start to end, or None if it is unknown.
+        report: the whole result of a job of the task `models`; empty for a job that generates images.
         gpu: the driver's name of the worker's GPU, or None if it is unknown.
         cost: US dollars for the seconds in which the job kept its worker busy, without cold start and idle time. None
             if nothing is paid (a ComfyUI that is called directly), or the price of a second is unknown (docs/cost.md).
@@ -216,6 +217,7 @@ class GenerationResult:
     execution_s: float | None = None
     worker_id: str | None = None
     retries: int = 0
+    report: JsonObject = field(default_factory=dict)
     gpu: str | None = None
     cost: float | None = None
 

@@ -21,6 +21,7 @@ from comfy_core.images.ai_mark import marked
 from comfy_core.images.codec import identify
 from comfy_core.prices import busy_s, job_usd
 from comfy_core.request.encoded import decode_base64
+from comfy_core.request.models_task import MODELS_TASK
 
 DOWNLOAD_TIMEOUT_S = 60.0
 _MAX_COST = 1e6
@@ -40,6 +41,8 @@ def read_result(status: JobStatus, provider: str, usd_per_s: float | None = None
     if status.error is not None:
         raise JobError.of(status.error, status.job_id)
     match status.output:
+        case {"task": "models", **rest}:
+            return _models_result(status, provider, usd_per_s, _mapping(rest))
         case {"images": list(images), **rest}:
             output = _mapping(rest)
         case _:
@@ -74,6 +77,24 @@ def read_result(status: JobStatus, provider: str, usd_per_s: float | None = None
         case {"seed": int(seed)}:
             result = replace(result, seed=seed)
     return result
+
+
+def _models_result(
+    status: JobStatus, provider: str, usd_per_s: float | None, output: Mapping[str, Any]
+) -> GenerationResult:
+    return GenerationResult(
+        images=(),
+        provider=provider,
+        job_id=status.job_id,
+        workflow=MODELS_TASK,
+        timings=_mapping(output.get("timings")),
+        delay_s=status.delay_s,
+        execution_s=status.execution_s,
+        worker_id=status.worker_id,
+        report=dict(output),
+        gpu=output["gpu"] if isinstance(output.get("gpu"), str) else None,
+        cost=_cost(output, status, usd_per_s),
+    )
 
 
 def _cost(output: Mapping[str, Any], status: JobStatus, usd_per_s: float | None) -> float | None:

@@ -12,6 +12,7 @@ from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_core.contract import ALIASES, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
+from comfy_core.request.models_task import is_models_task, read_models_request
 from comfy_core.request.reading import default_workflow, read_request
 from comfy_core.workflow_folder import WorkflowFolder
 from comfy_core.workflows import Workflow
@@ -29,6 +30,9 @@ class WorkerProvider(RunPodProvider):
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Validate a request and submit it: see RunPodEndpoint.submit. Raises JobError if the request is invalid."""
+        if is_models_task(request.input):
+            read_models_request(request.input)
+            return self._endpoint.submit(request, wait_s)
         request = replace(request, input=with_own_template(request.input, self._workflows))
         if self._workflows:
             try:

@@ -129,6 +129,24 @@ class ComfyServer:
             raise
         return [str(name) for name in names] if isinstance(names, list) else []
 
+    def model_folders(self) -> list[str]:
+        """Return the names of the model folders."""
+        names = self._http.json("GET", "/models", timeout_s=CALL_TIMEOUT_S)
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+    def model_files(self, folder: str) -> list[Any]:
+        """Return the files of a model folder, each as an object with `name` and `size`, or as a name.
+
+        ComfyUI has sizes only at /experiment/models, which older and later versions may not have.
+        """
+        try:
+            files = self._http.json("GET", f"/experiment/models/{quote(folder, safe='')}", timeout_s=CALL_TIMEOUT_S)
+        except RequestError as error:
+            if error.status is None:
+                raise
+            return self.models(folder)
+        return files if isinstance(files, list) else []
+
     def node_type(self, class_type: str) -> JsonObject:
         """Return the /object_info entry of a node type, or `{}` if ComfyUI does not have it."""
         try:

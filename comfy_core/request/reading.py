@@ -17,6 +17,7 @@ from comfy_core.request.foreign_keys import advice
 from comfy_core.request.graph_files import FileSource, graph_files
 from comfy_core.request.inline_template import inline_template
 from comfy_core.request.model_keys import read_tokens, with_address_names
+from comfy_core.request.models_task import is_models_task
 from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.rendering import Request
 from comfy_core.request.spellings import as_number, respelled
@@ -44,6 +45,8 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     value = plain(with_parsed_graph(parsed(raw) if isinstance(raw, str) else raw), faults)
     if not isinstance(value, dict):
         raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
+    if is_models_task(value):
+        raise invalid_input([Fault("task", "models is a job that only this project's worker on RunPod runs")])
     value = unwrapped({name: item for name, item in value.items() if item is not None}, faults.warnings)
     tokens = read_tokens(value.pop("model_tokens", None), faults)
     default = "img2img" if "image" in faults else default_workflow(value)

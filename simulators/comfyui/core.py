@@ -118,6 +118,21 @@ class Core:
             return self.folders.input_files()
         return tuple(sorted({*self._settings.models.get(folder, ()), *self.folders.model_files(folder)}))
 
+    def file_listing(self, folder: str) -> list[dict[str, Any]]:
+        """Return the files of a model folder with their sizes. A simulated model without a file has 0 bytes."""
+        paths = {name: self.folders.base / "models" / folder / name for name in self.listing(folder)}
+        found = {name: path.stat() if path.exists() else None for name, path in paths.items()}
+        return [
+            {
+                "name": name,
+                "pathIndex": 0,
+                "modified": status.st_mtime if status else 0.0,
+                "created": status.st_ctime if status else 0.0,
+                "size": status.st_size if status else 0,
+            }
+            for name, status in found.items()
+        ]
+
     def next_number(self) -> int:
         """Count a new prompt and return its number."""
         self._next_prompt_number += 1

@@ -70,6 +70,7 @@ def application(core: Core) -> web.Application:
         ("GET", "/system_stats", handlers.system_stats),
         ("GET", "/models", handlers.models),
         ("GET", "/models/{folder}", handlers.models_of),
+        ("GET", "/experiment/models/{folder}", handlers.model_files_of),
         ("GET", "/object_info", handlers.object_info),
         ("GET", "/object_info/{name}", handlers.object_info),
         ("GET", "/prompt", handlers.get_prompt),
@@ -248,6 +249,12 @@ class _Handlers:
     async def models_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]
         return web.json_response(self._core.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
+
+    async def model_files_of(self, request: web.Request) -> web.Response:
+        folder = request.match_info["folder"]
+        if folder not in MODEL_FOLDERS:
+            return web.Response(status=404)
+        return web.json_response(self._core.file_listing(folder))
 
     async def object_info(self, request: web.Request) -> web.Response:
         name = request.match_info.get("name")

@@ -36,6 +36,18 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def local_hosts(port: int) -> ModelHosts:
+    """Return hosts that allow the server at `port` under both of its names, as Hugging Face and as Civitai."""
+    rules = FetchRules(
+        allow_http=True,
+        allowed_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        extra_ports=frozenset({port}),
+    )
+    hub = Hub(f"http://127.0.0.1:{port}")
+    civitai = f"http://localhost:{port}"
+    return ModelHosts(("127.0.0.1", "localhost"), hub, civitai=civitai, rules=rules, silence_s=2)
+
+
 @dataclass(frozen=True)
 class Addressed:
     """A server of models, and the settings of workers that download from it."""
@@ -45,15 +57,8 @@ class Addressed:
     links: Path
 
     def hosts(self, **changes: object) -> ModelHosts:
-        """Return hosts that allow the server under both of its names, as Hugging Face and as Civitai."""
-        rules = FetchRules(
-            allow_http=True,
-            allowed_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
-            extra_ports=frozenset({self.server.server_port}),
-        )
-        hosts = ModelHosts(
-            ("127.0.0.1", "localhost"), Hub(self.server.url), civitai=self.server.other_url, rules=rules, silence_s=2
-        )
+        """Return `local_hosts` of the server, with some fields changed."""
+        hosts = local_hosts(self.server.server_port)
         return replace(hosts, **changes)  # type: ignore[arg-type] # the fields of ModelHosts
 
     def fetcher(self, hosts: ModelHosts | None = None, limit_bytes: int = 10**9) -> ModelFetcher:

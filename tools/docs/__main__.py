@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from comfy_client.cli.models import VARIABLES as MODEL_VARIABLES
 from comfy_client.cli.progress import COLUMNS
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
@@ -36,7 +37,7 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "RunPod's variables in a worker's container": variables_of(RunPodVariables),
     "Buckets of the worker, the Scenario shim and `comfy-client batch`": variables_of(Bucket),
     "Model downloads: `WORKER_FETCH_MODELS`, `scripts/download_models` and image builds": variables_of(Hub),
-    "The client": [*CLIENT_VARIABLES.values(), *LOG_VARIABLES, COLUMNS],
+    "The client": [*CLIENT_VARIABLES.values(), *LOG_VARIABLES, *MODEL_VARIABLES, COLUMNS],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
     "The Scenario shim": SHIM_VARIABLES,
 }

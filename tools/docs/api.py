@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_core.contract import ENVELOPE, GRAPH_KEYS
 from comfy_core.error_codes import ErrorCode, Retry
+from comfy_core.request.models_task import MODELS_KEYS
 from comfy_core.workflows import Workflow, default_directory, load_workflows
 from simulators.comfyui.version import pinned_version
 
@@ -95,6 +96,39 @@ Only this project's worker downloads models; the other providers refuse an addre
 
 """
 
+MODELS_TASK = """\
+## A job that manages model files
+
+With `"task": "models"` a job lists, downloads or deletes model files instead of generating images. It does not wait for
+ComfyUI or the GPU. docs/models.md says which files it may change; `comfy-client models` sends such jobs.
+
+```json
+{"input": {"task": "models", "action": "list", "folder": "loras"}}
+{"input": {"task": "models", "action": "download", "hf": "owner/repository/knight.safetensors@main", "folder": "loras"}}
+{"input": {"task": "models", "action": "delete", "folder": "loras", "name": "knight.safetensors"}}
+```
+
+"""
+
+MODELS_RESULT = """\
+The result has no images. `models` is the list; a download and a delete have the one file as `model`, and a download has
+`downloaded`, which is false if the file was there already:
+
+```json
+{"task": "models", "action": "list", "left_out": 0, "cache_limit_bytes": 10000000000,
+ "models": [{"folder": "loras", "name": "knight.safetensors", "bytes": 38400000, "sha256": "9f86d081…",
+             "source": "hf:owner/repository/knight.safetensors@main", "last_used": "2026-11-29T03:41:00+00:00",
+             "in_use": false}],
+ "disk": {"folder": "/runpod-volume/models", "free_bytes": 81234567890, "total_bytes": 107374182400},
+ "gpu": "NVIDIA GeForce RTX 4090", "timings": {"queue_s": 0.0, "total_s": 0.21}, "cost": 0.0003}
+```
+
+`sha256` and `source` are null if they are not known. `left_out` is the number of files beyond the first 5,000. Files
+that jobs named by address have the folder `by-address` and the first digits of their hash as `name`. While a file is
+downloaded, the job's progress has the stage `model`.
+
+"""
+
 RESULT = """\
 ## The result
 
@@ -166,6 +200,9 @@ def api_page() -> Iterator[str]:
     yield ADDRESSES
     for workflow in load_workflows(default_directory()).values():
         yield from workflow_section(workflow)
+    yield MODELS_TASK
+    yield inputs_table(dict(MODELS_KEYS), required=("task", "action"))
+    yield MODELS_RESULT
     yield RESULT.replace("COMFYUI_VERSION", pinned_version())
 
 

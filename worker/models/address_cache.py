@@ -190,7 +190,7 @@ class AddressCache:
                 os.close(descriptor)
         LOG.warning("%s is damaged; it is removed", path)
         with self._locked(file, stop):
-            _remove(path)
+            remove_unless_used(path)
         return None
 
     def _download(self, file: AddressedFile, key: str, context: FetchContext) -> None:
@@ -235,7 +235,7 @@ class AddressCache:
             needed = own[0].missing if own else file.size
             kept = [entry for entry in entries if entry.path != part]
             for entry in list(kept):
-                if self._problem(file, needed, kept) and _remove(entry.path):
+                if self._problem(file, needed, kept) and remove_unless_used(entry.path):
                     LOG.info("removed %s (%s bytes) to make room", entry.path.name, f"{entry.size:,}")
                     kept.remove(entry)
             if len(kept) < len(entries) - len(own):
@@ -295,7 +295,7 @@ class AddressCache:
             os.close(descriptor)
 
 
-def _remove(path: Path) -> bool:
+def remove_unless_used(path: Path) -> bool:
     """Delete a file or a part and its marker, unless it is in use. Return whether it was deleted."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -116,8 +116,14 @@ def model_locations(
     store = cache / "model-store" / "huggingface"
     older = cache / "cache"
     found = [*_hub_snapshots(hub, revision), *_store_snapshots(store, revision), *_store_snapshots(older, revision)]
+    roots = model_roots(comfyui=comfyui, data=data, models=models, volume=volume)
+    return ModelLocations(data / "models", roots, (hub, store, older), tuple(found), volume)
+
+
+def model_roots(*, comfyui: Path, data: Path, models: Path, volume: Path) -> tuple[Path, ...]:
+    """Return the folders with ComfyUI's layout, in search order. See `model_locations`."""
     roots = (data / "models", comfyui / "models", models, *(volume / layout for layout in VOLUME_LAYOUTS))
-    return ModelLocations(data / "models", tuple(dict.fromkeys(roots)), (hub, store, older), tuple(found), volume)
+    return tuple(dict.fromkeys(roots))
 
 
 def locate(wanted: Iterable[str], sizes: Mapping[str, int], locations: ModelLocations) -> LocatedModels:
@@ -185,8 +191,7 @@ def paths_config(locations: ModelLocations) -> str:
     """
     config: dict[str, dict[str, object]] = {}
     for number, root in enumerate(root for root in locations.roots if root == locations.links or _is_folder(root)):
-        own = sorted(folder.name for folder in _folders(root) if folder.name not in _KNOWN_SUBFOLDERS)
-        kinds = {**FOLDERS, **{name: (name,) for name in own}}
+        kinds = model_types(root)
         is_first = root == locations.links
         config[f"worker_{number}"] = {
             **({"is_default": True} if is_first else {}),
@@ -198,6 +203,12 @@ def paths_config(locations: ModelLocations) -> str:
         }
     config["worker_nodes"] = {"custom_nodes": str(nodes.DIRECTORY)}
     return json.dumps(config, indent=1, ensure_ascii=False)
+
+
+def model_types(root: Path) -> dict[str, tuple[str, ...]]:
+    """Return the model types of a root, each with its folders: ComfyUI's, and unknown subfolders of the root."""
+    own = sorted(folder.name for folder in _folders(root) if folder.name not in _KNOWN_SUBFOLDERS)
+    return {**FOLDERS, **{name: (name,) for name in own}}
 
 
 def is_on_volume(located: LocatedModels, locations: ModelLocations) -> bool:

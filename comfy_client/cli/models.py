@@ -1,0 +1,173 @@
+"""The command `models`: lists, downloads and deletes the model files of the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.commands import WAIT_TIMEOUT
+from comfy_client.cli.flags import Flag, UsageError
+from comfy_client.cli.following import cancel_interrupted, submit_in_thread, wait_with_progress
+from comfy_core.environment import Variable
+from comfy_core.errors import ConfigError
+from comfy_core.request.model_address import CIVITAI, parse_address
+from comfy_core.request.models_task import ACTIONS, DELETE, DOWNLOAD
+from comfy_core.urls import HUGGING_FACE
+
+if TYPE_CHECKING:
+    from comfy_client.client import Job
+    from comfy_client.models import ModelEntry, ModelList
+    from comfy_client.providers.interface import GenerationRequest, GenerationResult
+    from comfy_core.workflows import Workflow
+
+HF_TOKEN = Variable("HF_TOKEN", str, "Token for `comfy-client models download` from Hugging Face.", secret=True)
+CIVITAI_TOKEN = Variable("CIVITAI_TOKEN", str, "Token for `comfy-client models download` from Civitai.", secret=True)
+VARIABLES = (HF_TOKEN, CIVITAI_TOKEN)
+_HASH_CHARACTERS = 12
+_FLAGS = (
+    Flag(
+        ("action",),
+        "`list [FOLDER]` (the default), `download ADDRESS --folder FOLDER`, or `delete FOLDER/NAME`.",
+        "|".join(ACTIONS),
+        {"nargs": "?", "default": "list", "choices": ACTIONS},
+    ),
+    Flag(
+        ("subject",),
+        "For `list`: a folder, such as loras. For `download`: hf:owner/repository/file.safetensors@revision, "
+        "civitai:VERSION or an https URL, optionally with #sha256=HASH. For `delete`: the file as in the list.",
+        "FOLDER|ADDRESS|FOLDER/NAME",
+        {"nargs": "?"},
+    ),
+    Flag(("--folder",), "With `download`: the folder below ComfyUI's models.", "FOLDER", {"dest": "to_folder"}),
+    Flag(
+        ("--name",),
+        "With `download`: the file's name there. [default: the name in the address]",
+        "NAME",
+        {"dest": "new_name"},
+    ),
+    Flag(
+        ("--token-file",),
+        "With `download`: a file with the token for the address's host. [default HF_TOKEN or CIVITAI_TOKEN]",
+        "FILE",
+        {"type": Path},
+    ),
+    Flag(
+        ("--force",),
+        "With `download`: replace another file of the name. With `delete`: also delete a file of models.txt.",
+        settings={"action": "store_true"},
+    ),
+)
+
+
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the command `models`."""
+    return (Command("models", [*_FLAGS, WAIT_TIMEOUT, JSON], _models),)
+
+
+def _models(call: Call) -> int:
+    from comfy_client.models import model_entry, model_list  # noqa: PLC0415 - `--help` needs no client
+
+    action, request = call.options.action, _request(call)
+    with call.client() as client:
+        submission: Future[Job] = Future()
+        try:
+            with call.screen.progress() as progress:
+                job = submit_in_thread(client, request, submission, is_followed=True)
+                result = wait_with_progress(call, job, progress)
+        except KeyboardInterrupt as interrupt:
+            return cancel_interrupted(call, submission, interrupt)
+    if action == DOWNLOAD:
+        is_new = result.report.get("downloaded")
+        lines = [f"{'downloaded' if is_new else 'already there:'} {_summary(model_entry(result))}"]
+    elif action == DELETE:
+        lines = [f"deleted {_summary(model_entry(result))}"]
+    else:
+        lines = list_lines(model_list(result))
+    call.screen.show({"job_id": result.job_id, "cost": result.cost, **_json(result)}, *lines)
+    return 0
+
+
+def _request(call: Call) -> GenerationRequest:
+    """Return the request of the command line. Raises UsageError, or ConfigError for the file of a token."""
+    from comfy_client.models import delete_request, download_request, list_request  # noqa: PLC0415 - as above
+
+    options = call.options
+    if options.action == DELETE:
+        if "/" not in (options.subject or ""):
+            raise UsageError("give the file as in the list: comfy-client models delete loras/knight.safetensors")
+        return delete_request(options.subject, force=options.force)
+    if options.action != DOWNLOAD:
+        return list_request(options.subject)
+    if not options.subject or not options.to_folder:
+        raise UsageError(
+            "give an address and a folder: comfy-client models download hf:owner/repository/file.safetensors "
+            "--folder loras"
+        )
+    return download_request(
+        options.subject, options.to_folder, options.new_name, force=options.force, tokens=_tokens(call)
+    )
+
+
+def _tokens(call: Call) -> dict[str, str]:
+    """Return the token for the address's host, if there is one. Raises UsageError or ConfigError."""
+    try:
+        host = urlsplit(parse_address(call.options.subject).url).hostname or ""
+    except ValueError as error:
+        raise UsageError(f"the address {error}") from error
+    if file := call.options.token_file:
+        try:
+            return {host: file.read_text(encoding="utf-8").strip()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--token-file {file} cannot be read") from error
+    variables = {HUGGING_FACE: HF_TOKEN, CIVITAI: CIVITAI_TOKEN}
+    token = next((each.read(call.environment) for url, each in variables.items() if url.endswith(f"//{host}")), "")
+    return {host: token} if token else {}
+
+
+def _json(result: GenerationResult) -> dict[str, object]:
+    return {name: value for name, value in result.report.items() if name not in {"task", "timings", "gpu", "cost"}}
+
+
+def list_lines(found: ModelList) -> list[str]:
+    """Return a line for each file, and a line with the sums."""
+    rows = [_columns(model) for model in found.models]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if number == 1 else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    left_out = f" ({found.left_out:,} more are not listed)" if found.left_out else ""
+    sizes = [model.bytes for model in found.models if model.bytes is not None]
+    total = f", {gigabytes(sum(sizes))}" if sizes else ""
+    disk = ""
+    if found.free_bytes is not None and found.total_bytes is not None:
+        disk = f"; {gigabytes(found.free_bytes)} of {gigabytes(found.total_bytes)} are free"
+    return [*lines, f"{len(found.models):,} files{left_out}{total}{disk}"]
+
+
+def _columns(model: ModelEntry) -> Sequence[str]:
+    return (
+        model.path,
+        "" if model.bytes is None else gigabytes(model.bytes),
+        (model.sha256 or "")[:_HASH_CHARACTERS],
+        (model.last_used or "")[:16].replace("T", " "),
+        "in use" if model.in_use else "",
+        model.source or "",
+    )
+
+
+def _summary(model: ModelEntry) -> str:
+    size = f"  {model.bytes:,} bytes" if model.bytes is not None else ""
+    return f"{model.path}{size}{f'  sha256 {model.sha256}' if model.sha256 else ''}"
+
+
+def gigabytes(size: int) -> str:
+    """Return a size as text in MB or GB (powers of 1,000)."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004 - units

@@ -1,0 +1,347 @@
+"""The model files of a worker: lists them, adds and deletes files, and holds those that running jobs load.
+
+A job holds a shared lock on each model file that its graphs name, and a file is deleted or replaced only under an
+exclusive lock, so also another worker on the volume respects it. Files are added to and deleted from one models folder
+only, that of the volume if there is one: the others are part of the image.
+
+    <name>.safetensors             a model; <name>.safetensors.verified is its marker (files.py)
+    <name>.safetensors.source      the address from which it was downloaded
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from comfy_core.comfyui.model_inputs import FETCHED_FOLDER, model_folder
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import JobError, invalid_input
+from comfy_core.files import write_atomically
+from comfy_core.graphs import Graph
+from comfy_core.validation import nearest
+from worker.models.address_cache import SUFFIX, Lease, remove_unless_used
+from worker.models.files import marker_of, size_of
+from worker.models.folders import FOLDERS, model_types
+from worker.models.listing import ModelFile
+
+MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"})
+"""Suffixes of model files: ComfyUI's (folder_paths.py), and those of well-known custom nodes."""
+KEY_CHARACTERS = 12
+"""How many digits of its hash name a file of the cache. The whole hash would give access to a private file."""
+LOCK_WAIT_S = 1.0
+"""How long a lock is tried. Another process holds it as long only if its job loads the file."""
+_LOCK_POLL_S = 0.02
+_SOURCE_SUFFIX = ".source"
+_EMBEDDING = re.compile(r"embedding:([^\s,()]+)")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model file.
+
+    Attributes:
+        folder: the model type, such as `loras`, or FETCHED_FOLDER for a file of the cache.
+        name: the path in the folder; of a file of the cache, the first digits of its hash.
+        path: the file.
+        size: number of bytes.
+        sha256: the hash; empty if it is not known, or the file belongs to the cache.
+        source: the address from which the file was downloaded; empty if it is not known.
+        used_at: the time of the last use as seconds since 1970, or that of the file if it was not used since.
+    """
+
+    folder: str
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    source: str
+    used_at: float
+
+    def entry(self) -> JsonObject:
+        """Return the model for a result."""
+        return {
+            "folder": self.folder,
+            "name": self.name,
+            "bytes": self.size,
+            "sha256": self.sha256 or None,
+            "source": self.source or None,
+            "last_used": datetime.fromtimestamp(self.used_at, UTC).isoformat(timespec="seconds"),
+            "in_use": is_in_use(self.path),
+        }
+
+
+class ModelStore:
+    """The model files that a worker's ComfyUI finds.
+
+    Args:
+        roots: folders with ComfyUI's layout, in search order.
+        target: the one of `roots` in which files are added and deleted.
+        cache: the folder of the cache of files by address, which may not exist.
+        listed: the models of models.txt.
+    """
+
+    def __init__(self, roots: Sequence[Path], target: Path, cache: Path, listed: Iterable[ModelFile]) -> None:
+        self.target = target
+        self._roots = tuple(dict.fromkeys([*roots, target]))
+        self._cache = cache
+        self._listed: Mapping[str, ModelFile] = {model.path: model for model in listed}
+
+    def models(self, folder: str = "") -> Iterator[StoredModel]:
+        """Yield the models, or those of one folder. Of several files with one name, only the one that ComfyUI loads."""
+        seen: set[tuple[str, str]] = set()
+        for root in self._roots:
+            for kind, subfolders in model_types(root).items():
+                for file, name in _files(root / each for each in subfolders if folder in {"", kind}):
+                    if (kind, name) not in seen and (found := self._stored(kind, name, file)):
+                        seen.add((kind, name))
+                        yield found
+        if folder in {"", FETCHED_FOLDER}:
+            yield from self._cached()
+
+    def folders(self) -> list[str]:
+        """Return the names of all folders."""
+        return sorted({FETCHED_FOLDER, *(kind for root in self._roots for kind in model_types(root))})
+
+    def disk(self) -> JsonObject:
+        """Return the folder in which files are added, with the free and all bytes of its disk."""
+        existing = next(each for each in (self.target, *self.target.parents) if each.exists())
+        usage = shutil.disk_usage(existing)
+        return {"folder": str(self.target), "free_bytes": usage.free, "total_bytes": usage.total}
+
+    @contextlib.contextmanager
+    def held(self, graphs: Iterable[Graph]) -> Iterator[None]:
+        """Keep the files that the graphs name from being deleted inside the block, and set their time of use."""
+        with contextlib.ExitStack() as stack:
+            for file in {self._found(kind, name) for kind, name in _named(graphs)} - {None}:
+                if file is not None and (descriptor := _shared_lock(file)) is not None:
+                    stack.callback(os.close, descriptor)
+                    self._note_use(file)
+            yield
+
+    def present(self, folder: str, name: str) -> StoredModel | None:
+        """Return the file to which a download would go, or None if it does not exist yet.
+
+        Raises JobError (invalid_input) if it cannot go there.
+        """
+        if folder not in self.folders() or folder == FETCHED_FOLDER:
+            known = [each for each in self.folders() if each != FETCHED_FOLDER]
+            problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
+            raise invalid_input([Fault("folder", problem)])
+        path = self._path(folder, name)
+        self._require_inside(path)
+        return self._stored(folder, name, path)
+
+    def add(self, folder: str, name: str, lease: Lease, source: str) -> StoredModel:
+        """Give a file of the cache the name `name` in `folder`, and return it. A file of this name is replaced.
+
+        Raises JobError: model_in_use if a job loads the file of this name, or disk_full if it cannot be written.
+        """
+        path = self._path(folder, name)
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._require_inside(path)
+            if path.exists():
+                _remove(path, f"{folder}/{name}")
+            _link(lease.path, path)
+            with contextlib.suppress(OSError):  # without a marker, the hash is not in the list
+                write_atomically(marker_of(path), marker_of(lease.path).read_bytes(), mode=0o644)
+            write_atomically(_source_of(path), f"{source}\n".encode(), mode=0o644)
+        except OSError as error:
+            problem = f"{folder}/{name} cannot be written below {self.target} ({error.strerror})"
+            raise JobError.because(ErrorCode.DISK_FULL, problem) from error
+        return StoredModel(folder, name, path, path.stat().st_size, lease.sha256, source, time.time())
+
+    def delete(self, folder: str, name: str, *, force: bool) -> StoredModel:
+        """Delete a file and return it. Raises JobError: invalid_input, or model_in_use if a running job loads it."""
+        found = self._cached_file(name) if folder == FETCHED_FOLDER else self._deletable(folder, name)
+        if f"{folder}/{name}" in self._listed and not force:
+            problem = f"is missing: {folder}/{name} is one of models.txt, which the shipped workflows load"
+            raise invalid_input([Fault("force", problem)])
+        _remove(found.path, f"{folder}/{name}")
+        for companion in (marker_of(found.path), _source_of(found.path)):
+            companion.unlink(missing_ok=True)
+        return found
+
+    def _deletable(self, folder: str, name: str) -> StoredModel:
+        """Return a file that may be deleted. Raises JobError (invalid_input)."""
+        places = [self.target / each / name for each in FOLDERS.get(folder, (folder,))]
+        path = next((each for each in places if each.suffix in MODEL_SUFFIXES and size_of(each) is not None), None)
+        if path is not None and not path.is_symlink():
+            self._require_inside(path)
+            if found := self._stored(folder, name, path):
+                return found
+        elsewhere = path or self._found(folder, name)
+        if elsewhere is not None:
+            problem = f"is {elsewhere}, and a job deletes only files of {self.target}: remove it where it comes from"
+        else:
+            names = [each.name for each in self.models(folder)]
+            problem = f"is not a model in the folder {folder}{nearest(name, names)}"
+        raise invalid_input([Fault("name", problem)])
+
+    def _cached_file(self, name: str) -> StoredModel:
+        """Return the file of the cache with this name in the list. Raises JobError (invalid_input)."""
+        for found in self._cached():
+            if found.name == name:
+                return found
+        raise invalid_input([Fault("name", f"is not a file in the folder {FETCHED_FOLDER}")])
+
+    def _cached(self) -> Iterator[StoredModel]:
+        with contextlib.suppress(OSError):
+            for path in sorted(self._cache.iterdir()):
+                if path.suffix == SUFFIX and (size := size_of(path)) is not None:
+                    yield StoredModel(FETCHED_FOLDER, path.stem[:KEY_CHARACTERS], path, size, "", "", _used_at(path))
+
+    def _stored(self, kind: str, name: str, path: Path) -> StoredModel | None:
+        size = size_of(path)
+        if size is None:
+            return None
+        listed = self._listed.get(f"{kind}/{name}")
+        source = listed.url if listed and listed.size == size else _text_of(_source_of(path))
+        return StoredModel(kind, name, path, size, _marked_sha256(path), source, _used_at(path))
+
+    def _path(self, folder: str, name: str) -> Path:
+        """Return the place of a file in the target: where it is, else in the type's folder of the same name."""
+        places = [self.target / each / name for each in FOLDERS.get(folder, (folder,))]
+        return next((each for each in places if size_of(each) is not None), self.target / folder / name)
+
+    def _require_inside(self, path: Path) -> None:
+        """Raise JobError (invalid_input) if a link leads out of the target."""
+        if path.is_symlink() or not path.parent.resolve().is_relative_to(self.target.resolve()):
+            raise invalid_input([Fault("name", f"is at {path}, where a link leads out of {self.target}")])
+
+    def _found(self, kind: str, name: str) -> Path | None:
+        """Return the file that ComfyUI loads for a name."""
+        places = (root / each / name for root in self._roots for each in FOLDERS.get(kind, (kind,)))
+        return next((each for each in places if size_of(each) is not None), None)
+
+    def _note_use(self, file: Path) -> None:
+        """Set the time of the last access. In a layer of the image this would copy the whole file."""
+        if file.is_relative_to(self.target):
+            with contextlib.suppress(OSError):
+                os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
+
+
+def is_in_use(file: Path) -> bool:
+    """Return whether a running job of any worker on the volume holds a file."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # the disk has no locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _shared_lock(file: Path) -> int | None:
+    """Return a descriptor that holds a file, or None if it was deleted or its disk has no locks."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process looks whether it is in use, or deletes it
+            time.sleep(_LOCK_POLL_S)
+        except OSError:
+            break
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove(path: Path, name: str) -> None:
+    """Delete a file. Raises JobError: model_in_use, or invalid_input if another job was faster."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while not remove_unless_used(path):
+        if not path.exists():
+            raise invalid_input([Fault("name", f"does not exist any more: another job has deleted {name}")])
+        if time.monotonic() > deadline:
+            problem = f"{name} is in use" if is_in_use(path) else f"{path} cannot be deleted by the worker's user"
+            raise JobError.because(ErrorCode.MODEL_IN_USE, problem, model=name)
+        time.sleep(_LOCK_POLL_S)
+
+
+def _link(file: Path, path: Path) -> None:
+    """Make `path` a second name of `file`, or a copy if the disk has no hard links. Raises OSError."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copy2(file, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the model files below the folders, each with its path in its folder. Hidden ones are left out."""
+    for top in folders:
+        for folder, subfolders, names in os.walk(top):
+            subfolders[:] = sorted(each for each in subfolders if not each.startswith(".") and each != FETCHED_FOLDER)
+            for name in sorted(names):
+                file = Path(folder, name)
+                if file.suffix in MODEL_SUFFIXES and not name.startswith("."):
+                    yield file, file.relative_to(top).as_posix()
+
+
+def _named(graphs: Iterable[Graph]) -> set[tuple[str, str]]:
+    """Return the files that graphs name, as folder and name. The folder of an unknown input may be any."""
+    named: set[tuple[str, str]] = set()
+    for node in (node for graph in graphs for node in graph.values()):
+        for key, value in node["inputs"].items():
+            if not isinstance(value, str):
+                continue
+            name = value.replace("\\", "/")
+            if known := model_folder(node["class_type"], key):
+                named.add((known, name))
+            elif Path(name).suffix in MODEL_SUFFIXES:
+                named |= {(kind, name) for kind in FOLDERS}
+            for word in _EMBEDDING.findall(name):
+                named |= {("embeddings", f"{word}{suffix}") for suffix in ("", *MODEL_SUFFIXES)}
+    return named
+
+
+def _used_at(path: Path) -> float:
+    status = path.stat()
+    return max(status.st_atime, status.st_mtime)
+
+
+def _marked_sha256(path: Path) -> str:
+    """Return the hash in a file's marker, or an empty string if the file is not the one that was marked."""
+    match _text_of(marker_of(path)).split():
+        case [sha256, size, modified_at]:
+            status = path.stat()
+            return sha256 if [size, modified_at] == [str(status.st_size), str(int(status.st_mtime))] else ""
+    return ""
+
+
+def _source_of(path: Path) -> Path:
+    return path.with_name(path.name + _SOURCE_SUFFIX)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(4096).strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
