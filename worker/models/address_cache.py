@@ -126,7 +126,7 @@ class AddressCache:
             self._download(file, key, FetchContext(source, self._retry_policy, stop, _reporter(on_bytes)))
         raise ModelError(
             file,
-            "was removed from the cache before it was used; the cache is too small for all jobs (WORKER_MODEL_LIMIT_GB)",
+            "was removed from the cache before it was used; WORKER_MODEL_LIMIT_GB is too small for all jobs",
             is_temporary=True,
         )
 
