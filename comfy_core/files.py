@@ -11,11 +11,10 @@ from typing import Any
 from comfy_core.errors import ConfigError
 
 
-def read_json(file: Path) -> tuple[bytes, Any]:
-    """Return a file's content, and the value of the JSON text in it. Raises ConfigError with the file's path."""
+def read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the value of the JSON text in a file. Raises ConfigError with the file's path."""
     try:
-        content = file.read_bytes()
-        return content, json.loads(content)
+        return json.loads(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,14 +73,19 @@ KEYWORDS = _TOP_LEVEL_KEYWORDS | _INPUT_KEYWORDS
 
 @dataclass(frozen=True)
 class Workflow:
-    """A workflow template: its graph, the schema of its inputs, and a version hash of both."""
+    """A workflow template: its graph, and the schema of its inputs."""
 
     name: str
     graph: Graph
     schema: JsonObject
-    version: str
     is_inline: bool = False
     """Whether the template is part of a request, so that its graph is the caller's own."""
+
+    @cached_property
+    def version(self) -> str:
+        """A hash of the graph and the inputs file. Neither their format nor `x-name` changes it."""
+        content = [self.graph, {key: value for key, value in self.schema.items() if key != "x-name"}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def inputs(self) -> JsonObject:
@@ -136,22 +142,16 @@ def template_names(directory: Path) -> list[str]:
 def load_workflow(directory: Path, name: str) -> Workflow:
     """Return one workflow in a folder. Raises ConfigError with the name of the invalid file."""
     graph_file, inputs_file = directory / f"{name}.json", directory / f"{name}{INPUTS_SUFFIX}"
-    graph_content, graph = read_json(graph_file)
-    inputs_content, schema = read_json(inputs_file)
+    graph, schema = read_json(graph_file), read_json(inputs_file)
     if faults := graph_faults(graph):
         raise ConfigError(f"{graph_file}: {faults[0].path} {faults[0].message}")
     try:
-        return make_workflow(name, graph, schema, version_of(graph_content, inputs_content))
+        return make_workflow(name, graph, schema)
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
 
 
-def version_of(graph_content: bytes, inputs_content: bytes) -> str:
-    """Return the version of a workflow: a hash of its two files."""
-    return hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
-
-
-def make_workflow(name: str, graph: Graph, schema: Any, version: str, *, is_inline: bool = False) -> Workflow:  # noqa: ANN401 - any JSON value
+def make_workflow(name: str, graph: Graph, schema: Any, *, is_inline: bool = False) -> Workflow:  # noqa: ANN401 - any JSON value
     """Return the workflow of a valid graph and the content of its inputs file.
 
     Raises LookupError, with a message for the user, if the schema is not usable for a template.
@@ -162,7 +162,7 @@ def make_workflow(name: str, graph: Graph, schema: Any, version: str, *, is_inli
         raise LookupError(f"it is not a JSON Schema: {error.message}") from error
     if faults := schema_faults(schema, _KEYWORDS_SCHEMA):
         raise LookupError(f"{faults[0].path or 'it'} {faults[0].message}")
-    workflow = Workflow(name, graph, schema, version, is_inline)
+    workflow = Workflow(name, graph, schema, is_inline)
     _check_keywords(schema, _TOP_LEVEL_KEYWORDS, "it")
     for input_name, rule in workflow.inputs.items():
         _check_keywords(rule, _INPUT_KEYWORDS, f"input {shown(input_name)}")

@@ -47,7 +47,7 @@ def from_comfyui(url: str, classes: Collection[str]) -> NodeTypes:
 
 def from_file(file: Path) -> NodeTypes:
     """Return the node classes in a saved response of GET /object_info. Raises ConfigError."""
-    _, entries = read_json(file)
+    entries = read_json(file)
     if not isinstance(entries, dict) or not all(
         isinstance(entry, dict) and "input" in entry for entry in entries.values()
     ):

@@ -129,7 +129,7 @@ def _init(call: Call, file: Path) -> int:
     chosen = _chosen(call, graph, proposed_inputs(graph, node_types.entries))
     schema = inputs_schema(graph, re.sub(r"[_-]+", " ", name).capitalize(), chosen)
     try:
-        make_workflow(name, graph, schema, "")
+        make_workflow(name, graph, schema)
     except LookupError as error:
         raise ConfigError(f"--expose: {error.args[0]}") from error
     folder = call.options.out or WORKFLOWS.read(call.environment) or file.parent
@@ -149,7 +149,7 @@ def _read_graph(call: Call, file: Path) -> tuple[Graph, bytes, NodeTypes]:
     """Return the graph in a file, its text, and the node classes. A graph in the editor's format is converted."""
     from comfy_client.authoring.editor_format import class_types, convert, is_editor_format  # noqa: PLC0415 - only needed here
 
-    content, value = read_json(file)
+    value = read_json(file)
     if is_editor_format(value):
         node_types = _node_types(call, class_types(value))
         try:
@@ -161,7 +161,7 @@ def _read_graph(call: Call, file: Path) -> tuple[Graph, bytes, NodeTypes]:
         case {"input": {"workflow": dict(graph)}} | {"prompt": dict(graph)} | {"workflow": dict(graph)}:
             content = _indented(graph)
         case _:
-            graph = value
+            graph, content = value, file.read_bytes()
     if faults := graph_faults(graph):
         raise ConfigError(f"{file}: {'; '.join(f'{fault.path} {fault.message}' for fault in faults[:3])}")
     return graph, content, _node_types(call, _classes([graph]))

@@ -14,7 +14,7 @@ from comfy_core.contract import Fault, JsonObject
 from comfy_core.errors import invalid_input
 from comfy_core.graphs import graph_faults, normalise_links
 from comfy_core.validation import Faults, path_of, shown
-from comfy_core.workflows import Workflow, make_workflow, version_of
+from comfy_core.workflows import Workflow, make_workflow
 
 MAX_SCHEMA_CHARACTERS = 200_000
 MAX_IMAGES = 8
@@ -32,9 +32,8 @@ def inline_template(graph: Any, schema: Any, faults: Faults) -> Workflow:  # noq
         faults.add("inputs_schema", problem)
     faults.raise_if_any()
     normalise_links(graph)
-    texts = (json.dumps(each, sort_keys=True).encode() for each in (graph, schema))
     try:
-        return make_workflow(str(schema.get("x-name", "custom")), graph, schema, version_of(*texts), is_inline=True)
+        return make_workflow(str(schema.get("x-name", "custom")), graph, schema, is_inline=True)
     except LookupError as error:
         raise invalid_input([Fault("inputs_schema", str(error.args[0]))]) from error
 

@@ -22,7 +22,7 @@ MODELS = SHIPPED["flux-dev-txt2img"].schema["x-models"]
 def findings(rule: JsonObject, graph: Graph = TXT2IMG, node_types: NodeTypes = COMPLETE) -> Findings:
     """Return the findings for a template with one input `value`."""
     schema = {"type": "object", "x-models": MODELS, "properties": {"value": rule}}
-    return check_workflow(make_workflow("mine", graph, schema, "1"), node_types, MODELS)
+    return check_workflow(make_workflow("mine", graph, schema), node_types, MODELS)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

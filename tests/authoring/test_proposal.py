@@ -194,7 +194,7 @@ def test_models_are_listed_with_their_folders() -> None:
 def test_the_inputs_file_is_a_valid_template() -> None:
     """All proposed inputs together are accepted as a template, with num_images for the seed."""
     schema = inputs_schema(TXT2IMG, "Mine", proposed_inputs(TXT2IMG, RECORDED))
-    workflow = make_workflow("mine", TXT2IMG, schema, "1")
+    workflow = make_workflow("mine", TXT2IMG, schema)
 
     assert workflow.inputs["num_images"]["maximum"] == 8
     assert schema["required"] == ["prompt"]

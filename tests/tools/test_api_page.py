@@ -21,7 +21,7 @@ def test_a_workflow_without_descriptions_has_a_section() -> None:
             "x-insert": {"class_type": "B", "link": "model", "inputs": {"name": "name"}},
         },
     }
-    section = "\n".join(workflow_section(make_workflow("plain", GRAPH, {"properties": properties}, "1")))
+    section = "\n".join(workflow_section(make_workflow("plain", GRAPH, {"properties": properties})))
 
     assert section.startswith("## `plain`\n")
     assert "| `size` | integer, 1 to 9 |  |  |" in section

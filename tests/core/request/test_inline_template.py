@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
-from comfy_core.workflows import Workflow
+from comfy_core.workflows import Workflow, load_workflows
 from tests.core.test_workflows import image_base64
 
 GRAPH: JsonObject = {
@@ -55,6 +56,15 @@ def test_inputs_are_put_into_the_graph() -> None:
     assert [upload.targets[0].node_id for upload in rendered.uploads] == ["3"]
     assert (rendered.workflow, rendered.inputs["color"]) == ("square", 7)
     assert read.has_own_graph
+
+
+def test_it_has_the_version_of_its_files(tmp_path: Path) -> None:
+    """The same template has the same version in a folder and in a request, whatever the order of its keys."""
+    (tmp_path / "square.json").write_text(json.dumps(GRAPH, indent=2))
+    (tmp_path / "square.inputs.json").write_text(json.dumps(dict(reversed(SCHEMA.items())), indent=4))
+    rendered = read_request(request({**SCHEMA, "x-name": "other"}, color=7), {}).render()
+
+    assert rendered.version == load_workflows(tmp_path)["square"].version
 
 
 def test_it_may_be_json_text() -> None:
