@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import threading
@@ -187,12 +188,12 @@ def test_a_worker_without_a_cache_refuses_addresses(worker: Worker) -> None:
 # --- credentials
 
 
-def everything(base: Path, result: object, log: str) -> str:
-    """Return the text of all that a job left: its result, the log, and each file and its name."""
+def everything(base: Path, results: list[dict[str, Any]], log: str) -> str:
+    """Return the text of all that jobs left: results, images with their metadata, the log, each file and its name."""
     files = [path for path in base.rglob("*") if path.is_file()]
-    return "\n".join(
-        [json.dumps(result), log, *map(str, files), *(file.read_bytes().decode("latin-1") for file in files)]
-    )
+    contents = [file.read_bytes() for file in files]
+    contents += [base64.b64decode(image["data"]) for result in results for image in result["images"]]
+    return "\n".join([json.dumps(results), log, *map(str, files), *(each.decode("latin-1") for each in contents)])
 
 
 def test_a_token_is_sent_only_to_its_host(
@@ -210,7 +211,7 @@ def test_a_token_is_sent_only_to_its_host(
 
     assert {request.token for request in server.requests(HF_PATH)} == {TOKEN}
     assert {request.token for request in server.requests("/cdn/file")} == {""}
-    left = everything(tmp_path, result, caplog.text)
+    left = everything(tmp_path, [result], caplog.text)
     assert TOKEN not in left
     assert "CDNSECRET" not in left
 
@@ -228,7 +229,9 @@ def test_a_signed_url_stays_secret(
         failure = refusal(fetching, {**TEXT_TO_IMAGE, "loras": [{"url": url}]}, ErrorCode.INVALID_MODEL)
 
     assert addressed.server.requests(HF_PATH)[0].query == "signature=URLSECRET"
-    assert "URLSECRET" not in everything(tmp_path, [result, graph, failure], caplog.text)
+    left = everything(tmp_path, [result, graph], caplog.text)
+    assert f"{HF_PATH}#sha256={sha256(LORA)}" in left, "the metadata of the images has the address"
+    assert "URLSECRET" not in f"{left} {failure}"
 
 
 @pytest.mark.parametrize(
