@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from comfy_client.batch.gallery import gallery
 from comfy_client.batch.journal import MADE, JournalEntry
@@ -16,6 +17,7 @@ from comfy_client.batch.run import AssetOutcome
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.files import write_atomically
+from comfy_core.request.model_address import public_name
 
 MANIFEST = "manifest.json"
 GALLERY = "index.html"
@@ -62,7 +64,7 @@ def _asset(outcome: AssetOutcome, entry: JournalEntry) -> JsonObject:
         "type": asset.kind,
         "state": "ready" if facts else outcome.outcome,
         "prompt": asset.prompt,
-        "inputs": {name: value for name, value in asset.input.items() if name != "prompt"},
+        "inputs": {name: _public(name, value) for name, value in asset.input.items() if name != "prompt"},
         "from": asset.source or None,
         "file": asset.filename if facts else None,
         "urls": entry.urls,
@@ -75,6 +77,11 @@ def _asset(outcome: AssetOutcome, entry: JournalEntry) -> JsonObject:
         },
         "error": json.loads(outcome.error.report.to_json()) if outcome.error else None,
     }
+
+
+def _public(name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return an input of a request for the manifest. The query of a LoRA's URL may be a secret, and is left out."""
+    return [{**lora, "name": public_name(lora["name"])} for lora in value] if name == "loras" else value
 
 
 def read_previous(folder: Path, game: str) -> Mapping[str, JsonObject]:

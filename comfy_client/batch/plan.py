@@ -17,8 +17,9 @@ from typing import Any
 from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
 from comfy_core.contract import ENVELOPE, Fault, JsonObject
 from comfy_core.errors import JobError, invalid_input
+from comfy_core.request.model_keys import named_loras
 from comfy_core.request.reading import read_request
-from comfy_core.validation import nearest, schema_faults
+from comfy_core.validation import Faults, nearest, schema_faults
 from comfy_core.workflows import Workflow, find_workflow
 
 _NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -111,10 +112,23 @@ class AssetPlan:
 
 def read_plan(data: JsonObject, workflows: Mapping[str, Workflow]) -> AssetPlan:
     """Return the plan for a parsed assets.toml. Raises JobError (invalid_input) with all faults and their paths."""
-    faults = schema_faults(data, _schema(workflows))
-    if faults:
-        raise invalid_input(faults)
+    faults = Faults()
+    data = _with_named_loras(data, [], faults)
+    faults.extend(schema_faults(data, _schema(workflows)))
+    faults.raise_if_any()
     return _PlanBuilder(data, workflows).plan()
+
+
+def _with_named_loras(value: Any, path: list[str | int], faults: Faults) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a part of the file with each LoRA like `{hf = "…"}` as one with its address as `name`. Adds faults."""
+    match value:
+        case list() if path[-1] == "loras":
+            return named_loras(value, faults, path)
+        case list():
+            return [_with_named_loras(item, [*path, number], faults) for number, item in enumerate(value)]
+        case dict():
+            return {key: _with_named_loras(item, [*path, key], faults) for key, item in value.items()}
+    return value
 
 
 def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:

@@ -81,6 +81,11 @@ def parse_address(text: str) -> ModelAddress:
     return replace(address, sha256=sha256, given=text)
 
 
+def public_name(name: str) -> str:
+    """Return the name or address of a model without the query of a URL, but with the hash of the file."""
+    return parse_address(name).text if is_address(name) else name
+
+
 def shown_name(name: str) -> str:
     """Return the name or address of a model for a message, without the query of a URL, which may be secret."""
     return name.partition("?")[0] if is_address(name) else name

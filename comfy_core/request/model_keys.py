@@ -6,7 +6,7 @@ A token is a secret, so no fault contains a value or a key of `model_tokens`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_core.contract import JsonObject
@@ -45,8 +45,13 @@ def with_address_names(value: JsonObject, rules: Mapping[str, JsonObject], fault
 def _named_items(input_name: str, items: Any, rule: JsonObject, faults: Faults) -> Any:  # noqa: ANN401 - any JSON value
     match rule, items:
         case {"x-insert": _, "items": {"properties": {"name": _}}}, list():
-            return [_named(item, [input_name, number], faults) for number, item in enumerate(items)]
+            return named_loras(items, faults, [input_name])
     return items
+
+
+def named_loras(items: list[Any], faults: Faults, path: Sequence[str | int] = ("loras",)) -> list[Any]:
+    """Return the `items` at `path`, those that are addresses with a `name`. Add faults for invalid addresses."""
+    return [_named(item, [*path, number], faults) for number, item in enumerate(items)]
 
 
 def _named(item: Any, path: list[str | int], faults: Faults) -> Any:  # noqa: ANN401 - any JSON value

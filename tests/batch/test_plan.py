@@ -134,3 +134,24 @@ def test_the_shipped_games_are_complete(file: Path, plan_of: Callable[[dict[str,
     assert plan.game == file.parent.name
     assert {"entity", "background", "ui"} <= {asset.kind for asset in plan.assets}
     assert any(asset.source for asset in plan.assets)
+
+
+def test_a_lora_may_be_an_address(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+    """A LoRA that is an object with an address equals its name as text, also in the digest."""
+    loras = [{"hf": "a/b/c.safetensors", "sha256": "A" * 64, "strength": 0.5}]
+    name = f"hf:a/b/c.safetensors#sha256={'a' * 64}"
+    by_object, by_name = copy.deepcopy(GAME), copy.deepcopy(GAME)
+    by_object["defaults"]["loras"] = loras
+    by_name["defaults"]["loras"] = [{"name": name, "strength": 0.5}]
+    [asset, *_], [same, *_] = plan_of(by_object).assets, plan_of(by_name).assets
+
+    assert asset.input["loras"] == [{"name": name, "strength": 0.5}]
+    assert asset.digest == same.digest
+
+
+def test_an_invalid_address_has_its_path(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+    """The fault of an address names its place in the file."""
+    game = copy.deepcopy(GAME)
+    game["groups"]["ui"]["assets"][0]["loras"] = [{"name": "a.safetensors"}, {"hf": "a/b"}]
+    with pytest.raises(JobError, match=r"groups\.ui\.assets\[0\]\.loras\[1\]: must be like hf:owner"):
+        plan_of(game)

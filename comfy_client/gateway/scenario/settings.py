@@ -15,6 +15,7 @@ from comfy_core.environment import base_url, names, number, optional, positive, 
 from comfy_core.errors import ConfigError
 from comfy_core.object_store import REQUIRED_VARIABLES, Bucket, read_bucket
 from comfy_core.prices import DEFAULT_POOL, POOLS
+from comfy_core.request.model_address import public_name
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -29,14 +30,17 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _loras(text: str) -> dict[str, str]:
-    """Return the file names of LoRAs by id. `text` is a JSON object, or the path of a file that contains one."""
+    """Return the files or addresses of LoRAs by id. `text` is a JSON object, or the path of a file with one."""
     try:
-        return table(text if not text or text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        loras = table(text if not text or text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        for name in loras.values():
+            public_name(name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f'must be a JSON object that maps ids to files, such as {{"model_x": "knight.safetensors"}}, or the path '
             f"of such a file ({error})"
         ) from error
+    return loras
 
 
 def _networks(text: str) -> tuple[str, ...]:
@@ -121,7 +125,9 @@ class ShimSettings:
     loras: Mapping[str, str] = variable(
         "SCENARIO_SHIM_LORAS",
         _loras,
-        "A JSON object that maps Scenario's LoRA ids to LoRA files of the worker, or the path of such a JSON file.",
+        "A JSON object that maps Scenario's LoRA ids to LoRA files of the worker or their addresses, or the path of "
+        "such a JSON file.",
+        secret=True,  # a URL's query may be
     )
     models: JsonObject = variable(
         "SCENARIO_SHIM_MODELS",
@@ -129,6 +135,7 @@ class ShimSettings:
         "A JSON object that maps Scenario's model ids to a workflow, inputs and LoRAs, or the path of such a JSON "
         "file; `comfy-client scenario models` writes it.",
         "{}",
+        secret=True,  # as above
     )
     bucket_prefix: str | None = variable(
         "SCENARIO_SHIM_BUCKET_PREFIX",

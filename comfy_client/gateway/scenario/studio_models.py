@@ -1,4 +1,4 @@
-"""The models of a studio: maps Scenario's model ids to a workflow, its inputs, and LoRA files. Pure.
+"""The models of a studio: maps Scenario's model ids to a workflow, its inputs, and LoRAs. Pure.
 
 SCENARIO_SHIM_MODELS has the table, SCENARIO_SHIM_LORAS its short form for models that are one LoRA. `comfy-client
 scenario models` writes the table from the account's list, with `loras: null` for each model that nobody has mapped yet.
@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from comfy_core.contract import JsonObject
+from comfy_core.request.model_address import public_name
+from comfy_core.request.model_keys import named_loras
+from comfy_core.validation import Faults
 
 EXAMPLE = '{"model_abc": {"loras": [{"name": "knight.safetensors", "strength": 0.8}], "inputs": {"guidance": 4}}}'
 _KEYS = frozenset({"name", "workflow", "inputs", "loras"})
@@ -25,7 +28,7 @@ class StudioModel:
         name: the name in lists of models.
         workflow: the workflow that generates the images. Empty: the one of the request's task.
         inputs: values for the workflow's inputs that a request does not set.
-        loras: the LoRAs, as in docs/api.md.
+        loras: the LoRAs, as in docs/api.md. The `name` of each may be an address.
     """
 
     name: str
@@ -51,8 +54,8 @@ def studio_models(table: JsonObject) -> dict[str, StudioModel]:
 
 
 def lora_model(file: str) -> StudioModel:
-    """Return the model for an entry of SCENARIO_SHIM_LORAS."""
-    return StudioModel(file, loras=({"name": file, "strength": 1.0},))
+    """Return the model for an entry of SCENARIO_SHIM_LORAS: a file of the worker, or an address."""
+    return StudioModel(public_name(file), loras=({"name": file, "strength": 1.0},))
 
 
 def _is_mapped(entry: object) -> bool:
@@ -65,8 +68,17 @@ def _parse(model_id: str, entry: object) -> StudioModel:
             name, workflow = str(given.get("name") or model_id), str(given.get("workflow", ""))
             inputs, loras = given.get("inputs", {}), given.get("loras", [])
             if isinstance(inputs, dict) and isinstance(loras, list) and all(isinstance(each, dict) for each in loras):
-                return StudioModel(name, workflow, inputs, tuple(loras))
+                return StudioModel(name, workflow, inputs, tuple(_checked(model_id, loras)))
     raise ValueError(f"the entry {model_id!r} must have the keys {', '.join(sorted(_KEYS))}")
+
+
+def _checked(model_id: str, loras: list[JsonObject]) -> list[JsonObject]:
+    """Return LoRAs with a `name` each, which may be an address. Raises ValueError for an invalid address."""
+    faults = Faults()
+    named = named_loras(loras, faults)
+    for fault in faults.listed():
+        raise ValueError(f"the entry {model_id!r}: {fault.path} {fault.message}")
+    return named
 
 
 def unmapped_table(records: Iterable[JsonObject], known: Mapping[str, object]) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
 from comfy_client.gateway.scenario.mapping import INFERENCES, MappedCall, map_call
+from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models
+from comfy_core.errors import ConfigError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 
@@ -177,6 +180,23 @@ def test_a_studio_model_sets_what_the_caller_does_not() -> None:
     assert call.input["loras"] == [lora]
     assert as_lora.input["loras"] == [{**lora, "strength": 0.25}]
     assert as_lora.input["workflow"] == "txt2img"
+
+
+def test_the_tables_take_addresses() -> None:
+    """LoRAs of both tables may be addresses. A list of models shows no query of a URL; an invalid address is named."""
+    table = parse_table('{"model_a": {"loras": [{"civitai": 12, "strength": 0.5}]}}')
+    url = "https://h/ink.safetensors?signature=SECRET"
+    settings = ShimSettings.from_env({"SCENARIO_SHIM_LORAS": json.dumps({"model_b": url})})
+
+    assert studio_models(table)["model_a"].loras == ({"name": "civitai:12", "strength": 0.5},)
+    assert settings.all_models["model_b"] == StudioModel(
+        "https://h/ink.safetensors", loras=({"name": url, "strength": 1.0},)
+    )
+    with pytest.raises(ValueError, match=r"'model_a': loras\[0\] must be like hf:owner"):
+        parse_table('{"model_a": {"loras": [{"hf": "a/b"}]}}')
+    with pytest.raises(ConfigError, match="contains a credential in its query") as info:
+        ShimSettings.from_env({"SCENARIO_SHIM_LORAS": '{"model_b": "https://h/a.safetensors?token=SECRET"}'})
+    assert "SECRET" not in str(info.value)
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"model_a": 1}', '{"model_a": {"lora": []}}', "{", "/none.json"])
