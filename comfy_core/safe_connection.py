@@ -148,7 +148,7 @@ def read_url(url: str, rules: FetchRules, previous: CheckedUrl | None = None) ->
         port = parts.port
         resource = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=string.punctuation)
     except ValueError:
-        raise FetchError(f"{which} is not valid; write https://host/image.png") from None
+        raise FetchError(f"{which} is not valid; write https://host/path") from None
     if previous and previous.scheme == "https" and parts.scheme == "http":
         raise FetchError("it redirects from https to http; send a URL that stays on https")
     if parts.scheme != "https" and not (parts.scheme == "http" and rules.allow_http):
@@ -156,7 +156,7 @@ def read_url(url: str, rules: FetchRules, previous: CheckedUrl | None = None) ->
     if "@" in parts.netloc:
         raise FetchError(f"{which} contains a user name; send a URL that needs none, such as a presigned URL")
     if not _HOST.fullmatch(host):
-        raise FetchError(f"{which} has no valid host; write https://host/image.png")
+        raise FetchError(f"{which} has no valid host; write https://host/path")
     default_port = _PORTS[parts.scheme]
     port = default_port if port is None else port
     if port != default_port and port not in rules.extra_ports:

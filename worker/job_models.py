@@ -47,8 +47,8 @@ from worker.settings import Settings
 
 MAX_MODELS = 16
 """Maximum number of different addresses in one job."""
-JOBS = 4
-"""Maximum parallel downloads of one job."""
+MAX_PARALLEL = 4
+"""Maximum number of parallel downloads of one job."""
 AT_HAND_S = 0.25
 """A job whose models are not there after this time lets jobs that arrived later queue their prompts first."""
 _TICK_S = 0.1
@@ -198,7 +198,7 @@ def leased_models(
     stop = threading.Event()
     source = AddressSource(fetcher.hosts, tokens, stop)
     sizes: dict[ModelAddress, tuple[int, int]] = {}
-    threads = ThreadPoolExecutor(JOBS, thread_name_prefix="models")
+    threads = ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="models")
 
     def fetch(address: ModelAddress) -> Lease:
         return fetcher.cache.fetch(address, source, stop, lambda done, total: sizes.__setitem__(address, (done, total)))

@@ -127,7 +127,7 @@ class Webhooks:
             self._ending.wait(wait_s)
         log.warning("webhook: %s was not delivered in %d attempts: %s", event.kind, attempt + 1, response.problem)
 
-    def send(self, event: WebhookEvent, webhook: Webhook, given_up: threading.Event | None = None) -> Answer:
+    def send(self, event: WebhookEvent, webhook: Webhook, given_up: threading.Event | None = None) -> ReceiverResponse:
         """Send an event once and return the receiver's response. `given_up` ends the wait for it within a second."""
         rules = self._settings.rules(webhook.url)
         headers = event.headers(self._settings.secrets[webhook.secret_id], datetime.now(UTC))
@@ -140,13 +140,13 @@ class Webhooks:
             with exchange(request, rules, self._resolve, deadline, limit=_MAX_RESPONSE_BYTES) as response:
                 retry_after_s = parse_retry_after(response.getheader("Retry-After")) or 0.0
                 hint = "; redirects are not followed" if response.getheader("Location") else ""
-                return Answer(response.status, f"{host} returned {response.status}{hint}", retry_after_s)
+                return ReceiverResponse(response.status, f"{host} returned {response.status}{hint}", retry_after_s)
         except FAILURES as error:
-            return Answer(0, f"{host}: {problem_of(error, 'the request', ATTEMPT_TIMEOUT_S)}")
+            return ReceiverResponse(0, f"{host}: {problem_of(error, 'the request', ATTEMPT_TIMEOUT_S)}")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReceiverResponse:
     """A receiver's response. The status is 0 if there is none."""
 
     status: int

@@ -149,7 +149,8 @@ def list_lines(found: ModelList) -> list[str]:
     disk = ""
     if found.free_bytes is not None and found.total_bytes is not None:
         disk = f"; {gigabytes(found.free_bytes)} of {gigabytes(found.total_bytes)} are free"
-    return [*lines, f"{len(found.models):,} files{left_out}{total}{disk}"]
+    files = "1 file" if len(found.models) == 1 else f"{len(found.models):,} files"
+    return [*lines, f"{files}{left_out}{total}{disk}"]
 
 
 def _columns(model: ModelEntry) -> Sequence[str]:

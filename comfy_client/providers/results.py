@@ -65,7 +65,7 @@ def read_result(status: JobStatus, provider: str, usd_per_s: float | None = None
         execution_s=status.execution_s,
         worker_id=status.worker_id,
         retries=status.retries,
-        gpu=output["gpu"] if isinstance(output.get("gpu"), str) else None,
+        gpu=_gpu(output),
         cost=_cost(output, status, usd_per_s),
     )
     if not (result.images or result.files or result.texts):
@@ -92,9 +92,13 @@ def _models_result(
         execution_s=status.execution_s,
         worker_id=status.worker_id,
         report=dict(output),
-        gpu=output["gpu"] if isinstance(output.get("gpu"), str) else None,
+        gpu=_gpu(output),
         cost=_cost(output, status, usd_per_s),
     )
+
+
+def _gpu(output: Mapping[str, Any]) -> str | None:
+    return output["gpu"] if isinstance(output.get("gpu"), str) else None
 
 
 def _cost(output: Mapping[str, Any], status: JobStatus, usd_per_s: float | None) -> float | None:

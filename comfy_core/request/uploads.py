@@ -18,6 +18,10 @@ from comfy_core.workflows import Workflow
 
 _MAX_STRETCH = 1.02
 """Maximum ratio of the aspect ratios of an image and its mask without a warning."""
+_SIDE_LIMITS = {"minimum": 64, "maximum": 2048, "multipleOf": 16}
+"""Limits of a side in pixels, for a template whose schema has none."""
+_MAX_SIDE = 16_384
+"""ComfyUI's maximum for a side in pixels."""
 
 
 class CheckImage(Protocol):
@@ -117,14 +121,6 @@ def default_size(template: Workflow, inputs: JsonObject, uploads: Mapping[str, U
         max_side=min(_limit(rule, "maximum") for rule in rules.values()),
     )
     return {"width": width, "height": height}
-
-
-_SIDE_LIMITS = {"minimum": 64, "maximum": 2048, "multipleOf": 16}
-"""Limits of a side in pixels, for a template whose schema has none."""
-
-
-_MAX_SIDE = 16_384
-"""ComfyUI's maximum for a side in pixels."""
 
 
 def _limit(rule: JsonObject, keyword: str) -> int:

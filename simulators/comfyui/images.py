@@ -2,8 +2,7 @@
 
 The same recipe gives the same pixels: random colours from the seed and the prompt, with the text on a dark panel. For
 img2img, the source image is blended with the drawing in the proportion `denoise`; outside of a noise mask it stays.
-Pillow's own font has only ASCII, so
-accents are removed and other letters become escapes.
+Pillow's own font has only ASCII, so accents are removed and other letters become escapes.
 """
 
 from __future__ import annotations

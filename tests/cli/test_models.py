@@ -71,7 +71,7 @@ def test_models_are_downloaded_listed_and_deleted(shell: Shell, platform: RunPod
     line, end = listed.out.splitlines()
     assert [KNIGHT, "0.1", "MB", sha256(LORA)[:12]] == line.split()[:4]
     assert line.endswith(HF)
-    assert end.startswith("1 files, 0.1 MB; ")
+    assert end.startswith("1 file, 0.1 MB; ")
     assert end.endswith(" GB are free")
     assert deleted.out.startswith(f"deleted {KNIGHT}")
     assert missing.status == 1

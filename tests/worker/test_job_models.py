@@ -361,28 +361,20 @@ def test_a_full_disk_is_one_clear_error(worker: Worker, addressed: Addressed, tm
 # --- the queue
 
 
-class RecordedControl:
-    """A job's Control that records its progress and when it gave up its turn."""
-
-    def __init__(self) -> None:
-        self.progress: list[Progress] = []
-        self.control = Control(observe=self.progress.append)
-
-
 def test_progress_reports_the_bytes(worker: Worker, addressed: Addressed) -> None:
     """While a model is downloaded, the progress has the stage `model` and its bytes."""
-    recorded = RecordedControl()
+    progress: list[Progress] = []
     hold = addressed.server.hold(HF_PATH, after=50_000)
     job = {**TEXT_TO_IMAGE, "loras": [HF]}
-    thread = threading.Thread(target=run, args=(addressed.worker(worker), job, recorded.control))
+    thread = threading.Thread(target=run, args=(addressed.worker(worker), job, Control(observe=progress.append)))
     thread.start()
     try:
-        assert until(lambda: any(each.done_bytes == 50_000 for each in recorded.progress), 20)
+        assert until(lambda: any(each.done_bytes == 50_000 for each in progress), 20)
     finally:
         hold.release()
         thread.join()
 
-    first = recorded.progress[0]
+    first = progress[0]
     assert (first.stage, first.total_bytes) == ("model", len(LORA))
 
 

@@ -1,7 +1,8 @@
-"""The answer of `GET /health` for a load balancer, from checks that run in the background.
+"""The response to `GET /health` for a load balancer, from checks that run in the background.
 
-The shim is unhealthy (503) while it cannot store anything, and while it drains before its end. An endpoint that does
-not respond does not make it unhealthy: without the shim, callers would also lose their jobs, assets and Scenario.
+The shim is unhealthy (503) while it cannot store anything, and after SIGTERM while it still serves requests. An
+endpoint that does not respond does not make it unhealthy: without the shim, callers would also lose their jobs, assets
+and Scenario.
 """
 
 from __future__ import annotations
