@@ -16,7 +16,7 @@ from comfy_core.contract import EXPORT_MENU, JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.graphs import Graph
 
-MUTED, BYPASSED = 2, 4
+_MUTED, _BYPASSED = 2, 4
 """Values of a node's `mode`."""
 _SUBGRAPH_INPUT, _SUBGRAPH_OUTPUT = -10, -20
 """Ids of the nodes that are a subgraph's inputs and outputs."""
@@ -118,13 +118,13 @@ class _Conversion:
     def _nodes(self, scope: _Scope) -> Iterator[tuple[str, JsonObject]]:
         """Yield the id and the API form of each node that runs, in the order in which the editor lists them."""
         for node in sorted(scope.nodes.values(), key=lambda each: each.get("order", 0)):
-            if node.get("mode", 0) in {MUTED, BYPASSED} or node["type"] in _VIRTUAL:
+            if node.get("mode", 0) in {_MUTED, _BYPASSED} or node["type"] in _VIRTUAL:
                 continue
             if inner := self._inside(node, scope):
                 yield from self._nodes(inner)
             elif problem := self._problem(node):
                 self._problems.append(f"{scope.node_id(node)} ({node['type']}): {problem}")
-            elif self._is_known(node) or node.get("widgets_values") or _is_linked(node):
+            elif self._is_known(node) or _is_linked(node):  # otherwise a label or the like
                 yield scope.node_id(node), self._node(node, scope)
 
     def _problem(self, node: JsonObject) -> str:
@@ -204,9 +204,9 @@ class _Conversion:
         `kind` is the type of the input that it is connected to.
         """
         mode, node_type = node.get("mode", 0), node["type"]
-        if mode == MUTED:
+        if mode == _MUTED:
             return None
-        if mode == BYPASSED:
+        if mode == _BYPASSED:
             return self._bypassed(scope, node, slot, kind, depth)
         if inner := self._inside(node, scope):
             return self._subgraph_output(inner, slot, kind, depth)

@@ -28,7 +28,7 @@ _BUTTONS = ("upload3dmodel", "uploadExtraResources", "clear")
 """Values of the buttons of Load3D, which are not inputs of the node."""
 CUSTOM_COMBO = "CustomCombo"
 """A node whose widgets are a choice, its index, and as many options as the user has entered."""
-CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
+_CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
 """Values of the widget `control_after_generate`."""
 
 
@@ -86,7 +86,7 @@ def _assigned(
             continue
         value = values.pop(0) if values else _default(declaration)
         yield name, ["", ""] if declaration[0] == _IMAGE_COMPARE else value
-        if _has_control(short_name, declaration) and values and values[0] in CONTROLS:
+        if _has_control(short_name, declaration) and values and values[0] in _CONTROLS:
             del values[0]
         chosen = dynamic_choices(declaration).get(str(value))
         if chosen is not None:
@@ -124,7 +124,7 @@ def _by_own_names(node: JsonObject, values: list[Any]) -> JsonObject:
     for name in names:
         if values:
             assigned[name] = values.pop(0)
-            if values and values[0] in CONTROLS and isinstance(assigned[name], int):
+            if values and values[0] in _CONTROLS and isinstance(assigned[name], int):
                 del values[0]
     if values or len(assigned) < len(names):
         raise LookupError("its class is not known")

@@ -190,7 +190,7 @@ def test_a_subgraph_is_replaced_by_its_nodes(
 
 def test_notes_are_left_out() -> None:
     """Notes and nodes of unknown classes without links do nothing."""
-    nodes = [editor_node(1, "MarkdownNote", ["# Hello"]), editor_node(3, "Label (rgthree)")]
+    nodes = [editor_node(1, "MarkdownNote", ["# Hello"]), editor_node(3, "Label (rgthree)", ["Title", 12])]
 
     assert set(convert(editor_workflow(*nodes, LATENT, links=[]), RECORDED)) == {"2"}
 
@@ -204,11 +204,13 @@ def test_a_list_is_not_taken_for_a_link() -> None:
 
 def test_unknown_classes_are_converted_if_the_file_names_their_values() -> None:
     """Newer editors write the name of each widget. Older files do not, and the node is named in the error."""
-    newer = editor_node(3, "Custom", [7, "fixed", "soft"], inputs=[widget("seed", "INT"), widget("mode", "COMBO")])
+    named = [widget("seed", "INT"), widget("mode", "COMBO"), socket("latent", "LATENT", 2)]
+    newer = editor_node(3, "Custom", [7, "fixed", "soft"], inputs=named)
     older = editor_node(4, "Custom", [7, "soft"], inputs=[socket("model", "MODEL", 2)])
     links = [[2, 2, 0, 4, 0, "MODEL"]]
 
-    assert inputs_of(editor_workflow(newer, LATENT, links=[]), "3") == {"seed": 7, "mode": "soft"}
+    converted = inputs_of(editor_workflow(newer, LATENT, links=links), "3")
+    assert converted == {"seed": 7, "mode": "soft", "latent": ["2", 0]}
     with pytest.raises(ConfigError, match=r"4 \(Custom\): its class is not known.*Export \(API\)"):
         convert(editor_workflow(older, LATENT, links=links), RECORDED)
 
@@ -235,7 +237,7 @@ def test_the_buttons_of_a_node_are_no_values() -> None:
 
 def test_a_custom_combo_has_the_options_of_its_user() -> None:
     """The editor computes the index of the choice."""
-    node = editor_node(1, "CustomCombo", ["b", 0, "a", "b", ""])
+    node = editor_node(1, "CustomCombo", ["b", 0, "a", "b", ""], outputs=[{**output("COMBO"), "links": [1]}])
 
     assert inputs_of(editor_workflow(node, links=[])) == {
         "choice": "b",
