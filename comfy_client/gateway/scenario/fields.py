@@ -170,7 +170,8 @@ _COMMON_FIELDS: Mapping[str, RequestField] = {
     "collectionIds": RequestField(_TEXTS, why_not="collections are not supported"),
     **{name: RequestField(_ANY, why_not="ControlNet is not supported", is_rejected=True) for name in _CONTROL},
     **{
-        name: RequestField(_ANY, why_not="inpainting is not supported", is_rejected=True) for name in ("mask", "maskId")
+        name: RequestField(_ANY, why_not="inpainting is not supported; use `comfy-client inpaint`", is_rejected=True)
+        for name in ("mask", "maskId")
     },
     **{name: RequestField(_ANY, why_not="IP adapters are not supported", is_rejected=True) for name in _IP_ADAPTER},
     **{name: RequestField(_ANY, why_not="ControlNet is not supported") for name in _CONTROL_SETTINGS},

@@ -283,7 +283,8 @@ _SEND_TO_SCENARIO = (
 OUT_OF_SCOPE: Mapping[str, str] = {
     "remove-background": f"background removal is not supported. {_SEND_TO_SCENARIO}. Or use rembg",
     "layer": f"layered decomposition is not supported. {_SEND_TO_SCENARIO}",
-    "upscale": f"upscaling is not supported. {_SEND_TO_SCENARIO}. Or run a graph for it: comfy-client run --graph",
+    "upscale": f"upscaling is not supported. {_SEND_TO_SCENARIO}. Or use `comfy-client upscale`",
+    "inpaint": f"inpainting is not supported. {_SEND_TO_SCENARIO}. Or use `comfy-client inpaint`",
     "train": "training is not supported. Put the LoRA's file on the worker, and its id into SCENARIO_SHIM_MODELS",
     "search": "search is not supported. Use the filters of GET /assets and GET /jobs",
     "webhook": "webhooks are not supported. Poll GET /jobs/{jobId}",
