@@ -54,11 +54,12 @@ async function runAgain(entry, seed) {
 }
 
 async function deleteJob(entry) {
-  const assetIds = entry.data.assets.map((asset) => asset.id), images = assetIds.length ? " and its " + count(assetIds.length, "image") : "";
-  const scenario = hasScenario && assetIds.length ? " Images that are also at Scenario are deleted there too." : "";
+  const assetIds = entry.data.assets.map((asset) => asset.id), { length } = assetIds;
+  const images = length ? " and its " + (length > 1 ? length + " images" : "image") : "";
+  const scenario = hasScenario && length ? " Images that are also at Scenario are deleted there too." : "";
   if (!(await confirmed("Delete this job" + images + "?" + scenario))) return;
   const options = { caller: callerOf(entry) };
-  if (assetIds.length) await del("/assets", { ...options, body: { assetIds } });
+  if (length) await del("/assets", { ...options, body: { assetIds } });
   await del("/shim/jobs/" + entry.data.job.jobId, options);
   focusNextTo(entry.row);
   removeJob(entry.data.job.jobId);
