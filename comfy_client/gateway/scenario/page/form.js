@@ -78,7 +78,7 @@ function showForm() {
 async function storedStartImage(file) {
   if (!file) return startImage;
   const body = { name: file.name, image: await dataUrl(file), hide: true };
-  const stored = await post("/assets", body, { timeoutMs: UPLOAD_TIMEOUT_MS });
+  const stored = await post("/assets", body);
   return { assetId: stored.asset.id, caller: "" };
 }
 

@@ -6,7 +6,7 @@ All methods must be called in one event loop. They raise ShimError.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
@@ -54,7 +54,6 @@ class PageJobs:
         generate: Generate,
         bridge: Bridge | None,
     ) -> None:
-        self._storage = storage
         self._store = storage.store
         self._callers = callers
         self._costs = costs
@@ -157,11 +156,17 @@ class PageJobs:
             page_job(
                 job,
                 self._callers.name(job.owner),
-                [self._assets.record(found[each]) for each in job.asset_ids if each in found],
+                [self._assets.record(asset) for asset in self._assets_of(job, found)],
                 self._costs,
             )
             for job in jobs
         ]
+
+    @staticmethod
+    def _assets_of(job: ShimJob, found: Mapping[str, ShimAsset]) -> Sequence[ShimAsset]:
+        """Return those of the assets `found` that are images of a job, and that the job's caller may see."""
+        assets = [found[each] for each in job.asset_ids if each in found]
+        return [asset for asset in assets if asset.owner in (job.owner, SHARED_OWNER)]
 
 
 def _is_shared(job: ShimJob) -> bool:

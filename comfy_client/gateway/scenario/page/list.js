@@ -157,7 +157,7 @@ async function copyImages() {
   for (const id of wanted.slice(0, COPIES_PER_REQUEST)) copying.add(id).size && requestedCopies.add(id);
   if (!copying.size) return;
   try {
-    const found = await post("/assets/get-bulk", { assetIds: [...copying] }, { timeoutMs: UPLOAD_TIMEOUT_MS });
+    const found = await post("/assets/get-bulk", { assetIds: [...copying] });
     addAssets(new Map(found.assets.map((asset) => [asset.id, asset])));
   } catch (error) {
     console.warn("Images of Scenario were not copied:", error.message);

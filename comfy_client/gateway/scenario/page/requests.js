@@ -1,7 +1,7 @@
 // Requests to the shim with the caller's key, and the dialog that asks for the key.
 
-const REQUEST_TIMEOUT_MS = 20000;
-const UPLOAD_TIMEOUT_MS = 180000;
+const READ_TIMEOUT_MS = 20000;
+const CHANGE_TIMEOUT_MS = 180000; // an upload, or a call that the shim forwards to Scenario
 
 // A response that is not a success, or no response at all (`status` 0).
 class RequestError extends Error {
@@ -18,11 +18,11 @@ let serverClockAhead = 0; // milliseconds
 const now = () => Date.now() + serverClockAhead;
 
 // Return the JSON of a response. `caller` is the id of the caller for whom an administrator makes the request.
-async function request(path, { method = "GET", body, caller = "", timeoutMs = REQUEST_TIMEOUT_MS } = {}) {
+async function request(path, { method = "GET", body, caller = "" } = {}) {
   const used = sessionStorage.getItem("authorization") || "";
   const headers = { ...(used && { Authorization: used }), ...(caller && { "X-Shim-Caller": caller }),
     ...(body && { "Content-Type": "application/json" }) };
-  const response = await fetchOrFail("v1" + path, { method, headers, body: body && JSON.stringify(body) }, timeoutMs);
+  const response = await fetchOrFail("v1" + path, { method, headers, body: body && JSON.stringify(body) });
   const date = Date.parse(response.headers.get("Date"));
   if (date) serverClockAhead = date - Date.now();
   const answer = await response.json().catch(() => ({}));
@@ -30,13 +30,14 @@ async function request(path, { method = "GET", body, caller = "", timeoutMs = RE
   const isLogin = response.status === 401 || (response.status === 429 && !answer.actionName); // too many wrong keys
   if (isLogin) {
     await signIn(used && (answer.reason || "The key is wrong."), used);
-    return request(path, { method, body, caller, timeoutMs });
+    return request(path, { method, body, caller });
   }
   const retryAfterS = Number(response.headers.get("Retry-After")) || 0;
   throw new RequestError(answer.reason || "The shim responded with status " + response.status + ".", response.status, retryAfterS);
 }
 
-async function fetchOrFail(url, options, timeoutMs) {
+async function fetchOrFail(url, options) {
+  const timeoutMs = options.method === "GET" ? READ_TIMEOUT_MS : CHANGE_TIMEOUT_MS;
   try {
     return await fetch(url, { ...options, signal: AbortSignal.timeout(timeoutMs) });
   } catch (error) {

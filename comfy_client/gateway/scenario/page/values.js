@@ -55,11 +55,10 @@ function count(number, noun) {
   return number + " " + noun + (number === 1 ? "" : "s");
 }
 
-// Copy a text, and show that on the button that was pressed.
+// Copy a text, and show on the button that was pressed whether the browser allowed that.
 async function copy(text, button) {
-  await writeToClipboard(String(text));
   button.dataset.label ||= button.textContent;
-  button.textContent = "Copied";
+  button.textContent = await writeToClipboard(String(text)).then(() => "Copied", () => "Not copied");
   setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 }
 

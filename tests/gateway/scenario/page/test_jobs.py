@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +138,8 @@ def test_an_image_of_the_call_runs_again_only_if_it_is_an_asset(
     assert sent[0] == sent[1]
 
 
-def test_a_deleted_job_is_gone_and_its_cost_stays(use: Callable[[Work], None]) -> None:
-    """No list, search or request by id has it, the changes report it, and its text is not in the database."""
+def test_a_deleted_job_is_gone_and_its_cost_stays(use: Callable[[Work], None], tmp_path: Path) -> None:
+    """No list, search or request by id has it, the changes report it, and the table of jobs has none of its text."""
 
     async def work(shim: ShimService) -> None:
         job_id = await made(shim, prompt="a secret plan")
@@ -156,6 +158,9 @@ def test_a_deleted_job_is_gone_and_its_cost_stays(use: Callable[[Work], None]) -
             assert info.value.status == 404
 
     use(work)
+    with closing(sqlite3.connect(tmp_path / "shim.sqlite3")) as database:
+        [row] = database.execute("SELECT * FROM jobs")
+    assert "secret" not in str(row)
 
 
 def test_an_unfinished_job_is_not_deleted(use: Callable[[Work], None], platform: RunPodPlatform) -> None:
