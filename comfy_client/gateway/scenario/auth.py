@@ -108,6 +108,10 @@ class Callers:
         """Return whether a caller sees the jobs of all callers and can act for them."""
         return owner in self.admins
 
+    def visible_owner(self, owner: str) -> str | None:
+        """Return the owner whose jobs and totals a caller sees, or None for those of all callers."""
+        return None if self.is_admin(owner) else owner
+
     def acting_for(self, owner: str, other: str) -> str:
         """Return the owner for whom a request with the header CALLER_HEADER `other` is made. Raises ShimError (403)."""
         if not other or other == owner:

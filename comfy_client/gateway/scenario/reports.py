@@ -85,16 +85,17 @@ class UsageRow:
     units: float
 
 
-def read_usage(file: Path, owner: str, begin_at: float, end_at: float) -> list[UsageRow]:
-    """Return an owner's usage from `begin_at` to before `end_at` (seconds since 1970), newest day first.
+def read_usage(file: Path, owner: str | None, begin_at: float, end_at: float) -> list[UsageRow]:
+    """Return the usage of an owner, or of all, from `begin_at` to before `end_at` (seconds since 1970).
 
-    Raises sqlite3.Error.
+    The newest day is first. Raises sqlite3.Error.
     """
     with reading(file) as database:
         rows = database.execute(
-            "SELECT date(created_at, 'unixepoch') AS day, owner, side, COUNT(*), SUM(status = ?), "
+            "SELECT date(created_at, 'unixepoch') AS day, owner, side, COUNT(*), SUM(status = ?1), "
             "TOTAL(execution_s), TOTAL(cost_usd), TOTAL(scenario_units) FROM jobs "
-            "WHERE owner = ? AND created_at >= ? AND created_at < ? GROUP BY day, owner, side ORDER BY day DESC, side",
+            "WHERE (?2 IS NULL OR owner = ?2) AND created_at >= ?3 AND created_at < ?4 "
+            "GROUP BY day, owner, side ORDER BY day DESC, owner, side",
             (Status.FAILURE.value, owner, begin_at, end_at),
         )
         return [UsageRow(day, caller, Side(side), *numbers) for day, caller, side, *numbers in rows]

@@ -247,7 +247,7 @@ ROUTES: tuple[ShimRoute, ...] = (
         "GET",
         "/shim/usage",
         "Get the number and the cost of your jobs by day and side",
-        lambda shim, request: usage(shim.store_file, request.owner, request.query),
+        lambda shim, request: usage(shim.store_file, shim.callers.visible_owner(request.owner), request.query),
         query=USAGE_QUERY,
     ),
     ShimRoute(

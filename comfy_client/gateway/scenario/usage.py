@@ -28,8 +28,11 @@ USAGE_QUERY: JsonObject = {
 }
 
 
-async def usage(store_file: Path, owner: str, query: Query) -> JsonObject:
-    """Return the caller's usage by day and side, newest day first, and the totals of these days. Raises ShimError."""
+async def usage(store_file: Path, owner: str | None, query: Query) -> JsonObject:
+    """Return the usage of a caller, or of all callers, by day and side, and the totals of these days.
+
+    The newest day is first. Raises ShimError.
+    """
     first, last = _period(query, dt.datetime.fromtimestamp(time.time(), dt.UTC).date())
     try:
         rows = await asyncio.to_thread(

@@ -30,7 +30,7 @@ def of_period(folder: Path, **query: str) -> JsonObject:
 
 
 def test_the_usage_has_each_day_and_side_of_the_caller(tmp_path: Path) -> None:
-    """Days are UTC and newest first; jobs of other callers and outside the period do not count."""
+    """Days are UTC and newest first; jobs of other callers and days do not count, except for an administrator."""
     with closing(Store(tmp_path)) as store:
         store.add(
             job("1", "2026-11-01", execution_s=1.5, cost_usd=0.02),
@@ -42,10 +42,16 @@ def test_the_usage_has_each_day_and_side_of_the_caller(tmp_path: Path) -> None:
             job("7", "2026-11-03", cost_usd=9.0),
         )
         found = of_period(tmp_path, startDate="2026-11-01", endDate="2026-11-02T23:00:00Z")
+        of_all = asyncio.run(usage(store.file, None, {"startDate": "2026-11-01", "endDate": "2026-11-02"}))
     own, forwarded = {"caller": "proj_a", "side": "own"}, {"caller": "proj_a", "side": "scenario"}
     first = {**own, "jobs": 2, "failed": 1, "seconds": 1.5, "usd": 0.02, "creativeUnits": 0}
     there = {**forwarded, "jobs": 1, "failed": 0, "seconds": 0, "usd": 0, "creativeUnits": 5}
 
+    assert [(each["caller"], each["side"], each["usd"]) for each in of_all["totals"]] == [
+        ("proj_a", "own", 0.06),
+        ("proj_a", "scenario", 0),
+        ("proj_b", "own", 9),
+    ]
     assert found == {
         "startDate": "2026-11-01",
         "endDate": "2026-11-02",

@@ -71,7 +71,7 @@ class PageJobs:
         """Return a page of jobs (`GET /shim/jobs`), and the token for `changes` since this list."""
         self._refresher.start()
         token = self._store.changes.token
-        page = parse_search(self._visible_owner(owner), query)
+        page = parse_search(self._callers.visible_owner(owner), query)
         ids = await self._search.ids(page)
         jobs = self._jobs(ids[: page.size])
         return {
@@ -87,7 +87,7 @@ class PageJobs:
         kept all changes since then, such as after a restart: the caller then loads its list again.
         """
         self._refresher.start()
-        visible_owner = self._visible_owner(owner)
+        visible_owner = self._callers.visible_owner(owner)
         wanted = parse_search(visible_owner, query).wanted
         found = self._store.changes.since(query.get("since", ""), MAX_CHANGES)
         if found is None:
@@ -133,10 +133,6 @@ class PageJobs:
         empty = replace(job, scenario_request={}, worker_request={}, picture="", notes=(), error="", asset_ids=())
         self._store.add(replace(empty, scenario_record=record, prompt="", is_deleted=True))
         return {}
-
-    def _visible_owner(self, owner: str) -> str | None:
-        """Return the owner whose jobs a caller sees, or None for all of them."""
-        return None if self._callers.is_admin(owner) else owner
 
     def _find(self, owner: str, job_id: str) -> ShimJob:
         job = self._store.job(job_id, owner)
