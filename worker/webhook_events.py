@@ -15,7 +15,7 @@ from worker.job_messages import as_json, done_body
 
 MAX_BODY_BYTES = 100_000
 """Maximum size of a message's body. An error report has at most 64,000 bytes."""
-_OMITTED_FIRST = ("texts", "inputs", "warnings", "prompt_ids", "files", "images")
+_OMITTED_FIRST = ("models", "texts", "inputs", "warnings", "prompt_ids", "files", "images")
 """The keys of a result that are left out of a message that is too large, in this order."""
 _IMAGE_KEYS = frozenset({"data", "image"})
 """Keys of an image or another file that contain its base64 or its URL (WORKER_IMAGE_FIELD)."""

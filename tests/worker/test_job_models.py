@@ -180,6 +180,16 @@ def test_an_invalid_address_is_a_fault(
     assert addressed.server.received == []
 
 
+def test_a_worker_may_leave_out_a_host(worker: Worker, addressed: Addressed) -> None:
+    """Without Civitai in WORKER_MODEL_HOSTS, its addresses are refused. A mirror of an allowed host is allowed."""
+    fetching = addressed.worker(worker, addressed.hosts(allowed=("huggingface.co",)))
+    message = refusal(fetching, {**TEXT_TO_IMAGE, "loras": [{"civitai": 123}]}, ErrorCode.INVALID_INPUT)
+
+    assert "WORKER_MODEL_HOSTS (huggingface.co)" in message
+    assert addressed.server.received == []
+    assert run(fetching, {**TEXT_TO_IMAGE, "loras": [HF]})["images"]
+
+
 def test_a_worker_without_a_cache_refuses_addresses(worker: Worker) -> None:
     """A worker that downloads no models refuses an address."""
     assert "downloads no models" in refusal(worker, {**TEXT_TO_IMAGE, "loras": [HF]}, ErrorCode.INVALID_INPUT)

@@ -120,6 +120,15 @@ def test_a_large_result_is_cut() -> None:
     assert data["result"] == {"images": [{"filename": "a.png", "type": "base64", "seed": 1}], "seed": 1, "warnings": []}
 
 
+def test_a_long_list_of_models_is_left_out() -> None:
+    """The list of a job of the task `models` may have thousands of files."""
+    outcome = {"task": "models", "models": [{"folder": "loras", "name": "x" * 100}] * 2000, "left_out": 0}
+
+    data = json.loads(outcome_event("job-1", outcome).body)["data"]
+
+    assert (data["result"], data["omitted"]) == ({"task": "models", "left_out": 0}, ["models"])
+
+
 def test_the_largest_error_report_fits() -> None:
     """An error report of the maximum size is sent whole."""
     report = ErrorReport.because(ErrorCode.EXECUTION_FAILED, "x" * 100_000, log_tail=["é" * 300] * 200)

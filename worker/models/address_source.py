@@ -83,9 +83,14 @@ class ModelHosts:
     silence_s: float = SILENCE_S
 
     def is_allowed(self, host: str) -> bool:
-        """Return whether models may be downloaded from `host`."""
-        own = {urlsplit(self.hub.endpoint).hostname, urlsplit(self.civitai).hostname}
-        return host in own or any(fnmatchcase(host, pattern.lower()) for pattern in self.allowed)
+        """Return whether models may be downloaded from `host`. A mirror is allowed if the original is."""
+        originals = {original for original, mirror in self._mirrors().items() if mirror == host}
+        return any(fnmatchcase(each, pattern.lower()) for each in {host, *originals} for pattern in self.allowed)
+
+    def _mirrors(self) -> dict[str, str]:
+        """Return the host that is used in place of Hugging Face's and Civitai's, by theirs."""
+        urls = {HUGGING_FACE: self.hub.endpoint, CIVITAI: self.civitai}
+        return {urlsplit(url).hostname or "": urlsplit(mirror).hostname or "" for url, mirror in urls.items()}
 
     def problem(self, address: ModelAddress) -> str:
         """Return the reason why an address is not accepted, or an empty string."""
@@ -104,13 +109,10 @@ class ModelHosts:
 
     def tokens(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the token for each host: those of the request, else the worker's own."""
-        own = {
-            urlsplit(self.hub.endpoint).hostname or "": self.hub.token,
-            urlsplit(self.civitai).hostname or "": self.civitai_token,
-        }
-        # The request names the original hosts, and means their mirrors too.
-        mirrors = {urlsplit(HUGGING_FACE).hostname: self.hub.endpoint, urlsplit(CIVITAI).hostname: self.civitai}
-        mirrored = {urlsplit(mirrors.get(host, f"//{host}")).hostname or host: token for host, token in given.items()}
+        mirrors = self._mirrors()
+        own = dict(zip(mirrors.values(), (self.hub.token, self.civitai_token), strict=True))
+        # The request names the original hosts, and means their mirrors.
+        mirrored = {mirrors.get(host, host): token for host, token in given.items()}
         return {host: token for host, token in {**own, **mirrored}.items() if token}
 
 
