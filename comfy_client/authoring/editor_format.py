@@ -8,6 +8,7 @@ the ids `subgraph:node`. What cannot be converted is named: group nodes, and nod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -70,14 +71,11 @@ def is_editor_format(value: object) -> bool:
 
 
 def class_types(workflow: JsonObject) -> set[str]:
-    """Return the node classes of a workflow in the editor's format and of its subgraphs."""
-    subgraphs = (workflow.get("definitions") or {}).get("subgraphs") or []
-    return {
-        str(node.get("type"))
-        for scope in (workflow, *subgraphs)
-        for node in scope.get("nodes") or ()
-        if isinstance(node, dict)
-    } - {*_VIRTUAL, *(each.get("id") for each in subgraphs)}
+    """Return the node classes of a workflow in the editor's format and of its subgraphs. Raises ConfigError."""
+    with _damage_named():
+        subgraphs = (workflow.get("definitions") or {}).get("subgraphs") or []
+        found = {str(node["type"]) for scope in (workflow, *subgraphs) for node in scope["nodes"]}
+        return found - {*_VIRTUAL, *(each["id"] for each in subgraphs)}
 
 
 def convert(workflow: JsonObject, node_types: Mapping[str, JsonObject]) -> Graph:
@@ -85,8 +83,15 @@ def convert(workflow: JsonObject, node_types: Mapping[str, JsonObject]) -> Graph
 
     Raises ConfigError that names every node that cannot be converted.
     """
-    try:
+    with _damage_named():
         return _Conversion(workflow, node_types).graph()
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Raise ConfigError instead of the errors with which the reading of a damaged workflow ends."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(
             f"it looks like ComfyUI's editor format, but is damaged ({type(error).__name__}: {error}). Open it in "
@@ -151,6 +156,9 @@ class _Conversion:
                 inputs[entry["name"]] = _wrapped(source.value)
             elif source is not None:
                 inputs[entry["name"]] = [source[0], source[1]]
+        names: list[object] = list(inputs)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"an input of node {scope.node_id(node)} has no name")
         title = node.get("title") or (node_type or {}).get("display_name") or node["type"]
         return {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
 

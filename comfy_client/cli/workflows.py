@@ -151,8 +151,8 @@ def _read_graph(call: Call, file: Path) -> tuple[Graph, bytes, NodeTypes]:
 
     value = read_json(file)
     if is_editor_format(value):
-        node_types = _node_types(call, class_types(value))
         try:
+            node_types = _node_types(call, class_types(value))
             graph = convert(value, node_types.entries)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error

@@ -253,6 +253,7 @@ def test_a_custom_combo_has_the_options_of_its_user() -> None:
     [
         {"nodes": [{"type": "KSampler"}]},
         {"nodes": ["KSampler"]},
+        editor_workflow(editor_node(1, "VAEDecode", inputs=[socket("", "LATENT", 1)]), LATENT, links=[[1, 2, 0, 1, 0]]),
         editor_workflow(
             editor_node(1, "VAEDecode", inputs=[socket("samples", "LATENT", 1)]),
             editor_node(2, "Reroute", inputs=[socket("", "*", 2)]),
@@ -261,7 +262,7 @@ def test_a_custom_combo_has_the_options_of_its_user() -> None:
         ),
         editor_workflow(editor_node(1, "sub-1"), links=[], subgraphs=(subgraph(nodes=[editor_node(1, "sub-1")]),)),
     ],
-    ids=["a node without an id", "a text as a node", "a cycle of reroutes", "a subgraph in itself"],
+    ids=["a node without an id", "a text as a node", "no name", "a cycle of reroutes", "a subgraph in itself"],
 )
 def test_a_damaged_file_is_one_error(damaged: JsonObject) -> None:
     """A file that no editor writes ends with an error that says how to export the graph."""
