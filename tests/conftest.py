@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -111,8 +112,20 @@ sys.addaudithook(_record_process)
 
 
 def pytest_collection_finish() -> None:
-    """Forget the processes that modules started when they were imported: they belong to no test."""
+    """Forget the processes that modules started when they were imported: they belong to no test.
+
+    The garbage collector ignores the imported modules from now on, so that `_garbage_is_collected` takes milliseconds.
+    """
     _started.clear()
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_is_collected() -> Iterator[None]:
+    """Collect garbage after each module, so that an unclosed socket or file fails a test of the module that made it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ from typing import Self, TypeAlias
 from aiohttp import hdrs, web
 from PIL import Image
 
+from simulators.aiohttp_server import serving
+
 from .faults import ScenarioDrop, ScenarioFaults, ScenarioResponse
 from .inferences import ScenarioInferences
 from .records import Asset, Record, ScenarioJob, noise_png
@@ -137,17 +139,13 @@ class ScenarioSimulator:
             (hdrs.METH_GET, "image", "/assets/{asset}", self._image),
         ):
             app.router.add_route(method, path, partial(self._handle, name, route))
-        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self._port = runner.addresses[0][1]
-        self._loop = asyncio.get_running_loop()
-        self._started.set()
-        await self._stop.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await runner.cleanup()
+        async with serving(web.AppRunner(app, shutdown_timeout=0.1, access_log=None)) as self._port:
+            self._loop = asyncio.get_running_loop()
+            self._started.set()
+            await self._stop.wait()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _handle(self, name: str, route: Route, request: web.Request) -> web.StreamResponse:
         self.calls.append(f"{request.method} {request.path}")

@@ -11,6 +11,8 @@ from typing import Self, TypeAlias, TypeVar
 
 from aiohttp import hdrs, web
 
+from simulators.aiohttp_server import serving
+
 from .bodies import edge_page, parsed, problem, response_of
 from .changes import Changes
 from .client_routes import ClientRoutes
@@ -152,13 +154,10 @@ class RunPodPlatform(PlatformConfig):
     async def _run_server(self) -> None:
         # Without handler_cancellation a disconnected worker would still get a job.
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, self.host, 0).start()
-        self._port = runner.addresses[0][1]
-        self._changes.attach(asyncio.get_running_loop())
-        self._started.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        async with serving(runner, self.host) as self._port:
+            self._changes.attach(asyncio.get_running_loop())
+            self._started.set()
+            await self._stop.wait()
         self._changes.attach(None)
 
     def _app(self) -> web.Application:
