@@ -1,17 +1,22 @@
-"""Hostile calls and uploads: each is limited, and other callers are served meanwhile."""
+"""Hostile calls and uploads: each is limited, and other calls are served meanwhile."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
+import http.client
 import json
 import select
 import socket
-import threading
+import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -30,44 +35,14 @@ AUTH = (KEY, SECRET)
 OTHER = (OTHER_KEY, OTHER_SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"
 JSON = {"Content-Type": "application/json"}
+BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
+WAIT_S = 60.0
 
 
 @pytest.fixture
 def shim(shared_shim: ShimProcess) -> ShimProcess:
     """The shim that all tests of this module share."""
     return shared_shim
-
-
-class OtherCaller:
-    """Another caller, which sends requests to /health continuously.
-
-    Attributes:
-        worst_s: the longest response time.
-        responses: the number of responses.
-    """
-
-    def __init__(self, shim: ShimProcess) -> None:
-        self.worst_s = 0.0
-        self.responses = 0
-        self._url = f"{shim.url}/health"
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._send_requests)
-
-    def __enter__(self) -> OtherCaller:  # noqa: PYI034 - like the other fakes
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _send_requests(self) -> None:
-        with requests.Session() as session:
-            while not self._ended.wait(0.005):
-                begun_at = time.perf_counter()
-                assert session.get(self._url, timeout=30).status_code == 200
-                self.worst_s = max(self.worst_s, time.perf_counter() - begun_at)
-                self.responses += 1
 
 
 def unknown_keys(count: int) -> bytes:
@@ -87,73 +62,98 @@ def unknown_keys(count: int) -> bytes:
     ],
     ids=["900 keys", "1,100 keys", "20,000 keys", "500,000 keys", "3,000,000 objects"],
 )
-def test_a_body_of_many_values_blocks_no_other_caller(shim: ShimProcess, body: bytes, query: str) -> None:
-    """A body of many values gets a short response within 2 s, and other callers wait less than 0.5 s."""
-    with OtherCaller(shim) as other_caller:
-        begun_at = time.perf_counter()
-        response = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=30)
-        took_s = time.perf_counter() - begun_at
+def test_a_body_of_many_values_is_rejected_at_once(shim: ShimProcess, body: bytes, query: str) -> None:
+    """A body of many values gets a short response, for which the shim needs less than 3 s of the processor."""
+    process = psutil.Process(shim.process_id)
+    begun_at_s = process.cpu_times().user
+    response = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=WAIT_S)
+    used_s = process.cpu_times().user - begun_at_s
 
     assert response.status_code in {200, 269, 400, 413}
     assert (response.status_code in {200, 269}) == (len(body) < 13_000)
     assert len(response.content) < 5_000
-    assert took_s < 2
-    assert other_caller.worst_s < 0.5
+    assert used_s < 3
 
 
 def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
     """Of 900 unknown keys 880 are only counted, and the job's record has less than 5 kB."""
     body = {"prompt": "a knight", **{f"key{number}": "x" * 100 for number in range(900)}}
-    job = requests.post(shim.base_url + PATH, json=body, auth=AUTH, timeout=30).json()["job"]
+    job = requests.post(shim.base_url + PATH, json=body, auth=AUTH, timeout=WAIT_S).json()["job"]
 
     assert "880 more keys are unknown" in job["metadata"]["hint"]
     assert len(json.dumps(job)) < 5_000
 
 
-def test_large_images_block_no_other_caller(shim: ShimProcess) -> None:
-    """Eight large images as base64 at once are all stored, and other callers wait less than 0.5 s."""
-    image = base64.b64encode(incompressible_png(1400, 1400)).decode()
+def test_a_large_image_blocks_no_other_caller(shim: ShimProcess) -> None:
+    """While the decoding of a large image hangs, other calls are served and another image is stored."""
+    upload(shim, png())  # starts the process that decodes images
+    [decoder] = psutil.Process(shim.process_id).children()
+    image = incompressible_png(1400, 1400)
+    body = json.dumps({"name": "noise.png", "image": base64.b64encode(image).decode()})
 
-    def upload(_: int) -> int:
-        body = {"name": "noise.png", "image": image}
-        return requests.post(f"{shim.base_url}/assets", json=body, auth=AUTH, timeout=120).status_code
+    decoder.suspend()
+    try:
+        with contextlib.closing(http.client.HTTPConnection(shim.url.removeprefix("http://"))) as connection:
+            connection.request("POST", "/v1/assets", body, {**JSON, "Authorization": BASIC})
+            assert until(lambda: has_input(decoder))
+            assert requests.get(f"{shim.url}/health", timeout=WAIT_S).status_code == 200
+            assert upload(shim, image) == 200
+            assert not select.select([connection.sock], [], [], 0)[0], "the first image was not decoded yet"
+            decoder.resume()
+            assert connection.getresponse().status == 200
+    finally:
+        decoder.resume()
 
-    with OtherCaller(shim) as other_caller, ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(upload, range(8))) == [200] * 8
-    assert other_caller.worst_s < 0.5
-    assert other_caller.responses > 5
+
+def has_input(process: psutil.Process) -> bool:
+    """Return whether the standard input of a process has bytes that it has not read."""
+    with Path(f"/proc/{process.pid}/fd/0").open("rb", buffering=0) as pipe:
+        unread = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return any(unread)
+
+
+def test_eight_large_images_at_once_are_stored(shim: ShimProcess) -> None:
+    """Eight large images that are uploaded at once as base64 are all stored."""
+    image = incompressible_png(1400, 1400)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(partial(upload, shim), [image] * 8)) == [200] * 8
+
+
+def upload(shim: ShimProcess, image: bytes) -> int:
+    """Upload an image as base64; return the status of the response."""
+    body = {"name": "noise.png", "image": base64.b64encode(image).decode()}
+    return requests.post(f"{shim.base_url}/assets", json=body, auth=AUTH, timeout=120).status_code
 
 
 def test_half_open_connections_are_closed(shim: ShimProcess) -> None:
-    """3,000 connections with no or half a request are closed, not before the timeout; other callers are served."""
+    """3,000 connections with no or half a request are closed, not before the timeout; other calls are served before."""
     host, port = shim.url.removeprefix("http://").split(":")
     begun_at = time.monotonic()
-    with OtherCaller(shim) as other_caller:
-        connections = [socket.create_connection((host, int(port))) for _ in range(3_000)]
-        for connection in connections[::2]:
-            connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-        open_connections = {connection.fileno(): connection for connection in connections}
+    connections = [socket.create_connection((host, int(port))) for _ in range(3_000)]
+    for connection in connections[::2]:
+        connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+    open_connections = {connection.fileno(): connection for connection in connections}
 
-        def all_are_closed() -> bool:
-            poll = select.poll()
-            for number in open_connections:
-                poll.register(number, select.POLLIN | select.POLLHUP)
-            for number, _ in poll.poll(100):
-                open_connections.pop(number).close()
-            return not open_connections
+    def all_are_closed() -> bool:
+        poll = select.poll()
+        for number in open_connections:
+            poll.register(number, select.POLLIN | select.POLLHUP)
+        for number, _ in poll.poll(100):
+            open_connections.pop(number).close()
+        return not open_connections
 
-        assert until(all_are_closed, HEAD_TIMEOUT_S + 15)
+    for _ in range(5):
+        assert requests.get(f"{shim.url}/health", timeout=WAIT_S).status_code == 200
+    assert not all_are_closed()
+    assert until(all_are_closed, HEAD_TIMEOUT_S + WAIT_S)
     assert time.monotonic() - begun_at >= HEAD_TIMEOUT_S - 1
-    assert other_caller.responses > 100
-    assert other_caller.worst_s < 2
 
 
 def test_a_slow_body_times_out(shim: ShimProcess) -> None:
     """A caller that sends single bytes gets 408, and its connection is closed."""
     host, port = shim.url.removeprefix("http://").split(":")
-    key = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-    with socket.create_connection((host, int(port)), timeout=BODY_GRACE_S + 15) as connection:
-        head = f"POST /assets HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: 9999\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=BODY_GRACE_S + WAIT_S) as connection:
+        head = f"POST /assets HTTP/1.1\r\nHost: x\r\nAuthorization: {BASIC}\r\nContent-Length: 9999\r\n\r\n"
         connection.sendall(head.encode())
         received = b""
 
@@ -166,7 +166,7 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
             received += data
             return not data
 
-        assert until(is_closed, BODY_GRACE_S + 15)
+        assert until(is_closed, BODY_GRACE_S + WAIT_S)
     assert received.startswith(b"HTTP/1.1 408")
     assert b"arrived too slowly" in received
 
@@ -176,7 +176,7 @@ def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
 
     def call(key: str, address: str) -> requests.Response:
         headers = {"X-Forwarded-For": address}
-        return requests.get(f"{shim.base_url}/jobs", auth=(KEY, key), headers=headers, timeout=10)
+        return requests.get(f"{shim.base_url}/jobs", auth=(KEY, key), headers=headers, timeout=WAIT_S)
 
     guesses = [call(f"guess {number}", "192.0.2.7") for number in range(FAILURES_PER_MINUTE + 2)]
 
@@ -196,7 +196,7 @@ def test_only_a_trusted_proxy_s_headers_are_used(tmp_path: Path, shim: ShimProce
     environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
     with ShimProcess(environment, tmp_path) as untrusting_shim:
         urls = [
-            requests.post(f"{each.base_url}/assets", json=asset, auth=AUTH, headers=headers, timeout=10).json()
+            requests.post(f"{each.base_url}/assets", json=asset, auth=AUTH, headers=headers, timeout=WAIT_S).json()
             for each in (shim, untrusting_shim)
         ]
 
@@ -209,12 +209,12 @@ def test_only_a_trusted_proxy_s_headers_are_used(tmp_path: Path, shim: ShimProce
 def create_upload(shim: ShimProcess, parts: int, auth: tuple[str, str] = AUTH) -> Any:  # noqa: ANN401 - JSON
     """Send a call that creates an upload; return the response."""
     body = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": parts}
-    return requests.post(f"{shim.base_url}/uploads", json=body, auth=auth, timeout=10)
+    return requests.post(f"{shim.base_url}/uploads", json=body, auth=auth, timeout=WAIT_S)
 
 
 def put_part(part: Any, size: int) -> requests.Response:  # noqa: ANN401 - JSON
     """Put a part of `size` zero bytes; return the response."""
-    return requests.put(part["url"], data=bytes(size), timeout=30)
+    return requests.put(part["url"], data=bytes(size), timeout=WAIT_S)
 
 
 def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
@@ -251,7 +251,7 @@ def test_a_failed_upload_accepts_no_parts(shim: ShimProcess) -> None:
     upload = create_upload(shim, 1).json()["upload"]
     put_part(upload["parts"][0], 1000)
     url = f"{shim.base_url}/uploads/{upload['id']}"
-    done = requests.post(f"{url}/action", json={"action": "complete"}, auth=AUTH, timeout=10).json()["upload"]
+    done = requests.post(f"{url}/action", json={"action": "complete"}, auth=AUTH, timeout=WAIT_S).json()["upload"]
 
     assert done["status"] == "failed"
     assert "not an image" in done["errorMessage"]
@@ -278,9 +278,9 @@ def test_forty_five_jobs_may_be_polled_every_three_seconds(tmp_path: Path) -> No
         with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:
             session.auth = AUTH
             body = {"prompt": "a knight", "width": 64, "height": 64}
-            started = [session.post(shim.base_url + PATH, json=body, timeout=30) for _ in range(45)]
+            started = [session.post(shim.base_url + PATH, json=body, timeout=WAIT_S) for _ in range(45)]
             ids = [each.json()["job"]["jobId"] for each in started]
-            polls = [session.get(f"{shim.base_url}/jobs/{job_id}", timeout=30) for _ in range(20) for job_id in ids]
+            polls = [session.get(f"{shim.base_url}/jobs/{job_id}", timeout=WAIT_S) for _ in range(20) for job_id in ids]
 
     assert {each.status_code for each in [*started, *polls]} == {200}
     assert len(polls) == 900
