@@ -11,6 +11,7 @@ import asyncio
 import logging
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -41,7 +42,8 @@ class HealthMonitor:
 
     Args:
         store_file: the shim's database.
-        endpoint_health: returns the endpoint's health. Called in a thread.
+        endpoint_health: returns the endpoint's health. Called in a daemon thread, so that the end of the shim does not
+            wait for an endpoint that does not respond.
         metrics: gets the outcome of the endpoint's checks.
         store_check_s: seconds between two checks of the store.
     """
@@ -60,18 +62,21 @@ class HealthMonitor:
         self._problem = ""
         self._checked_at = time.monotonic()
         self._endpoint = "unknown"
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watch: asyncio.Task[None] | None = None
+        self._ended = threading.Event()
         self.is_draining = False
         """Whether the shim is about to stop. Set by the server."""
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._watch_store()), asyncio.create_task(self._watch_endpoint())]
+        self._watch = asyncio.create_task(self._watch_store())
+        threading.Thread(target=self._watch_endpoint, name="endpoint-health", daemon=True).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ended.set()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
 
     def report(self) -> tuple[int, JsonObject]:
         """Return the HTTP status and the JSON body. It has no names, paths, ids or secrets."""
@@ -93,10 +98,10 @@ class HealthMonitor:
             self._problem, self._checked_at = problem, time.monotonic()
             await asyncio.sleep(self._store_check_s)
 
-    async def _watch_endpoint(self) -> None:
-        while True:
+    def _watch_endpoint(self) -> None:
+        while not self._ended.is_set():
             try:
-                health = await asyncio.to_thread(self._endpoint_health)
+                health = self._endpoint_health()
             except ComfyClientError as error:
                 _log.warning("health: the endpoint did not respond: %s", error)
                 self._endpoint = "unreachable"
@@ -104,7 +109,7 @@ class HealthMonitor:
             else:
                 self._endpoint = health.why
                 self._metrics.endpoint_checked(health.workers)
-            await asyncio.sleep(ENDPOINT_CHECK_S)
+            self._ended.wait(ENDPOINT_CHECK_S)
 
 
 def storage_error(store_file: Path) -> Exception | None:

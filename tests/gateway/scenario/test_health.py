@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def unreachable() -> Health:
 
 async def reported(monitor: HealthMonitor, status: int, endpoint: str) -> JsonObject:
     """Wait until the monitor reports this, and return the body."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found, body = monitor.report()
             if (found, body["endpoint"]) == (status, endpoint):
@@ -62,6 +63,29 @@ def test_the_store_decides_and_the_endpoint_does_not(tmp_path: Path) -> None:
 
     assert body["status"] == "unavailable"
     assert body["reason"] == "the shim cannot write to its folder"
+
+
+def test_the_end_does_not_wait_for_the_endpoint(tmp_path: Path) -> None:
+    """The end of the shim does not wait until a check of an endpoint that does not respond has ended."""
+    checked, responds, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def silent() -> Health:
+        checked.set()
+        responds.wait(60)
+        ended.set()
+        raise RequestError("no response")
+
+    async def run(store: Store) -> None:
+        async with HealthMonitor(store.file, silent, ShimMetrics(store.file)):
+            await asyncio.to_thread(checked.wait, 60)
+
+    with closing(Store(tmp_path)) as store:
+        asyncio.run(run(store))
+
+    assert checked.is_set()
+    assert not ended.is_set()
+    responds.set()
+    assert until(ended.is_set)
 
 
 def test_a_full_disk_cannot_store(tmp_path: Path) -> None:
