@@ -15,8 +15,8 @@ from typing import Self
 from bench.worker_setup import ROOT
 from simulators.waiting import until
 
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 120.0
 KEY, SECRET = "shim-key", "shim-secret"
 OTHER_KEY, OTHER_SECRET = "another-key", "another-secret"
 

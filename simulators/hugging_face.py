@@ -59,9 +59,9 @@ class HeldResponse:
         self._released.set()
 
     def wait(self) -> None:
-        """Set `reached`, and wait for `release`, but not longer than 60 s. The server's thread calls it."""
+        """Set `reached`, and wait for `release`, but not longer than 120 s. The server's thread calls it."""
         self.reached.set()
-        self._released.wait(60)
+        self._released.wait(120)
 
 
 class ModelServer(HttpServer):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-def until(reached: Callable[[], object], timeout_s: float = 30.0) -> bool:
+def until(reached: Callable[[], object], timeout_s: float = 60.0) -> bool:
     """Call `reached` every few milliseconds until it is true; return whether it became true in time."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()

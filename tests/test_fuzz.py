@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 WORKFLOWS = load_workflows(default_directory())
 # Pillow's warnings about damaged files
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
-JOB_TIMEOUT_S = 20
+JOB_TIMEOUT_S = 100
 MACHINE_DETAILS = (
     socket.gethostname(),
     str(ROOT),

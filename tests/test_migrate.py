@@ -35,8 +35,8 @@ pytestmark = pytest.mark.slow
 FENCE = re.compile(r"^```(python|ts|js|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)
 SERVE_COMMAND = "comfy-client scenario serve"
-START_TIMEOUT_S = 30.0
-RUN_TIMEOUT_S = 110
+START_TIMEOUT_S = 120.0
+RUN_TIMEOUT_S = 250
 KEY, SECRET = "api_caller", "sec_caller_0123456789"
 
 

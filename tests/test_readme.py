@@ -32,7 +32,7 @@ def setup() -> Iterator[WorkerSetup]:
 def run(command: list[str], setup: WorkerSetup, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command with the variables of the platform."""
     env = {**os.environ, **setup.platform.client_env(), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250, check=False)
 
 
 def test_the_example_of_the_readme_runs(setup: WorkerSetup, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_wheel_has_the_workflows_and_not_the_worker(wheel_and_output: tuple[
         check=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     ).stdout
 
     shipped = sorted(path.name.removesuffix(".inputs.json") for path in (ROOT / "workflows").glob("*.inputs.json"))

@@ -63,4 +63,4 @@ def _(setup: WorkerSetup) -> QueueJob:
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
         "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "b"}},
     }
-    return setup.platform.wait_for(setup.platform.submit({"workflow": graph}), 30)
+    return setup.platform.wait_for(setup.platform.submit({"workflow": graph}))

@@ -54,8 +54,8 @@ def _(setup: WorkerSetup) -> QueueJob:
     simulator = simulator_of(setup)
     simulator.faults.fail_node("KSampler", "ValueError", "bad latent", times=1)
     failing, succeeding = setup.submit(seed=1), setup.submit(seed=2)
-    assert setup.platform.wait_for(succeeding, 30).output["seed"] == 2
-    return setup.platform.wait_for(failing, 30)
+    assert setup.platform.wait_for(succeeding).output["seed"] == 2
+    return setup.platform.wait_for(failing)
 
 
 @fault_row("cancel while queued in ComfyUI", "removed from the queue", code="CANCELLED", within_s=5, step_s=0.3)
@@ -67,8 +67,8 @@ def _(setup: WorkerSetup) -> QueueJob:
     assert until(lambda: len(simulator.queue_ids) == 2)
     cancel(setup, second)
     assert until(lambda: len(simulator.queue_ids) <= 1)
-    assert setup.platform.wait_for(first, 30).output["images"]
-    return setup.platform.wait_for(second, 30)
+    assert setup.platform.wait_for(first).output["images"]
+    return setup.platform.wait_for(second)
 
 
 @fault_row(
@@ -79,8 +79,8 @@ def _(setup: WorkerSetup) -> QueueJob:
     job_id = setup.submit(steps=100)
     setup.await_sampling(job_id)
     cancel(setup, job_id)
-    assert until(lambda: not simulator.queue_ids, 5)
-    return setup.platform.wait_for(job_id, 30)
+    assert until(lambda: not simulator.queue_ids)
+    return setup.platform.wait_for(job_id)
 
 
 @fault_row("cancel while encoding", "no result is posted, no file is left", code="CANCELLED", within_s=8)
@@ -90,13 +90,13 @@ def _(setup: WorkerSetup) -> QueueJob:
     job_id = setup.submit(num_images=8, width=1024, height=1024, steps=1, output_format="webp", output_quality=100)
     assert until(lambda: len(simulator.executed_prompts) == before + 8 and not simulator.queue_ids)
     cancel(setup, job_id)
-    return setup.platform.wait_for(job_id, 30)
+    return setup.platform.wait_for(job_id)
 
 
 def cancel(setup: WorkerSetup, job_id: str) -> None:
     """Cancel a job as a client does."""
     headers = {"Authorization": f"Bearer {setup.platform.api_key}"}
-    requests.post(f"{setup.platform.endpoint_url}/cancel/{job_id}", headers=headers, timeout=10).raise_for_status()
+    requests.post(f"{setup.platform.endpoint_url}/cancel/{job_id}", headers=headers, timeout=60).raise_for_status()
 
 
 @fault_row("job-done returns 500, 500, 200", "posted a third time", code=None, within_s=12)
@@ -156,14 +156,14 @@ def _(setup: WorkerSetup) -> QueueJob:
 
 @fault_row("null as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
 def _(setup: WorkerSetup) -> QueueJob:
-    return setup.platform.wait_for(setup.platform.submit(None), 30)
+    return setup.platform.wait_for(setup.platform.submit(None))
 
 
 @fault_row("a list as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
 def _(setup: WorkerSetup) -> QueueJob:
-    return setup.platform.wait_for(setup.platform.submit([1, 2]), 30)
+    return setup.platform.wait_for(setup.platform.submit([1, 2]))
 
 
 @fault_row("text as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
 def _(setup: WorkerSetup) -> QueueJob:
-    return setup.platform.wait_for(setup.platform.submit("a knight"), 30)
+    return setup.platform.wait_for(setup.platform.submit("a knight"))

@@ -33,7 +33,7 @@ def _(setup: WorkerSetup) -> QueueJob:
     job_id = setup.submit()
     setup.await_sampling(job_id)
     setup.kill_comfyui()
-    return setup.platform.wait_for(job_id, 30)
+    return setup.platform.wait_for(job_id)
 
 
 @fault_row(
@@ -62,12 +62,12 @@ def _(setup: WorkerSetup) -> QueueJob:
     first = setup.submit()
     setup.await_sampling(first)
     setup.kill_comfyui()
-    setup.platform.wait_for(first, 30)
+    setup.platform.wait_for(first)
     assert until(lambda: "restarted" in setup.worker.log)
     second = setup.submit()
     setup.await_sampling(second)
     setup.kill_comfyui()
-    return setup.platform.wait_for(second, 30)
+    return setup.platform.wait_for(second)
 
 
 @fault_row(
@@ -84,8 +84,8 @@ def _(setup: WorkerSetup) -> QueueJob:
     waiting = setup.submit(seed=2)
     assert until(lambda: setup.worker.log.count("1 prompts") == 2)
     setup.freeze_comfyui()
-    job = setup.platform.wait_for(hanging, 30)
-    assert setup.platform.wait_for(waiting, 30).output["seed"] == 2
+    job = setup.platform.wait_for(hanging)
+    assert setup.platform.wait_for(waiting).output["seed"] == 2
     return job
 
 
@@ -104,7 +104,7 @@ def _(setup: WorkerSetup) -> QueueJob:
         job_id = setup.submit(steps=100, seed=number)
         setup.await_sampling(job_id)
         setup.freeze_comfyui()
-        job = setup.platform.wait_for(job_id, 30)
+        job = setup.platform.wait_for(job_id)
     return job
 
 
@@ -123,7 +123,7 @@ def _(setup: WorkerSetup) -> QueueJob:
     hanging = setup.submit(steps=20, seed=1)
     setup.await_sampling(hanging)
     waiting = setup.submit(seed=2)
-    job = setup.platform.wait_for(hanging, 30)
+    job = setup.platform.wait_for(hanging)
     assert code_of(setup.platform.wait_for(waiting, 30)) == "comfyui_unavailable"
     later = setup.run(seed=3)
     assert code_of(later) == "comfyui_unavailable"
@@ -145,7 +145,7 @@ def _(setup: WorkerSetup) -> QueueJob:
 def _(setup: WorkerSetup) -> QueueJob:
     hanging = setup.submit(steps=10, timeout_s=1)
     waiting = setup.submit(steps=1, seed=2)
-    job = setup.platform.wait_for(hanging, 30)
+    job = setup.platform.wait_for(hanging)
     assert setup.platform.wait_for(waiting, 60).output["seed"] == 2
     return job
 

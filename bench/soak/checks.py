@@ -15,7 +15,7 @@ from simulators.waiting import until
 
 MAX_JOB_S = 30.0
 """Maximum seconds from hand-out to end of a job: two waits for ComfyUI, a second run for lost images, retried posts."""
-EXIT_WAIT_S = 2.0
+EXIT_WAIT_S = 30.0
 """Maximum seconds until a killed process has exited."""
 MAX_WAIT_AFTER_JOBS_S = 30.0
 """Maximum seconds for a restart of ComfyUI, and for the exit of a worker."""
@@ -68,7 +68,7 @@ def stop_and_find_leftovers(setup: WorkerSetup, allowed_files: int = 0) -> list[
     """
     problems = []
     simulator = setup.simulator
-    if simulator is not None and not until(lambda: not (simulator.queue_ids or simulator.history_ids), 5):
+    if simulator is not None and not until(lambda: not (simulator.queue_ids or simulator.history_ids)):
         problems.append(f"ComfyUI still has prompts {simulator.queue_ids} and entries {simulator.history_ids}")
     if len(files := setup.files_left()) > allowed_files:
         problems.append(f"files are left: {files}")

@@ -95,7 +95,7 @@ class WorkerRunner:
                 del self._cancel_after_s[job_id]
             elif after_s < 0 or (job.started_at is not None and now > job.started_at + after_s):
                 address = f"{self._platform.endpoint_url}/cancel/{job_id}"
-                response = requests.post(address, headers={"Authorization": self._platform.api_key}, timeout=10)
+                response = requests.post(address, headers={"Authorization": self._platform.api_key}, timeout=60)
                 if response.ok:
                     del self._cancel_after_s[job_id]
 

@@ -23,8 +23,8 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": (),
 }
 ANY_HOST = ("", "0.0.0.0", "::")  # noqa: S104  compared with, not bound
-START_TIMEOUT_S = 30.0
-ACTION_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 120.0
+ACTION_TIMEOUT_S = 60.0
 
 
 class Simulator:

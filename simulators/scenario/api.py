@@ -33,7 +33,7 @@ MODELS: tuple[Record, ...] = (
     {"id": "model_studio", "name": "Studio", "type": "flux.1-lora", "status": "trained", "privacy": "private"},
     {"id": "model_ink", "name": "Ink", "type": "flux.1-lora", "status": "trained", "privacy": "private"},
 )
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 UPLOAD_LIMIT_BYTES = 6_000_000
 DRY_RUN = 269
 JOB_STEPS = 5

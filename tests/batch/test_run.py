@@ -255,7 +255,7 @@ def test_a_signal_leaves_jobs_for_the_next_run(
     process = start_process(platform, file)
     platform.wait_until(lambda: platform.submissions >= 3, 60)
     process.send_signal(number)
-    status = process.wait(30)
+    status = process.wait(60)
     with ScriptedWorker(platform, image_result, threads=2):
         again = batch(platform, file)
 

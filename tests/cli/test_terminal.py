@@ -76,7 +76,7 @@ class Terminal:
         """Wait for the process; return its exit status and stdout."""
         with killed_at_end(self.process):
             out, _ = self.process.communicate(timeout=60)
-        self._reader.join(10)
+        self._reader.join(60)
         os.close(self._near)
         return self.process.returncode, out
 
@@ -120,7 +120,7 @@ def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: si
     """On Ctrl-C, SIGTERM or a closed terminal the job is cancelled; its id is printed before and after that."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
-        [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
+        [job_id] = platform.wait_until(lambda: list(platform.jobs))
         assert until(lambda: f"job {job_id}" in terminal.screen)
         terminal.process.send_signal(number)
 
@@ -134,7 +134,7 @@ def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[s
     """The command waits some seconds for the response, which has the id; then it cancels the job."""
     with RunPodPlatform(long_poll_s=0.1, round_trip_s=1.0) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
-        [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
+        [job_id] = platform.wait_until(lambda: list(platform.jobs))
         terminal.process.send_signal(signal.SIGTERM)
 
         assert terminal.wait() == (143, "")
@@ -172,7 +172,7 @@ def test_ctrl_c_with_json(tmp_path: Path, command: list[str]) -> None:
         base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v2"
         environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": base_url}
         terminal = Terminal([*command, "--json"], environment, tmp_path)
-        silent.settimeout(30)
+        silent.settimeout(60)
         connection, _ = silent.accept()
         with connection:
             connection.recv(1)
@@ -210,11 +210,11 @@ def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
     ) as served:
         assert served.stdout is not None
         url = json.loads(served.stdout.readline())["url"]
-        assert requests.get(url, timeout=10).ok
+        assert requests.get(url, timeout=60).ok
         served.send_signal(signal.SIGINT)
 
         assert served.stdout.read() == b""
-        assert served.wait(20) == 0
+        assert served.wait(60) == 0
 
 
 def test_the_simulator_is_served(tmp_path: Path) -> None:

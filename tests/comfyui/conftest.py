@@ -22,7 +22,7 @@ from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-PATIENT_LIMITS = WaitLimits(timeout_s=110, queue_timeout_s=110)
+PATIENT_LIMITS = WaitLimits(timeout_s=250, queue_timeout_s=250)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def get_json(comfyui_url: str) -> Callable[[str], Any]:
     """Return a function that sends a GET request for a path to ComfyUI, without our client, and returns the JSON."""
 
     def get(path: str) -> Any:  # noqa: ANN401 - any JSON value
-        return requests.get(comfyui_url + path, timeout=30).json()
+        return requests.get(comfyui_url + path, timeout=60).json()
 
     return get
 
@@ -56,7 +56,7 @@ def get_json(comfyui_url: str) -> Callable[[str], Any]:
 @pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function that runs a job. For a template the defaults are two steps and, without an image, 64 x 64."""
-    worker = Worker(server, workflows, Settings(job_timeout_s=110))
+    worker = Worker(server, workflows, Settings(job_timeout_s=250))
 
     def run_input(job_input: dict[str, Any]) -> dict[str, Any]:
         small = {} if isinstance(job_input.get("workflow"), dict) else {"steps": 2}

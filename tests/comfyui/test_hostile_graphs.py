@@ -36,7 +36,7 @@ DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
 FILE_TRACE = os.environ.get("COMFYUI_FILE_TRACE")
 COUNT = int(os.environ.get("COMFYUI_HOSTILE_GRAPHS", "60"))
 SEED = int(os.environ.get("COMFYUI_HOSTILE_SEED", "11"))
-JOB_TIMEOUT_S = 20.0
+JOB_TIMEOUT_S = 60.0
 
 Send = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -113,7 +113,7 @@ def test_no_graph_reaches_a_file_of_others(send: Send, comfyui: tuple[str, Path 
         reached += _stray_accesses(Path(FILE_TRACE), directory, canaries, started_at, sent)
 
     assert not reached, "\n".join(reached)
-    assert until(lambda: not canaries.changes(), 5), "\n".join(canaries.changes())
+    assert until(lambda: not canaries.changes()), "\n".join(canaries.changes())
 
 
 def _stray_accesses(

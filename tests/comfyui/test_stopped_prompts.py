@@ -100,7 +100,7 @@ def has_started(server: ComfyServer, prompt_id: str) -> bool:
 
 def is_idle(server: ComfyServer) -> bool:
     """Wait until no prompt waits or runs, longer than a model takes to load; return whether that happened in time."""
-    return until(lambda: server.queue_state() == (frozenset(), frozenset()), timeout_s=110)
+    return until(lambda: server.queue_state() == (frozenset(), frozenset()), timeout_s=250)
 
 
 def outcome(server: ComfyServer, prompt_id: str) -> Any:  # noqa: ANN401 - one of several outcomes, or None

@@ -89,7 +89,7 @@ def test_workers_with_old_settings_do_not_count(empty_queue: RunPodPlatform) -> 
     counts = [2, 1, 0]
     messages: list[str] = []
     with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
-        empty_queue.wait_until(lambda: empty_queue.takes, 10)
+        empty_queue.wait_until(lambda: empty_queue.takes)
         await_worker(client.health, lambda: counts.pop(0), ReadyTimeouts(30), messages.append)
 
     assert [line.split("  ")[-1] for line in messages[:2]] == [
@@ -101,7 +101,7 @@ def test_workers_with_old_settings_do_not_count(empty_queue: RunPodPlatform) -> 
 def test_the_wait_for_workers_with_old_settings_is_limited(empty_queue: RunPodPlatform) -> None:
     """If a worker with old settings remains, the wait ends after `stale_s` without an error."""
     with client_from_env(empty_queue.client_env()) as client, ScriptedWorker(empty_queue, image_result):
-        empty_queue.wait_until(lambda: empty_queue.takes, 10)
+        empty_queue.wait_until(lambda: empty_queue.takes)
         await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale_s=0.5), lambda _: None)
 
 

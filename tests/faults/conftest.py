@@ -37,7 +37,7 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
 @pytest.fixture
 def run_input(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function that runs a job with the given input."""
-    worker = Worker(server, workflows, Settings(job_timeout_s=20))
+    worker = Worker(server, workflows, Settings(job_timeout_s=60))
     return lambda job_input: run_job(worker, {"id": "test", "input": job_input}, Control())
 
 
@@ -47,7 +47,7 @@ def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
 
     def run_small(
         stop: Callable[[], JobError | None] = lambda: None,
-        job_timeout_s: float = 20,
+        job_timeout_s: float = 60,
         **changes: Any,  # noqa: ANN401 - any input of the workflow
     ) -> dict[str, Any]:
         worker = Worker(server, workflows, Settings(job_timeout_s=job_timeout_s))

@@ -54,7 +54,7 @@ def each_server(request: pytest.FixtureRequest, simulator: Simulator) -> Iterato
 
 def run_graph(server: ComfyServer, graph: Graph) -> RunResult:
     """Run a graph; return the result."""
-    limits = WaitLimits(timeout_s=20, queue_timeout_s=20, silence_s=0.1)
+    limits = WaitLimits(timeout_s=60, queue_timeout_s=60, silence_s=0.1)
     return run_graphs(server, [graph], [], limits, lambda: None)
 
 
@@ -110,7 +110,7 @@ def test_a_file_that_no_node_reports_is_deleted_with_the_run(
     codes = {"fails": ErrorCode.EXECUTION_FAILED, "is cancelled": ErrorCode.CANCELLED}
     code = None
     try:
-        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), reason_to_stop)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=60, queue_timeout_s=60), reason_to_stop)
     except JobError as error:
         code = error.code
     server.close()

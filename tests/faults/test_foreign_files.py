@@ -61,7 +61,7 @@ def test_files_of_others_are_not_deleted(comfyui_url: str, tmp_path: Path) -> No
     server = ComfyServer(comfyui_url, directory=tmp_path, connect_timeout_s=0.1)
     graph = {"1": {"class_type": "Saver", "inputs": {}}}
     with pytest.raises(JobError):
-        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20, silence_s=0.1), lambda: None)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=60, queue_timeout_s=60, silence_s=0.1), lambda: None)
     server.close()
 
     assert [file.read_bytes() for file in files] == [b"mine", b"mine"]

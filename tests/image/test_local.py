@@ -48,7 +48,7 @@ def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) ->
         assert isinstance(response["output"], dict)
         assert response["output"]["seed"] == 5
         container.kill("SIGTERM")
-        assert container.wait(timeout=20)["StatusCode"] == 0
+        assert container.wait(timeout=60)["StatusCode"] == 0
     finally:
         container.remove(force=True)
 

@@ -31,14 +31,14 @@ FREQUENT_HEALTH_CHECK = {
 def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -> None:
     """The engine reports the container as healthy while ComfyUI responds, and as unhealthy otherwise."""
     with worker_container(engine, network, WITH_WEIGHTS, healthcheck=FREQUENT_HEALTH_CHECK) as worker:
-        assert until(lambda: worker.state()["Health"]["Status"] == "healthy", 20)
+        assert until(lambda: worker.state()["Health"]["Status"] == "healthy")
 
         worker.signal_comfyui(signal.SIGSTOP)
 
-        assert until(lambda: worker.state()["Health"]["Status"] == "unhealthy", 20)
+        assert until(lambda: worker.state()["Health"]["Status"] == "unhealthy")
         assert "ComfyUI" in worker.state()["Health"]["Log"][-1]["Output"]
         worker.signal_comfyui(signal.SIGCONT)
-        assert until(lambda: worker.state()["Health"]["Status"] == "healthy", 20)
+        assert until(lambda: worker.state()["Health"]["Status"] == "healthy")
 
 
 def test_the_models_of_a_volume_are_found(

@@ -30,7 +30,7 @@ def downloaded_images(job: QueueJob) -> list[dict[str, object]]:
     images: list[dict[str, object]] = job.output["images"]
     for image in images:
         assert image["type"] == "s3_url"
-        content = requests.get(str(image["data"]), timeout=10).content
+        content = requests.get(str(image["data"]), timeout=60).content
         assert hashlib.sha256(content).hexdigest() == image["sha256"]
     return images
 

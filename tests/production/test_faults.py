@@ -61,7 +61,7 @@ def test_a_fault_has_the_result_in_its_row(row: FaultRow, request: pytest.Fixtur
             assert setup.simulator is None or until(lambda: not setup.simulator or not setup.simulator.history_ids)
             assert setup.files_left() == []
         else:
-            assert setup.worker.wait(30) == 1
+            assert setup.worker.wait(60) == 1
             assert [ping.check for ping in setup.platform.pings if ping.is_unhealthy] == ["comfyui"]
             assert setup.comfyui_processes() == []
 

@@ -23,8 +23,8 @@ def test_sigterm_while_idle_exits_at_once() -> None:
         begun = time.monotonic()
         setup.worker.terminate()
 
-        assert setup.worker.wait(10) == 0
-        assert time.monotonic() - begun < 4
+        assert setup.worker.wait(60) == 0
+        assert time.monotonic() - begun < 20
         assert setup.comfyui_processes() == []
 
 
@@ -34,10 +34,10 @@ def test_sigterm_while_busy_lets_the_job_finish() -> None:
         job_id = setup.submit(steps=10)
         setup.await_sampling(job_id)
         setup.worker.terminate()
-        job = setup.platform.wait_for(job_id, 30)
+        job = setup.platform.wait_for(job_id)
 
         assert code_of(job) is None
-        assert setup.worker.wait(10) == 0
+        assert setup.worker.wait(60) == 0
         assert setup.comfyui_processes() == []
 
 
@@ -47,10 +47,10 @@ def test_sigterm_interrupts_the_job_after_the_grace_period() -> None:
         job_id = setup.submit(steps=100)
         setup.await_sampling(job_id)
         setup.worker.terminate()
-        job = setup.platform.wait_for(job_id, 30)
+        job = setup.platform.wait_for(job_id)
 
         assert code_of(job) == "interrupted"
-        assert setup.worker.wait(10) == 0
+        assert setup.worker.wait(60) == 0
         assert until(lambda: setup.simulator is not None and not setup.simulator.queue_ids)
 
 
@@ -58,7 +58,7 @@ def test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs() 
     """After COMFYUI_READY_TIMEOUT_S the worker reports itself unhealthy and exits 1, and its ComfyUI is stopped."""
     environment = {"COMFYUI_READY_TIMEOUT_S": "1"}
     with running_worker(own_comfyui=True, main=NEVER_READY, environment=environment) as setup:
-        assert setup.worker.wait(20) == 1
+        assert setup.worker.wait(60) == 1
         assert not setup.platform.takes
         assert ["not ready" in str(ping.reason) for ping in setup.platform.pings if ping.is_unhealthy] == [True]
         assert setup.comfyui_processes() == []
@@ -73,7 +73,7 @@ def test_a_queued_job_is_left_to_another_worker_at_sigterm() -> None:
         waiting = setup.submit(seed=3)
 
         assert [code_of(setup.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
-        assert setup.worker.wait(10) == 0
+        assert setup.worker.wait(60) == 0
         assert setup.platform.jobs[waiting].state == QueueJobState.IN_QUEUE
 
 
@@ -87,7 +87,7 @@ def test_sigterm_while_comfyui_starts_exits_without_an_error() -> None:
             assert until(lambda: "using those of snapshot.json's ComfyUI" in worker.log)
             worker.terminate()
 
-            assert worker.wait(20) == 0
+            assert worker.wait(60) == 0
             assert not [ping for ping in platform.pings if ping.is_unhealthy]
 
 
@@ -107,6 +107,6 @@ def test_sigterm_during_a_model_download_keeps_the_partial_file() -> None:
             assert hold.reached.is_set()
             worker.terminate()
 
-            assert worker.wait(20) == 0
+            assert worker.wait(60) == 0
             assert part.stat().st_size
             assert not [ping for ping in platform.pings if ping.is_unhealthy]

@@ -54,7 +54,7 @@ def test_a_failed_warm_up_is_reported() -> None:
     """The worker reports itself unhealthy with the warm-up's error, exits with 1 and leaves no ComfyUI."""
     environment = {**WARM, "COMFYUI_ARGS": "--fault run_out_of_memory:2"}
     with running_worker(own_comfyui=True, environment=environment) as setup:
-        assert setup.worker.wait(30) == 1
+        assert setup.worker.wait(60) == 1
         [ping] = [ping for ping in setup.platform.pings if ping.is_unhealthy]
         assert "the warm-up failed: The GPU ran out of memory" in str(ping.reason)
         assert setup.comfyui_processes() == []
@@ -67,7 +67,7 @@ def test_sigterm_during_the_warm_up_is_no_error() -> None:
         assert until(lambda: "warming up" in setup.worker.log)
         setup.worker.terminate()
 
-        assert setup.worker.wait(10) == 0
+        assert setup.worker.wait(60) == 0
         assert "the warm-up failed" not in setup.worker.log
         assert not [ping for ping in setup.platform.pings if ping.is_unhealthy]
         assert setup.comfyui_processes() == []

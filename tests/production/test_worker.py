@@ -27,7 +27,7 @@ def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
         assert ends == sorted(ends)
         assert setup.files_left() == []
         setup.worker.terminate()
-        assert setup.worker.wait(10) == 0
+        assert setup.worker.wait(60) == 0
         assert setup.comfyui_processes() == []
 
 
@@ -96,7 +96,7 @@ def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> No
 
     environment = {"WORKER_WORKFLOWS": str(tmp_path), "WORKER_SHIPPED_WORKFLOWS": "false"}
     with running_worker(own_comfyui=True, environment=environment) as setup:
-        assert setup.worker.wait(30) == 1
+        assert setup.worker.wait(60) == 1
         assert not setup.platform.takes
         [ping] = [ping for ping in setup.platform.pings if ping.is_unhealthy]
         assert "vae/other.safetensors" in str(ping.reason)

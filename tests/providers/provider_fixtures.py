@@ -193,4 +193,4 @@ def scenario_client(scenario: ScenarioSimulator, **changes: str) -> Client:
     """Return a client of the simulated Scenario, with one LoRA. `changes` are variables that are added or replaced."""
     loras = {"SCENARIO_LORAS": '{"knight.safetensors": "model_knight"}'}
     environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env(), **loras, **changes}
-    return client_from_env(environment, timeout_s=30.0)
+    return client_from_env(environment, timeout_s=60)

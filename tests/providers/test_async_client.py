@@ -51,7 +51,7 @@ def run_with_client(platform: RunPodPlatform, story: Callable[[AsyncClient], Awa
     """Run the coroutine of `story` with an async client of the platform."""
 
     async def run_story() -> None:
-        async with async_client_from_env(platform.client_env(), timeout_s=20.0) as client:
+        async with async_client_from_env(platform.client_env(), timeout_s=60) as client:
             await story(client)
 
     asyncio.run(run_story())

@@ -264,7 +264,7 @@ def test_a_cancelled_job_frees_the_worker(provider: ProviderUnderTest) -> None:
     job.cancel()
 
     with pytest.raises(JobCancelled) as info:
-        job.wait(20)
+        job.wait(60)
     assert info.value.job_id == job.id
     assert job.status().state is JobState.CANCELLED
     assert until(provider.backend.is_idle)

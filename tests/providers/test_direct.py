@@ -29,7 +29,7 @@ def simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[Client]:
     """A client of the ComfyUI."""
-    with client_from_env({"COMFYUI_ENDPOINT": simulator.url}, timeout_s=30) as client:
+    with client_from_env({"COMFYUI_ENDPOINT": simulator.url}, timeout_s=60) as client:
         yield client
 
 

@@ -230,7 +230,7 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
 
     def respond(job: Body) -> Body:
         if job["input"]["seed"]:
-            release.wait(20)
+            release.wait(60)
         return image_result(job)
 
     with ScriptedWorker(platform, respond, threads=4):  # one thread for each job that is sent at once

@@ -32,8 +32,8 @@ def test_a_map_that_is_terminated_cancels_its_jobs() -> None:
         command = [sys.executable, "-c", MAP.format(advice=advice)]
         environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)}
         with killed_at_end(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)) as process:
-            platform.wait_until(lambda: len(platform.jobs) >= 4, 30)
+            platform.wait_until(lambda: len(platform.jobs) >= 4)
             process.send_signal(signal.SIGTERM)
 
-            assert process.wait(30) != 0
+            assert process.wait(60) != 0
         assert {job.state.value for job in platform.jobs.values()} == {"CANCELLED"}

@@ -67,7 +67,7 @@ def test_each_failed_state_has_its_own_error(
     platform.faults.respond("status", 200, body={"id": job.id, **body})
 
     with pytest.raises(JobError, match=expected) as info:
-        job.wait(5)
+        job.wait(60)
 
     assert info.value.code is code
     assert info.value.job_id == job.id
@@ -263,7 +263,7 @@ def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Clien
     """A job that RunPod deleted because its ttl is over raises job_expired."""
     platform.ttl_s = 1.0
     with pytest.raises(JobError, match="ttl") as info:
-        submitted_job(client).wait(20)
+        submitted_job(client).wait(60)
 
     assert info.value.code is ErrorCode.JOB_EXPIRED
     assert platform.submissions == 1
@@ -274,7 +274,7 @@ def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlat
     """A /runsync result that RunPod has deleted raises job_expired, and names the retention of a minute."""
     platform.sync_retention_s = 0.0
     with (
-        client_from_env(platform.client_env(), timeout_s=20, sync_wait_s=1.0) as brief_client,
+        client_from_env(platform.client_env(), timeout_s=60, sync_wait_s=1.0) as brief_client,
         ScriptedWorker(platform, image_result),
     ):
         platform.faults.cold_start(1.5)
@@ -407,7 +407,7 @@ def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> No
 
     assert client.purge_queue() == 3
     with pytest.raises(JobCancelled):
-        jobs[0].wait(5)
+        jobs[0].wait(60)
     assert len(platform.jobs) == 3
 
 

@@ -22,7 +22,7 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry,
 @pytest.fixture
 def client(platform: RunPodPlatform) -> Iterator[Client]:
     """A client of an endpoint with the stock worker."""
-    with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}, timeout_s=20) as client:
+    with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}, timeout_s=60) as client:
         yield client
 
 

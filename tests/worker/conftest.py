@@ -25,5 +25,5 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
     """A worker with access to its ComfyUI's folders, as in the container."""
     server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, Settings(job_timeout_s=20))
+    yield Worker(server, workflows, Settings(job_timeout_s=60))
     server.close()

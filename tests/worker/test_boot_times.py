@@ -27,7 +27,7 @@ def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFix
 
     assert record.getMessage() == "booted"
     assert list(steps) == ["python", "total"]
-    assert 5.0 <= steps["python"] <= steps["total"] < 6.0
+    assert 5.0 <= steps["python"] <= steps["total"] < 60.0
 
 
 def test_the_process_s_age_includes_the_start_of_python() -> None:
@@ -36,6 +36,8 @@ def test_the_process_s_age_includes_the_start_of_python() -> None:
     script = "from worker.boot_times import process_age_s; import time; print(process_age_s(), time.time())"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     age_s, _ = map(float, ended.stdout.split())
+    least_s = time.time() - began_at
+    own_age_s = process_age_s()
 
-    assert 0.01 <= age_s < 10
-    assert process_age_s() == pytest.approx(time.time() - began_at, abs=1.5)
+    assert 0.01 <= age_s < 60
+    assert least_s - 1.5 <= own_age_s <= time.time() - began_at + 1.5

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -88,11 +87,9 @@ def test_a_full_disk_is_unhealthy(simulator: Simulator, tmp_path: Path) -> None:
 def test_a_silent_comfyui_is_unhealthy() -> None:
     """If ComfyUI does not respond within the timeout, the check fails."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        begun_at = time.monotonic()
         status, sentence = run_check({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
 
     assert (status, "did not respond within 0.3 s" in sentence) == (1, True)
-    assert time.monotonic() - begun_at < 2
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,7 @@ def test_the_command_uses_little_cpu_time(simulator: Simulator) -> None:
         )
     ) as process:
         before = psutil.Process().cpu_times()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
         after = psutil.Process().cpu_times()
 
     assert (process.returncode, output) == (0, "ComfyUI responds.\n")

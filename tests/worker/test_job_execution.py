@@ -52,12 +52,12 @@ class JobSetup:
             end=lambda status: self.ended.append(str(status)),
         )
         server = ComfyServer(simulator.url, directory=self.directory)
-        self.service = Service(Worker(server, workflows, Settings(job_timeout_s=30)), lifecycle)
+        self.service = Service(Worker(server, workflows, Settings(job_timeout_s=60)), lifecycle)
 
     def run(self, **inputs: object) -> dict[str, Any]:
         """Run a job; return its result, or its error."""
         job = {"id": "job", "input": {**SMALL, **inputs}}
-        return asyncio.run(asyncio.wait_for(make_handler(self.service)(job), 30))
+        return asyncio.run(asyncio.wait_for(make_handler(self.service)(job), 60))
 
     def report(self, **inputs: object) -> ErrorReport:
         """Run a job that must fail; return its error report."""
@@ -150,7 +150,7 @@ class StuckJob(dict[str, Any]):
     def get(self, key: str, default: object = None) -> Any:  # noqa: ANN401 - a job's value
         """Return the value of `key`; in the job's thread, wait first if it is the input."""
         if key == "input" and threading.current_thread() is not threading.main_thread():
-            self.released.wait(30)
+            self.released.wait(60)
         return super().get(key, default)
 
 
@@ -162,7 +162,7 @@ def test_a_job_whose_thread_hangs_gets_an_error_and_retires_the_worker(job_setup
 
     async def run_both() -> list[dict[str, Any]]:
         jobs = [handler(stuck_job), handler({"id": "waiting", "input": SMALL})]
-        return list(await asyncio.wait_for(asyncio.gather(*jobs), 30))
+        return list(await asyncio.wait_for(asyncio.gather(*jobs), 60))
 
     codes = [ErrorReport.from_json(response["error"]).code for response in asyncio.run(run_both())]
     stuck_job.released.set()
@@ -177,7 +177,7 @@ def test_a_job_that_waits_for_a_thread_is_cancelled_at_once(job_setup: JobSetup)
     with ThreadPoolExecutor(1) as threads:
         job_setup.service = replace(job_setup.service, threads=threads)
         busy = threading.Event()
-        threads.submit(busy.wait, 30)
+        threads.submit(busy.wait, 120)
         handler = make_handler(job_setup.service)
 
         async def cancelled_then_run() -> dict[str, Any]:
@@ -185,8 +185,8 @@ def test_a_job_that_waits_for_a_thread_is_cancelled_at_once(job_setup: JobSetup)
             await asyncio.wait({waiting}, timeout=0.05)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(waiting, 2)
+                await asyncio.wait_for(waiting, 60)
             busy.set()
-            return await asyncio.wait_for(handler({"id": "next", "input": SMALL}), 30)
+            return await asyncio.wait_for(handler({"id": "next", "input": SMALL}), 60)
 
         assert asyncio.run(cancelled_then_run())["images"]

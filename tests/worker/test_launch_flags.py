@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -75,14 +74,12 @@ def test_a_comfyui_without_usable_help_is_treated_as_an_old_version(
     tmp_path: Path, main: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If --help hangs, fails or prints no flags, KNOWN_FLAGS are used with a warning, and no process is left."""
-    begun_at = time.monotonic()
     with caplog.at_level(logging.WARNING):
         flags = query_flags(settings_of(tmp_path, main), os.environ, 1)
 
     assert flags == KNOWN_FLAGS
-    assert time.monotonic() - begun_at < 5
     assert "did not print its launch flags" in caplog.text
-    assert until(lambda: not [child for child in psutil.process_iter() if _is_running_in(child, tmp_path)], 5)
+    assert until(lambda: not [child for child in psutil.process_iter() if _is_running_in(child, tmp_path)])
 
 
 def _is_running_in(process: psutil.Process, folder: Path) -> bool:

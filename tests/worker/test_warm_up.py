@@ -106,7 +106,7 @@ def test_the_size_is_a_setting(
     warming = make_warming(**environment)
     warming.begin()
     assert until(lambda: simulator.hanging_step)
-    [[_, _, graph, *_]] = requests.get(f"{simulator.url}/queue", timeout=10).json()["queue_running"]
+    [[_, _, graph, *_]] = requests.get(f"{simulator.url}/queue", timeout=60).json()["queue_running"]
     simulator.faults.release()
 
     [latent] = [node["inputs"] for node in graph.values() if node["class_type"] == "EmptySD3LatentImage"]

@@ -25,7 +25,7 @@ from .worker_routes import WorkerRoutes
 Route: TypeAlias = Callable[[web.Request, object], Awaitable[web.Response]]
 _Found = TypeVar("_Found")
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 POLLS = frozenset({"job-take", "job-take-batch", "job-stop"})
 TAKES = frozenset({"job-take", "job-take-batch"})
 READ_AND_REFUSED = frozenset({400, 413})
@@ -123,7 +123,7 @@ class RunPodPlatform(PlatformConfig):
         """Store a job that `faults.hand_out` handed out, so that its result counts."""
         self._store.adopt(job_id)
 
-    def wait_for(self, job_id: str, timeout_s: float = 10.0) -> QueueJob:
+    def wait_for(self, job_id: str, timeout_s: float = 60.0) -> QueueJob:
         """Return the job once it has ended.
 
         Raises:
@@ -134,7 +134,7 @@ class RunPodPlatform(PlatformConfig):
             raise AssertionError(f"not ended within {timeout_s} s: {self.jobs[job_id]}")
         return job
 
-    def wait_until(self, predicate: Callable[[], _Found], timeout_s: float = 10.0) -> _Found:
+    def wait_until(self, predicate: Callable[[], _Found], timeout_s: float = 60.0) -> _Found:
         """Return the first true result of `predicate`, which is called after each change of the state.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import Self
 
 from .platform import RunPodPlatform
 
-KILL_TIMEOUT_S = 5.0
+KILL_TIMEOUT_S = 60.0
 LOG_TAIL_CHARACTERS = 4000
 
 

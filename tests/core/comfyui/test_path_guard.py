@@ -252,12 +252,12 @@ def test_a_graph_of_very_many_names_is_rejected_quickly() -> None:
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
     }
-    started_at = time.monotonic()
+    started_at = time.process_time()
     [fault] = path_faults(graph, {}, OWN_FOLDER)
     assert fault.path == "workflow"
     few = dict(list(graph.items())[:500])
     assert path_faults(few, {}, OWN_FOLDER) == []
-    assert time.monotonic() - started_at < 10
+    assert time.process_time() - started_at < 10
 
 
 def test_long_variables_are_rejected() -> None:

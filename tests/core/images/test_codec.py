@@ -398,10 +398,10 @@ def test_a_file_that_is_not_an_image_is_rejected(data: bytes, *, form: ImageForm
 def test_a_decompression_bomb_is_rejected_by_its_header(data: bytes) -> None:
     """A tiny file that would have more than 64 megapixels is rejected before it is decoded."""
     assert len(data) < 200
-    began_at = time.monotonic()
+    began_at = time.process_time()
     for form in FORMS:
         assert "67,108,864" in refusal(data, form=form)
-    assert time.monotonic() - began_at < 1
+    assert time.process_time() - began_at < 1
 
 
 @pytest.mark.parametrize("form", ["flat", "as_sent"])

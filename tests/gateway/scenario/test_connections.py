@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from comfy_client.gateway.scenario.connections import MIN_CONNECTIONS, LimitedProtocol, limited_protocol
 
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 _REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -45,7 +45,7 @@ def test_the_oldest_idle_connection_is_closed() -> None:
         server, task, port = await _serving(limited_protocol(0))
         connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MIN_CONNECTIONS + 1)]
         first, last = connections[0], connections[-1]
-        closed = await asyncio.wait_for(first[0].read(), 5)
+        closed = await asyncio.wait_for(first[0].read(), 60)
         last[1].write(_REQUEST)
         response = await asyncio.wait_for(last[0].readuntil(b"here"), _WAIT_S)
         for _, writer in connections:

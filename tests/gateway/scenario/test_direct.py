@@ -99,7 +99,7 @@ def test_a_cancellation_survives_a_kill(shim: ShimProcess, simulator: Simulator)
     cancelled_ids = set()
     for job_id in ids[:1:-1]:
         url = f"{shim.base_url}/jobs/{job_id}/action"
-        response = requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=30)
+        response = requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=60)
         assert response.status_code == 200
         if response.json()["job"]["status"] == "canceled":
             cancelled_ids.add(job_id)

@@ -36,7 +36,7 @@ def start_jobs(shim: ShimProcess, count: int) -> list[str]:
 
     def start(seed: int) -> str:
         url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
-        response = requests.post(url, json={**SMALL, "seed": seed}, auth=AUTH, timeout=30)
+        response = requests.post(url, json={**SMALL, "seed": seed}, auth=AUTH, timeout=60)
         return str(response.json()["job"]["jobId"])
 
     with ThreadPoolExecutor(8) as pool:
@@ -47,7 +47,7 @@ def start_jobs(shim: ShimProcess, count: int) -> list[str]:
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
     """Return a job's record from the shim."""
-    return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30).json()["job"]
+    return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=60).json()["job"]
 
 
 @pytest.mark.parametrize("same_port", [False, True], ids=["another port", "the same port"])
@@ -71,7 +71,7 @@ def test_a_second_shim_on_a_folder_exits(
         assert "Traceback" not in output
         assert platform.submissions == 12
         assert {job(shim, job_id)["metadata"].get("error") for job_id in ids} == {None}
-        assert len(requests.get(f"{shim.base_url}/assets", auth=AUTH, timeout=30).json()["assets"]) == 12
+        assert len(requests.get(f"{shim.base_url}/assets", auth=AUTH, timeout=60).json()["assets"]) == 12
 
 
 def test_a_lock_ends_with_its_process(platform: RunPodPlatform, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def stopped_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProce
     """A stopped shim whose database has the rows of fifty jobs."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         for _ in range(50):
-            requests.post(f"{shim.base_url}/generate/custom/flux.1-dev", json=SMALL, auth=AUTH, timeout=30)
+            requests.post(f"{shim.base_url}/generate/custom/flux.1-dev", json=SMALL, auth=AUTH, timeout=60)
         shim.stop()
         with contextlib.closing(sqlite3.connect(tmp_path / "shim.sqlite3")) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -48,7 +48,7 @@ def generate(shim: ShimProcess, seed: int) -> requests.Response:
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
     """Return a job's record from the shim; the call must succeed."""
-    response = requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30)
+    response = requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=60)
     assert response.status_code == 200, response.text
     return response.json()["job"]
 
@@ -83,7 +83,7 @@ def test_running_jobs_survive_a_full_disk(
         call(shim, "/generate/img2img", {**SMALL, "modelId": "flux.1-dev", "image": image}),
         call(shim, "/assets", {"name": "a.png", "image": image}),
         call(shim, "/uploads", {"fileName": "b.png"}),
-        requests.put(upload["parts"][0]["url"], data=incompressible_png(500, 500), timeout=30),
+        requests.put(upload["parts"][0]["url"], data=incompressible_png(500, 500), timeout=60),
     ]
     released.set()
     assert until(lambda: "could not be stored, will retry" in shim.log)
@@ -100,8 +100,8 @@ def test_running_jobs_survive_a_full_disk(
     for job_id in ids:
         done = job(shim, job_id)
         assert "error" not in done["metadata"]
-        asset = requests.get(f"{shim.base_url}/assets/{done['metadata']['assetIds'][0]}", auth=AUTH, timeout=30)
-        assert requests.get(asset.json()["asset"]["url"], timeout=30).status_code == 200
+        asset = requests.get(f"{shim.base_url}/assets/{done['metadata']['assetIds'][0]}", auth=AUTH, timeout=60)
+        assert requests.get(asset.json()["asset"]["url"], timeout=60).status_code == 200
     assert platform.submissions == 4
     assert "a bug" not in shim.log
     assert call(shim, "/assets", {"name": "a.png", "image": base64.b64encode(png()).decode()}).status_code == 200

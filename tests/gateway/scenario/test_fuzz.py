@@ -64,7 +64,7 @@ def test_five_thousand_calls_get_no_server_error(shim: ShimProcess) -> None:
             for _ in range(CALLS // THREADS):
                 query = {"dryRun": "true"} if rng.random() < 0.7 else {}
                 data = body_of(rng)
-                response = session.post(shim.base_url + rng.choice(PATHS), data=data, params=query, timeout=30)
+                response = session.post(shim.base_url + rng.choice(PATHS), data=data, params=query, timeout=60)
                 statuses[response.status_code] += 1
                 error = response.json()
                 assert response.status_code // 100 == 2 or (

@@ -27,7 +27,7 @@ from tests.needs import small_disk
 
 def health(shim: ShimProcess) -> requests.Response:
     """Return the response of /health."""
-    return requests.get(f"{shim.url}/health", timeout=30)
+    return requests.get(f"{shim.url}/health", timeout=60)
 
 
 def unreachable() -> Health:
@@ -107,7 +107,7 @@ def test_a_stopping_shim_is_503_and_serves_until_it_ends(platform: RunPodPlatfor
         os.kill(shim.process_id, signal.SIGTERM)
         assert until(lambda: health(shim).status_code == 503)
         stopping = health(shim)
-        jobs = requests.get(f"{shim.base_url}/jobs", auth=(KEY, SECRET), timeout=30)
+        jobs = requests.get(f"{shim.base_url}/jobs", auth=(KEY, SECRET), timeout=60)
 
         assert stopping.json()["reason"] == "the shim is stopping"
         assert jobs.status_code == 200

@@ -85,7 +85,7 @@ def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - a type of th
 
 def download_image(url: str) -> Image.Image:
     """Download the image at `url` without a key, and return it."""
-    response = requests.get(url, timeout=10)
+    response = requests.get(url, timeout=60)
     assert response.status_code == 200
     return Image.open(io.BytesIO(response.content))
 
@@ -113,7 +113,7 @@ def test_img2img(sdk: Scenario) -> None:
     response = sdk.generate.run_model(MODEL, body={**SMALL, "image": asset.id, "strength": 0.5, "seed": 3})
     job = await_end(sdk, response.job.job_id)
 
-    assert hashlib.sha256(requests.get(asset.url, timeout=10).content).digest() == hashlib.sha256(KNIGHT).digest()
+    assert hashlib.sha256(requests.get(asset.url, timeout=60).content).digest() == hashlib.sha256(KNIGHT).digest()
     assert job.status == "success", job
     assert download_image(sdk.assets.retrieve(job.metadata.asset_ids[0]).asset.url).size == (64, 64)
     assert dict(job.metadata.input)["image"] == asset.id
@@ -127,13 +127,13 @@ def test_a_multipart_upload(sdk: Scenario) -> None:
     )
     assert made.upload.parts is not None
     for part, data in zip(made.upload.parts, (KNIGHT[:half], KNIGHT[half:]), strict=True):
-        assert requests.put(part.url, data=data, timeout=10).status_code == 200
+        assert requests.put(part.url, data=data, timeout=60).status_code == 200
     sdk.uploads.trigger_action(made.upload.id, action="complete")
     upload = sdk.uploads.retrieve(made.upload.id).upload
 
     assert upload.status == "imported"
     assert upload.entity_id
-    assert requests.get(sdk.assets.retrieve(upload.entity_id).asset.url, timeout=10).content == KNIGHT
+    assert requests.get(sdk.assets.retrieve(upload.entity_id).asset.url, timeout=60).content == KNIGHT
 
 
 def test_assets_are_listed_fetched_and_deleted(setup: ShimSetup) -> None:
@@ -162,7 +162,7 @@ def test_a_job_is_cancelled(setup: ShimSetup, sdk: Scenario) -> None:
     assert await_end(sdk, job_id).status == "canceled"
     simulator = setup.worker_setup.simulator
     assert simulator is not None
-    assert until(lambda: not requests.get(f"{simulator.url}/queue", timeout=5).json()["queue_running"])
+    assert until(lambda: not requests.get(f"{simulator.url}/queue", timeout=60).json()["queue_running"])
 
 
 def test_a_dry_run_costs_nothing(setup: ShimSetup) -> None:
@@ -261,11 +261,11 @@ def test_an_unsupported_route_has_the_remedy(setup: ShimSetup) -> None:
     """An unsupported route gets 501 with the remedy, with and without /v1; a wrong method gets 405."""
     auth = (KEY, SECRET)
     for prefix in ("", "/v1"):
-        response = requests.post(f"{setup.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=5)
+        response = requests.post(f"{setup.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=60)
         assert response.status_code == 501
         assert "is not supported" in response.json()["reason"]
         assert "upload the image there" in response.json()["reason"]
-    rejected = requests.delete(f"{setup.shim.base_url}/jobs", auth=auth, timeout=5)
+    rejected = requests.delete(f"{setup.shim.base_url}/jobs", auth=auth, timeout=60)
     assert rejected.status_code == 405
     assert rejected.json()["reason"]
 
@@ -282,11 +282,11 @@ def test_models_are_listed_by_privacy(setup: ShimSetup, tmp_path: Path) -> None:
             private = [model.id for model in sdk.models.list(privacy="private")]
             paged = [model.id for model in sdk.models.list(page_size=1)]
             bulk = [model.id for model in sdk.models.get_bulk(model_ids=["model_knight", "model_none"]).models]
-        listed = requests.get(f"{shim.base_url}/models/public", auth=(KEY, SECRET), timeout=5).json()["models"]
-        training = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=5).json()[
+        listed = requests.get(f"{shim.base_url}/models/public", auth=(KEY, SECRET), timeout=60).json()["models"]
+        training = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=60).json()[
             "models"
         ]
-        rejected = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=5)
+        rejected = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=60)
 
     assert public == ["model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev"]
     assert private == bulk == ["model_knight"]
@@ -301,8 +301,8 @@ def test_a_model_s_jobs_are_listed_by_the_oldest_route(setup: ShimSetup) -> None
     with setup.sdk() as sdk:
         job_id = sdk.generate.run_model("flux.1-dev", body=SMALL).job.job_id
     auth, url = (KEY, SECRET), f"{setup.shim.base_url}/models"
-    listed = requests.get(f"{url}/flux.1-dev/inferences?pageSize=1", auth=auth, timeout=5).json()
-    others = requests.get(f"{url}/flux.1-dev/inferences", auth=(OTHER_KEY, OTHER_SECRET), timeout=5).json()
+    listed = requests.get(f"{url}/flux.1-dev/inferences?pageSize=1", auth=auth, timeout=60).json()
+    others = requests.get(f"{url}/flux.1-dev/inferences", auth=(OTHER_KEY, OTHER_SECRET), timeout=60).json()
 
     assert [inference["id"] for inference in listed["inferences"]] == [job_id]
     assert listed["inferences"][0]["modelId"] == "flux.1-dev"
@@ -317,9 +317,9 @@ def test_an_id_of_scenario_is_404_with_the_remedy(setup: ShimSetup, path: str) -
     auth = (KEY, SECRET)
     if path.endswith("get-bulk"):
         body = {"assetIds": ["asset_q9GpkRcHwTx7bLJ2mVz3nFd8"]}
-        assert requests.post(setup.shim.base_url + path, json=body, auth=auth, timeout=5).json() == {"assets": []}
+        assert requests.post(setup.shim.base_url + path, json=body, auth=auth, timeout=60).json() == {"assets": []}
         return
-    response = requests.get(setup.shim.base_url + path, auth=auth, timeout=5)
+    response = requests.get(setup.shim.base_url + path, auth=auth, timeout=60)
     reason = response.json()["reason"]
 
     assert response.status_code == 404
@@ -331,7 +331,7 @@ def test_a_form_upload_is_an_asset(setup: ShimSetup) -> None:
     """POST /assets also takes multipart/form-data; without a file, the error says what to send."""
 
     def upload(files: object) -> requests.Response:
-        return requests.post(f"{setup.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)  # type: ignore[arg-type]
+        return requests.post(f"{setup.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=60)  # type: ignore[arg-type]
 
     asset = upload({"file": ("knight.png", KNIGHT, "image/png")}).json()["asset"]
     named = upload({"image": ("x.png", KNIGHT, "image/png"), "name": (None, "Sir Knight")}).json()["asset"]
@@ -339,7 +339,7 @@ def test_a_form_upload_is_an_asset(setup: ShimSetup) -> None:
 
     assert asset["metadata"]["name"] == "knight.png"
     assert named["metadata"]["name"] == "Sir Knight"
-    assert requests.get(asset["url"], timeout=5).content == KNIGHT
+    assert requests.get(asset["url"], timeout=60).content == KNIGHT
     assert refused.status_code == 400
     assert "has no file" in refused.json()["reason"]
 
@@ -374,10 +374,10 @@ def test_an_image_url_is_signed(setup: ShimSetup) -> None:
         url = sdk.assets.upload(name="a.png", image=base64.b64encode(KNIGHT).decode()).asset.url
         webp = sdk.assets.download.request(sdk.assets.list(page_size=1).assets[0].id, target_format="webp")
 
-    assert requests.get(url, timeout=5).headers["content-type"] == "image/png"
-    assert requests.get(url.replace("Expires=1", "Expires=2"), timeout=5).status_code == 401
-    assert requests.get(url.partition("?")[0], timeout=5).status_code == 401
-    assert Image.open(io.BytesIO(requests.get(webp.url, timeout=5).content)).format == "WEBP"
+    assert requests.get(url, timeout=60).headers["content-type"] == "image/png"
+    assert requests.get(url.replace("Expires=1", "Expires=2"), timeout=60).status_code == 401
+    assert requests.get(url.partition("?")[0], timeout=60).status_code == 401
+    assert Image.open(io.BytesIO(requests.get(webp.url, timeout=60).content)).format == "WEBP"
 
 
 def test_nothing_secret_is_logged(setup: ShimSetup) -> None:

@@ -26,14 +26,14 @@ SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64, "seed": 5}
 
 def generate(shim: ShimProcess, headers: dict[str, str] | None = None, **changes: object) -> Any:  # noqa: ANN401 - JSON
     """Send a call that starts a job and must succeed; return the response's JSON."""
-    response = requests.post(shim.base_url + PATH, json={**SMALL, **changes}, auth=AUTH, headers=headers, timeout=30)
+    response = requests.post(shim.base_url + PATH, json={**SMALL, **changes}, auth=AUTH, headers=headers, timeout=60)
     assert response.status_code == 200, response.text
     return response.json()
 
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
     """Return a job's record from the shim."""
-    return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30).json()["job"]
+    return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=60).json()["job"]
 
 
 def await_end(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
@@ -55,9 +55,9 @@ def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform,
     assert [each["status"] for each in jobs] == ["success"] * 20
     for seed, each in enumerate(jobs):
         [asset_id] = each["metadata"]["assetIds"]
-        asset = requests.get(f"{shim.base_url}/assets/{asset_id}", auth=AUTH, timeout=30).json()["asset"]
+        asset = requests.get(f"{shim.base_url}/assets/{asset_id}", auth=AUTH, timeout=60).json()["asset"]
         assert asset["metadata"]["seed"] == str(seed)
-        assert requests.get(asset["url"], timeout=30).status_code == 200
+        assert requests.get(asset["url"], timeout=60).status_code == 200
     assert platform.submissions == 20
 
 
@@ -126,7 +126,7 @@ def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatfo
     headers = {"Idempotency-Key": "order-7"}
     with ThreadPoolExecutor(6) as pool:
         ids = {each["job"]["jobId"] for each in pool.map(lambda _: generate(shim, headers), range(6))}
-    other = requests.post(shim.base_url + PATH, json={**SMALL, "seed": 9}, auth=AUTH, headers=headers, timeout=30)
+    other = requests.post(shim.base_url + PATH, json={**SMALL, "seed": 9}, auth=AUTH, headers=headers, timeout=60)
 
     assert len(ids) == 1
     assert await_end(shim, ids.pop())["status"] == "success"
@@ -167,7 +167,7 @@ def test_a_queued_job_is_cancelled_before_it_is_sent(shim: ShimProcess, platform
     platform.faults.outage(60, 429)
     job_id = generate(shim)["job"]["jobId"]
     url = f"{shim.base_url}/jobs/{job_id}/action"
-    requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=30)
+    requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=60)
     ended_as = await_end(shim, job_id)["status"]
     platform.faults.clear()
 
@@ -182,7 +182,7 @@ def test_a_cancellation_is_repeated_until_it_succeeds(shim: ShimProcess, platfor
     platform.wait_until(lambda: platform.submissions == 1)
     [endpoint_id] = platform.jobs
     platform.faults.outage(14, 502)
-    requests.post(f"{shim.base_url}/jobs/{job_id}/action", json={"action": "cancel"}, auth=AUTH, timeout=30)
+    requests.post(f"{shim.base_url}/jobs/{job_id}/action", json={"action": "cancel"}, auth=AUTH, timeout=60)
 
     assert platform.wait_for(endpoint_id, 60).state is QueueJobState.CANCELLED
     assert await_end(shim, job_id)["status"] == "canceled"
@@ -192,7 +192,7 @@ def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, released: th
     """An input image is deleted after its job, unless it is also an uploaded asset; generated images are kept."""
     data_uri = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
     upload = requests.post(
-        f"{shim.base_url}/assets", json={"name": "a.png", "image": data_uri}, auth=AUTH, timeout=30
+        f"{shim.base_url}/assets", json={"name": "a.png", "image": data_uri}, auth=AUTH, timeout=60
     ).json()["asset"]
     other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
     jobs = [generate(shim, image=source)["job"]["jobId"] for source in (data_uri, other)]
@@ -203,7 +203,7 @@ def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, released: th
     assert kept == 2
     assert all(asset_ids)
     assert until(lambda: len(stored_images(tmp_path)) == 2)  # the upload, and the one image that both jobs generated
-    assert requests.get(upload["url"], timeout=30).content == png(64, 9)
+    assert requests.get(upload["url"], timeout=60).content == png(64, 9)
 
 
 def stored_images(directory: Path) -> list[Path]:
@@ -214,13 +214,13 @@ def stored_images(directory: Path) -> list[Path]:
 def test_an_interrupted_upload_can_be_completed_after_a_restart(shim: ShimProcess, tmp_path: Path) -> None:
     """If the shim was killed while it joined the parts, the upload can be completed after the restart."""
     body = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": 1}
-    upload = requests.post(f"{shim.base_url}/uploads", json=body, auth=AUTH, timeout=30).json()["upload"]
-    requests.put(upload["parts"][0]["url"], data=png(64, 1), timeout=30)
+    upload = requests.post(f"{shim.base_url}/uploads", json=body, auth=AUTH, timeout=60).json()["upload"]
+    requests.put(upload["parts"][0]["url"], data=png(64, 1), timeout=60)
     shim.kill()
     with contextlib.closing(sqlite3.connect(tmp_path / "shim" / "shim.sqlite3")) as kept, kept:
         kept.execute("UPDATE uploads SET state = 'validating'")
     shim.start()
     url = f"{shim.base_url}/uploads/{upload['id']}/action"
-    done = requests.post(url, json={"action": "complete"}, auth=AUTH, timeout=30).json()["upload"]
+    done = requests.post(url, json={"action": "complete"}, auth=AUTH, timeout=60).json()["upload"]
 
     assert done["status"] == "imported"

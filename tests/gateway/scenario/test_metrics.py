@@ -49,7 +49,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
 
 def scrape(shim: ShimProcess) -> str:
     """Return the response to a scrape with the metrics token."""
-    response = requests.get(f"{shim.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+    response = requests.get(f"{shim.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
     assert response.status_code == 200, response.text
     return response.text
 
@@ -119,7 +119,7 @@ def test_labels_have_no_ids_or_texts_of_callers(shim: tuple[ShimProcess, Scenari
     for each in ("stranger", "stranger2"):
         caller.call("GET", f"/jobs/job_{each}")
         caller.call("GET", f"/{each}/{each}")
-        requests.request(f"BREW{each}", f"{process.url}/jobs", timeout=30)
+        requests.request(f"BREW{each}", f"{process.url}/jobs", timeout=60)
     scrape(process)
     text = scrape(process)
 
@@ -136,10 +136,10 @@ def test_only_the_metrics_token_opens_the_metrics(
     """A caller's key and a wrong token get 401. Without a configured token, every reader gets 403."""
     url = f"{shim[0].url}/metrics"
 
-    assert requests.get(url, timeout=30).status_code == 401
-    assert requests.get(url, auth=(KEY, SECRET), timeout=30).status_code == 401
-    assert requests.get(url, headers={"Authorization": "Bearer wrong"}, timeout=30).status_code == 401
-    closed = requests.get(f"{shared_shim.url}/metrics", auth=(KEY, SECRET), timeout=30)
+    assert requests.get(url, timeout=60).status_code == 401
+    assert requests.get(url, auth=(KEY, SECRET), timeout=60).status_code == 401
+    assert requests.get(url, headers={"Authorization": "Bearer wrong"}, timeout=60).status_code == 401
+    closed = requests.get(f"{shared_shim.url}/metrics", auth=(KEY, SECRET), timeout=60)
     assert closed.status_code == 403
     assert "SCENARIO_SHIM_METRICS_TOKEN" in closed.json()["reason"]
 

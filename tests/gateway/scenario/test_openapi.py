@@ -80,7 +80,7 @@ def use_uploads(caller: DocumentedCaller) -> None:
     """Upload one image in a part, and complete an upload that is not an image."""
     for data in ((ROOT / "examples" / "knight.png").read_bytes(), b"no image"):
         upload = caller.follow("POST /uploads", {"fileName": "knight.png", "parts": 1})["upload"]
-        requests.put(upload["parts"][0]["url"], data=data, timeout=10).raise_for_status()
+        requests.put(upload["parts"][0]["url"], data=data, timeout=60).raise_for_status()
         ended = caller.follow("POST /uploads/{uploadId}/action", {"action": "complete"}, uploadId=upload["id"])
         assert ended["upload"]["status"] == ("failed" if data == b"no image" else "imported")
         caller.follow("GET /uploads/{uploadId}", uploadId=upload["id"])

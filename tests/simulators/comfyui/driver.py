@@ -20,7 +20,7 @@ from PIL import Image
 from simulators.comfyui import Simulator
 from tools.recorded_graphs import Graph
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 POLL_S = 0.002
 
 FIRST, SECOND, THIRD, FOURTH = (str(uuid.UUID(int=number)) for number in range(4))

@@ -108,7 +108,7 @@ def exchanged(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
     """Send a recorded request; return the exchange in the recordings' format."""
     method, path = request["method"], request["path"]
     options = {key: request[key] for key in ("params", "json") if key in request}
-    response = driver.session.request(method, driver.url + path, timeout=10, **options)
+    response = driver.session.request(method, driver.url + path, timeout=60, **options)
     is_json = "json" in response.headers.get("Content-Type", "")
     body = response.json() if is_json else f"<{len(response.content)} bytes>"
     kind = response.headers.get("Content-Type")

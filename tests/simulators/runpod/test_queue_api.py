@@ -98,7 +98,7 @@ class Caller:
     def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - arguments of requests
         """Send a request to any URL; return the response."""
         headers = {"Authorization": self.authorization, **(headers or {})}
-        response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
+        response = self.session.request(method, url, headers=headers, timeout=60, **arguments)
         return HttpResponse(response.status_code, response.headers, response.text)
 
     def run(self, job_input: object, **envelope: object) -> str:
@@ -395,6 +395,8 @@ def test_with_a_dispatch_jitter_any_of_the_waiting_workers_gets_a_job(session: r
             url, polls_before = f"{platform.endpoint_url}/job-take/{worker_id}", len(platform.takes)
             response = threads.submit(session.get, url, headers={"Authorization": platform.api_key})
             platform.wait_until(lambda: len(platform.takes) > polls_before)
+            # The platform responds to this request only after the recorded poll has begun to wait.
+            requests.get(f"{platform.endpoint_url}/health", headers={"Authorization": platform.api_key}, timeout=60)
             return response
 
         polls = {worker_id: poll(worker_id) for worker_id in "ab"}

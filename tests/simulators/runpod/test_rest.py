@@ -31,7 +31,7 @@ def call(account: RunPodAccount, method: str, path: str, body: object = None) ->
     """Send a request with the account's key; return the response."""
     url = account.environment()["RUNPOD_REST_BASE_URL"] + path
     headers = {"Authorization": f"Bearer {account.api_key}"}
-    return requests.request(method, url, json=body, headers=headers, timeout=10)
+    return requests.request(method, url, json=body, headers=headers, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
     query = "mutation { saveEndpoint }"
     for more in ({"nonsense": 1}, {}):
         response = requests.post(
-            url, json={"query": query, "variables": {"input": given | more}}, headers=headers, timeout=10
+            url, json={"query": query, "variables": {"input": given | more}}, headers=headers, timeout=60
         ).json()
         assert ("errors" in response) == bool(more)
 
@@ -126,8 +126,8 @@ def test_a_key_is_needed(account: RunPodAccount) -> None:
     """A missing or wrong key is 401; a valid key gets rate limits."""
     url = account.environment()["RUNPOD_REST_BASE_URL"] + "/templates"
 
-    assert requests.get(url, timeout=10).status_code == 401
-    assert requests.get(url, headers={"Authorization": account.api_key}, timeout=10).status_code == 401
+    assert requests.get(url, timeout=60).status_code == 401
+    assert requests.get(url, headers={"Authorization": account.api_key}, timeout=60).status_code == 401
     assert "RateLimit" in call(account, "GET", "/templates").headers
 
 

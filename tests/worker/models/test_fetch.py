@@ -595,7 +595,7 @@ def test_three_threads_download_one_model_once(models: ModelSetup, tmp_path: Pat
     threads = [threading.Thread(target=fetch) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert hold.reached.wait(10)
+    assert hold.reached.wait(60)
     hold.release()
     for thread in threads:
         thread.join()

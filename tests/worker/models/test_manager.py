@@ -105,7 +105,7 @@ def test_a_dead_comfyui_ends_the_download(tmp_path: Path, models: ModelSetup) ->
     hold = models.server.hold(vae.path, SIZE // 2)
     manager = manager_of(tmp_path, models, vae)
     manager.begin()
-    assert hold.reached.wait(30)
+    assert hold.reached.wait(60)
     part = tmp_path / "baked/vae/ae.safetensors.part"
     assert until(lambda: part.exists() and part.stat().st_size)
     release_timer = threading.Timer(0.5, hold.release)

@@ -22,7 +22,7 @@ class Caller:
     def call(self, method: str, path: str, body: object = None, **headers: str) -> requests.Response:
         """Return the response to a request."""
         return requests.request(
-            method, f"{self._base_url}{path}", json=body, auth=self._auth, headers=headers, timeout=30
+            method, f"{self._base_url}{path}", json=body, auth=self._auth, headers=headers, timeout=60
         )
 
     def json(self, method: str, path: str, body: object = None, **headers: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -44,12 +44,12 @@ class Caller:
             jobs.append(self.json("GET", f"/jobs/{job_id}")["job"])
             return jobs[-1]["status"] in FINAL
 
-        assert until(has_ended, 30)
+        assert until(has_ended)
         return jobs[-1]
 
     def image(self, asset_id: str) -> bytes:
         """Return the bytes of an asset's image."""
         url = self.json("GET", f"/assets/{asset_id}")["asset"]["url"]
-        response = requests.get(url, timeout=30)
+        response = requests.get(url, timeout=60)
         response.raise_for_status()
         return response.content
