@@ -22,7 +22,7 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def client(platform: RunPodPlatform) -> Iterator[Client]:
-    """A client of the platform, with a timeout of 20 s."""
+    """A client of the platform, with a timeout of 60 s."""
     with client_from_env(platform.client_env(), timeout_s=60) as client:
         yield client
 
