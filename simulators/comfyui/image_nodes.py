@@ -2,7 +2,7 @@
 
 Facts about ComfyUI:
 
-- LoadImage applies a photo's EXIF orientation.
+- LoadImage applies a photo's EXIF orientation. Its mask is the inverted alpha channel, or 64 x 64 zeros without one.
 - SaveImage and PreviewImage also output their images.
 - SaveImage writes PNG at compression level 4 with the text chunk `prompt`. PreviewImage writes level 1 into temp, with
   a random suffix. SaveImageWebsocket sends PNG at level 1.
@@ -33,6 +33,7 @@ from simulators.comfyui.values import Behaviour, ImageBatch, Inputs, NodeContext
 
 PIXELS_OF_A_MEGAPIXEL = 1024 * 1024
 SAVED_COMPRESSION, SENT_COMPRESSION = 4, 1
+NO_MASK_SIZE = (64, 64)
 RESAMPLING = {
     "nearest-exact": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -45,8 +46,9 @@ RESAMPLING = {
 def _load_image(context: NodeContext, inputs: Inputs) -> Result:
     with Image.open(context.folders.readable(inputs["image"])) as image:
         image.load()
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    return Result((ImageBatch((upright,)), None))
+        upright = ImageOps.exif_transpose(image)
+    mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", NO_MASK_SIZE)
+    return Result((ImageBatch((upright.convert("RGB"),)), mask))
 
 
 def _scaled(_: NodeContext, inputs: Inputs) -> Result:
