@@ -153,7 +153,7 @@ def test_other_providers_refuse(shell: Shell, platform: RunPodPlatform) -> None:
 
 def test_the_client_manages_models(platform: RunPodPlatform) -> None:
     """Both clients return the list and the files."""
-    with client_from_env(platform.client_env(), timeout_s=20) as client:
+    with client_from_env(platform.client_env(), timeout_s=60) as client:
         added = client.models.download({"hf": HF.removeprefix("hf:")}, "loras", name="styles/a.safetensors")
 
         async def listed_and_deleted() -> tuple[Any, Any]:

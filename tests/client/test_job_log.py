@@ -54,7 +54,7 @@ def log(tmp_path: Path) -> Iterator[JobLog]:
 
 def client_with(log: JobLog, platform: RunPodPlatform) -> Client:
     """Return a client of the endpoint that writes the log."""
-    return client_from_env(platform.client_env(), timeout_s=30, job_log=log)
+    return client_from_env(platform.client_env(), timeout_s=60, job_log=log)
 
 
 def test_a_job_is_logged_from_submit_to_file(log: JobLog, platform: RunPodPlatform, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_failed_job_has_its_error_code(log: JobLog, platform: RunPodPlatform) 
 def test_a_client_without_a_log_writes_none(platform: RunPodPlatform, tmp_path: Path) -> None:
     """`client_from_env` ignores the variables of the log, which are those of `comfy-client`."""
     log = tmp_path / "jobs.sqlite3"
-    with client_from_env({**platform.client_env(), "COMFY_CLIENT_JOB_LOG": str(log)}, timeout_s=30) as client:
+    with client_from_env({**platform.client_env(), "COMFY_CLIENT_JOB_LOG": str(log)}, timeout_s=60) as client:
         client.txt2img("a knight")
 
     assert not log.exists()

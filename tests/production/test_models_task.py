@@ -46,7 +46,7 @@ def test_models_are_managed_while_a_job_renders(setup: WorkerSetup) -> None:
     assert downloaded["downloaded"], downloaded
     setup.simulator.faults.hang_sampling(at_step=1)
     rendering = setup.submit(loras=["knight.safetensors"])
-    assert until(lambda: bool(setup.simulator and setup.simulator.hanging_step), 30)
+    assert until(lambda: bool(setup.simulator and setup.simulator.hanging_step))
     knight = {"folder": "loras", "name": "knight.safetensors"}
     refused = run_task(setup, action="delete", **knight)
     [used] = [each for each in run_task(setup, action="list", folder="loras")["models"] if each["in_use"]]

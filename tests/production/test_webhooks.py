@@ -58,7 +58,7 @@ def test_the_receiver_of_the_page_is_killed_and_gets_the_event_later(tmp_path: P
             assert receiver.stdout.readline() == f"completed {job.id}\n"
             assert until(lambda: "webhook: completed delivered" in setup.worker.log)
             setup.worker.terminate()
-            assert setup.worker.wait(30) == 0
+            assert setup.worker.wait(60) == 0
             receiver.terminate()
             assert receiver.stdout.read() == ""
         assert SECRET not in setup.worker.log
@@ -74,7 +74,7 @@ def test_a_slow_receiver_delays_no_result() -> None:
         receiver.await_events(2)
         receiver.released.set()
         setup.worker.terminate()
-        assert setup.worker.wait(30) == 0
+        assert setup.worker.wait(60) == 0
 
         assert [code_of(job) for job in jobs] == [None, None]
         assert took_s < RETRIED_S

@@ -379,7 +379,7 @@ def test_progress_reports_the_bytes(worker: Worker, addressed: Addressed) -> Non
     thread = threading.Thread(target=run, args=(addressed.worker(worker), job, Control(observe=progress.append)))
     thread.start()
     try:
-        assert until(lambda: any(each.done_bytes == 50_000 for each in progress), 20)
+        assert until(lambda: any(each.done_bytes == 50_000 for each in progress))
     finally:
         hold.release()
         thread.join()
@@ -397,7 +397,7 @@ def test_a_later_job_does_not_wait_for_a_download(addressed: Addressed, worker: 
     second = JobExecution(service, {"id": "2", "input": TEXT_TO_IMAGE}, lambda _: None)
     downloading = service.threads.submit(first.run)
     try:
-        assert until(hold.reached.is_set, 10)
+        assert until(hold.reached.is_set)
         assert service.threads.submit(second.run).result(20)["images"]
         assert not downloading.done()
     finally:

@@ -86,7 +86,7 @@ def rendering(worker: Worker, simulator: Simulator, job_input: dict[str, Any]) -
     simulator.faults.hang_sampling(at_step=1)
     thread = threading.Thread(target=run_job, args=(worker, {"id": "render", "input": job_input}, Control()))
     thread.start()
-    assert until(lambda: bool(simulator.hanging_step), 20)
+    assert until(lambda: bool(simulator.hanging_step))
     return thread
 
 
@@ -168,7 +168,7 @@ def test_a_download_has_progress_and_a_name_of_its_own(storing: Worker, server: 
     request = {"action": "download", "civitai": 123, "folder": "loras", "name": "styles/ink.safetensors"}
     thread = threading.Thread(target=task, args=(storing, request, Control(observe=seen.append)))
     thread.start()
-    assert until(lambda: any(each.done_bytes == 50_000 for each in seen), 20)
+    assert until(lambda: any(each.done_bytes == 50_000 for each in seen))
     hold.release()
     thread.join()
 

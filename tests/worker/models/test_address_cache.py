@@ -237,7 +237,7 @@ def test_a_slow_server_is_stopped(addressed: Addressed) -> None:
     stop = threading.Event()
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(fetch, addressed, stop=stop)
-        assert until(lambda: [path.stat().st_size for path in addressed.cache.glob("*.part")] == [50_000], 10)
+        assert until(lambda: [path.stat().st_size for path in addressed.cache.glob("*.part")] == [50_000])
         stop.set()
         with pytest.raises(ModelError, match="was stopped"):
             running.result(10)
@@ -255,7 +255,7 @@ def test_two_workers_download_one_file_once(addressed: Addressed) -> None:
     hold = addressed.server.hold(HF_PATH, after=50_000)
     with ThreadPoolExecutor(2) as threads:
         running = [threads.submit(fetch, addressed) for _ in range(2)]
-        assert until(lambda: len(addressed.server.received) >= 3, 10)
+        assert until(lambda: len(addressed.server.received) >= 3)
         hold.release()
         leases = [each.result(20) for each in running]
 

@@ -33,7 +33,7 @@ def test_a_forwarded_job_is_updated_by_the_page(caller: Caller, scenario: Scenar
         )
         return bool(seen[job_id]["job"]["status"] == "success")
 
-    assert until(has_ended, 30)
+    assert until(has_ended)
     assert (seen[job_id]["side"], seen[job_id]["prompt"], seen[job_id]["creativeUnits"]) == ("scenario", "a knight", 5)
     assert scenario.submissions == 1
 

@@ -227,7 +227,7 @@ def test_the_oldest_routes_of_scenario_s_models_have_scenario_s_inferences(
     [listed] = caller.json("GET", f"{path}?pageSize=1")["inferences"]
 
     assert inference_id != job_id
-    assert requests.get(inference["images"][0]["url"], timeout=10).status_code == 200
+    assert requests.get(inference["images"][0]["url"], timeout=60).status_code == 200
     assert listed["id"] == inference_id
     assert caller.ended(job_id)["metadata"]["side"] == "scenario"
     assert scenario.submissions == 1
@@ -255,9 +255,9 @@ def test_the_models_of_the_account_follow_the_shim_s(caller: Caller, scenario: S
 def test_an_upload_that_was_started_at_scenario_ends_there(caller: Caller, scenario: ScenarioSimulator) -> None:
     """An upload whose parts were sent to Scenario before the switch is completed and found through the shim."""
     key = (KEY, SECRET)
-    begun = requests.post(f"{scenario.url}/uploads", json={"fileName": "k.png", "parts": 1}, auth=key, timeout=10)
+    begun = requests.post(f"{scenario.url}/uploads", json={"fileName": "k.png", "parts": 1}, auth=key, timeout=60)
     upload = begun.json()["upload"]
-    requests.put(upload["parts"][0]["url"], data=noise_png(8, 8, 1), timeout=10).raise_for_status()
+    requests.put(upload["parts"][0]["url"], data=noise_png(8, 8, 1), timeout=60).raise_for_status()
     caller.json("POST", f"/uploads/{upload['id']}/action", {"action": "complete"})
     path = f"/uploads/{upload['id']}"
     assert until(lambda: caller.json("GET", path)["upload"]["status"] == "imported")

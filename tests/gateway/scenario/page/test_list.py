@@ -166,7 +166,7 @@ def test_a_job_is_deleted_with_its_image(wide_page: Page) -> None:
 
     expect(row).to_have_count(0)
     origin = wide_page.evaluate("location.origin")
-    assert requests.get(origin + image, timeout=30).status_code == 404
+    assert requests.get(origin + image, timeout=60).status_code == 404
 
 
 def test_the_full_view_is_used_with_the_keyboard(wide_page: Page) -> None:
@@ -210,4 +210,4 @@ def test_an_administrator_acts_for_another_caller(chromium: Browser, waiting_shi
     window.close()
     url, headers = f"{waiting_shim.base_url}/jobs", {"X-Shim-Caller": OTHER}
 
-    assert requests.get(url, auth=(KEY, SECRET), headers=headers, timeout=30).status_code == 403
+    assert requests.get(url, auth=(KEY, SECRET), headers=headers, timeout=60).status_code == 403

@@ -155,7 +155,7 @@ def test_a_page_of_another_origin_starts_no_job(
         expect(window.locator("body")).to_contain_text("the shim rejects other sites")
         window.close()
 
-    jobs = requests.get(f"{open_shim.base_url}/jobs", timeout=30).json()["jobs"]
+    jobs = requests.get(f"{open_shim.base_url}/jobs", timeout=60).json()["jobs"]
     assert jobs == []
     assert platform.submissions == before
     assert open_shim.log.count("403") >= 4
@@ -164,7 +164,7 @@ def test_a_page_of_another_origin_starts_no_job(
 def test_a_rebound_name_is_rejected(open_shim: ShimProcess) -> None:
     """A request with another Host header, as after DNS rebinding, gets 403 from each route."""
     for path in ("/", "/v1/jobs", "/openapi.json", "/health"):
-        response = requests.get(open_shim.url + path, headers={"Host": "evil.example"}, timeout=30)
+        response = requests.get(open_shim.url + path, headers={"Host": "evil.example"}, timeout=60)
         assert response.status_code == 403
         assert "localhost" in response.json()["reason"]
 
@@ -173,11 +173,11 @@ def test_a_body_needs_the_content_type_of_json_without_keys(open_shim: ShimProce
     """Without keys a body with another content type gets 400 with the remedy; one with JSON's type is accepted."""
     url = f"{open_shim.base_url}/generate/txt2img"
     body = '{"prompt": "a knight", "modelId": "flux.1-dev", "width": 64, "height": 64}'
-    rejected = requests.post(url, data=body, headers={"Content-Type": "text/plain"}, timeout=30)
+    rejected = requests.post(url, data=body, headers={"Content-Type": "text/plain"}, timeout=60)
 
     assert rejected.status_code == 400
     assert "Content-Type: application/json" in rejected.json()["reason"]
-    assert requests.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=30).status_code == 200
+    assert requests.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=60).status_code == 200
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 
 
 def open_page(
