@@ -86,7 +86,7 @@ def _models(call: Call) -> int:
     elif action == DELETE:
         lines = [f"deleted {_summary(model_entry(result))}"]
     else:
-        lines = list_lines(model_list(result))
+        lines = _list_lines(model_list(result))
     call.screen.show({"job_id": result.job_id, "cost": result.cost, **_json(result)}, *lines)
     return 0
 
@@ -132,7 +132,7 @@ def _json(result: GenerationResult) -> dict[str, object]:
     return {name: value for name, value in result.report.items() if name not in {"task", "timings", "gpu", "cost"}}
 
 
-def list_lines(found: ModelList) -> list[str]:
+def _list_lines(found: ModelList) -> list[str]:
     """Return a line for each file, and a line with the sums."""
     rows = [_columns(model) for model in found.models]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -145,10 +145,10 @@ def list_lines(found: ModelList) -> list[str]:
     ]
     left_out = f" ({found.left_out:,} more are not listed)" if found.left_out else ""
     sizes = [model.bytes for model in found.models if model.bytes is not None]
-    total = f", {gigabytes(sum(sizes))}" if sizes else ""
+    total = f", {_size_text(sum(sizes))}" if sizes else ""
     disk = ""
     if found.free_bytes is not None and found.total_bytes is not None:
-        disk = f"; {gigabytes(found.free_bytes)} of {gigabytes(found.total_bytes)} are free"
+        disk = f"; {_size_text(found.free_bytes)} of {_size_text(found.total_bytes)} are free"
     files = "1 file" if len(found.models) == 1 else f"{len(found.models):,} files"
     return [*lines, f"{files}{left_out}{total}{disk}"]
 
@@ -156,7 +156,7 @@ def list_lines(found: ModelList) -> list[str]:
 def _columns(model: ModelEntry) -> Sequence[str]:
     return (
         model.path,
-        "" if model.bytes is None else gigabytes(model.bytes),
+        "" if model.bytes is None else _size_text(model.bytes),
         (model.sha256 or "")[:_HASH_CHARACTERS],
         (model.last_used or "")[:16].replace("T", " "),
         "in use" if model.in_use else "",
@@ -169,6 +169,6 @@ def _summary(model: ModelEntry) -> str:
     return f"{model.path}{size}{f'  sha256 {model.sha256}' if model.sha256 else ''}"
 
 
-def gigabytes(size: int) -> str:
+def _size_text(size: int) -> str:
     """Return a size as text in MB or GB (powers of 1,000)."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004 - units

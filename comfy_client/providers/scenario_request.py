@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from comfy_client.providers.interface import NO_OPTIONS, JobOptions, bucket_fault, webhook_fault
 from comfy_core.contract import ALIASES, Fault, JsonObject
 from comfy_core.errors import invalid_input
-from comfy_core.request.model_address import shown_name
+from comfy_core.request.model_address import public_name
 from comfy_core.request.rendering import Request
 
 MODEL_ID = "model_bfl-flux-1-dev"
@@ -148,7 +148,7 @@ def _lora_faults(inputs: JsonObject, loras: Mapping[str, str]) -> list[Fault]:
         faults.append(Fault("loras", f"may be at most {MAX_LORAS} at Scenario, not {len(loras_input)}"))
     for number, lora in enumerate(loras_input):
         if lora["name"] not in loras:
-            problem = f"{shown_name(lora['name'])!r} has no Scenario id: add it to SCENARIO_LORAS, {ALTERNATIVE}"
+            problem = f"{public_name(lora['name'])!r} has no Scenario id: add it to SCENARIO_LORAS, {ALTERNATIVE}"
             faults.append(Fault(f"loras[{number}].name", problem))
         if not 0 <= lora.get("strength", 1) <= MAX_LORA_SCALE:
             faults.append(Fault(f"loras[{number}].strength", f"must be from 0 to {MAX_LORA_SCALE:g} at Scenario"))

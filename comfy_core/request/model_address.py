@@ -86,11 +86,6 @@ def public_name(name: str) -> str:
     return parse_address(name).text if is_address(name) else name
 
 
-def shown_name(name: str) -> str:
-    """Return the name or address of a model for a message, without the query of a URL, which may be secret."""
-    return name.partition("?")[0] if is_address(name) else name
-
-
 def address_text(item: JsonObject) -> str:
     """Return the text of an address that is an object, such as `{"civitai": 123456, "sha256": "…"}`.
 

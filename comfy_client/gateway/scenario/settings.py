@@ -34,7 +34,7 @@ def _loras(text: str) -> dict[str, str]:
     try:
         loras = table(text if not text or text.startswith("{") else Path(text).read_text(encoding="utf-8"))
         for name in loras.values():
-            public_name(name)
+            public_name(name)  # raises ValueError for an invalid address
     except (OSError, ValueError) as error:
         raise ValueError(
             f'must be a JSON object that maps ids to files, such as {{"model_x": "knight.safetensors"}}, or the path '

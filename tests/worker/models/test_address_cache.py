@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -305,7 +304,6 @@ def test_the_least_recently_used_file_is_removed(addressed: Addressed) -> None:
     for address in [*addresses[:3], addresses[0], addresses[3]]:
         leases.append(fetch(addressed, address, cache=cache))
         leases[-1].release()
-        time.sleep(0.01)  # the clock of the file system has ticks
 
     names = {lease.path.name for lease in (leases[0], leases[2], leases[4])}
     assert {path.name for path in addressed.cache.glob("*.safetensors")} == names
