@@ -130,7 +130,6 @@ class JobExecution:
             log.exception("unexpected error: a bug in the worker")
             return self.bug_outcome()
         else:
-            self._service.failures.note_success()
             return result
         finally:
             self._ticket.end()
@@ -186,6 +185,7 @@ class JobExecution:
             self._lease = None
             comfyui.end_lease(lease)
         comfyui.note_success()
+        service.failures.note_success()
         return result
 
     def _observe(self, progress: Progress) -> None:

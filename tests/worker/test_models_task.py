@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from simulators.waiting import until
 from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
+from worker.models.address_cache import AddressCache
 from worker.models.listing import ModelFile
 from worker.models.store import ModelStore
 from worker.models_task import run_models_task
@@ -185,6 +187,37 @@ def test_a_file_that_is_no_model_is_not_added(storing: Worker, server: ModelServ
     assert error_of(storing, DOWNLOAD)[0] is ErrorCode.INVALID_MODEL
     assert not list((models / "loras").glob("*"))
     assert not list((models / ".by-address").glob("*.part"))
+
+
+def test_a_cancelled_download_is_resumed(storing: Worker, server: ModelServer) -> None:
+    """A cancelled download ends at once, and the next one requests only the rest."""
+    hold = server.hold(HF_PATH, after=50_000)
+    cancelled = threading.Event()
+    control = Control(stop_error=lambda: JobError.because(ErrorCode.CANCELLED) if cancelled.is_set() else None)
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(task, storing, DOWNLOAD, control)
+        assert hold.reached.wait(20)
+        cancelled.set()
+        with pytest.raises(JobError, match="cancelled"):
+            future.result(20)
+    hold.release()
+    result = task(storing, DOWNLOAD)
+
+    assert result["model"]["sha256"] == sha256(LORA)
+    assert server.requests(HF_PATH)[-1].offset > 0
+
+
+def test_a_cache_on_another_disk_is_copied_from(storing: Worker, models: Path) -> None:
+    """Without hard links the file is copied, and its hash stays known."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other_disk:
+        fetcher = storing.models
+        assert fetcher is not None
+        cache = AddressCache(Path(other_disk) / "cache", 10**9)
+        result = task(replace(storing, models=replace(fetcher, cache=cache)), DOWNLOAD)
+
+    assert result["model"]["sha256"] == sha256(LORA)
+    assert (models / "loras/knight.safetensors").read_bytes() == LORA
+    assert listed(storing)["loras/knight.safetensors"]["sha256"] == sha256(LORA)
 
 
 # --- delete

@@ -11,10 +11,10 @@ only, that of the volume if there is one: the others are part of the image.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +30,7 @@ from comfy_core.files import write_atomically
 from comfy_core.graphs import Graph
 from comfy_core.validation import nearest
 from worker.models.address_cache import SUFFIX, Lease, remove_unless_used
+from worker.models.file_locks import LOCK_POLL_S, LOCK_WAIT_S, is_in_use, shared_lock
 from worker.models.files import marker_of, size_of
 from worker.models.folders import FOLDERS, model_types
 from worker.models.listing import ModelFile
@@ -38,9 +39,6 @@ MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pt
 """Suffixes of model files: ComfyUI's (folder_paths.py), and those of well-known custom nodes."""
 KEY_CHARACTERS = 12
 """How many digits of its hash name a file of the cache. The whole hash would give access to a private file."""
-LOCK_WAIT_S = 1.0
-"""How long a lock is tried. Another process holds it as long only if its job loads the file."""
-_LOCK_POLL_S = 0.02
 _SOURCE_SUFFIX = ".source"
 _EMBEDDING = re.compile(r"embedding:([^\s,()]+)")
 
@@ -123,7 +121,7 @@ class ModelStore:
         """Keep the files that the graphs name from being deleted inside the block, and set their time of use."""
         with contextlib.ExitStack() as stack:
             for file in {self._found(kind, name) for kind, name in _named(graphs)} - {None}:
-                if file is not None and (descriptor := _shared_lock(file)) is not None:
+                if file is not None and (descriptor := shared_lock(file)) is not None:
                     stack.callback(os.close, descriptor)
                     self._note_use(file)
             yield
@@ -144,7 +142,8 @@ class ModelStore:
     def add(self, folder: str, name: str, lease: Lease, source: str) -> StoredModel:
         """Give a file of the cache the name `name` in `folder`, and return it. A file of this name is replaced.
 
-        Raises JobError: model_in_use if a job loads the file of this name, or disk_full if it cannot be written.
+        Raises JobError: model_in_use if a job loads the file of this name, or model_download_failed if it cannot be
+        written.
         """
         path = self._path(folder, name)
         try:
@@ -152,14 +151,18 @@ class ModelStore:
             self._require_inside(path)
             if path.exists():
                 _remove(path, f"{folder}/{name}")
+            size = lease.path.stat().st_size
             _link(lease.path, path)
             with contextlib.suppress(OSError):  # without a marker, the hash is not in the list
                 write_atomically(marker_of(path), marker_of(lease.path).read_bytes(), mode=0o644)
             write_atomically(_source_of(path), f"{source}\n".encode(), mode=0o644)
         except OSError as error:
-            problem = f"{folder}/{name} cannot be written below {self.target} ({error.strerror})"
-            raise JobError.because(ErrorCode.DISK_FULL, problem) from error
-        return StoredModel(folder, name, path, path.stat().st_size, lease.sha256, source, time.time())
+            problem = f"cannot be written below {self.target} ({error.strerror})"
+            models = [{"address": source, "problem": problem}]
+            raise JobError.because(
+                ErrorCode.MODEL_DOWNLOAD_FAILED, f"{folder}/{name} {problem}", models=models
+            ) from error
+        return StoredModel(folder, name, path, size, lease.sha256, source, time.time())
 
     def delete(self, folder: str, name: str, *, force: bool) -> StoredModel:
         """Delete a file and return it. Raises JobError: invalid_input, or model_in_use if a running job loads it."""
@@ -198,16 +201,17 @@ class ModelStore:
     def _cached(self) -> Iterator[StoredModel]:
         with contextlib.suppress(OSError):
             for path in sorted(self._cache.iterdir()):
-                if path.suffix == SUFFIX and (size := size_of(path)) is not None:
-                    yield StoredModel(FETCHED_FOLDER, path.stem[:KEY_CHARACTERS], path, size, "", "", _used_at(path))
+                if path.suffix == SUFFIX and (status := _status_of(path)):
+                    name = path.stem[:KEY_CHARACTERS]
+                    yield StoredModel(FETCHED_FOLDER, name, path, status.st_size, "", "", _used_at(status))
 
     def _stored(self, kind: str, name: str, path: Path) -> StoredModel | None:
-        size = size_of(path)
-        if size is None:
+        status = _status_of(path)
+        if status is None:
             return None
         listed = self._listed.get(f"{kind}/{name}")
-        source = listed.url if listed and listed.size == size else _text_of(_source_of(path))
-        return StoredModel(kind, name, path, size, _marked_sha256(path), source, _used_at(path))
+        source = listed.url if listed and listed.size == status.st_size else _text_of(_source_of(path))
+        return StoredModel(kind, name, path, status.st_size, _marked_sha256(path, status), source, _used_at(status))
 
     def _path(self, folder: str, name: str) -> Path:
         """Return the place of a file in the target: where it is, else in the type's folder of the same name."""
@@ -231,53 +235,18 @@ class ModelStore:
                 os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
 
 
-def is_in_use(file: Path) -> bool:
-    """Return whether a running job of any worker on the volume holds a file."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # the disk has no locks
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _shared_lock(file: Path) -> int | None:
-    """Return a descriptor that holds a file, or None if it was deleted or its disk has no locks."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while time.monotonic() < deadline:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process looks whether it is in use, or deletes it
-            time.sleep(_LOCK_POLL_S)
-        except OSError:
-            break
-        else:
-            return descriptor
-    os.close(descriptor)
-    return None
-
-
 def _remove(path: Path, name: str) -> None:
-    """Delete a file. Raises JobError: model_in_use, or invalid_input if another job was faster."""
+    """Delete a file. Raises JobError: model_in_use, or invalid_input if it is gone or cannot be deleted."""
     deadline = time.monotonic() + LOCK_WAIT_S
     while not remove_unless_used(path):
         if not path.exists():
             raise invalid_input([Fault("name", f"does not exist any more: another job has deleted {name}")])
         if time.monotonic() > deadline:
-            problem = f"{name} is in use" if is_in_use(path) else f"{path} cannot be deleted by the worker's user"
-            raise JobError.because(ErrorCode.MODEL_IN_USE, problem, model=name)
-        time.sleep(_LOCK_POLL_S)
+            if is_in_use(path):
+                raise JobError.because(ErrorCode.MODEL_IN_USE, f"{name} is in use", model=name)
+            problem = f"is {path}, which the worker's user may not write, or whose disk has no file locks"
+            raise invalid_input([Fault("name", problem)])
+        time.sleep(LOCK_POLL_S)
 
 
 def _link(file: Path, path: Path) -> None:
@@ -321,16 +290,23 @@ def _named(graphs: Iterable[Graph]) -> set[tuple[str, str]]:
     return named
 
 
-def _used_at(path: Path) -> float:
-    status = path.stat()
+def _status_of(path: Path) -> os.stat_result | None:
+    """Return the status of a regular file, or None if there is none: another process may have deleted it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _used_at(status: os.stat_result) -> float:
     return max(status.st_atime, status.st_mtime)
 
 
-def _marked_sha256(path: Path) -> str:
+def _marked_sha256(path: Path, status: os.stat_result) -> str:
     """Return the hash in a file's marker, or an empty string if the file is not the one that was marked."""
     match _text_of(marker_of(path)).split():
         case [sha256, size, modified_at]:
-            status = path.stat()
             return sha256 if [size, modified_at] == [str(status.st_size), str(int(status.st_mtime))] else ""
     return ""
 
