@@ -256,7 +256,7 @@ def filled(value: JsonObject, schema: JsonObject) -> JsonObject:
     for name, rule in properties.items():
         if name in value:
             result[name] = _filled_item(value[name], rule)
-        elif "default" in rule:
+        elif isinstance(rule, dict) and "default" in rule:  # a schema may also be true or false
             result[name] = copy.deepcopy(rule["default"])
     return result
 

@@ -132,6 +132,16 @@ def test_a_named_workflow_has_no_inputs_schema(workflows: Mapping[str, Workflow]
         read_request({"workflow": "txt2img", "prompt": "x", "inputs_schema": SCHEMA}, workflows)
 
 
+def test_an_item_may_have_keys_without_a_schema() -> None:
+    """JSON Schema allows `true` in place of a schema: any value, and no default."""
+    items = {"type": "object", "properties": {"name": {"type": "string"}, "extra": True}}
+    insert = {"class_type": "B", "link": "images", "inputs": {"name": "name", "extra": "extra"}}
+    rule = {"type": "array", "items": items, "x-node": "2.images", "x-insert": insert}
+    rendered = read_request(request({"properties": {"more": rule}}, more=[{"name": "a"}]), {}).render()
+
+    assert rendered.graphs[0]["4"]["inputs"] == {"images": ["1", 0], "name": "a"}
+
+
 def test_a_random_seed_is_in_the_range_of_the_template() -> None:
     """Some nodes accept small seeds only. All images of the job get a valid seed."""
     rule = {"type": "integer", "minimum": 1, "maximum": 9, "x-node": "Base.color"}
