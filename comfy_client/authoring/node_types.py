@@ -24,7 +24,7 @@ class NodeTypes:
         entries: the /object_info entries by class.
         source: what they were read from, for the user.
         is_complete: whether a class that is not in `entries` does not exist in that ComfyUI.
-        files: the files of each model folder that was asked for, or None if they are not known.
+        files: returns the files of model folders, by folder. None if they are not known.
     """
 
     entries: Mapping[str, JsonObject]

@@ -2,8 +2,8 @@
 
 Facts:
 
-- IPTC asks generators to write `Iptc4xmpExt:DigitalSourceType` with the URI of `trainedAlgorithmicMedia` (IPTC Photo
-  Metadata User Guide, "Guidance for using Digital Source Type").
+- IPTC recommends `Iptc4xmpExt:DigitalSourceType` with the URI of `trainedAlgorithmicMedia` for generated images (IPTC
+  Photo Metadata User Guide, "Guidance for using Digital Source Type").
 - A file has at most one XMP packet. PNG: an iTXt chunk `XML:com.adobe.xmp`. JPEG: an APP1 segment of at most 65,502
   bytes after JFIF and Exif. WebP: a chunk `XMP ` at the end, and a flag in the chunk VP8X, which must be the first one
   (XMP specification, part 3; WebP container specification).

@@ -76,7 +76,7 @@ def test_an_image_is_sent(shell: Shell, platform: RunPodPlatform) -> None:
     ids=["inpaint", "run"],
 )
 def test_every_image_of_a_workflow_is_sent(shell: Shell, platform: RunPodPlatform, words: list[str]) -> None:
-    """The file of `--mask`, which no code but the workflow's schema knows, is sent as base64."""
+    """The file of `--mask`, which only the workflow's schema declares, is sent as base64."""
     assert shell(*words, "--image", "in.png", "-o", "out.png").status == 0
     [job] = platform.jobs.values()
 

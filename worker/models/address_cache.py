@@ -109,8 +109,8 @@ class AddressCache:
     def fetch(self, address: ModelAddress, source: AddressSource, stop: threading.Event, on_bytes: OnBytes) -> Lease:
         """Return the file at `address`, downloaded if it is not in the cache. Setting `stop` ends the download early.
 
-        If the address has a hash, a file of the cache is used without a request. Otherwise its server is asked each
-        time which version of the file it has, and so also whether the token may read it.
+        If the address has a hash, a file of the cache is used without a request. Otherwise the file's version is
+        requested from its server each time, so that a token that was withdrawn gives no access.
 
         Raises ModelError. Its `is_temporary` is whether the same request may succeed later.
         """

@@ -62,7 +62,7 @@ _TRY_LATER = "Try again later"
 
 @dataclass(frozen=True)
 class ModelHosts:
-    """The hosts that may be asked for models, and the worker's own tokens for them.
+    """The hosts from which models may be downloaded, and the worker's own tokens for them.
 
     Attributes:
         allowed: host names; `*.example.com` stands for all hosts below example.com.

@@ -1,4 +1,4 @@
-"""The log of the jobs that changed last, in memory, so that the web page asks for changes instead of for all jobs."""
+"""The log of the jobs that changed last, in memory, so that the web page loads the changes instead of all jobs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ChangeLog:
             self._forgotten = self._numbers.pop(next(iter(self._numbers)))
 
     def since(self, token: str, limit: int) -> Changes | None:
-        """Return the first `limit` changed jobs after a token. None if the log cannot know all: load the list again."""
+        """Return the first `limit` changed jobs after a token. None if some may be missing: load the list again."""
         process, _, text = token.partition(".")
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1  # noqa: PLR2004 - limits the size of the number
         if process != self._process or not self._forgotten <= number <= self._last:

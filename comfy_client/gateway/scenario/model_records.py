@@ -68,11 +68,11 @@ class ModelCatalog:
 
     async def _page_of_scenario(self, bridge: Bridge, query: Query, token: str, size: int) -> JsonObject:
         """Return a page of Scenario's models, without those that the shim has itself. Raises ShimError."""
-        asked = {**query, "pageSize": str(size)}
+        parameters = {**query, "pageSize": str(size)}
         others: list[JsonObject] = []
         for _ in range(MAX_EMPTY_PAGES):
-            asked["paginationToken"] = token
-            response = await bridge.model_page({name: value for name, value in asked.items() if value})
+            parameters["paginationToken"] = token
+            response = await bridge.model_page({name: value for name, value in parameters.items() if value})
             listed = [each for each in response.get("models") or [] if isinstance(each, dict)]
             others = [each for each in listed if not self.has(str(each.get("id")))]
             token = str(response.get("nextPaginationToken") or "")

@@ -35,7 +35,7 @@ def test_many_changes_come_in_parts() -> None:
 
 
 def test_an_unknown_past_is_reported() -> None:
-    """There is no answer for a token of another process, for an invalid one, and for changes that were forgotten."""
+    """There is no result for a token of another process, for an invalid one, and for changes that were forgotten."""
     log = ChangeLog(max_jobs=3)
     begin = log.token
     log.note(["a"])

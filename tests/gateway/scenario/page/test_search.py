@@ -90,7 +90,7 @@ def test_an_invalid_query_is_refused(query: dict[str, str]) -> None:
 
 
 def test_a_search_reads_only_its_index(store: Store) -> None:
-    """The filters and the search are answered by the index `jobs_for_page`, without reading the jobs themselves."""
+    """The filters and the search use the index `jobs_for_page`, without reading the jobs themselves."""
     page = parse_search(OWNER, {"search": "red", "status": "failure", "side": "own"})
     database = sqlite3.connect(store.file)
     database.create_function("folded", 1, str.casefold, deterministic=True)
