@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-SCRIPTS = ("requests.js", "values.js", "rows.js", "details.js", "list.js", "viewer.js", "form.js", "start.js")
+SCRIPTS = (
+    "requests.js",
+    "values.js",
+    "rows.js",
+    "details.js",
+    "list.js",
+    "overview.js",
+    "viewer.js",
+    "form.js",
+    "start.js",
+)
 """The files of the page's script, in their order in it."""
 
 

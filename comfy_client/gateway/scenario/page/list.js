@@ -4,14 +4,13 @@
 // are shown or match the filter. The page repeats it every BUSY_MS while a shown job is unfinished, and every IDLE_MS
 // otherwise; a hidden page asks when it is shown again. After a failure it tries again after longer and longer pauses.
 
-const FIRST_PAGE = 50, NEXT_PAGE = 100, MAX_SHOWN = 2000;
+const FIRST_PAGE = 50, NEXT_PAGE = 100, MAX_SHOWN = 2000, MAX_RELOADED = 500;
 const BUSY_MS = 2000, IDLE_MS = 5000, OVERVIEW_MS = 15000, MAX_PAUSE_MS = 30000;
 const COPIES_PER_REQUEST = 8;
 const FILTERS = ["search", "status", "side", "caller"];
 
 const live = { token: "", failures: 0, timer: 0, run: Promise.resolve(), overviewAt: 0, older: "", filter: 0, written: "" };
 const copying = new Set(), requestedCopies = new Set(); // ids of Scenario's images that the shim does not have yet
-let me = { id: "", name: "" }, hasScenario = false;
 
 // ---- filters, which are in the fragment of the page's address
 
@@ -49,9 +48,9 @@ function filterChanged() {
 
 // ---- pages
 
-// Load the list again, with as many jobs as are shown.
+// Load the list: again with as many jobs as are shown, or with its first page for a new filter.
 async function loadList() {
-  const filter = live.filter, wanted = Math.min(Math.max(entries.size, FIRST_PAGE), 500);
+  const filter = live.filter, wanted = live.token ? Math.min(Math.max(entries.size, FIRST_PAGE), MAX_RELOADED) : FIRST_PAGE;
   const page = await request("/shim/jobs" + query({ pageSize: Math.min(wanted, 100) }));
   const found = [...page.jobs];
   let older = page.nextPaginationToken;
@@ -175,51 +174,4 @@ function addAssets(found) {
     entry.data.assets = ids.map((id) => present.get(id) || found.get(id)).filter(Boolean);
     renderRow(entry);
   }
-}
-
-// ---- the facts at the top, the callers and the routing table
-
-async function loadOverview() {
-  const overview = await request("/shim/overview");
-  live.overviewAt = Date.now() + OVERVIEW_MS;
-  me = overview.caller;
-  hasScenario = overview.hasScenario;
-  const { health, cost, scenario } = overview, dot = document.createElement("span");
-  dot.className = "dot " + ({ idle: "good", busy: "good", cold: "wait", unreachable: "bad", unhealthy: "bad" }[health.why] || "wait");
-  byId("health").replaceChildren(dot, health.sentence);
-  showAmount(byId("own-cost"), dollars(cost.usd), " for " + count(cost.jobs, "job") + ", " + cost.seconds + " s of GPU time");
-  showAmount(byId("scenario-cost"), unitsText(scenario.creative_units), " at Scenario for " + count(scenario.jobs, "job"));
-  byId("scenario-cost").hidden = !hasScenario && !scenario.jobs;
-  byId("caller").textContent = me.isAdmin ? me.name + " (all callers)" : me.name;
-  showCallers(overview.callers);
-  showRouting(overview.routing);
-}
-
-function showAmount(element, amount, rest) {
-  const bold = document.createElement("b");
-  bold.textContent = amount;
-  element.replaceChildren(bold, rest);
-}
-
-function showCallers(callers) {
-  const select = byId("filter").caller, known = new Set([...select.options].map((option) => option.value));
-  const chosen = readFilter().get("caller");
-  for (const { id, name } of callers) if (!known.has(id)) select.add(new Option(name, id, false, id === chosen));
-  byId("caller-filter").hidden = callers.length < 2;
-  document.body.classList.toggle("one-caller", callers.length < 2);
-}
-
-function showRouting(rules) {
-  const note = hasScenario ? "What this table does not name is served by your endpoint. What the shim does not support goes to Scenario."
-    : "Every request is served by your endpoint, because the shim has no key of Scenario.";
-  byId("routing-note").textContent = note;
-  byId("routing").querySelector("table").hidden = !rules.length;
-  byId("routing").querySelector("tbody").replaceChildren(...rules.map(newRule));
-}
-
-function newRule({ capability, side, percent }) {
-  const row = document.createElement("tr"), own = side === "own" ? percent : 100 - percent;
-  const name = capability === "*" ? "other generate calls" : capability;
-  for (const text of [name, own + " %", 100 - own + " %"]) row.insertCell().textContent = text;
-  return row;
 }
