@@ -99,8 +99,9 @@ Only this project's worker downloads models; the other providers refuse an addre
 MODELS_TASK = """\
 ## A job that manages model files
 
-With `"task": "models"` a job lists, downloads or deletes model files instead of generating images. It does not wait for
-ComfyUI or the GPU. docs/models.md says which files it may change; `comfy-client models` sends such jobs.
+With `"task": "models"` a job lists, downloads or deletes model files instead of generating images. It takes one of the
+worker's `WORKER_CONCURRENCY` jobs, but not ComfyUI's queue or the GPU. docs/models.md says which files it may change;
+`comfy-client models` sends such jobs.
 
 ```json
 {"input": {"task": "models", "action": "list", "folder": "loras"}}
