@@ -22,6 +22,7 @@ from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safeten
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.models.address_cache import AddressCache
+from worker.models.file_locks import is_in_use
 from worker.models.listing import ModelFile
 from worker.models.store import ModelStore
 from worker.models_task import run_models_task
@@ -262,6 +263,17 @@ def test_a_file_that_a_running_job_loads_is_kept(storing: Worker, simulator: Sim
     assert f"{used['folder']}/{used['name']}" not in listed(storing)
 
 
+def test_a_graph_holds_no_file_outside_the_folders(storing: Worker, models: Path) -> None:
+    """A graph that names another file, by an absolute path or with `..`, does not lock it."""
+    outside = write(models.parent / "secret.safetensors")
+    inside = write(models / "loras/knight.safetensors")
+    names = [str(outside), "../../secret.safetensors", "knight.safetensors"]
+    graph = {str(n): {"class_type": "LoraLoader", "inputs": {"lora_name": name}} for n, name in enumerate(names)}
+    assert storing.store is not None
+    with storing.store.held([graph]):
+        assert (is_in_use(outside), is_in_use(inside)) == (False, True)
+
+
 def test_of_two_deletes_at_once_one_succeeds(storing: Worker, models: Path) -> None:
     """Two deletes of one file end: one succeeds, and the other says that the file does not exist."""
     for _ in range(20):
@@ -290,6 +302,8 @@ def test_of_two_deletes_at_once_one_succeeds(storing: Worker, models: Path) -> N
         {"folder": "../image/checkpoints"},
         {"folder": ".by-address"},
         {"folder": "custom_nodes"},
+        {"folder": "unet"},
+        {"name": "by-address/x.safetensors"},
         {"name": "link.safetensors"},
         {"name": "outside/secret.safetensors"},
         {"name": "notes.txt"},
@@ -303,6 +317,8 @@ def test_nothing_outside_the_folder_is_written_or_deleted(
     """A path that leaves the models folder, a link out of it, and a file of the image are refused and unchanged."""
     secret = write(models.parent / "secret.safetensors")
     notes = write(models / "loras/notes.txt")
+    write(models / "unet/knight.safetensors")
+    write(models / "loras/by-address/x.safetensors")
     (models / "loras/link.safetensors").symlink_to(secret)
     (models / "loras/outside").symlink_to(models.parent)
     request = {**({"hf": DOWNLOAD["hf"]} if action == "download" else {}), **KNIGHT, **place, "action": action}
@@ -312,6 +328,8 @@ def test_nothing_outside_the_folder_is_written_or_deleted(
 
     assert secret.read_bytes() == notes.read_bytes() == b"model"
     assert (models.parent / "image/checkpoints/baked.safetensors").exists()
+    assert (models / "unet/knight.safetensors").exists()
+    assert (models / "loras/by-address/x.safetensors").read_bytes() == b"model"
 
 
 # --- requests

@@ -28,6 +28,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.files import write_atomically
 from comfy_core.graphs import Graph
+from comfy_core.request.models_task import name_problem
 from comfy_core.validation import nearest
 from worker.models.address_cache import SUFFIX, Lease, remove_unless_used
 from worker.models.file_locks import LOCK_POLL_S, LOCK_WAIT_S, is_in_use, shared_lock
@@ -131,10 +132,7 @@ class ModelStore:
 
         Raises JobError (invalid_input) if it cannot go there.
         """
-        if folder not in self.folders() or folder == FETCHED_FOLDER:
-            known = [each for each in self.folders() if each != FETCHED_FOLDER]
-            problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
-            raise invalid_input([Fault("folder", problem)])
+        self._require_folder(folder)
         path = self._path(folder, name)
         self._require_inside(path)
         return self._stored(folder, name, path)
@@ -177,6 +175,7 @@ class ModelStore:
 
     def _deletable(self, folder: str, name: str) -> StoredModel:
         """Return a file that may be deleted. Raises JobError (invalid_input)."""
+        self._require_folder(folder)
         places = [self.target / each / name for each in FOLDERS.get(folder, (folder,))]
         path = next((each for each in places if each.suffix in MODEL_SUFFIXES and size_of(each) is not None), None)
         if path is not None and not path.is_symlink():
@@ -218,8 +217,19 @@ class ModelStore:
         places = [self.target / each / name for each in FOLDERS.get(folder, (folder,))]
         return next((each for each in places if size_of(each) is not None), self.target / folder / name)
 
+    def _require_folder(self, folder: str) -> None:
+        """Raise JobError (invalid_input) if a folder is not one of ComfyUI's types. Older names of types are not."""
+        known = [each for each in self.folders() if each != FETCHED_FOLDER]
+        if folder not in known:
+            problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
+            raise invalid_input([Fault("folder", problem)])
+
     def _require_inside(self, path: Path) -> None:
-        """Raise JobError (invalid_input) if a link leads out of the target."""
+        """Raise JobError (invalid_input) if a link leads out of the target, or a file belongs to the cache."""
+        if FETCHED_FOLDER in path.relative_to(self.target).parts:
+            raise invalid_input(
+                [Fault("name", f"is in {FETCHED_FOLDER}, which has only files that jobs name by address")]
+            )
         if path.is_symlink() or not path.parent.resolve().is_relative_to(self.target.resolve()):
             raise invalid_input([Fault("name", f"is at {path}, where a link leads out of {self.target}")])
 
@@ -287,7 +297,7 @@ def _named(graphs: Iterable[Graph]) -> set[tuple[str, str]]:
                 named |= {(kind, name) for kind in FOLDERS}
             for word in _EMBEDDING.findall(name):
                 named |= {("embeddings", f"{word}{suffix}") for suffix in ("", *MODEL_SUFFIXES)}
-    return named
+    return {(kind, name) for kind, name in named if not name_problem(name)}  # ComfyUI loads no absolute path
 
 
 def _status_of(path: Path) -> os.stat_result | None:
