@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +17,7 @@ from comfy_core.contract import ErrorReport
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
-from tests.worker.addressed import HF_PATH, safetensors
+from tests.worker.addressed import HF, HF_PATH, safetensors
 
 pytestmark = pytest.mark.slow
 LORA = safetensors()
@@ -22,12 +26,18 @@ FILES = 2_000
 
 
 @pytest.fixture
-def setup() -> Iterator[WorkerSetup]:
-    """A worker that downloads from a local server and shares the folders of its ComfyUI."""
+def server() -> Iterator[ModelServer]:
+    """A server with one LoRA."""
     with ModelServer() as server:
         server.put(HF_PATH, LORA)
-        with running_worker(shares_files=True, script=SCRIPT, environment={"MODEL_SERVER": server.url}) as setup:
-            yield setup
+        yield server
+
+
+@pytest.fixture
+def setup(server: ModelServer) -> Iterator[WorkerSetup]:
+    """A worker that downloads from the server and shares the folders of its ComfyUI."""
+    with running_worker(shares_files=True, script=SCRIPT, environment={"MODEL_SERVER": server.url}) as setup:
+        yield setup
 
 
 def run_task(setup: WorkerSetup, **request: object) -> dict[str, Any]:
@@ -69,3 +79,24 @@ def test_a_list_of_many_files(setup: WorkerSetup) -> None:
 
     assert len(result["models"]) == FILES
     assert {each["bytes"] for each in result["models"]} == {1}
+
+
+def test_ctrl_c_cancels_a_download_which_is_then_resumed(setup: WorkerSetup, server: ModelServer) -> None:
+    """Ctrl-C in the command cancels its job. The next command downloads only the rest."""
+    hold = server.hold(HF_PATH, after=50_000)
+    command = [sys.executable, "-m", "comfy_client.cli.main", "models", "download", HF, "--folder=loras"]
+    environment = {**os.environ, **setup.platform.client_env(), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert hold.reached.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    [job] = setup.platform.jobs.values()
+    assert until(lambda: "cancelled after" in setup.worker.log, 30)
+    hold.release()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+
+    assert process.returncode == 130
+    assert f"job {job.id} was cancelled" in err
+    assert job.state == QueueJobState.CANCELLED
+    assert done.stdout.startswith("downloaded loras/knight.safetensors")
+    assert server.requests(HF_PATH)[-1].offset > 0
