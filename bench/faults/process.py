@@ -146,7 +146,7 @@ def _(setup: WorkerSetup) -> QueueJob:
     hanging = setup.submit(steps=10, timeout_s=1)
     waiting = setup.submit(steps=1, seed=2)
     job = setup.platform.wait_for(hanging)
-    assert setup.platform.wait_for(waiting, 60).output["seed"] == 2
+    assert setup.platform.wait_for(waiting, 150).output["seed"] == 2
     return job
 
 

@@ -24,6 +24,10 @@ def outcome(job: QueueJob) -> str | None:
     return code_of(job)
 
 
+NOISE_S = 45.0
+"""How much longer than a row's `within_s`, which is that of an idle machine, a loaded machine may need."""
+
+
 @pytest.fixture(scope="module")
 def shared_setup() -> Iterator[WorkerSetup]:
     """A worker that several faults share."""
@@ -55,7 +59,7 @@ def test_a_fault_has_the_result_in_its_row(row: FaultRow, request: pytest.Fixtur
 
         assert outcome(job) == row.code
         assert job.ended_at is not None
-        assert job.ended_at - job.submitted_at < row.within_s
+        assert job.ended_at - job.submitted_at < row.within_s + NOISE_S
         if row.next_job_works:
             assert outcome(setup.run(width=64, height=64, seed=77)) is None
             assert setup.simulator is None or until(lambda: not setup.simulator or not setup.simulator.history_ids)
