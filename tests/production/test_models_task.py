@@ -91,7 +91,7 @@ def test_ctrl_c_cancels_a_download_which_is_then_resumed(setup: WorkerSetup, ser
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     [job] = setup.platform.jobs.values()
-    assert until(lambda: "cancelled after" in setup.worker.log, 30)
+    assert until(lambda: "cancelled after" in setup.worker.log)
     hold.release()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
 
