@@ -29,8 +29,6 @@ from worker.lifecycle import Lifecycle
 
 TEXT_TO_IMAGE = {"prompt": "a knight", "steps": 1, "seed": 1, "width": 64, "height": 64}
 LORA = safetensors()
-MODEL = "flux1-dev-fp8.safetensors"
-LORA_INPUTS = {"model": ["1", 0], "strength_model": 1}
 TOKEN = "hf_TOPSECRET"  # noqa: S105 - not real
 OWN_TOKEN = "c_OWNSECRET"  # noqa: S105 - not real
 

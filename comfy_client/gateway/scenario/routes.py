@@ -119,17 +119,6 @@ def _route(
     return ShimRoute(method, path, summary, handler, body, result_key, is_poll=is_poll, may_have_image=may_have_image)
 
 
-def _search_route(
-    path: str, summary: str, operation: Operation, query: JsonObject, *, is_poll: bool = False
-) -> ShimRoute:
-    """Return a GET route with its own query parameters. `operation` gets the owner and the query."""
-
-    def handler(shim: ShimService, request: ApiRequest) -> JsonObject | Awaitable[JsonObject]:
-        return operation(shim)(request.owner, request.query)
-
-    return ShimRoute("GET", path, summary, handler, query=query, is_poll=is_poll)
-
-
 def _action(name: str) -> JsonObject:
     return {"type": "object", "required": ["action"], "properties": {"action": {"enum": [name]}}}
 
