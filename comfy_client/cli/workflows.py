@@ -56,7 +56,9 @@ _FLAGS = (
         {"type": Path},
     ),
     Flag(("--comfyui",), "A ComfyUI whose nodes and models are used. [default COMFYUI_ENDPOINT]", "URL"),
-    Flag(("--object-info",), "A saved response of its /object_info, instead.", "FILE", {"type": Path}),
+    Flag(
+        ("--object-info",), "A saved response of ComfyUI's /object_info, instead of --comfyui.", "FILE", {"type": Path}
+    ),
     Flag(("--models",), "With `check`: a list like models.txt, instead of ComfyUI's models.", "FILE", {"type": Path}),
     Flag(("--force",), "With `init`: replace existing files.", settings={"action": "store_true"}),
 )
