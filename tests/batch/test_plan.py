@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from bench.worker_setup import ROOT
+from comfy_client.batch.manifest import manifest_of
 from comfy_client.batch.plan import AssetPlan, read_plan
+from comfy_client.batch.run import AssetOutcome
 from comfy_client.cli.batch import _toml
 from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
@@ -155,3 +158,15 @@ def test_an_invalid_address_has_its_path(plan_of: Callable[[dict[str, Any]], Ass
     game["groups"]["ui"]["assets"][0]["loras"] = [{"name": "a.safetensors"}, {"hf": "a/b"}]
     with pytest.raises(JobError, match=r"groups\.ui\.assets\[0\]\.loras\[1\]: must be like hf:owner"):
         plan_of(game)
+
+
+def test_the_manifest_has_no_query_of_a_url(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+    """The request has the whole URL of a LoRA; the manifest has it without its query, which may be a secret."""
+    game = copy.deepcopy(GAME)
+    game["defaults"]["loras"] = [{"url": "https://h/a.safetensors?signature=SECRET"}]
+    plan = plan_of(game)
+    manifest = manifest_of(plan, [AssetOutcome(asset, "stopped") for asset in plan.assets], {}, {})
+
+    assert plan.assets[0].input["loras"] == [{"name": "https://h/a.safetensors?signature=SECRET"}]
+    assert manifest["assets"][0]["inputs"]["loras"] == [{"name": "https://h/a.safetensors"}]
+    assert "SECRET" not in json.dumps(manifest)
