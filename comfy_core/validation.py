@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jsonschema
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.errors import invalid_input
@@ -178,14 +180,17 @@ def _key(key: object) -> str:
 def schema_faults(value: object, schema: JsonObject) -> list[Fault]:
     """Return the faults of `value` against `schema` (2020-12), at most one for each path.
 
-    Validation stops after MAX_FAULTS faults.
+    Validation stops after MAX_FAULTS faults. References to other files or servers are not followed.
     """
     found = Faults()
     suggestions = Suggestions()
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
-        found.extend(_faults_of(error, schema, suggestions))
-        if found.is_full:
-            break
+    try:
+        for error in jsonschema.Draft202012Validator(schema, registry=Registry()).iter_errors(value):
+            found.extend(_faults_of(error, schema, suggestions))
+            if found.is_full:
+                break
+    except (Unresolvable, RecursionError):
+        found.add("", "cannot be validated: a reference of the schema ($ref) does not exist in it, or forms a circle")
     return found.listed()
 
 

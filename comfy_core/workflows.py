@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ _KEYWORDS_SCHEMA: JsonObject = {
     },
 }
 """JSON Schema of the additional keywords in an inputs file."""
+_MAX_DIGITS = 18
 INPUTS_SUFFIX = ".inputs.json"
 _TOP_LEVEL_KEYWORDS = frozenset({"x-task", "x-models", "x-size", "x-name"})
 _INPUT_KEYWORDS = frozenset({"x-node", "x-add", "x-insert", "x-mask-of"})
@@ -157,7 +159,8 @@ def make_workflow(name: str, graph: Graph, schema: Any, *, is_inline: bool = Fal
     Raises LookupError, with a message for the user, if the schema is not usable for a template.
     """
     try:
-        jsonschema.Draft202012Validator.check_schema(schema)
+        validator = jsonschema.Draft202012Validator
+        validator.check_schema(schema, format_checker=validator.FORMAT_CHECKER)  # it checks regular expressions
     except jsonschema.SchemaError as error:
         raise LookupError(f"it is not a JSON Schema: {error.message}") from error
     if faults := schema_faults(schema, _KEYWORDS_SCHEMA):
@@ -213,6 +216,8 @@ def _check_rule(name: str, rule: JsonObject) -> None:
         raise LookupError(f"input {shown(name)} has the same name as a key of every request; rename it")
     if name in {"seed", "num_images"} and rule.get("type") != "integer":
         raise LookupError(f"input {shown(name)} must have the type integer")
+    if name == "num_images" and rule.get("minimum", 0) < 1:
+        raise LookupError(f"input {shown(name)} must have a minimum of at least 1")
     if "x-add" in rule and rule.get("type") not in {"integer", "number"}:
         raise LookupError(f"input {shown(name)} has x-add and must have the type integer or number")
     if "default" in rule and (faults := schema_faults(rule["default"], rule)):
@@ -259,8 +264,9 @@ def render(workflow: Workflow, values: Mapping[str, Any]) -> list[Graph]:
 
 
 def _insert_nodes(graph: Graph, target: Target, node: JsonObject, items: list[JsonObject]) -> None:
-    for item in items:
-        node_id = str(max((int(key) for key in graph if key.isdecimal()), default=0) + 1)
+    # Longer ids are left out: no sequence reaches them, and Python does not convert numbers of more than 4,300 digits.
+    first_id = max((int(key) for key in graph if key.isdecimal() and len(key) < _MAX_DIGITS), default=0) + 1
+    for node_id, item in zip(map(str, itertools.count(first_id)), items, strict=False):
         inputs = {node["inputs"][key]: value for key, value in item.items()}
         link = graph[target.node_id]["inputs"][target.input]
         graph[node_id] = {"class_type": node["class_type"], "inputs": {node["link"]: link, **inputs}}

@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from comfy_core.contract import JsonObject
 from comfy_core.urls import HUGGING_FACE
-from comfy_core.validation import shown
 
 CIVITAI = "https://civitai.com"
 MAX_ADDRESS = 2048
@@ -111,7 +110,8 @@ def _text_of(key: str, value: Any) -> str:  # noqa: ANN401 - any JSON value
         case "civitai", (int() | str()) if re.fullmatch(r"(civitai:)?[0-9]{1,12}", str(value), re.ASCII):
             return f"civitai:{str(value).removeprefix('civitai:')}"
         case "civitai", _:
-            raise ValueError(f'has a "civitai" that is not the number of a model version, but {shown(value)}')
+            # Without the value: it may be a URL with a token.
+            raise ValueError('has a "civitai" that is not the number of a model version (modelVersionId in the URL)')
         case "hf", str():
             return value if is_address(value) else f"hf:{value}"
         case "url" | "name", str() if key == "name" or is_address(value):

@@ -54,7 +54,8 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     if isinstance(workflow, dict) or (isinstance(workflow, str) and workflow.lstrip()[:1] == "{"):
         if "inputs_schema" not in value:
             return replace(_read_graph(value, faults), model_tokens=tokens)
-        inline = inline_template(value.pop("workflow"), value.pop("inputs_schema"), faults)
+        graph, schema = value.pop("workflow"), value.pop("inputs_schema")
+        inline = inline_template(graph, schema, value, faults)
         return replace(_read_template(value, inline, faults), model_tokens=tokens)
     # A `workflow` of any other type breaks the template's schema, and is reported with the other faults.
     template = find_workflow(workflow if isinstance(workflow, str) else default, workflows)

@@ -18,7 +18,14 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import graph_faults, is_link
 from comfy_core.request.reading import read_request
 from comfy_core.targets import Target
-from comfy_core.workflows import Workflow, default_directory, find_workflow, load_workflows
+from comfy_core.workflows import (
+    Workflow,
+    default_directory,
+    find_workflow,
+    load_workflows,
+    make_workflow,
+    render,
+)
 from simulators.comfyui.node_table import NODE_TYPES
 from tests.core.test_graphs import GRAPH
 
@@ -226,6 +233,23 @@ def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
     assert info.value.report.details == {"known": ["style"]}
 
 
+def test_new_nodes_get_ids_of_their_own() -> None:
+    """New nodes continue the numbers of the graph. An id that is a very long number has no effect on them."""
+    graph = {
+        "7": {"class_type": "A", "inputs": {"model": ["9" * 5000, 0]}},
+        "9" * 5000: {"class_type": "B", "inputs": {}},
+    }
+    insert = {"class_type": "C", "link": "m", "inputs": {"name": "n"}}
+    items = {"type": "object", "properties": {"name": {"type": "string"}}}
+    rule = {"type": "array", "items": items, "x-node": "7.model", "x-insert": insert}
+    workflow = make_workflow("style", graph, {"properties": {"loras": rule}})
+
+    [rendered] = render(workflow, {"loras": [{"name": "a"}, {"name": "b"}]})
+
+    assert rendered["9"] == {"class_type": "C", "inputs": {"m": ["8", 0], "n": "b"}}
+    assert rendered["7"]["inputs"]["model"] == ["9", 0]
+
+
 def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
     """A version identifies the exact bytes of both files."""
     first = load_workflows(write_workflow(tmp_path))["style"].version
@@ -301,6 +325,9 @@ def test_an_invalid_graph_names_its_file(tmp_path: Path, graph: object, problem:
         ({"properties": {"metadata": {"type": "string"}}}, '"metadata" has the same name as a key'),
         ({"properties": {"seed": {"type": "number"}}}, '"seed" must have the type integer'),
         ({"properties": {"num_images": {}}}, '"num_images" must have the type integer'),
+        (with_input(**{"$ref": "#", "default": 5, "x-node": "3.text"}), 'default of input "extra" cannot be validated'),
+        (with_input(**{"$ref": "file:///etc/passwd", "default": 5, "x-node": "3.text"}), "($ref) does not exist in it"),
+        (with_input(**{"pattern": "(", "x-node": "3.text"}), "it is not a JSON Schema"),
     ],
 )
 def test_invalid_inputs_name_their_file(tmp_path: Path, inputs: object, problem: str) -> None:
@@ -310,6 +337,16 @@ def test_invalid_inputs_name_their_file(tmp_path: Path, inputs: object, problem:
 
     assert str(tmp_path / "style.inputs.json") in str(info.value)
     assert problem in str(info.value)
+
+
+def test_a_reference_to_another_place_is_a_fault_of_the_request(tmp_path: Path) -> None:
+    """A reference that is not in the inputs file is not followed, and the job fails with `invalid_input`."""
+    references = {"properties": {"extra": {"$ref": "http://127.0.0.1:9/schema", "x-node": "3.text"}}}
+    [workflow] = load_workflows(write_workflow(tmp_path, inputs=references)).values()
+
+    with pytest.raises(JobError, match=r"\(\$ref\) does not exist") as info:
+        read_request({"workflow": "style", "extra": "a"}, {"style": workflow})
+    assert info.value.code is ErrorCode.INVALID_INPUT
 
 
 @pytest.mark.parametrize("name", ["style.json", "style.inputs.json"])

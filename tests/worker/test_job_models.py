@@ -156,6 +156,7 @@ def test_a_changed_file_is_downloaded_again(worker: Worker, addressed: Addressed
     [
         ({"hf": "knight.safetensors"}, "loras[0]", "must be like hf:owner/repository"),
         ({"civitai": "abc"}, "loras[0]", "not the number of a model version"),
+        ({"civitai": "https://civitai.com/models/1?token=s3cret"}, "loras[0]", "not the number of a model version"),
         ({"civitai": 1, "hf": "a/b/c@main"}, "loras[0]", "exactly one of"),
         ({"hf": "a/b/c", "sha256": "12"}, "loras[0]", "not 64 hexadecimal digits"),
         ({"name": "a.safetensors", "sha256": "0" * 64}, "loras[0]", "only for a file with an address"),
@@ -175,6 +176,7 @@ def test_an_invalid_address_is_a_fault(
 
     assert path in message
     assert problem in message
+    assert "s3cret" not in message
     assert addressed.server.received == []
 
 

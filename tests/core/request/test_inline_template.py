@@ -109,12 +109,40 @@ def test_an_invalid_inputs_file_is_a_fault(schema: object, message: str) -> None
         {"properties": {"num_images": {"type": "integer", "maximum": 10_000}}},
         {"properties": {"num_images": {"type": "integer"}}},
         {"description": "x" * 200_000},
+        {"allOf": [{"properties": {"side": {"unevaluatedProperties": False}}}]},
+        {"properties": {"a": {"type": "array", "uniqueItems": True, "x-node": "1.color"}}},
     ],
-    ids=["reference", "dynamic reference", "pattern", "pattern of names", "many images", "any images", "long"],
+    ids=[
+        "reference",
+        "dynamic reference",
+        "pattern",
+        "pattern of names",
+        "many images",
+        "any images",
+        "long",
+        "unevaluated",
+        "unique items",
+    ],
 )
 def test_a_schema_cannot_cost_the_worker_more_than_a_graph(extra: JsonObject) -> None:
     """References (which may be fetched), regular expressions, unlimited images and long schemas are refused."""
     assert "inputs_schema" in faults(request({**SCHEMA, **extra}, color=7))
+
+
+def test_a_long_list_is_refused_with_a_large_schema() -> None:
+    """Each item may be compared with each part of the schema, so the product of both numbers has a limit."""
+    rule = {"type": "array", "items": {"anyOf": [{"const": number} for number in range(2000)]}, "x-node": "1.color"}
+    schema = {"properties": {"a": rule}}
+
+    assert read_request(request(schema, a=[1999] * 10), {}).inputs["a"] == [1999] * 10
+    assert "too many for the" in faults(request(schema, a=[1999] * 2000))["inputs_schema"]
+
+
+def test_a_job_has_at_least_one_image() -> None:
+    """A template may not allow 0 images, because a job without a prompt has no result."""
+    for rule in ({}, {"minimum": 0}, {"minimum": -2, "default": -1}):
+        schema = {"properties": {"num_images": {"type": "integer", "maximum": 8, **rule}}}
+        assert "must have a minimum of at least 1" in faults(request(schema))["inputs_schema"]
 
 
 def test_a_graph_with_faults_is_refused() -> None:
@@ -145,7 +173,7 @@ def test_an_item_may_have_keys_without_a_schema() -> None:
 def test_a_random_seed_is_in_the_range_of_the_template() -> None:
     """Some nodes accept small seeds only. All images of the job get a valid seed."""
     rule = {"type": "integer", "minimum": 1, "maximum": 9, "x-node": "Base.color"}
-    count = {"type": "integer", "maximum": 3, "default": 3}
+    count = {"type": "integer", "minimum": 1, "maximum": 3, "default": 3}
     read = read_request(request({"properties": {"seed": rule, "num_images": count}}), {})
 
     assert [read.render(draws.pop).seeds for draws in ([0], [10], [2**32 - 1])] == [(1, 2, 3), (1, 2, 3), (5, 6, 7)]
