@@ -33,20 +33,21 @@ class _ResponseHandler(HttpHandler):
     server: ResponseServer
 
     def do_GET(self) -> None:
-        """Count the request and respond."""
-        self.server.requests += 1
-        self.server.resumed.wait(self.server.pause_s)
+        """Respond after the pause."""
+        if (pause_s := self.server.pause_s) > 0:
+            self.server.is_pausing.set()
+        self.server.resumed.wait(pause_s)
         self.respond(self.server.status)
 
 
 class ResponseServer(HttpServer):
-    """A server whose status and delay can be set. It counts the requests."""
+    """A server whose status and delay can be set."""
 
     def __init__(self) -> None:
         super().__init__(_ResponseHandler)
         self.status = 200
         self.pause_s = 0.0
-        self.requests = 0
+        self.is_pausing = threading.Event()
         self.resumed = threading.Event()
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +118,7 @@ def test_an_ended_process_does_not_hang() -> None:
 WATCHING_SCRIPT = """\
 import sys
 from worker.watchdog import Watchdog
-watchdog = Watchdog(sys.argv[1], 2.0)
+watchdog = Watchdog(sys.argv[1], 3.0)
 print(watchdog.probe(), flush=True)
 print(watchdog.await_hang(lambda: False), flush=True)
 """
@@ -130,12 +131,12 @@ def test_a_frozen_container_is_not_a_hang(server: ResponseServer) -> None:
     with killed_at_end(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == "True\n"
-        server.pause_s, requests_before = WAIT_S, server.requests
-        assert until(lambda: server.requests > requests_before)
+        server.pause_s = WAIT_S
+        assert server.is_pausing.wait(WAIT_S)
         watching.send_signal(signal.SIGSTOP)
-        assert not until(lambda: False, 2.5)
+        assert not until(lambda: False, 3.5)
         watching.send_signal(signal.SIGCONT)
-        assert not until(lambda: False, 0.3)  # the response comes shortly after the watchdog is resumed
+        assert not until(lambda: False, 0.8)  # the response comes after the watchdog has looked at the clock
         server.resumed.set()
 
         output = watching.stdout
