@@ -57,6 +57,7 @@ _CHUNK_BYTES = 256 * 1024
 _SHA256_ETAG = re.compile(r'"?([0-9a-f]{64})"?')
 _MAX_OVERHEAD_BYTES = 16 * 1024 * 1024
 """Bytes of a response in addition to the file: its head, and a part of a body that is too long."""
+_MAX_LENGTH_DIGITS = 18
 _TRY_LATER = "Try again later"
 
 
@@ -192,7 +193,10 @@ class AddressSource:
         with self._without_tokens(file), self._response(file, 0, _Stopwatch()) as response:
             headers = response.http.headers
             length = headers.get("Content-Length", "")
-            if not length.isdecimal() or headers.get("Content-Encoding", "identity") != "identity":
+            if (
+                not (length.isdecimal() and len(length) <= _MAX_LENGTH_DIGITS)
+                or headers.get("Content-Encoding", "identity") != "identity"
+            ):
                 raise ModelError(file, f"{response.host} does not state the file's size (Content-Length)")
             linked = _SHA256_ETAG.fullmatch(response.linked.get("X-Linked-ETag", ""))
             version = headers.get("ETag") or headers.get("Last-Modified") or ""

@@ -121,6 +121,7 @@ def test_a_header_of_one_gigabyte_is_refused_at_its_first_bytes(addressed: Addre
         (ModelResponse(418), "returned 418 instead of 200"),
         (ModelResponse(200, body=b"endless", has_length=False), "does not state the file's size"),
         (ModelResponse(200, {"Content-Encoding": "gzip"}, b"x"), "does not state the file's size"),
+        (ModelResponse(200, {"Content-Length": "9" * 5000}, has_length=False), "does not state the file's size"),
         (ModelResponse(302, {"Location": "http://169.254.169.254/latest/meta-data"}), "not in WORKER_MODEL_HOSTS"),
         (ModelResponse(302, {"Location": "https://evil.example/x"}), "redirects to evil.example"),
         (ModelResponse(302, {"Location": "file:///etc/passwd"}), "is not https"),
