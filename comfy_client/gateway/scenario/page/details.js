@@ -22,8 +22,8 @@ function renderDetails(entry) {
 }
 
 function newDetails(entry) {
-  const more = byId("details").content.firstElementChild.cloneNode(true), told = more.querySelector(".told");
-  const on = (name, action) => { more.querySelector("." + name).onclick = (event) => attempt(event.currentTarget, told, action); };
+  const more = byId("details").content.firstElementChild.cloneNode(true), message = more.querySelector(".message");
+  const on = (name, action) => { more.querySelector("." + name).onclick = (event) => attempt(event.currentTarget, message, action); };
   on("again-new", () => runAgain(entry, "new"));
   on("again-same", () => runAgain(entry, "same"));
   on("to-form", () => copyToForm(entry));
@@ -34,14 +34,14 @@ function newDetails(entry) {
   return more;
 }
 
-// Run an action of a button. The button is disabled meanwhile, and `told` shows an error. The list is updated after it.
-async function attempt(button, told, action) {
+// Run an action of a button. The button is disabled meanwhile, and `message` shows an error. The list is updated after it.
+async function attempt(button, message, action) {
   button.disabled = true;
-  showText(told, "");
+  showText(message, "");
   try {
     await action(button);
   } catch (error) {
-    showText(told, error.message);
+    showText(message, error.message);
   } finally {
     button.disabled = false;
   }
@@ -100,14 +100,14 @@ function renderPictures(entry, box) {
 
 function newPicture(entry, asset) {
   const figure = byId("picture").content.firstElementChild.cloneNode(true), image = figure.querySelector("img");
-  const told = entry.row.querySelector(".told"), save = figure.querySelector(".save");
+  const message = entry.row.querySelector(".message"), save = figure.querySelector(".save");
   image.src = imageUrl(asset, 512);
   image.alt = entry.data.prompt;
   figure.querySelector(".open").setAttribute("aria-label", "Full size: " + entry.data.prompt);
   figure.querySelector(".open").onclick = () => openViewer(entry, asset);
   figure.querySelector(".fact").textContent = "seed " + (seedOf(entry.data, asset) ?? "?");
   figure.querySelector(".use").onclick = () => useAsInput(entry, asset);
-  figure.querySelector(".remove").onclick = (event) => attempt(event.currentTarget, told, () => deleteImage(entry, asset));
+  figure.querySelector(".remove").onclick = (event) => attempt(event.currentTarget, message, () => deleteImage(entry, asset));
   setDownload(save, asset);
   return figure;
 }

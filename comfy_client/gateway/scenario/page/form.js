@@ -4,8 +4,8 @@ const MODEL = "model_bfl-flux-1-dev";
 let startImage = null; // { assetId, caller }: an image of the shim
 
 function showMessage(text, isBad = true) {
-  showText(byId("told"), text);
-  byId("told").className = "told" + (isBad ? " bad" : "");
+  showText(byId("message"), text);
+  byId("message").className = "message" + (isBad ? " bad" : "");
 }
 
 // Make an image the start image of the next job.
@@ -102,6 +102,6 @@ function prepareForm() {
   byId("start-image").querySelector("button").onclick = removeStartImage;
   form.onsubmit = (event) => {
     event.preventDefault();
-    attempt(form.querySelector("button.main"), byId("told"), generate);
+    attempt(form.querySelector("button.main"), byId("message"), generate);
   };
 }

@@ -55,7 +55,7 @@ function signIn(problem, refused) {
   if (!signInResult && (sessionStorage.getItem("authorization") || "") !== refused) return Promise.resolve();
   signInResult ||= new Promise((done) => {
     const dialog = byId("sign-in"), form = dialog.querySelector("form");
-    showText(form.querySelector(".told"), problem);
+    showText(form.querySelector(".message"), problem);
     form.onsubmit = () => {
       sessionStorage.setItem("authorization", authorizationOf(new FormData(form)));
       byId("sign-out").hidden = false;

@@ -19,7 +19,7 @@ function start() {
   byId("sign-out").hidden = !sessionStorage.getItem("authorization");
   byId("sign-out").onclick = signOut;
   byId("connection").querySelector("button").onclick = update;
-  byId("older").onclick = (event) => attempt(event.currentTarget, byId("told"), loadOlder);
+  byId("older").onclick = (event) => attempt(event.currentTarget, byId("message"), loadOlder);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) update(); });
   window.addEventListener("online", update);
   prepareFilter();

@@ -30,7 +30,7 @@ function renderViewer() {
   find(".next").disabled = at < 0 || at >= images.length - 1;
   find(".copy-seed").hidden = seed === undefined;
   setDownload(find(".download"), asset);
-  showText(find(".told"), "");
+  showText(find(".message"), "");
 }
 
 function moveView(step) {
@@ -54,7 +54,7 @@ function prepareViewer() {
   on("copy-seed", (event) => copy(seedOf(view.entry.data, view.asset), event.currentTarget));
   on("copy-id", (event) => copy(view.asset.id, event.currentTarget));
   on("input", () => { dialog.close(); useAsInput(view.entry, view.asset); });
-  on("delete", (event) => attempt(event.currentTarget, dialog.querySelector(".told"), deleteView));
+  on("delete", (event) => attempt(event.currentTarget, dialog.querySelector(".message"), deleteView));
   dialog.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step && !dialog.classList.contains("actual")) moveView(step);
