@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from comfy_core.images.ai_mark import SOURCE_TYPE, is_marked
+from comfy_core.images.ai_mark import SOURCE_TYPE
 from tests.needs import require_programs
 from tests.worker.test_job_images import run
 from worker.jobs import Worker
@@ -43,13 +43,3 @@ def test_exiftool_reads_the_mark(worker: Worker, tmp_path: Path, output_format: 
     assert found["File:FileType"] == output_format.upper() or found["File:FileType"] == "Extended WEBP"
     assert not [key for key in found if key.endswith(("Warning", "Error"))], found
     assert image["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def test_a_request_can_forbid_the_mark(worker: Worker) -> None:
-    """With `ai_mark: false` the file has no mark."""
-    job = {"prompt": "a fox", "width": 64, "height": 64, "steps": 1}
-    [with_mark] = run(worker, job)["images"]
-    [without] = run(worker, {**job, "ai_mark": False})["images"]
-
-    assert is_marked(base64.b64decode(with_mark["data"]))
-    assert not is_marked(base64.b64decode(without["data"]))

@@ -314,7 +314,10 @@ def test_of_two_deletes_at_once_one_succeeds(storing: Worker, models: Path) -> N
 def test_nothing_outside_the_folder_is_written_or_deleted(
     storing: Worker, models: Path, place: dict[str, str], action: str
 ) -> None:
-    """A path that leaves the models folder, a link out of it, and a file of the image are refused and unchanged."""
+    """A path that leaves the models folder, a link out of it, and a file of the image are refused and unchanged.
+
+    A download to the name of a file of the image writes to the models folder.
+    """
     secret = write(models.parent / "secret.safetensors")
     notes = write(models / "loras/notes.txt")
     write(models / "unet/knight.safetensors")
@@ -323,11 +326,14 @@ def test_nothing_outside_the_folder_is_written_or_deleted(
     (models / "loras/outside").symlink_to(models.parent)
     request = {**({"hf": DOWNLOAD["hf"]} if action == "download" else {}), **KNIGHT, **place, "action": action}
     is_new_name = action == "download" and place.get("folder") == "checkpoints"
-    if not is_new_name:  # a download never writes to the image, so this name is free
+    if is_new_name:
+        assert task(storing, {**request, "force": True})["downloaded"] is True
+        assert (models / "checkpoints/baked.safetensors").read_bytes() == LORA
+    else:
         assert error_of(storing, {**request, "force": True})[0] is ErrorCode.INVALID_INPUT
 
     assert secret.read_bytes() == notes.read_bytes() == b"model"
-    assert (models.parent / "image/checkpoints/baked.safetensors").exists()
+    assert (models.parent / "image/checkpoints/baked.safetensors").read_bytes() == b"model"
     assert (models / "unet/knight.safetensors").exists()
     assert (models / "loras/by-address/x.safetensors").read_bytes() == b"model"
 
