@@ -41,6 +41,7 @@ from comfy_core.request.rendering import Rendered
 from comfy_core.validation import path_of
 from worker.models.address_cache import CACHE_FOLDER, SUFFIX, AddressCache, Lease
 from worker.models.address_source import AddressSource, ModelHosts
+from worker.models.files import NO_SPACE
 from worker.models.folders import FOLDERS, cache_directory
 from worker.models.listing import ModelError
 from worker.settings import Settings
@@ -134,7 +135,7 @@ def placed_models(
         )
         graphs = copy.deepcopy(public.graphs)
         for use in uses:
-            use.target.set(graphs[use.graph], _place(fetcher.links / use.folder, leases[use.address]))
+            use.target.set(graphs[use.graph], _place(fetcher.links / use.folder, leases[use.address], use.address))
         with _comfyui_errors():
             _await_listing(server, graphs, uses, fetcher.links)
         yield PlacedModels(graphs, public, has_models=True)
@@ -261,8 +262,8 @@ def _raise_errors(futures: Mapping[ModelAddress, Future[Lease]]) -> None:
     raise JobError.because(ErrorCode.INVALID_MODEL, problem, models=models)
 
 
-def _place(folder: Path, lease: Lease) -> str:
-    """Link a file of the cache into a model folder of ComfyUI, and return its name there. Raises JobError.
+def _place(folder: Path, lease: Lease, address: ModelAddress) -> str:
+    """Link a file of the cache into a model folder of ComfyUI, and return its name there. Raises `link_error`.
 
     Links whose file was removed from the cache are deleted.
     """
@@ -278,9 +279,17 @@ def _place(folder: Path, lease: Lease) -> str:
             temporary.symlink_to(lease.path)
             temporary.replace(link)
     except OSError as error:
-        problem = f"A model cannot be linked into {links} ({error.strerror})"
-        raise JobError.because(ErrorCode.DISK_FULL, problem) from error
+        raise link_error(links, address, error) from error
     return f"{FETCHED_FOLDER}/{link.name}"
+
+
+def link_error(links: Path, address: ModelAddress, error: OSError) -> JobError:
+    """Return the error for a model that cannot be linked into `links`: disk_full, or model_download_failed."""
+    problem = f"cannot be linked into {links} ({error.strerror})"
+    if error.errno in NO_SPACE:
+        return JobError.because(ErrorCode.DISK_FULL, f"{address.source} {problem}")
+    models = [{"address": address.source, "problem": problem}]
+    return JobError.because(ErrorCode.MODEL_DOWNLOAD_FAILED, f"{address.source} {problem}", models=models)
 
 
 def _await_listing(server: ComfyServer, graphs: Sequence[Graph], uses: Sequence[ModelUse], links: Path) -> None:

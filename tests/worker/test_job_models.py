@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 import threading
@@ -18,12 +19,14 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.progress import Progress
+from comfy_core.request.model_address import parse_address
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
 from tests.needs import small_disk
 from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
 from worker.job_execution import JobExecution, Service
+from worker.job_models import link_error
 from worker.jobs import Control, Worker, run_job
 from worker.lifecycle import Lifecycle
 
@@ -282,6 +285,18 @@ def test_every_failure_of_a_download_is_one_clear_error(worker: Worker, addresse
     assert failed.value.report.retryable
     assert failed.value.report.details["models"][0]["address"] == HF
     assert run(fetching, job)["images"]
+
+
+def test_only_a_full_disk_is_disk_full(worker: Worker, addressed: Addressed) -> None:
+    """A model folder that cannot be written for another reason is model_download_failed, with the folder's path."""
+    folder = addressed.links / "loras/by-address"
+    folder.parent.mkdir(parents=True)
+    folder.touch()
+    message = refusal(addressed.worker(worker), {**TEXT_TO_IMAGE, "loras": [HF]}, ErrorCode.MODEL_DOWNLOAD_FAILED)
+    full = link_error(folder, parse_address(HF), OSError(errno.ENOSPC, "No space left on device"))
+
+    assert f"cannot be linked into {folder} (File exists)" in message
+    assert full.code is ErrorCode.DISK_FULL
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])

@@ -32,7 +32,8 @@ LOCK_TIMEOUT_S = 900.0
 """Seconds that another process may hold a part file without writing to it."""
 _CHUNK_BYTES = 1024 * 1024
 _POLL_S = 0.1
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of writing to a full disk, or above a quota."""
 _LOCK_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _MAX_OPEN_ATTEMPTS = 100
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
@@ -184,7 +185,7 @@ class PartFile:
             self.path.unlink(missing_ok=True)
 
     def _disk_full_error(self, error: OSError) -> Exception:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             return error
         return ModelError(
             self._model,

@@ -155,7 +155,7 @@ class ModelStore:
                 write_atomically(marker_of(path), marker_of(lease.path).read_bytes(), mode=0o644)
             write_atomically(_source_of(path), f"{source}\n".encode(), mode=0o644)
         except OSError as error:
-            problem = f"cannot be written below {self.target} ({error.strerror})"
+            problem = f"cannot be written to {path} ({error.strerror})"
             models = [{"address": source, "problem": problem}]
             raise JobError.because(
                 ErrorCode.MODEL_DOWNLOAD_FAILED, f"{folder}/{name} {problem}", models=models

@@ -264,6 +264,11 @@ class Store:
         )
         return next((self._read(ForwardedCall, row) for row in rows), None)
 
+    def calls_of(self, job_id: str) -> list[ForwardedCall]:
+        """Return the forwarded calls that started a job."""
+        rows = self._rows("SELECT * FROM forwarded_calls WHERE job_id = ?", (job_id,))
+        return [self._read(ForwardedCall, row) for row in rows]
+
     def mark_answered(self, job_id: str) -> None:
         """Store that the caller received the response to the forwarded call that started a job."""
         self._rows("UPDATE forwarded_calls SET is_answered = 1 WHERE job_id = ?", (job_id,))

@@ -21,13 +21,16 @@ from comfy_client.gateway.scenario.page.refresh import Refresher
 from comfy_client.gateway.scenario.page.repeat import repeated_call
 from comfy_client.gateway.scenario.page.search import JobSearch, parse_search
 from comfy_client.gateway.scenario.pagination import Query, next_page
+from comfy_client.gateway.scenario.serializers import scenario_job_record
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_core.contract import Fault, JsonObject
 
 MAX_CHANGES = 100
 """Changed jobs in one response. The next request gets the rest."""
-_KEPT_RECORD_FIELDS = ("jobId", "jobType", "status", "progress", "statusHistory", "createdAt", "updatedAt", "billing")
-"""The fields of Scenario's record of a deleted job that stay: those without the caller's content."""
+_KEPT_RECORD_FIELDS = frozenset(
+    {"jobId", "jobType", "status", "progress", "statusHistory", "createdAt", "updatedAt", "billing", "id", "modelId"}
+)
+"""The fields of Scenario's records of a deleted job or inference that stay: those without the caller's content."""
 
 _NO_CHANGES: JsonObject = {"jobs": [], "matching": [], "deleted": [], "hasMore": False}
 
@@ -129,9 +132,12 @@ class PageJobs:
         job = self._find(owner, job_id)
         if job.phase is not Phase.ENDED:
             raise bad_request([Fault("jobId", "is of a job that has not ended. Cancel it first")])
-        record = {name: value for name, value in job.scenario_record.items() if name in _KEPT_RECORD_FIELDS}
+        record = _without_content(job.scenario_record)
+        calls = [
+            replace(call, response=_response_without_content(call.response)) for call in self._store.calls_of(job_id)
+        ]
         empty = replace(job, scenario_request={}, worker_request={}, picture="", notes=(), error="", asset_ids=())
-        self._store.add(replace(empty, scenario_record=record, prompt="", is_deleted=True))
+        self._store.add(replace(empty, scenario_record=record, prompt="", is_deleted=True), *calls)
         return {}
 
     def _find(self, owner: str, job_id: str) -> ShimJob:
@@ -167,3 +173,14 @@ class PageJobs:
 
 def _is_shared(job: ShimJob) -> bool:
     return job.owner == SHARED_OWNER
+
+
+def _without_content(record: JsonObject) -> JsonObject:
+    return {name: value for name, value in record.items() if name in _KEPT_RECORD_FIELDS}
+
+
+def _response_without_content(response: JsonObject) -> JsonObject:
+    """Return Scenario's response to the call that started a job, with what a retry of the call needs."""
+    records = {name: _without_content(value) for name, value in response.items() if isinstance(value, dict)}
+    numbers = {name: value for name, value in response.items() if isinstance(value, int | float)}
+    return {**numbers, **records, "job": scenario_job_record(records["job"])}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,24 @@ def test_a_deleted_job_of_scenario_does_not_return(caller: Caller) -> None:
     assert caller.json("GET", "/shim/jobs")["jobs"] == []
     assert before == {"jobs": 1, "creative_units": 5}
     assert caller.json("GET", "/shim/overview")["scenario"] == before
+
+
+def test_the_content_of_a_deleted_job_of_scenario_is_erased(
+    caller: Caller, scenario: ScenarioSimulator, tmp_path: Path
+) -> None:
+    """The database has no prompt of it, and a retry of its call gets the job's id and is not sent."""
+    call = ("POST", "/generate/remove-background", {"prompt": "a secret plan"})
+    key = {"Idempotency-Key": "k1"}
+    job_id = caller.json(*call, **key)["job"]["jobId"]
+    caller.ended(job_id)
+    caller.json("DELETE", f"/shim/jobs/{job_id}")
+    again = caller.json(*call, **key)["job"]
+    with closing(sqlite3.connect(tmp_path / "shim/shim.sqlite3")) as database:
+        rows = [*database.execute("SELECT * FROM jobs"), *database.execute("SELECT * FROM forwarded_calls")]
+
+    assert (again["jobId"], scenario.submissions) == (job_id, 1)
+    assert len(rows) == 2
+    assert "secret" not in str(rows)
 
 
 def test_the_overview_has_the_routing_table(caller: Caller, tmp_path: Path) -> None:
