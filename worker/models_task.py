@@ -78,6 +78,8 @@ def _require_permission(worker: Worker, request: ModelsRequest) -> None:
     if request.action != LIST and not worker.settings.allow_model_changes:
         problem = f"is {request.action}, and this worker only lists its models (WORKER_ALLOW_MODEL_CHANGES is false)"
         raise invalid_input([Fault("action", problem)])
+    if request.webhook is not None and (faults := worker.settings.webhooks.faults(request.webhook)):
+        raise invalid_input(faults)
 
 
 def _with_cost(worker: Worker, result: JsonObject, total_s: float) -> JsonObject:

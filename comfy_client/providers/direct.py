@@ -47,6 +47,7 @@ JOB_PREFIX = "local-"
 _KEPT_JOBS = 32
 """How many ended jobs are kept in memory. A submit forgets older ones; their ids are then unknown."""
 _STOP_TIMEOUT_S = 10.0
+_PROVIDER = "a direct ComfyUI (COMFYUI_ENDPOINT)"
 _NO_DOWNLOADS = (
     "is an address, and a ComfyUI that is called directly (COMFYUI_ENDPOINT) downloads no models: put the file into "
     "its models folder and use its name, or use this project's worker on RunPod"
@@ -137,6 +138,8 @@ class DirectProvider:
         """Return the status of a job that has listed the models. Raises JobError (invalid_input) for other actions."""
         if request.action != LIST:
             raise invalid_input([Fault("action", f"is {request.action}, which {_NO_FILES}")])
+        if request.webhook is not None:
+            raise invalid_input([webhook_fault(_PROVIDER)])
         models = listed_models(self._server, request.folder)
         output = {"task": MODELS_TASK, "action": LIST, "models": models}
         return JobStatus(f"{JOB_PREFIX}{uuid.uuid4()}", JobState.SUCCEEDED, output=output)
@@ -292,10 +295,9 @@ def _check_supported(parsed: Request, request: GenerationRequest) -> None:
     why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
     options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
     faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]
-    provider = "a direct ComfyUI (COMFYUI_ENDPOINT)"
     if parsed.delivery == "s3":
-        faults.append(bucket_fault(provider))
+        faults.append(bucket_fault(_PROVIDER))
     if parsed.webhook is not None:
-        faults.append(webhook_fault(provider))
+        faults.append(webhook_fault(_PROVIDER))
     if faults:
         raise invalid_input(faults)

@@ -16,6 +16,7 @@ from comfy_core.contract import ENVELOPE, JsonObject
 from comfy_core.request.model_address import OBJECT_KEYS, ModelAddress, address_text, parse_address
 from comfy_core.request.model_keys import read_tokens
 from comfy_core.request.spellings import respelled
+from comfy_core.request.webhook import Webhook, webhook_faults
 from comfy_core.request.wrappers import parsed
 from comfy_core.validation import Faults, Suggestions, path_of, plain, schema_faults
 
@@ -50,9 +51,10 @@ MODELS_KEYS: Mapping[str, JsonObject] = {
     },
     "model_tokens": ENVELOPE["model_tokens"],
     "timeout_s": ENVELOPE["timeout_s"],
+    "webhook": ENVELOPE["webhook"],
 }
 """JSON Schema (2020-12) of the keys of such a job."""
-_COMMON = frozenset({"task", "action", "folder", "timeout_s"})
+_COMMON = frozenset({"task", "action", "folder", "timeout_s", "webhook"})
 _ALLOWED: Mapping[str, frozenset[str]] = {
     LIST: _COMMON,
     DOWNLOAD: _COMMON | {"name", "sha256", "force", "model_tokens", *OBJECT_KEYS},
@@ -77,6 +79,7 @@ class ModelsRequest:
         force: whether a download replaces a file, and a file of models.txt is deleted.
         tokens: the token for each host.
         timeout_s: maximum time of the job, or None.
+        webhook: the webhook that gets the job's events, or None.
     """
 
     action: str
@@ -87,6 +90,7 @@ class ModelsRequest:
     force: bool = False
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float | None = None
+    webhook: Webhook | None = None
 
     @property
     def path(self) -> str:
@@ -107,6 +111,8 @@ def read_models_request(raw: object) -> ModelsRequest:
     tokens = read_tokens(value.get("model_tokens"), faults)
     action = value.get("action")
     _check_keys(value, str(action), faults)
+    if "webhook" in value:
+        faults.extend(webhook_faults(value["webhook"]))
     faults.extend(schema_faults(value, {"properties": MODELS_KEYS, "required": ["action"]}))
     address = _address(value, faults) if action == DOWNLOAD else None
     folder, name = str(value.get("folder", "")), str(value.get("name", ""))
@@ -128,6 +134,7 @@ def read_models_request(raw: object) -> ModelsRequest:
         force=value.get("force", False),
         tokens=tokens,
         timeout_s=value.get("timeout_s"),
+        webhook=Webhook.of(value.get("webhook")),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from comfy_core.progress import Progress
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
+from tests.fakes.webhook_receiver import WebhookReceiver, webhook_settings
 from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
@@ -369,6 +371,21 @@ def test_an_invalid_request_names_its_faults(
     assert f"{path}: " in message
     assert problem in message
     assert server.received == []
+
+
+def test_a_webhook_gets_the_result(storing: Worker) -> None:
+    """A webhook is checked as that of any job, and its event has the downloaded model."""
+    with WebhookReceiver() as receiver:
+        request = {**DOWNLOAD, "webhook": {"url": receiver.url}}
+        hooked = configured(storing, webhooks=webhook_settings(receiver.url))
+        events = hooked.webhooks.events_of({"id": "job-1", "input": {"task": "models", **request}})
+        code, message = error_of(storing, request)
+        asyncio.run(events.end(task(hooked, request)))
+        [received] = receiver.received
+
+    assert code is ErrorCode.INVALID_INPUT
+    assert "webhook.secret_id: " in message
+    assert received.event["data"]["result"]["model"]["name"] == KNIGHT["name"]
 
 
 def test_a_worker_may_allow_only_lists(storing: Worker) -> None:

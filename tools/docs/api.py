@@ -101,7 +101,7 @@ MODELS_TASK = """\
 
 With `"task": "models"` a job lists, downloads or deletes model files instead of generating images. It takes one of the
 worker's `WORKER_CONCURRENCY` jobs, but not ComfyUI's queue or the GPU. docs/models.md says which files it may change;
-`comfy-client models` sends such jobs.
+`comfy-client models` sends such jobs. `webhook` reports the end of a long download.
 
 ```json
 {"input": {"task": "models", "action": "list", "folder": "loras"}}
