@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from comfy_client.gateway.scenario.bridge.upstream import OnCall, Upstream
-from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models
+from comfy_client.gateway.scenario.studio_models import StudioModel, lora_model, parse_table, studio_models, table_text
 from comfy_client.providers import GPU_USD_PER_S
 from comfy_core.contract import JsonObject
 from comfy_core.environment import base_url, names, number, optional, positive, read, switch, table, variable
@@ -32,10 +32,10 @@ def _pairs(text: str) -> dict[str, str]:
 def _loras(text: str) -> dict[str, str]:
     """Return the files or addresses of LoRAs by id. `text` is a JSON object, or the path of a file with one."""
     try:
-        loras = table(text if not text or text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        loras = table(table_text(text) if text else "")
         for name in loras.values():
             public_name(name)  # raises ValueError for an invalid address
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f'must be a JSON object that maps ids to files, such as {{"model_x": "knight.safetensors"}}, or the path '
             f"of such a file ({error})"

@@ -37,12 +37,23 @@ class StudioModel:
     loras: tuple[JsonObject, ...] = ()
 
 
+def table_text(text: str) -> str:
+    """Return the JSON in `text`, which may be the path of a JSON file instead. Raises ValueError.
+
+    The error has no path, because an invalid JSON text, which may have a secret in a URL, is taken for a path.
+    """
+    try:
+        return text if text.startswith("{") else Path(text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from error
+
+
 def parse_table(text: str) -> JsonObject:
     """Return the table of models in `text`: a JSON object, or the path of a file that has one. Raises ValueError."""
     try:
-        table = json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        table = json.loads(table_text(text))
         studio_models(table)
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"must be a JSON object such as {EXAMPLE}, or the path of such a file ({error})") from error
     checked: JsonObject = table
     return checked
