@@ -30,6 +30,7 @@ def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
     by_field = {
         flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags
     }
+    by_field.pop("webhook", None)  # the flag --webhook sets `options.webhook`; this field is the worker's own webhook
     by_field |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
     return {**by_field, "": "-i"} if "--input" in names else by_field
 

@@ -31,7 +31,8 @@ _CIVITAI_DOWNLOAD = re.compile(r"/api/download/models/([0-9]{1,12})", re.ASCII)
 _CIVITAI_CHOICES = frozenset({"type", "format", "size", "fp"})
 """Keys of the query that select one of a version's files at Civitai. They are not secret."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_IN_PATH = re.compile(r"[\x00-\x1f\x7f?]")
+"""Control characters, and the query of a URL, which may contain a token."""
 _HF_FORM = "must be like hf:owner/repository/path/file.safetensors@revision"
 OBJECT_KEYS = ("hf", "civitai", "url")
 """Keys of an object that is an address. An object has one of them, and may have `sha256`."""
@@ -130,7 +131,7 @@ def _hugging_face_text(text: str) -> ModelAddress:
 
 
 def _hugging_face(owner: str, repository: str, path: str, revision: str) -> ModelAddress:
-    if {"", ".", ".."} & {*path.split("/"), *revision.split("/")} or _CONTROL.search(path + revision):
+    if {"", ".", ".."} & {*path.split("/"), *revision.split("/")} or _NOT_IN_PATH.search(path + revision):
         raise ValueError(_HF_FORM)
     url = f"{HUGGING_FACE}/{owner}/{repository}/resolve/{quote(revision, safe='')}/{quote(path)}"
     return ModelAddress(f"hf:{owner}/{repository}/{path}@{revision}", url)

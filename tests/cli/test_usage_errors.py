@@ -44,6 +44,10 @@ GRAPH = {
             ["txt2img", "x", "--steps", "0", "--guidance", "99"],
             ["--steps must be at least 1, not 0", "--guidance must be at most 30, not 99.0"],
         ),
+        (
+            ["run", "txt2img", "-iprompt=x", '-iwebhook={"url": "https://a.example/", "events": []}'],
+            ["-i webhook (webhook.events) must not be empty"],
+        ),
         (["run", "txt2img", "-iprompt=x", "-istepz=1"], ['-i stepz is not known; did you mean "steps"?']),
         (
             ["run", "--graph", "g.json", "-iprompt=x"],

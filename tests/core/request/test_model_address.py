@@ -41,6 +41,7 @@ def test_an_address_has_a_source_and_a_url(text: str, source: str, url: str | No
         ("hf:o/r", "must be like hf:owner"),
         ("hf:o/r/../../x", "must be like hf:owner"),
         ("hf:o/r/x\ny", "must be like hf:owner"),
+        ("hf:o/r/x.safetensors?token=a", "must be like hf:owner"),
         ("civitai:knight", "must be like civitai:123456"),
         ("https://civitai.com/models/9?modelVersionId=x", "must be like civitai:123456"),
         ("https://", "is not a valid URL"),
