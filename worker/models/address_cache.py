@@ -217,9 +217,9 @@ class AddressCache:
             raise ModelError(file, f"{problem}. Nothing of it was kept")
         part.sync()
         with self._locked(file, stop):  # so that no process removes an older file at this path, and hits the new one
-            part.move_to(self.folder / f"{part.sha256()}{SUFFIX}")
-            if not file.sha256:
+            if not file.sha256:  # before the move, because a job that waits for the part looks for it right after that
                 write_atomically(self.folder / "addresses" / key, f"{part.sha256()}\n".encode(), mode=0o644)
+            part.move_to(self.folder / f"{part.sha256()}{SUFFIX}")
         LOG.info("%s: downloaded, %s bytes, sha256 %s", file.path, f"{file.size:,}", part.sha256())
 
     def _make_room(self, file: AddressedFile, target: Path, stop: threading.Event) -> None:
