@@ -19,6 +19,12 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 120.0
 KEY, SECRET = "shim-key", "shim-secret"
 OTHER_KEY, OTHER_SECRET = "another-key", "another-secret"
+NO_ENDPOINT = {
+    "RUNPOD_API_KEY": "x",
+    "RUNPOD_COMFYUI_ENDPOINT_ID": "x",
+    "RUNPOD_ENDPOINT_BASE_URL": "http://127.0.0.1:1/v2",
+}
+"""The environment of a shim whose endpoint refuses every connection."""
 
 
 class ShimProcess:

@@ -126,6 +126,7 @@ class ComfyUI:
             yield connection
         finally:
             connection.close()
+            connection.shutdown()  # `close` does nothing after a close frame of ComfyUI
 
 
 def read_frame(connection: websocket.WebSocket) -> Entry:

@@ -45,7 +45,7 @@ def test_a_death_during_the_warm_up_fails_no_job() -> None:
         assert until(lambda: "1 prompts" in setup.worker.log)
         setup.kill_comfyui()
 
-        assert code_of(setup.platform.wait_for(job_id, 30)) is None
+        assert code_of(setup.platform.wait_for(job_id, 120)) is None
         assert setup.worker.exit_code is None
         assert not [ping for ping in setup.platform.pings if ping.is_unhealthy]
 

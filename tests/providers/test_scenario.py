@@ -20,6 +20,7 @@ from comfy_client.providers.interface import JobOptions, JobState
 from comfy_client.providers.scenario_responses import STATES, read_job
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, Unauthorized
+from comfy_core.images.ai_mark import marked
 from comfy_core.images.codec import identify
 from simulators.scenario import KEY, MODEL, SECRET, ScenarioSimulator
 from simulators.waiting import until
@@ -210,7 +211,7 @@ def test_every_status_of_scenario_has_a_state(status: str) -> None:
 
 
 def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioSimulator, client_of_scenario: Client) -> None:
-    """If Scenario's image is a JPEG, it is returned unchanged, with a warning, instead of the requested WebP."""
+    """If Scenario's image is a JPEG, it is returned as a JPEG, only marked, with a warning, and not as a WebP."""
     job = client_of_scenario.submit(prompt="x", output_format="webp", **SMALL)
     assert until(lambda: scenario.jobs[job.id].is_final)
     [asset_id] = scenario.jobs[job.id].asset_ids
@@ -219,7 +220,7 @@ def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioSimulator, 
     scenario.assets[asset_id].data = encoded.getvalue()
     result = job.wait()
 
-    assert result.image.bytes == encoded.getvalue()
+    assert result.image.bytes == marked(encoded.getvalue())
     assert result.image.mime_type == "image/jpeg"
     assert any("image/jpeg" in warning for warning in result.warnings)
 

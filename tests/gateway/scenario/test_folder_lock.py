@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from bench.shim_process import KEY, SECRET, ShimProcess
+from bench.shim_process import KEY, NO_ENDPOINT, SECRET, ShimProcess
 from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim
 from comfy_client.gateway.scenario.folder import FolderLock
@@ -28,7 +28,6 @@ from simulators.waiting import until
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
-NOWHERE = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
 
 
 def start_jobs(shim: ShimProcess, count: int) -> list[str]:
@@ -108,13 +107,13 @@ def test_the_shim_without_http_uses_the_same_lock(tmp_path: Path) -> None:
     Closing the first one releases the folder.
     """
     settings = ShimSettings(tmp_path)
-    with ScenarioShim(client_from_env(NOWHERE), settings):
-        client = client_from_env(NOWHERE)
+    with ScenarioShim(client_from_env(NO_ENDPOINT), settings):
+        client = client_from_env(NO_ENDPOINT)
         with pytest.raises(ConfigError, match="Another shim uses the folder"):
             ScenarioShim(client, settings)
         client.close()
-    with ShimProcess(NOWHERE, tmp_path):
-        client = client_from_env(NOWHERE)
+    with ShimProcess(NO_ENDPOINT, tmp_path):
+        client = client_from_env(NO_ENDPOINT)
         with pytest.raises(ConfigError, match="process"):
             ScenarioShim(client, settings)
         client.close()

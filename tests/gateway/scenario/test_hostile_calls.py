@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 
-from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
+from bench.shim_process import KEY, NO_ENDPOINT, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
 from comfy_client.gateway.scenario.bodies_reader import BODY_GRACE_S
 from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
@@ -197,8 +197,7 @@ def test_only_a_trusted_proxy_s_headers_are_used(tmp_path: Path, shim: ShimProce
     """An image's URL has the scheme in a trusted proxy's header; without trust it has the connection's scheme."""
     asset = {"name": "a.png", "image": base64.b64encode(png()).decode()}
     headers = {"X-Forwarded-Proto": "https"}
-    environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
-    with ShimProcess(environment, tmp_path) as untrusting_shim:
+    with ShimProcess(NO_ENDPOINT, tmp_path) as untrusting_shim:
         urls = [
             requests.post(f"{each.base_url}/assets", json=asset, auth=AUTH, headers=headers, timeout=WAIT_S).json()
             for each in (shim, untrusting_shim)
@@ -236,8 +235,7 @@ def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
 
 def test_the_uploads_of_a_key_are_limited_together(tmp_path: Path) -> None:
     """For each key the number and the total bytes of incomplete uploads are limited; another key is not affected."""
-    environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
-    with ShimProcess(environment, tmp_path) as shim:
+    with ShimProcess(NO_ENDPOINT, tmp_path) as shim:
         uploads = [create_upload(shim, 1).json()["upload"] for _ in range(MAX_PENDING)]
         rejected = create_upload(shim, 1)
         sizes = [put_part(upload["parts"][0], MAX_BYTES).status_code for upload in uploads[:5]]
@@ -264,12 +262,7 @@ def test_a_failed_upload_accepts_no_parts(shim: ShimProcess) -> None:
 
 def test_parts_count_as_calls(tmp_path: Path) -> None:
     """A part counts as a call: when the calls of a key are used up, a part gets 429."""
-    environment = {
-        "RUNPOD_API_KEY": "x",
-        "RUNPOD_COMFYUI_ENDPOINT_ID": "x",
-        "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3",
-    }
-    with ShimProcess(environment, tmp_path) as shim:
+    with ShimProcess({**NO_ENDPOINT, "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}, tmp_path) as shim:
         part = create_upload(shim, 1).json()["upload"]["parts"][0]
 
         assert [put_part(part, 10).status_code for _ in range(3)] == [200, 200, 429]
