@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from worker.comfyui_process import ModelsMissing, ProcessHooks
 from worker.disk import full_disk_problem
 from worker.job_execution import JobExecution, Service, make_threads
 from worker.job_models import model_fetcher
+from worker.job_record import MESSAGE, job_record
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle, end_process
 from worker.models_task import model_store
@@ -90,6 +92,7 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
     """
 
     async def run(job: JsonObject) -> JsonObject:
+        begun_at = time.monotonic()
         service.lifecycle.note_job()
         events = service.worker.webhooks.events_of(job)
         logs.job_id.set(str(job.get("id", "unknown"))[:256])
@@ -102,15 +105,20 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
             if sender is not None:
                 sender.report(progress)
 
+        execution = JobExecution(service, job, report)
+        outcome: JsonObject | None = None
         try:
-            outcome = await _outcome(service, JobExecution(service, job, report))
+            outcome = await _outcome(service, execution)
             await events.end(outcome)
         except asyncio.CancelledError:
+            outcome = None
             events.cancel()
             raise
         else:
             return outcome
         finally:
+            record = job_record(job, outcome, execution.notes, time.monotonic() - begun_at)
+            log.info(MESSAGE, extra={"job": record})
             if sender is not None:
                 await sender.drain()
 

@@ -185,20 +185,24 @@ def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log_folder: 
 
 
 def test_the_log_commands_of_operate_md(log_folder: Path) -> None:
-    """The commands print the lines of job-2, the code of the failed job, both boots, and no line of level ERROR."""
+    """The commands print the lines of job-2, the failed job's code, both boots, no ERROR line, and a table of jobs."""
     [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == THIS_FILE]
     require_programs_of("\n".join(block.commands))
-    job_lines, codes, boots, errors = (
+    job_lines, codes, boots, errors, table = (
         subprocess.run(["bash", "-c", command], cwd=log_folder, capture_output=True, text=True, check=True).stdout  # noqa: S607
         for command in block.commands
     )
 
-    begun, ended = (json.loads(line)[1] for line in job_lines.splitlines())
-    assert (begun, ended[:4]) == ("flux-dev-txt2img, 1 prompts, 0 input images", "done")
+    begun, ended, last = (json.loads(line)[1] for line in job_lines.splitlines())
+    assert (begun, ended[:4], last) == ("flux-dev-txt2img, 1 prompts, 0 input images", "done", "job ended")
     assert codes.split() == ["1", "invalid_input"]
     assert all(float(line) > 0 for line in boots.splitlines())
     assert len(boots.splitlines()) == 2
     assert errors == ""
+    assert [line.split(",")[:3] for line in table.splitlines()] == [
+        ['"job-1"', '"FAILED"', '"invalid_input"'],
+        ['"job-2"', '"COMPLETED"', ""],
+    ]
 
 
 def test_the_demo_of_the_readme_runs() -> None:

@@ -22,6 +22,7 @@ from comfy_core.progress import MODEL_STAGE, Progress
 from comfy_core.request.models_task import is_models_task
 from worker import logs
 from worker.disk import delete_job_files
+from worker.job_record import JobNotes
 from worker.jobs import Control, Worker, run_job
 from worker.leases import Lease, RetryJob
 from worker.lifecycle import Lifecycle
@@ -107,6 +108,8 @@ class JobExecution:
         self._begun_at: float | None = None
         self.cancel_requested = threading.Event()
         """Set it to end the job."""
+        self.notes = JobNotes()
+        """What is known about the job so far, for its record in the log."""
 
     @property
     def duration_s(self) -> float:
@@ -170,10 +173,11 @@ class JobExecution:
 
     def _run_once(self) -> JsonObject:
         service, comfyui = self._service, self._service.comfyui
+        self.notes.runs += 1
         comfyui.await_available(self._stop_error)
         lease = self._lease = comfyui.begin_lease(is_shared=bool(service.worker.server.cleanup.stuck_prompts))
         turn = _Queueing(self._ticket, comfyui, lease)
-        control = Control(self._stop_error, self._observe, turn, self._note_run, self._ticket.set_aside)
+        control = Control(self._stop_error, self._observe, turn, self._note_run, self._ticket.set_aside, self.notes)
         try:
             result = run_job(service.worker, self._job, control)
         except ComfyUIBroken as error:

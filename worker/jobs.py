@@ -27,6 +27,7 @@ from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.job_models import JobHooks, ModelFetcher, placed_models
+from worker.job_record import JobNotes
 from worker.models.store import ModelStore
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding
@@ -70,6 +71,7 @@ class Control:
         note_run: called when all prompts have finished.
         set_aside: returns a context in which the job waits for something else than its turn, so that jobs that arrived
             later can queue their prompts.
+        notes: gets the job's workflow and models.
     """
 
     stop_error: Callable[[], JobError | None] = lambda: None
@@ -77,6 +79,7 @@ class Control:
     ticket: AbstractContextManager[object] = field(default_factory=nullcontext)
     note_run: Callable[[], None] = lambda: None
     set_aside: Callable[[], AbstractContextManager[object]] = nullcontext
+    notes: JobNotes = field(default_factory=JobNotes)
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
@@ -89,6 +92,7 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
         control.stop_error, begun_at, begun_at + timeout_s, "its input images were not fetched and decoded"
     )
     rendered = intake.render_request(request, worker.fetch_rules, intake_deadline.check)
+    control.notes.workflow = rendered.workflow
     log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=settings.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket, start_encoding)
@@ -97,7 +101,8 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     models_begun_at = time.monotonic()
     with placed_models(worker.models, worker.server, rendered, request.model_tokens, model_hooks) as placed:
         models_s = time.monotonic() - models_begun_at
-        with worker.store.held(placed.graphs) if worker.store else nullcontext():
+        with worker.store.held(placed.graphs) if worker.store else nullcontext() as models:
+            control.notes.models = models
             run = run_graphs(
                 worker.server, placed.graphs, rendered.uploads, limits, control.stop_error, hooks, rendered.extra_data
             )

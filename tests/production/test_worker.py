@@ -10,6 +10,8 @@ import pytest
 from bench.worker_setup import code_of, running_worker
 from comfy_core.workflows import default_directory
 from simulators.runpod.queue_api import QueueJobState
+from simulators.waiting import until
+from worker.job_record import MESSAGE
 
 pytestmark = pytest.mark.slow
 
@@ -58,13 +60,20 @@ def test_progress_has_small_previews_if_enabled() -> None:
 
 
 def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
-    """The worker's log lines are JSON objects, some with the id of the job. None contains the prompt or an image."""
+    """The log lines are JSON objects. Each job has one record in them. No line contains the prompt or an image."""
     with running_worker() as setup:
         job = setup.run(prompt="a very secret castle")
+        failed = setup.run(steps=0)
+        assert until(lambda: setup.worker.log.count(MESSAGE) == 2, 60)
         lines = [json.loads(line) for line in setup.worker.log.splitlines() if '"logger"' in line]
 
         assert {"job_id", "level", "logger", "message", "time"} <= lines[0].keys()
-        assert any(line["job_id"] == job.id for line in lines)
+        records = {line["job_id"]: line["job"] for line in lines if line["message"] == MESSAGE}
+        assert [(key, each["state"], each["code"]) for key, each in records.items()] == [
+            (job.id, "COMPLETED", None),
+            (failed.id, "FAILED", "invalid_input"),
+        ]
+        assert records[job.id]["timings"] == job.output["timings"]
         assert "secret castle" not in setup.worker.log
         assert "iVBOR" not in setup.worker.log
 

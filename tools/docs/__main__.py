@@ -47,7 +47,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "../README.md": {"licence": tables.licence_box, "providers": tables.providers_table},
     "models.md": {"licence": tables.licence_box, "variables": lambda: variables_table(variables_of(Hub))},
     "migrate.md": {"licence": tables.licence_box},
-    "operate.md": {"faults": tables.faults_table},
+    "operate.md": {"faults": tables.faults_table, "job-record": tables.job_record_table},
     "client.md": {
         "providers": tables.providers_table,
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),

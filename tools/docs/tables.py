@@ -15,6 +15,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.prices import AS_OF, POOLS
 from comfy_core.workflows import default_directory, load_workflows
 from tools.docs.api import default_cell, type_and_range
+from worker.job_record import FIELDS
 
 LICENCE = (
     "The FLUX.1 [dev] model is under a licence for non-commercial use only.",
@@ -51,6 +52,12 @@ def faults_table() -> str:
         f"| {other.fault} | {other.reaction} | {other.caller_gets} | {other.within_s:g} s | {other.next_job} |"
         for other in FAULTS_TESTED_ELSEWHERE
     ]
+    return "\n".join(rows) + "\n"
+
+
+def job_record_table() -> str:
+    """Return the table of the fields of a job's record in the worker's log."""
+    rows = ["| field | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in FIELDS.items())]
     return "\n".join(rows) + "\n"
 
 

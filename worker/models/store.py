@@ -118,14 +118,21 @@ class ModelStore:
         return {"folder": str(self.target), "free_bytes": usage.free, "total_bytes": usage.total}
 
     @contextlib.contextmanager
-    def held(self, graphs: Iterable[Graph]) -> Iterator[None]:
-        """Keep the files that the graphs name from being deleted inside the block, and set their time of use."""
+    def held(self, graphs: Iterable[Graph]) -> Iterator[tuple[str, ...]]:
+        """Keep the files that the graphs name from being deleted inside the block, and set their time of use.
+
+        Yield the names of the files as `folder/name`, sorted.
+        """
+        names: dict[Path, str] = {}
+        for kind, name in sorted(_named(graphs)):
+            if (file := self._found(kind, name)) is not None:
+                names.setdefault(file, f"{kind}/{name}")
         with contextlib.ExitStack() as stack:
-            for file in {self._found(kind, name) for kind, name in _named(graphs)} - {None}:
-                if file is not None and (descriptor := shared_lock(file)) is not None:
+            for file in names:
+                if (descriptor := shared_lock(file)) is not None:
                     stack.callback(os.close, descriptor)
                     self._note_use(file)
-            yield
+            yield tuple(names.values())
 
     def present(self, folder: str, name: str) -> StoredModel | None:
         """Return the file to which a download would go, or None if it does not exist yet.
