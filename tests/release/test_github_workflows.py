@@ -38,6 +38,7 @@ FAKED_SCRIPTS = (
     "test",
     "browser",
     "engine",
+    "site",
     "release/wheel",
     "release/smoke_image",
     "release/propose_comfyui",
