@@ -1,7 +1,7 @@
 """The asyncio client: runs the tasks of tasks.py and job.py from asyncio.
 
-Blocking code runs in a thread (`asyncio.to_thread`). If `run`, `txt2img`, `img2img` or `map` is cancelled, its jobs are
-cancelled too, as Ctrl-C does in `Client`.
+Blocking code runs in a thread (`asyncio.to_thread`). If `run`, `map` or a method of a workflow is cancelled, its
+jobs are cancelled too, as Ctrl-C does in `Client`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client import coroutines
+from comfy_client.async_workflow_methods import AsyncWorkflowMethods
 from comfy_client.client import SYNC_WAIT_S, TIMEOUT_S, Client, client_from_env
-from comfy_client.input_images import ImageInput
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
 from comfy_client.job_log import JobLog
 from comfy_client.models import AsyncModels
@@ -31,17 +31,39 @@ from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
 
 if TYPE_CHECKING:
-    from typing import Self, Unpack
-
-    from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
+    from typing import Self
 
 
-class AsyncClient:
-    """Asyncio version of Client. To run many jobs, start many tasks: a waiting job holds no thread."""
+class AsyncClient(AsyncWorkflowMethods):
+    """Asyncio version of Client. To run many jobs, start many tasks: a waiting job holds no thread.
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.models = AsyncModels(client)
+    `AsyncClient(api_key=…, endpoint_id=…)` and `AsyncClient(comfyui_url=…)` take the arguments of Client, without
+    `sync_wait_s`: the asyncio client always polls. `AsyncClient(client)` uses an existing Client and closes it.
+    """
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        api_key: str | None = None,
+        endpoint_id: str | None = None,
+        comfyui_url: str | None = None,
+        workflows: Path | None = None,
+        timeout_s: float | None = None,
+        job_log: JobLog | None = None,
+    ) -> None:
+        settings = (api_key, endpoint_id, comfyui_url, workflows, timeout_s, job_log)
+        if client is not None and any(setting is not None for setting in settings):
+            raise TypeError("AsyncClient takes either a Client, or the arguments of Client")
+        self._client = client or Client(
+            api_key=api_key,
+            endpoint_id=endpoint_id,
+            comfyui_url=comfyui_url,
+            workflows=workflows,
+            timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
+            job_log=job_log,
+        )
+        self.models = AsyncModels(self._client)
 
     async def __aenter__(self) -> Self:
         return self
@@ -52,14 +74,6 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections."""
         await asyncio.to_thread(self._client.close)
-
-    async def txt2img(self, prompt: str, **inputs: Unpack[Txt2ImgInputs]) -> GenerationResult:
-        """See Client.txt2img."""
-        return await self.run("txt2img", prompt=prompt, **inputs)
-
-    async def img2img(self, image: ImageInput, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
-        """See Client.img2img."""
-        return await self.run("img2img", image=image, prompt=prompt, **inputs)
 
     async def run(
         self,

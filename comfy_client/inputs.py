@@ -1,15 +1,11 @@
-"""The inputs of the shipped workflows as types, for editors and type checkers.
+"""Types of inputs for editors and type checkers, and how a method passes its arguments on.
 
-They are not checked at run time: the schemas in workflows/ are. tests/client/test_inputs.py compares the two.
+The types are not checked at run time: the schemas in workflows/ are. tests/client/test_inputs.py compares the two.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-if TYPE_CHECKING:
-    from comfy_client.job import Observer
-    from comfy_client.providers.interface import JobOptions
+from typing import Any, Literal, TypedDict
 
 
 class Lora(TypedDict, total=False):
@@ -34,45 +30,14 @@ class WebhookInput(TypedDict, total=False):
     events: list[Literal["completed", "failed", "progress"]]
 
 
-class CallOptions(TypedDict, total=False):
-    """Options of the call itself, in addition to the workflow's inputs."""
+class UnknownInputs(TypedDict):
+    """No keys, so that a type checker rejects keywords that are not an input.
 
-    options: JobOptions
-    wait_timeout_s: float | None
-    observer: Observer | None
-
-
-class EnvelopeInputs(TypedDict, total=False):
-    """Optional fields of every request, for any workflow."""
-
-    overrides: dict[str, Any] | None
-    output_format: Literal["png", "webp", "jpeg"] | None
-    output_quality: int | None
-    metadata: bool | None
-    ai_mark: bool | None
-    delivery: Literal["auto", "base64", "s3"] | None
-    timeout_s: float | None
-    model_tokens: dict[str, str] | None
-    webhook: WebhookInput | None
+    At run time they are sent, and the workflow's schema rejects them; the error names the right input.
+    """
 
 
-class Txt2ImgInputs(CallOptions, EnvelopeInputs, total=False):
-    """Optional inputs of `txt2img`, in addition to the prompt."""
-
-    negative_prompt: str | None
-    negative_strength: float | None
-    width: int | None
-    height: int | None
-    steps: int | None
-    guidance: float | None
-    seed: int | None
-    num_images: int | None
-    sampler: str | None
-    scheduler: str | None
-    loras: list[Lora | str] | None
-
-
-class Img2ImgInputs(Txt2ImgInputs, total=False):
-    """Optional inputs of `img2img`, in addition to the image and the prompt."""
-
-    strength: float | None
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's inputs and options from the `locals()` of a method with the keywords `**unknown`."""
+    unknown: dict[str, Any] = arguments["unknown"]
+    return {name: value for name, value in arguments.items() if name not in ("self", "unknown")} | unknown

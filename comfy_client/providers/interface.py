@@ -184,9 +184,15 @@ class GeneratedImage(GeneratedFile):
             converted(self.bytes, output_format).data if is_still else self.bytes
         )  # a video or an animation is not converted
 
-    def _repr_png_(self) -> builtins.bytes:
-        """Return the image as PNG, for Jupyter."""
+    def _repr_png_(self) -> builtins.bytes | None:
+        """Return the image as PNG, for Jupyter; None for a JPEG, which `_repr_jpeg_` returns."""
+        if self.mime_type == "image/jpeg":
+            return None
         return self.bytes if self.mime_type == "image/png" else self._converted("png")
+
+    def _repr_jpeg_(self) -> builtins.bytes | None:
+        """Return a JPEG unchanged, for Jupyter; None for other formats."""
+        return self.bytes if self.mime_type == "image/jpeg" else None
 
 
 @dataclass(frozen=True)

@@ -1,66 +1,80 @@
-"""The input types and the docstrings of `Client` match the workflow schemas."""
+"""The methods of the clients, and the types of their inputs, match the workflow schemas."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import get_type_hints
+from collections.abc import Mapping
+from typing import Any, get_type_hints
 
 import pytest
 
-from comfy_client import Client, inputs
-from comfy_client.inputs import CallOptions, EnvelopeInputs, Img2ImgInputs, Lora, Txt2ImgInputs, WebhookInput
-from comfy_client.job import Observer
-from comfy_client.providers.interface import JobOptions
-from comfy_core.contract import ENVELOPE
+from comfy_client import AsyncClient, Client, GenerationResult, inputs
+from comfy_client.inputs import Lora, WebhookInput
+from comfy_client.workflow_methods import WorkflowMethods
+from comfy_core.contract import ALIASES, ENVELOPE
 from comfy_core.request.model_address import OBJECT_KEYS
 from comfy_core.workflows import Workflow
 
-NAMES = {"JobOptions": JobOptions, "Observer": Observer}
-TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "object": dict, "array": list}
+CALL_OPTIONS = {"options", "wait_timeout_s", "observer"}
+TYPES = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "object": "dict", "array": "list"}
+OTHER_TYPES = {"image": "ImageInput", "mask": "ImageInput", "webhook": "WebhookInput"}
+
+
+class Recorder(WorkflowMethods):
+    """Records the arguments of `run`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, dict[str, Any]]] = []
+
+    def run(self, workflow: object = None, **arguments: Any) -> GenerationResult:  # noqa: ANN401 - any argument
+        """Record the arguments that are not None."""
+        self.calls.append((workflow, {name: each for name, each in arguments.items() if each is not None}))
+        return GenerationResult((), "recorder", "1")
 
 
 def keys_of(kind: type) -> set[str]:
     """Return the keys of a TypedDict."""
-    return set(get_type_hints(kind, None, {**vars(inputs), **NAMES}))
+    return set(get_type_hints(kind, None, vars(inputs)))
 
 
-def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """The types have the keys of the schemas, except for positional arguments, and the call options."""
-    call = keys_of(CallOptions) | (ENVELOPE.keys() - {"workflow", "images"})
-    txt2img, img2img = workflows["flux-dev-txt2img"].inputs, workflows["flux-dev-img2img"].inputs
-
-    assert keys_of(EnvelopeInputs) == ENVELOPE.keys() - {"workflow", "images"}
-    assert keys_of(Txt2ImgInputs) == call | (txt2img.keys() - {"prompt"})
-    assert keys_of(Img2ImgInputs) == call | (img2img.keys() - {"prompt", "image"})
+def test_the_types_of_objects_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
+    """A LoRA and a webhook have the keys that a request may have."""
+    lora = workflows["flux-dev-txt2img"].inputs["loras"]["items"]["properties"]
+    assert keys_of(Lora) == {*lora, *OBJECT_KEYS, "sha256"}
     assert keys_of(WebhookInput) == ENVELOPE["webhook"]["properties"].keys()
-    assert keys_of(Lora) == {*txt2img["loras"]["items"]["properties"], *OBJECT_KEYS, "sha256"}
 
 
-@pytest.mark.parametrize(("name", "method"), [("txt2img", Client.txt2img), ("img2img", Client.img2img)])
-def test_the_docstring_has_each_input_with_its_range_and_default(
-    workflows: Mapping[str, Workflow], name: str, method: Callable[..., object]
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("name", ALIASES)
+def test_a_method_has_each_input_of_its_workflow(
+    workflows: Mapping[str, Workflow], name: str, client: type[Client | AsyncClient]
 ) -> None:
-    """The docstrings match the schemas; img2img documents only its additional inputs."""
-    schemas = {each: workflows[f"flux-dev-{each}"].inputs for each in ("txt2img", "img2img")}
-    shared = {} if name == "txt2img" else {**schemas["txt2img"], **ENVELOPE}
-    lines = inspect.getdoc(method) or ""
-    for each, rule in {**schemas[name], **ENVELOPE}.items():
-        if each in {"workflow", "images"} or each in shared:
-            continue
-        [documented] = re.findall(rf"^ *(?:- )?{each}: (.*)$", lines, re.MULTILINE)
-        bounds = [rule[bound] for bound in ("minimum", "maximum", "maxItems") if bound in rule]
+    """The signature has each input with its type, and the docstring has its range and default."""
+    method = getattr(client, name)
+    parameters = inspect.signature(method).parameters
+    documented = re.sub(r"\n {8,}", " ", inspect.getdoc(method) or "")
+    schema = workflows[ALIASES[name]]
+    rules = {**schema.inputs, **{key: rule for key, rule in ENVELOPE.items() if key not in {"workflow", "images"}}}
+
+    assert parameters.keys() == {"self", "unknown", *rules, *CALL_OPTIONS}
+    for each, rule in rules.items():
+        assert (parameters[each].default is inspect.Parameter.empty) == (each in schema.schema["required"]), each
+        expected = OTHER_TYPES.get(each) or TYPES.get(rule.get("type", ""), "Literal")
+        assert parameters[each].annotation.startswith(expected), each
+        [text] = re.findall(rf"^ *{each}: (.*)$", documented, re.MULTILINE)
+        limits = [rule[bound] for bound in ("minimum", "maximum", "maxItems") if rule.get(bound, 2**63) < 2**53]
         default = [rule["default"]] if rule.get("default") not in (None, "", []) else []
-        for value in [*(bound for bound in bounds if bound not in (0, 2**63 - 1)), *default]:
-            assert str(value) in documented, (each, value)
+        for value in [*(limits if each != "seed" else []), *default]:
+            assert str(value) in text, (each, value)
 
 
-def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """Each input has the Python type of its schema, or is None, which omits the input."""
-    hints = get_type_hints(Img2ImgInputs, None, {**vars(inputs), **NAMES})
-    for name, rule in {**workflows["flux-dev-img2img"].inputs, **ENVELOPE}.items():
-        if name in hints and "type" in rule:
-            kind = WebhookInput if name == "webhook" else TYPES[rule["type"]]
-            assert kind.__name__ in str(hints[name]), name
-            assert type(None) in hints[name].__args__
+def test_a_method_passes_on_what_it_got() -> None:
+    """Inputs and options reach `run`, and so does an unknown keyword, so that the schema can name the right one."""
+    recorder = Recorder()
+    recorder.inpaint("knight.png", "a shield", mask=b"mask", seed=5, wait_timeout_s=9)
+    recorder.txt2img("a knight", sed=5)  # type: ignore[call-arg] # a type checker rejects the misspelt keyword
+
+    calls = [(name, {key: each for key, each in given.items() if key != "options"}) for name, given in recorder.calls]
+    sent = {"image": "knight.png", "prompt": "a shield", "mask": b"mask", "seed": 5, "wait_timeout_s": 9}
+    assert calls == [("inpaint", sent), ("txt2img", {"prompt": "a knight", "sed": 5})]

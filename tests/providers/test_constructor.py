@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,33 @@ def test_incomplete_or_contradicting_arguments_are_rejected(arguments: dict[str,
         Client(**arguments)
 
 
-def test_the_async_client_accepts_such_a_client() -> None:
+def test_the_async_client_accepts_a_client() -> None:
     """AsyncClient can be constructed from a Client that was constructed from arguments."""
     with RunPodPlatform() as platform:
         client = Client(api_key=platform.api_key, endpoint_id=platform.endpoint_id)
         assert AsyncClient(client).job("x").id == "x"
         client.close()
+
+
+def test_the_async_client_accepts_the_arguments_of_a_client(tmp_path: Path) -> None:
+    """`AsyncClient(comfyui_url=…)` runs the workflows with their methods, here inpaint and upscale."""
+
+    async def sizes(url: str) -> list[tuple[int, int]]:
+        async with AsyncClient(comfyui_url=url) as client:
+            start = (await client.txt2img("a knight", width=64, height=64, steps=1)).image
+            mask = start.pil().convert("L").point(lambda _: 255)
+            changed = await client.inpaint(start.bytes, "a castle", mask=mask, steps=1)
+            larger = await client.upscale(changed.image.save(tmp_path / "a.png"), steps=1)
+            return [changed.image.size, larger.image.size]
+
+    with Simulator() as simulator:
+        assert asyncio.run(sizes(simulator.url)) == [(64, 64), (128, 128)]
+
+
+def test_the_async_client_takes_a_client_or_arguments() -> None:
+    """A Client together with its arguments is rejected, as is neither."""
+    with Client(comfyui_url="http://127.0.0.1:1") as client:
+        with pytest.raises(TypeError, match="either a Client, or the arguments"):
+            AsyncClient(client, timeout_s=5)
+        with pytest.raises(TypeError, match="comfyui_url"):
+            AsyncClient()

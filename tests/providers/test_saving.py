@@ -52,8 +52,10 @@ def test_an_error_names_the_requested_file(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("kind", ["png", "webp"])
-def test_a_notebook_shows_the_image(kind: str) -> None:
-    """An image of any format is shown in Jupyter as PNG."""
-    with Image.open(io.BytesIO(image(kind)._repr_png_())) as shown:
-        assert shown.format == "PNG"
+@pytest.mark.parametrize(("kind", "shown"), [("png", "PNG"), ("webp", "PNG"), ("jpeg", "JPEG")])
+def test_a_notebook_shows_the_image(kind: str, shown: str) -> None:
+    """Jupyter gets one format: a JPEG unchanged, and any other image as PNG."""
+    made = image(kind, "RGB")
+    formats = [data for data in (made._repr_png_(), made._repr_jpeg_()) if data is not None]
+    with Image.open(io.BytesIO(*formats)) as opened:
+        assert opened.format == shown

@@ -1,4 +1,4 @@
-"""Generates docs/api.md, errors.md, configure.md, worker-comfyui.md, and tables in other pages, from the code.
+"""Generates docs/api.md, errors.md, configure.md, worker-comfyui.md, tables in other pages, and the client's methods.
 
 To add a table, add a row to TABLES, and two marks to its page: `<!-- name: written by scripts/docs -->` and
 `<!-- end -->`. To add a table of variables to docs/configure.md, add a row to VARIABLE_TABLES.
@@ -21,6 +21,7 @@ from comfy_core.environment import Variable, variables_of
 from comfy_core.object_store import Bucket
 from tools.docs import tables
 from tools.docs.api import NOTE, api_page, errors_page
+from tools.docs.client_methods import client_methods
 from tools.docs.tables import variables_table
 from tools.docs.worker_comfyui import worker_comfyui_page
 from worker.flag_decisions import NOT_PASSED, PASSED
@@ -99,6 +100,8 @@ def main() -> None:
         "errors.md": errors_page(),
         "configure.md": configure_page(),
         "worker-comfyui.md": worker_comfyui_page(),
+        "../comfy_client/workflow_methods.py": client_methods(is_async=False),
+        "../comfy_client/async_workflow_methods.py": client_methods(is_async=True),
     }
     pages = {name: "\n".join(parts) for name, parts in generated.items()}
     pages |= {name: with_tables(name, generators) for name, generators in TABLES.items()}
