@@ -65,6 +65,7 @@ def test_a_method_has_each_input_of_its_workflow(
         [text] = re.findall(rf"^ *{each}: (.*)$", documented, re.MULTILINE)
         limits = [rule[bound] for bound in ("minimum", "maximum", "maxItems") if rule.get(bound, 2**63) < 2**53]
         default = [rule["default"]] if rule.get("default") not in (None, "", []) else []
+        assert each != "image" or "as a path, bytes, a PIL image" in text
         for value in [*(limits if each != "seed" else []), *default]:
             assert str(value) in text, (each, value)
 
