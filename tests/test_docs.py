@@ -38,7 +38,6 @@ NEEDS = re.compile(r"<!-- Needs .+\. -->")
 THIS_FILE = "tests/test_docs.py"
 LISTED = {
     "./scripts/demo": "tests/test_docs.py::test_the_demo_of_the_readme_runs",
-    "./scripts/test": ".github/workflows/ci.yml::./scripts/test",
     "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_runs_without_a_gpu",
     "docker compose up": "needs a GPU",
     "comfy-client deploy --dry-run": "tests/deploy/test_deploy.py::--dry-run",

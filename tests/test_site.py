@@ -47,3 +47,18 @@ def test_links_and_boxes_become_those_of_the_site() -> None:
         "!!! note\n\n    A box.\n"
     )
     assert site.site_page("[a](../a.md)", "docs/guide/b.md", names, "https://g") == "[a](../a.md)"
+
+
+@pytest.mark.parametrize(
+    ("page", "written", "on_the_site"),
+    [
+        ("README.md", "docs/a.webp", "a.webp"),
+        ("docs/a.md", "benchmark/a.png", "benchmark/a.png"),
+        ("docs/guide/b.md", "../a.webp", "../a.webp"),
+    ],
+)
+def test_an_image_of_docs_is_found_on_the_site(page: str, written: str, on_the_site: str) -> None:
+    """A link to an image in docs/ leads to its copy on the site, from the first page too."""
+    names = {"README.md": "index.md", "docs/a.md": "a.md", "docs/guide/b.md": "guide/b.md"}
+
+    assert site.site_page(f"![i]({written})", page, names, "https://g") == f"![i]({on_the_site})"

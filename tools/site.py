@@ -38,11 +38,11 @@ def site_page(text: str, source: str, site_paths: Mapping[str, str], repository:
     def site_link(link: re.Match[str]) -> str:
         path = normalized(PurePosixPath(source).parent / link["target"])
         anchor = link["anchor"] or ""
+        up = "../" * (len(PurePosixPath(site_paths[source]).parts) - 1)
         if path in site_paths:
-            up = "../" * (len(PurePosixPath(site_paths[source]).parts) - 1)
             return f"]({up}{site_paths[path]}{anchor})"
         if path.startswith("docs/"):  # an image, which is copied with its folder
-            return link[0]
+            return f"]({up}{path.removeprefix('docs/')}{anchor})"
         return f"]({repository}/blob/main/{path}{anchor})"
 
     def admonition(alert: re.Match[str]) -> str:
