@@ -73,7 +73,7 @@ def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
     sources = [file.read_text() for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
 
-    assert named == {"batch", "completion", "scenario", "scenario-sdk", "simulator"}
+    assert named == {"batch", "completion", "mcp", "scenario", "scenario-sdk", "simulator"}
     assert named <= set(extras)
     assert install_command("batch") in str(missing_extra("The gallery", "batch"))
     assert install_command("batch") == "pip install '.[batch]'"

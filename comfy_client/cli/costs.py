@@ -10,7 +10,7 @@ from datetime import datetime
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
-from comfy_client.job_log import JOB_LOG, LoggedJob, job_log_from_env
+from comfy_client.job_log import JOB_LOG, JobLog, LoggedJob, job_log_from_env
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.workflows import Workflow
@@ -52,12 +52,18 @@ def _line(name: str, sums: JsonObject) -> str:
     return f"{name}: ${sums['cost']:.4f} for {jobs}{without}"
 
 
-def _cost(call: Call) -> int:
-    log = job_log_from_env(call.environment)
+def required_log(environment: Mapping[str, str]) -> JobLog:
+    """Return the log that the environment selects. Raises ConfigError if there is none."""
+    log = job_log_from_env(environment)
     if log is None:
         raise ConfigError(
             f"There is no log of jobs: {JOB_LOG.name} is off, or HOME is not set. Set {JOB_LOG.name} to a path"
         )
+    return log
+
+
+def _cost(call: Call) -> int:
+    log = required_log(call.environment)
     since = call.options.since
     try:
         jobs = log.jobs(since or 0.0)

@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),
     "cost": ("show what the jobs in this machine's log have cost", "comfy_client.cli.costs"),
+    "mcp": ("serve tools for AI agents (MCP) on stdin and stdout", "comfy_client.cli.mcp"),
     "batch": ("generate all images of a game from one file", "comfy_client.cli.batch"),
     "scenario": ("serve Scenario.com's API from your endpoint (`scenario serve`)", "comfy_client.cli.scenario"),
     "deploy": ("create or update the endpoint at RunPod, and generate a test image", "comfy_client.cli.deploy"),

@@ -99,11 +99,11 @@ def _show(call: Call, name: str) -> int:
         return 0
     value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
     title = workflow.schema.get("title", "")
-    call.screen.show(value, f"{workflow.name}: {title}" if title else workflow.name, *_input_lines(workflow.schema))
+    call.screen.show(value, f"{workflow.name}: {title}" if title else workflow.name, *input_lines(workflow.schema))
     return 0
 
 
-def _input_lines(schema: JsonObject) -> list[str]:
+def input_lines(schema: JsonObject) -> list[str]:
     """Return a line for each input: its name, type, description, range and default."""
     required = schema.get("required", [])
     return [
@@ -143,7 +143,7 @@ def _init(call: Call, file: Path) -> int:
             f"Without {', '.join(unknown)}: their inputs have no ranges. --comfyui URL reads another ComfyUI."
         )
     result = {"files": paths, "node_types": node_types.source, "schema": schema}
-    call.screen.show(result, *(f"wrote {path}" for path in paths), *_input_lines(schema))
+    call.screen.show(result, *(f"wrote {path}" for path in paths), *input_lines(schema))
     return 0
 
 

@@ -38,8 +38,8 @@ JSON_COMMANDS = (
     ["completion", "bash"],
     ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
 )
-SERVER_COMMANDS = {"simulate", "scenario"}
-"""Commands that run a server and print the server's URL."""
+SERVER_COMMANDS = {"simulate", "scenario", "mcp"}
+"""Commands that run a server."""
 
 
 def test_every_command_is_tested(workflows: Mapping[str, Workflow]) -> None:
