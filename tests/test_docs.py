@@ -38,9 +38,9 @@ NEEDS = re.compile(r"<!-- Needs .+\. -->")
 THIS_FILE = "tests/test_docs.py"
 LISTED = {
     "./scripts/demo": "tests/test_docs.py::test_the_demo_of_the_readme_runs",
+    "./scripts/test": ".github/workflows/ci.yml::./scripts/test",
     "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_runs_without_a_gpu",
     "docker compose up": "needs a GPU",
-    "comfy-client deploy --dry-run": "tests/deploy/test_deploy.py::--dry-run",
     "comfy-client deploy": "needs an account",
     "scripts/generate_game_assets castle-defence --type=entity": "tests/batch/test_run.py::generate_game_assets",
     "scripts/build worker-flux1-dev-fp8": "tests/image/conftest.py::worker-flux1-dev-fp8",
