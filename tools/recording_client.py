@@ -126,7 +126,8 @@ class ComfyUI:
             yield connection
         finally:
             connection.close()
-            connection.shutdown()  # `close` does nothing after a close frame of ComfyUI
+            # After a close frame of ComfyUI, `close` does nothing.
+            connection.shutdown()  # type: ignore[no-untyped-call] # websocket-client is only partly typed
 
 
 def read_frame(connection: websocket.WebSocket) -> Entry:
