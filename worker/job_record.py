@@ -19,8 +19,8 @@ MESSAGE = "job ended"
 FIELDS: Mapping[str, str] = {
     "state": "`COMPLETED`, `FAILED` or `CANCELLED`",
     "code": "error code of a failed job ([errors.md](errors.md)), otherwise null",
-    "workflow": "name of the template, also of one in the request (`x-name`), `custom` for a graph of the caller, `models` for a job of the task `models`, or "
-    "null if the request was rejected before it was known",
+    "workflow": "name of the template, also of one in the request (`x-name`), `custom` for a graph of the caller, "
+    "`models` for a job of the task `models`, or null if the request was rejected before it was known",
     "models": "model files that the graphs name and the worker has, as `folder/name`; of a file by address, only the "
     "first digits of its hash; null if the worker does not know ComfyUI's folders, or the job ended before",
     "images": "number of images in the result",
