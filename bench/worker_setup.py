@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import requests
 
 from comfy_core.contract import ErrorReport
 from comfy_core.targets import TargetFinder
@@ -88,6 +89,14 @@ class WorkerSetup:
                 if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.comfyui_directory):
                     found.append(process)
         return found
+
+    def comfyui_queue(self) -> dict[str, list[object]]:
+        """Return the response of `GET /queue` of the worker's own ComfyUI: its running and its waiting prompts."""
+        [process] = self.comfyui_processes()
+        arguments = process.cmdline()
+        port = arguments[arguments.index("--port") + 1]
+        queue: dict[str, list[object]] = requests.get(f"http://127.0.0.1:{port}/queue", timeout=60).json()
+        return queue
 
     def kill_comfyui(self) -> None:
         """Kill the worker's own ComfyUI, as the kernel does when memory is short."""

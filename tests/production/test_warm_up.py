@@ -38,9 +38,10 @@ def test_a_restarted_comfyui_is_warmed_up() -> None:
 
 def test_a_death_during_the_warm_up_fails_no_job() -> None:
     """If ComfyUI dies while a job waits for an interrupted warm-up, the job runs on the restarted ComfyUI."""
-    arguments = "--fault hang_sampling:2:true"  # as while a model is loaded, the interrupt has no effect
+    arguments = "--step-s 0 --fault hang_sampling:2:true"  # as while a model is loaded, the interrupt has no effect
     with running_worker(own_comfyui=True, environment={**WARM, "COMFYUI_ARGS": arguments}) as setup:
         assert until(lambda: "warming up" in setup.worker.log)
+        assert until(lambda: setup.comfyui_queue()["queue_running"])
         job_id = setup.submit(steps=1)
         assert until(lambda: "1 prompts" in setup.worker.log)
         setup.kill_comfyui()
