@@ -38,8 +38,9 @@ VARIABLES = (JOB_LOG, STATE_HOME, HOME, USER_PROFILE)
 
 MAX_JOBS = 50_000
 """About 50 MB."""
-_LOCK_TIMEOUT_S = 2.0
+_LOCK_TIMEOUT_S = 5.0
 """How long a write waits for other processes."""
+_LOCK_POLL_S = 0.01
 _MIGRATIONS = (
     """
     CREATE TABLE jobs (
@@ -169,7 +170,7 @@ class JobLog:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Set up a new connection, create the schema and remove old jobs. Raises ConfigError and sqlite3.Error."""
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # two processes may create the file at a time
         [version] = connection.execute("PRAGMA user_version").fetchone()
@@ -184,6 +185,23 @@ class JobLog:
         connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
         connection.execute("DELETE FROM jobs WHERE rowid <= (SELECT MAX(rowid) FROM jobs) - ?", (self._max_jobs,))
         connection.execute("COMMIT")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to a write-ahead log. Raises sqlite3.Error.
+
+    SQLite's own timeout does not apply to this switch while another process makes it, or uses the file.
+    """
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
 
 
 def _column_value(value: object) -> object:
