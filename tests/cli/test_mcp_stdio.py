@@ -33,7 +33,7 @@ def test_a_job_outlives_the_process(tmp_path: Path) -> None:
         asyncio.run(_start_a_job(platform, _server(environment, tmp_path), err))
         [job] = platform.jobs.values()
         assert job.state is QueueJobState.IN_QUEUE
-        assert until(lambda: not _servers(), 60)
+        assert until(lambda: not _servers(tmp_path), 60)
         with ScriptedWorker(platform, image_result):
             ended = asyncio.run(_wait_for_the_last_job(_server(environment, tmp_path), err))
 
@@ -67,8 +67,10 @@ def _server(environment: Mapping[str, str], folder: Path) -> StdioServerParamete
     return StdioServerParameters(command=sys.executable, args=arguments, env=dict(environment))
 
 
-def _servers() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
+def _servers(folder: Path) -> list[psutil.Process]:
+    """Return the processes of `_server` that run."""
+    images = str(folder / "images")
+    return [each for each in psutil.process_iter(["cmdline"]) if images in (each.info["cmdline"] or ())]
 
 
 async def _start_a_job(platform: RunPodPlatform, server: StdioServerParameters, err: TextIO) -> None:
