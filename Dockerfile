@@ -157,8 +157,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && rm -r /downloader/bin
 # tests/release/test_dockerfile.py checks that these modules are enough.
 COPY comfy_core/__init__.py comfy_core/backoff.py comfy_core/command_line.py comfy_core/contract.py comfy_core/environment.py comfy_core/error_codes.py comfy_core/errors.py comfy_core/files.py comfy_core/urls.py /downloader/comfy_core/
+COPY comfy_core/models/__init__.py comfy_core/models/download.py comfy_core/models/files.py comfy_core/models/listing.py comfy_core/models/source.py /downloader/comfy_core/models/
 COPY worker/__init__.py /downloader/worker/
-COPY worker/models/__init__.py worker/models/__main__.py worker/models/download.py worker/models/files.py worker/models/listing.py worker/models/source.py /downloader/worker/models/
+COPY worker/models/__init__.py worker/models/__main__.py /downloader/worker/models/
 COPY --chmod=755 scripts/release/bake_model /downloader/
 
 

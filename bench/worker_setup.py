@@ -18,6 +18,7 @@ import psutil
 import requests
 
 from comfy_core.contract import ErrorReport
+from comfy_core.models.listing import default_list, read_models
 from comfy_core.targets import TargetFinder
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators import comfyui_main as comfyui
@@ -25,7 +26,6 @@ from simulators.comfyui import Simulator
 from simulators.http_server import free_port
 from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
-from worker.models.listing import default_list, read_models
 
 ROOT = Path(__file__).parent.parent
 SMALL_JOB = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4}

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import ConfigError, JobError
+from comfy_core.models.listing import default_list, read_models
 from comfy_core.workflow_folder import WorkflowFolder
 from comfy_core.workflows import Workflow
 from worker.boot_times import BootTimes
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, ProcessHooks, await_ready
 from worker.launch_flags import HELP_TIMEOUT_S, comfyui_command, query_flags
-from worker.models.folders import cache_directory
-from worker.models.listing import default_list, read_models
+from worker.models.locations import cache_directory
 from worker.models.manager import ModelManager
 from worker.settings import Settings
 from worker.supervision import RemoteComfyUI

@@ -35,15 +35,16 @@ from comfy_core.contract import Fault
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, invalid_input
 from comfy_core.graphs import Graph
+from comfy_core.models.address_cache import CACHE_FOLDER, SUFFIX, AddressCache, Lease
+from comfy_core.models.address_source import AddressSource, ModelHosts
+from comfy_core.models.files import NO_SPACE
+from comfy_core.models.folders import FOLDERS
+from comfy_core.models.listing import ModelError
 from comfy_core.progress import Progress
 from comfy_core.request.model_address import ModelAddress
 from comfy_core.request.rendering import Rendered
 from comfy_core.validation import path_of
-from worker.models.address_cache import CACHE_FOLDER, SUFFIX, AddressCache, Lease
-from worker.models.address_source import AddressSource, ModelHosts
-from worker.models.files import NO_SPACE
-from worker.models.folders import FOLDERS, cache_directory
-from worker.models.listing import ModelError
+from worker.models.locations import cache_directory
 from worker.settings import Settings
 
 MAX_MODELS = 16

@@ -33,7 +33,7 @@ FIELDS: Mapping[str, str] = {
 }
 """The meaning of each field of a record, by its name. docs/operate.md is generated from it."""
 _HASH = re.compile(rf"({FETCHED_FOLDER}/[0-9a-f]{{12}})[0-9a-f]{{52}}")
-"""The file of a model by address. Its whole hash would give access to a private file (worker/models/store.py)."""
+"""The file of a model by address. Its whole hash would give access to a private file (comfy_core/models/store.py)."""
 
 
 @dataclass

@@ -18,6 +18,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
+from comfy_core.models.store import ModelStore
 from comfy_core.object_store import Bucket, ObjectStore
 from comfy_core.prices import busy_s, job_usd
 from comfy_core.request import intake
@@ -28,7 +29,6 @@ from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.job_models import JobHooks, ModelFetcher, placed_models
 from worker.job_record import JobNotes
-from worker.models.store import ModelStore
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding
 from worker.result_packer import ResultPacker

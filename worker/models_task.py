@@ -15,14 +15,14 @@ from typing import Any
 from comfy_core.comfyui.model_inputs import FETCHED_FOLDER
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.errors import RequestError, invalid_input
+from comfy_core.models.address_cache import CACHE_FOLDER, remove_unless_used
+from comfy_core.models.listing import default_list, read_models
+from comfy_core.models.store import ModelStore, StoredModel
 from comfy_core.request.models_task import DELETE, LIST, MODELS_TASK, ModelsRequest, read_models_request
 from comfy_core.validation import nearest
 from worker.job_models import JobHooks, ModelFetcher, leased_models
 from worker.jobs import Control, Worker, job_cost
-from worker.models.address_cache import CACHE_FOLDER, remove_unless_used
-from worker.models.folders import cache_directory, model_roots
-from worker.models.listing import default_list, read_models
-from worker.models.store import ModelStore, StoredModel
+from worker.models.locations import cache_directory, model_roots
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.settings import Settings
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from comfy_core.environment import choice, folder, names, number, optional, positive, read, switch, variable
 from comfy_core.errors import ConfigError
+from comfy_core.models.address_source import DEFAULT_HOSTS
+from comfy_core.models.source import Hub
 from comfy_core.object_store import Bucket, read_bucket
 from comfy_core.prices import pool_of
 from worker.comfyui_settings import ComfyUISettings
-from worker.models.address_source import DEFAULT_HOSTS
-from worker.models.source import Hub
 from worker.webhook_settings import WebhookSettings
 
 _MEGABYTE = 1024 * 1024

@@ -13,6 +13,7 @@ from comfy_client.aio import AsyncClient
 from comfy_client.client import client_from_env
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
+from comfy_core.models.store import ModelStore
 from simulators.comfyui import Simulator
 from simulators.http_server import free_port
 from simulators.hugging_face import ModelServer
@@ -21,7 +22,6 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker
 from tests.cli.conftest import Shell
 from tests.worker.addressed import HF, HF_PATH, Addressed, safetensors, sha256
 from worker.jobs import Control, Worker
-from worker.models.store import ModelStore
 from worker.models_task import run_models_task
 from worker.settings import Settings
 

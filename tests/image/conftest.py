@@ -21,11 +21,11 @@ from docker.models.networks import Network
 
 from bench.container import WorkerContainer, worker_container
 from bench.docker_engine import Build, connect, ensure_base_image
+from comfy_core.models.listing import default_list, read_models
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
 from tests.image.substitutes import checkout_files, comfyui_files, serve_models
 from tests.needs import skip_visibly
-from worker.models.listing import default_list, read_models
 
 TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - not a real secret
 WORKER = "comfy-client/worker:test"

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.worker_setup import ROOT
+from comfy_core.models.listing import default_list, read_models
 from simulators.hugging_face import ModelServer
-from worker.models.listing import default_list, read_models
 
 HUGGING_FACE = "https://huggingface.co"
 MAIN = '''\

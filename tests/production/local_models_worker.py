@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import handler
+from comfy_core.models.address_cache import AddressCache
 from tests.worker.addressed import QUICK_RETRIES, local_hosts
 from worker.job_models import ModelFetcher
 from worker.jobs import Worker
-from worker.models.address_cache import AddressCache
 from worker.settings import Settings
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.models.listing import read_models
+from comfy_core.models.listing import read_models
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 
+from comfy_core.models.address_cache import AddressCache
+from comfy_core.models.address_source import ModelHosts
+from comfy_core.models.download import DownloadRetryPolicy
+from comfy_core.models.source import Hub
 from comfy_core.safe_connection import FetchRules
 from simulators.hugging_face import ModelServer
 from worker.job_models import ModelFetcher
 from worker.jobs import Worker
-from worker.models.address_cache import AddressCache
-from worker.models.address_source import ModelHosts
-from worker.models.download import DownloadRetryPolicy
-from worker.models.source import Hub
 
 QUICK_RETRIES = DownloadRetryPolicy(max_in_a_row=3, first_s=0.01)
 HF_PATH = "/studio/loras/resolve/v1/knight.safetensors"

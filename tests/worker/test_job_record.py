@@ -14,6 +14,7 @@ import pytest
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
+from comfy_core.models.store import ModelStore
 from comfy_core.workflows import Workflow
 from handler import make_handler
 from simulators.comfyui import Simulator
@@ -21,7 +22,6 @@ from worker.job_execution import Service
 from worker.job_record import FIELDS, MESSAGE, JobNotes, job_record
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
-from worker.models.store import ModelStore
 from worker.settings import Settings
 
 SMALL = {"prompt": "a secret knight", "width": 64, "height": 64, "steps": 1}

@@ -15,6 +15,10 @@ import pytest
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
+from comfy_core.models.address_cache import AddressCache
+from comfy_core.models.file_locks import is_in_use
+from comfy_core.models.listing import ModelFile
+from comfy_core.models.store import ModelStore
 from comfy_core.progress import Progress
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
@@ -23,10 +27,6 @@ from tests.fakes.webhook_receiver import WebhookReceiver, webhook_settings
 from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
-from worker.models.address_cache import AddressCache
-from worker.models.file_locks import is_in_use
-from worker.models.listing import ModelFile
-from worker.models.store import ModelStore
 from worker.models_task import run_models_task
 
 LORA = safetensors()

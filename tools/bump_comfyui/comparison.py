@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfy_core.models.folders import FOLDERS
 from tools.bump_comfyui import declarations
 from tools.bump_comfyui.changes import Change
 from tools.bump_comfyui.messages import message_changes
 from tools.bump_comfyui.readers import message_readers, places_of, route_places, sources
 from tools.bump_comfyui.table import Section, page
-from worker.models.folders import FOLDERS
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "tests" / "recordings"
 NODE_SOURCES = ("nodes.py", "comfy_extras", "custom_nodes")
@@ -73,7 +73,7 @@ def _sections(compared: Compared) -> Iterable[Section]:
     yield _section(
         "Model folders",
         declarations.set_changes(*folders),
-        lambda change: ["worker/models/folders.py"] if change.subject in FOLDERS else [],
+        lambda change: ["comfy_core/models/folders.py"] if change.subject in FOLDERS else [],
     )
     yield _section("Command-line flags", declarations.set_changes(*flags), by_subject(ours))
     yield _section("Routes", declarations.set_changes(*routes), lambda change: route_places(change.subject, ours))

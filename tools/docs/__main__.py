@@ -18,6 +18,7 @@ from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.job_log import VARIABLES as LOG_VARIABLES
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_core.environment import Variable, variables_of
+from comfy_core.models.source import Hub
 from comfy_core.object_store import Bucket
 from tools.docs import tables
 from tools.docs.api import NOTE, api_page, errors_page
@@ -25,7 +26,6 @@ from tools.docs.client_methods import client_methods
 from tools.docs.tables import variables_table
 from tools.docs.worker_comfyui import worker_comfyui_page
 from worker.flag_decisions import NOT_PASSED, PASSED
-from worker.models.source import Hub
 from worker.settings import RunPodVariables, Settings
 from worker.webhook_settings import WebhookSettings
 

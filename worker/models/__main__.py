@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from comfy_core.command_line import ConfigErrorParser, logging_to
 from comfy_core.errors import ConfigError
-from worker.models.download import JOBS, check_models, fetch_models, ignore_progress
-from worker.models.files import Progress
-from worker.models.listing import ModelsError, WantedFile, default_list, filter_models, read_models
-from worker.models.source import Hub
+from comfy_core.models.download import JOBS, check_models, fetch_models, ignore_progress
+from comfy_core.models.files import Progress
+from comfy_core.models.listing import ModelsError, WantedFile, default_list, filter_models, read_models
+from comfy_core.models.source import Hub
 
 EXIT_FAILED = 1
 EXIT_USAGE_ERROR = 3
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     progress: Progress = bars.show if bars else ignore_progress
     try:
         level = logging.WARNING if bars or options.quiet else logging.INFO
-        with logging_to("worker.models", _TqdmLogHandler(err), level):
+        with logging_to("comfy_core.models", _TqdmLogHandler(err), level):
             if options.check:
                 check_models(models, options.to, jobs=options.jobs, progress=progress)
             else:

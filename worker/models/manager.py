@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from comfy_core.errors import ConfigError, JobError
+from comfy_core.models.download import fetch_models
+from comfy_core.models.listing import ModelFile, ModelsError, WantedFile
+from comfy_core.models.source import Hub
 from worker.comfyui_process import ModelsMissing
-from worker.models.download import fetch_models
-from worker.models.folders import (
+from worker.models.locations import (
     LocatedModels,
     ModelLocations,
     download_directory,
@@ -22,8 +24,6 @@ from worker.models.folders import (
     model_locations,
     paths_config,
 )
-from worker.models.listing import ModelFile, ModelsError, WantedFile
-from worker.models.source import Hub
 from worker.settings import Settings
 
 _MODEL_FOLDER_FLAGS = ("--extra-model-paths-config", "--base-directory", "--models-directory")

@@ -23,8 +23,8 @@ import pytest
 
 from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
+from tests.core.models.conftest import SIZE, ModelSetup, Served
 from tests.needs import small_disk as small_disk_of
-from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.__main__ import main
 
 pytestmark = pytest.mark.slow

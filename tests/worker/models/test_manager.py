@@ -14,7 +14,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.worker.models.conftest import ModelSetup, Served
+from tests.core.models.conftest import ModelSetup, Served
 from worker.comfyui_process import ModelsMissing
 from worker.models.manager import ModelFetch, ModelManager
 from worker.settings import Settings

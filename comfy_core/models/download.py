@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Protocol
 
 from comfy_core.backoff import backoff_s
-from worker.models import files
-from worker.models.files import PartFile, Progress, locked_part
-from worker.models.listing import ModelError, ModelFile, ModelsError, WantedFile
-from worker.models.source import Hub, ModelSource, RetryableDownloadError, Stream
+from comfy_core.models import files
+from comfy_core.models.files import PartFile, Progress, locked_part
+from comfy_core.models.listing import ModelError, ModelFile, ModelsError, WantedFile
+from comfy_core.models.source import Hub, ModelSource, RetryableDownloadError, Stream
 
 LOG = logging.getLogger(__name__)
 JOBS = 4

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from comfy_core.models.address_cache import AddressCache, Lease
+from comfy_core.models.address_source import AddressSource
+from comfy_core.models.download import DownloadRetryPolicy
+from comfy_core.models.listing import ModelError
 from comfy_core.request.model_address import parse_address
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
 from tests.worker.addressed import HF, HF_PATH, QUICK_RETRIES, Addressed, safetensors, sha256
-from worker.models.address_cache import AddressCache, Lease
-from worker.models.address_source import AddressSource
-from worker.models.download import DownloadRetryPolicy
-from worker.models.listing import ModelError
 
 LORA = safetensors()
 TOKEN = "t0ps3cret"  # noqa: S105 - not real

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from comfy_core.errors import ConfigError
+from comfy_core.models.listing import ModelFile, default_list, filter_models, read_models
 from comfy_core.workflows import default_directory
-from worker.models.listing import ModelFile, default_list, filter_models, read_models
 
 pytestmark = pytest.mark.slow
 SHA = "0123456789abcdef" * 4

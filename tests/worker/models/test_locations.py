@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench.worker_setup import ROOT
+from comfy_core.models.folders import FOLDERS
 from worker import nodes
-from worker.models.folders import (
-    FOLDERS,
+from worker.models.locations import (
     LocatedModels,
     ModelLocations,
     download_directory,
@@ -265,7 +265,7 @@ UNPRIVILEGED_SCRIPT = """\
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.worker.models.test_folders import UNET, locate_one_model, locations_in, missing_message
+from tests.worker.models.test_locations import UNET, locate_one_model, locations_in, missing_message
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)

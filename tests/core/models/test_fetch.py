@@ -20,15 +20,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from comfy_core.models.download import DownloadRetryPolicy, check_models, fetch_models
+from comfy_core.models.files import locked_part
+from comfy_core.models.listing import ModelError, ModelFile, ModelsError
+from comfy_core.models.source import Hub, ModelSource, RetryableDownloadError
 from simulators.http_server import free_port
 from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
+from tests.core.models.conftest import SIZE, ModelSetup, Served
 from tests.needs import skip_visibly
-from tests.worker.models.conftest import SIZE, ModelSetup, Served
-from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
-from worker.models.files import locked_part
-from worker.models.listing import ModelError, ModelFile, ModelsError
-from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 pytestmark = pytest.mark.slow
 QUICK = DownloadRetryPolicy(first_s=0.001)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from comfy_core.files import write_atomically
-from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, WantedFile
+from comfy_core.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, WantedFile
 
 LOG = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 900.0

@@ -26,6 +26,9 @@ from ssl import SSLCertVerificationError
 from urllib.parse import quote, urlsplit
 
 from comfy_core.backoff import parse_retry_after
+from comfy_core.models.listing import ModelError, WantedFile
+from comfy_core.models.safetensors import LENGTH_BYTES, start_problem
+from comfy_core.models.source import Hub, RetryableDownloadError, Stream, checked_start
 from comfy_core.request.model_address import CIVITAI, ModelAddress
 from comfy_core.safe_connection import (
     CheckedUrl,
@@ -40,9 +43,6 @@ from comfy_core.safe_connection import (
     resolve_host,
 )
 from comfy_core.urls import HUGGING_FACE
-from worker.models.listing import ModelError, WantedFile
-from worker.models.safetensors import LENGTH_BYTES, start_problem
-from worker.models.source import Hub, RetryableDownloadError, Stream, checked_start
 
 DEFAULT_HOSTS = (
     "huggingface.co,*.huggingface.co,hf.co,*.hf.co,civitai.com,*.civitai.com,"

@@ -21,8 +21,8 @@ from requests.auth import AuthBase
 from comfy_core.backoff import parse_retry_after
 from comfy_core.environment import base_url, optional, read, variable
 from comfy_core.errors import ConfigError
+from comfy_core.models.listing import ModelError, WantedFile
 from comfy_core.urls import HUGGING_FACE, is_loopback
-from worker.models.listing import ModelError, WantedFile
 
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 

@@ -17,43 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
+from comfy_core.models.files import size_of
+from comfy_core.models.folders import FOLDERS, model_types, subfolders
 from worker import nodes
-from worker.models.files import size_of
-
-FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "checkpoints": ("checkpoints",),
-    "configs": ("configs",),
-    "loras": ("loras",),
-    "vae": ("vae",),
-    "text_encoders": ("text_encoders", "clip"),
-    "diffusion_models": ("unet", "diffusion_models"),
-    "clip_vision": ("clip_vision",),
-    "style_models": ("style_models",),
-    "embeddings": ("embeddings",),
-    "diffusers": ("diffusers",),
-    "vae_approx": ("vae_approx",),
-    "controlnet": ("controlnet", "t2i_adapter"),
-    "gligen": ("gligen",),
-    "upscale_models": ("upscale_models",),
-    "latent_upscale_models": ("latent_upscale_models",),
-    "hypernetworks": ("hypernetworks",),
-    "photomaker": ("photomaker",),
-    "classifiers": ("classifiers",),
-    "model_patches": ("model_patches",),
-    "audio_encoders": ("audio_encoders",),
-    "background_removal": ("background_removal",),
-    "frame_interpolation": ("frame_interpolation",),
-    "geometry_estimation": ("geometry_estimation",),
-    "optical_flow": ("optical_flow",),
-    "detection": ("detection",),
-}
-"""ComfyUI's model types (folder_paths.py), each with its folders in search order."""
 
 VOLUME_LAYOUTS = ("models", "ComfyUI/models", "comfyui/models")
 """Possible models folders on a network volume."""
-
-_KNOWN_SUBFOLDERS = frozenset({"custom_nodes", *(folder for folders in FOLDERS.values() for folder in folders)})
-"""Subfolders that are not additional model types: known types, and custom_nodes, because a volume must not add code."""
 
 
 @dataclass(frozen=True)
@@ -205,12 +174,6 @@ def paths_config(locations: ModelLocations) -> str:
     return json.dumps(config, indent=1, ensure_ascii=False)
 
 
-def model_types(root: Path) -> dict[str, tuple[str, ...]]:
-    """Return the model types of a root, each with its folders: ComfyUI's, and unknown subfolders of the root."""
-    own = sorted(folder.name for folder in _folders(root) if folder.name not in _KNOWN_SUBFOLDERS)
-    return {**FOLDERS, **{name: (name,) for name in own}}
-
-
 def is_on_volume(located: LocatedModels, locations: ModelLocations) -> bool:
     """Return whether any located model is on the network volume, in its models folder or in RunPod's cache."""
     volume = _resolved(locations.volume)
@@ -284,7 +247,7 @@ def _cached(names: frozenset[str], snapshots: Iterable[Path]) -> dict[str, list[
 
 def _hub_snapshots(hub: Path, revision: str) -> Iterator[Path]:
     """Yield the snapshots of a Hugging Face cache; for each repository, the main branch first."""
-    for repository in _folders(hub):
+    for repository in subfolders(hub):
         try:
             main = (repository / "refs" / "main").read_text().strip()
         except (OSError, UnicodeDecodeError):
@@ -294,8 +257,8 @@ def _hub_snapshots(hub: Path, revision: str) -> Iterator[Path]:
 
 def _store_snapshots(store: Path, revision: str) -> Iterator[Path]:
     """Yield the revision folders of a store with the layout `organisation/name/revision`."""
-    for organisation in _folders(store):
-        for repository in _folders(organisation):
+    for organisation in subfolders(store):
+        for repository in subfolders(organisation):
             yield from _by_revision(repository, (revision, "main"))
 
 
@@ -309,15 +272,7 @@ def _by_revision(folder: Path, first: tuple[str, ...]) -> list[Path]:
         except OSError:
             return position, 0.0
 
-    return sorted(_folders(folder), key=rank)
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Return the subfolders of `folder`, sorted by name; none if it cannot be read."""
-    try:
-        return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-    except OSError:
-        return []
+    return sorted(subfolders(folder), key=rank)
 
 
 def _state(folder: Path) -> str:

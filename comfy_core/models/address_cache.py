@@ -25,10 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_core.files import write_atomically
-from comfy_core.request.model_address import ModelAddress
-from worker.models.address_source import AddressedFile, AddressSource, RemoteFile
-from worker.models.download import DEFAULT_RETRY_POLICY, DownloadRetryPolicy, FetchContext, fill_part
-from worker.models.files import (
+from comfy_core.models.address_source import AddressedFile, AddressSource, RemoteFile
+from comfy_core.models.download import DEFAULT_RETRY_POLICY, DownloadRetryPolicy, FetchContext, fill_part
+from comfy_core.models.files import (
     PartFile,
     free_bytes,
     hash_and_mark,
@@ -39,9 +38,10 @@ from worker.models.files import (
     part_of,
     stopped_error,
 )
-from worker.models.listing import PART_SUFFIX, ModelError, WantedFile
-from worker.models.safetensors import safetensors_problem
-from worker.models.source import RetryableDownloadError
+from comfy_core.models.listing import PART_SUFFIX, ModelError, WantedFile
+from comfy_core.models.safetensors import safetensors_problem
+from comfy_core.models.source import RetryableDownloadError
+from comfy_core.request.model_address import ModelAddress
 
 LOG = logging.getLogger(__name__)
 CACHE_FOLDER = ".by-address"

@@ -28,13 +28,13 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.files import write_atomically
 from comfy_core.graphs import Graph
+from comfy_core.models.address_cache import SUFFIX, Lease, remove_unless_used
+from comfy_core.models.file_locks import LOCK_POLL_S, LOCK_WAIT_S, is_in_use, shared_lock
+from comfy_core.models.files import marker_of, size_of
+from comfy_core.models.folders import FOLDERS, model_types
+from comfy_core.models.listing import ModelFile
 from comfy_core.request.models_task import name_problem
 from comfy_core.validation import nearest
-from worker.models.address_cache import SUFFIX, Lease, remove_unless_used
-from worker.models.file_locks import LOCK_POLL_S, LOCK_WAIT_S, is_in_use, shared_lock
-from worker.models.files import marker_of, size_of
-from worker.models.folders import FOLDERS, model_types
-from worker.models.listing import ModelFile
 
 MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"})
 """Suffixes of model files: ComfyUI's (folder_paths.py), and those of well-known custom nodes."""
