@@ -202,6 +202,7 @@ class AsyncJob:
 def async_client_from_env(
     environment: Mapping[str, str] | None = None,
     *,
+    profile: str | None = None,
     workflows: Path | None = None,
     timeout_s: float = TIMEOUT_S,
     sync_wait_s: float = SYNC_WAIT_S,
@@ -209,6 +210,11 @@ def async_client_from_env(
 ) -> AsyncClient:
     """Return an AsyncClient for the provider that IMAGE_GENERATION_PROVIDER selects. See client_from_env."""
     client = client_from_env(
-        environment, workflows=workflows, timeout_s=timeout_s, sync_wait_s=sync_wait_s, job_log=job_log
+        environment,
+        profile=profile,
+        workflows=workflows,
+        timeout_s=timeout_s,
+        sync_wait_s=sync_wait_s,
+        job_log=job_log,
     )
     return AsyncClient(client)

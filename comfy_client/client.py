@@ -19,6 +19,7 @@ from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
 from comfy_client.job_log import JobLog
 from comfy_client.logged_provider import LoggedProvider
 from comfy_client.models import Models
+from comfy_client.profiles import with_profile
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -283,6 +284,7 @@ def _sleep(seconds: float, stopped: threading.Event) -> None:
 def client_from_env(
     environment: Mapping[str, str] | None = None,
     *,
+    profile: str | None = None,
     workflows: Path | None = None,
     timeout_s: float = TIMEOUT_S,
     sync_wait_s: float = SYNC_WAIT_S,
@@ -290,8 +292,13 @@ def client_from_env(
 ) -> Client:
     """Return a client for the provider that IMAGE_GENERATION_PROVIDER selects.
 
-    `environment` replaces `os.environ`. `workflows` is a folder of own templates and replaces COMFY_WORKFLOWS. For
-    `timeout_s`, `sync_wait_s` and `job_log` see Client. Raises ConfigError that names a missing variable.
+    `environment` replaces `os.environ`. `profile` names a profile of the user's profiles.toml, whose values are used
+    where the environment has none (docs/profiles.md); without it, no file is read. `workflows` is a folder of own
+    templates and replaces COMFY_WORKFLOWS. For `timeout_s`, `sync_wait_s` and `job_log` see Client. Raises ConfigError
+    that names a missing variable.
     """
-    provider = provider_from_env(os.environ if environment is None else environment, workflows)
+    environment = os.environ if environment is None else environment
+    if profile is not None:
+        environment = with_profile(environment, profile)
+    provider = provider_from_env(environment, workflows)
     return Client(provider, timeout_s=timeout_s, sync_wait_s=sync_wait_s, job_log=job_log)

@@ -35,6 +35,7 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 
 
 os.environ["COMFY_CLIENT_JOB_LOG"] = "off"  # so that no test writes into the user's log of jobs
+os.environ["COMFY_CLIENT_PROFILE"] = "off"  # so that no test uses the user's profiles
 
 IMAGE_TESTS = "tests/image/"
 """The folder of the tests that share session fixtures and take longest. With `-n`, one process starts with them."""

@@ -13,6 +13,7 @@ import pytest
 from comfy_client import Client, client_from_env
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
+from comfy_client.profiles import Settings
 from tools.docs.__main__ import VARIABLE_TABLES
 
 pytestmark = pytest.mark.slow
@@ -57,7 +58,7 @@ def test_no_help_shows_a_variable() -> None:
 def test_a_repr_does_not_show_the_environment() -> None:
     """No repr shows the API key: error reporters print the values of variables near an error."""
     environment = {"RUNPOD_API_KEY": PLANTED_VALUE, "RUNPOD_ENDPOINT_ID": "ep"}
-    call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
+    call = Call(Namespace(), Screen(sys.stdout, sys.stderr), Settings(environment), {})
     with client_from_env(environment) as client, Client(api_key=PLANTED_VALUE, endpoint_id="ep") as other:
         objects = (call, client, client.provider, other.provider, client.job("x"))
         assert PLANTED_VALUE not in repr(objects) + str([str(each) for each in objects])

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from comfy_client.cli.flags import Flag
@@ -15,6 +15,7 @@ from comfy_client.cli.screen import Screen
 
 if TYPE_CHECKING:
     from comfy_client.client import Client
+    from comfy_client.profiles import Settings
     from comfy_core.workflows import Workflow
 
 _SIGNAL_STATUS = 128
@@ -64,12 +65,17 @@ def _terminate(number: int, _frame: object) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """One invocation of the command: parsed options, output, environment and workflows."""
+    """One invocation of the command: parsed options, output, settings and workflows."""
 
     options: argparse.Namespace
     screen: Screen
-    environment: Mapping[str, str] = field(repr=False)
+    settings: Settings
     workflows: Mapping[str, Workflow]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The environment, completed with the profile."""
+        return self.settings.environment
 
     def client(self) -> Client:
         """Return the client configured by the environment, with the log of jobs. Raises ConfigError."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.client import Client
+from comfy_client.profiles import Settings
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
@@ -57,13 +58,18 @@ def _findings(call: Call) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("provider", str(error), error)
         return
-    yield Finding("provider", name if call.environment.get(SWITCH.name) else f"{name} (the default of {SWITCH.name})")
+    source = call.settings.source(SWITCH.name)
+    yield Finding("provider", f"{name} (the default of {SWITCH.name})" if source == "default" else f"{name} ({source})")
+    if profile := call.settings.profile:
+        replaced = ", ".join(call.settings.replaced)
+        note = f"; not used, because the environment has priority: its {replaced}" if replaced else ""
+        yield Finding("profile", f"{profile.name} in {profile.file}{note}")
     try:
         client = call.client()
     except ConfigError as error:
         yield Finding("variables", str(error), error)
         return
-    yield Finding("variables", describe_variables(call.environment))
+    yield Finding("variables", describe_variables(call.settings))
     with client:
         has_passed = True
         for finding in check_endpoint(client):
@@ -73,12 +79,16 @@ def _findings(call: Call) -> Iterator[Finding]:
             yield check_generation(client)
 
 
-def describe_variables(environment: Mapping[str, str]) -> str:
-    """Return the client's variables that are set, except IMAGE_GENERATION_PROVIDER, with secrets masked."""
+def describe_variables(settings: Settings) -> str:
+    """Return the client's variables that are set, except IMAGE_GENERATION_PROVIDER, with secrets masked.
+
+    With a profile, each has its source.
+    """
     return ", ".join(
-        f"{each}={'(set)' if variable.secret else environment[each]}"
+        f"{each}={'(set)' if variable.secret else settings.environment[each]}"
+        + (f" ({settings.source(each)})" if settings.profile else "")
         for each, variable in VARIABLES.items()
-        if environment.get(each) and each != SWITCH.name
+        if settings.environment.get(each) and each != SWITCH.name
     )
 
 

@@ -26,18 +26,19 @@ from comfy_client import __version__
 from comfy_client.cli.call import JSON, Call, Command, raise_on_signals, status_of
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.parser import (
-    WORKFLOWS_OPTION,
+    GLOBAL_OPTIONS,
     make_parser,
     overview,
     parse,
     subparsers,
     unknown_command,
-    without_option,
+    without_global_options,
 )
 from comfy_client.cli.screen import Screen
 from comfy_core.errors import ComfyClientError, missing_extra
 
 if TYPE_CHECKING:
+    from comfy_client.profiles import Settings
     from comfy_core.workflows import Workflow
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -68,6 +69,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("print a shell completion script", "comfy_client.cli.main"),
 }
 """Each command's summary, and its module, which is imported when the command is used."""
+WITHOUT_PROFILE = frozenset({"init", "simulate", "errors", "completion"})
+"""The commands that use no profile, so that they work with an invalid profiles.toml."""
 SUMMARIES = {name: summary for name, (summary, _) in COMMANDS.items()}
 
 
@@ -104,8 +107,8 @@ def main(
     name = ""
     try:
         with raise_on_signals():
-            arguments, directory = without_option(arguments, WORKFLOWS_OPTION)
-            environment = {**environment, "COMFY_WORKFLOWS": directory} if directory else environment
+            arguments, given = without_global_options(arguments)
+            environment = {**environment, **given}
             name, words = _split(arguments)
             if name in {"help", "--help", "-h"}:
                 return _help(words, screen, environment)
@@ -114,14 +117,16 @@ def main(
                 return 0
             if name not in COMMANDS:
                 raise _not_a_command(name, screen)
-            workflows = _workflows(environment)
+            settings = _settings(name, environment)
+            _report_replaced(settings, screen, given)
+            workflows = _workflows(settings.environment)
             command = _command(name, workflows)
             flags = command.flags
             if name == "simulate":
                 options = argparse.Namespace(arguments=[word for word in words if word != "--json"])
             else:
                 options = parse(make_parser(SUMMARIES, [command]), command, words)
-            return command.run(Call(options, screen, environment, workflows))
+            return command.run(Call(options, screen, settings, workflows))
     except ComfyClientError as error:
         from comfy_client.cli.messages import error_lines, flags_by_field  # noqa: PLC0415 - only needed for errors
 
@@ -159,11 +164,30 @@ def _help(words: Sequence[str], screen: Screen, environment: Mapping[str, str]) 
     if name == "simulate":
         text: str = importlib.import_module(_SERVERS).simulate_help()
     elif name:
-        text = subparsers(make_parser(SUMMARIES, [_command(name, _workflows(environment))]))[name].format_help()
+        workflows = _workflows(_settings(name, environment).environment)
+        text = subparsers(make_parser(SUMMARIES, [_command(name, workflows)]))[name].format_help()
     else:
         text = overview(SUMMARIES).format_help()
     screen.show({"help": text}, text.rstrip())
     return 0
+
+
+def _settings(name: str, environment: Mapping[str, str]) -> Settings:
+    """Return the environment, completed with the selected profile unless the command needs none."""
+    from comfy_client.profiles import Settings, complete, selected_profile  # noqa: PLC0415 - `--help` needs none
+
+    if name in WITHOUT_PROFILE:
+        return Settings(environment)
+    return complete(environment, selected_profile(environment))
+
+
+def _report_replaced(settings: Settings, screen: Screen, given: Mapping[str, str]) -> None:
+    """For a profile that --profile selected, show which of its values the environment replaces."""
+    if GLOBAL_OPTIONS["--profile"].variable in given and settings.profile is not None and settings.replaced:
+        screen.say(
+            f"comfy-client: {', '.join(settings.replaced)} of the profile {settings.profile.name} is not used, because "
+            "the environment has priority. `comfy-client doctor` shows where each value comes from"
+        )
 
 
 def _workflows(environment: Mapping[str, str]) -> Mapping[str, Workflow]:

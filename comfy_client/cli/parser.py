@@ -6,6 +6,7 @@ import argparse
 import difflib
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from comfy_client import __version__
 from comfy_client.cli.call import JSON, Command
@@ -22,25 +23,42 @@ FIRST_STEPS = (
     "`export COMFYUI_ENDPOINT=http://127.0.0.1:8188`. `comfy-client doctor` checks your settings.\n"
     "`comfy-client help COMMAND` explains a command."
 )
-WORKFLOWS_OPTION = "--workflows"
-"""The option for COMFY_WORKFLOWS. The flags of some commands depend on it, so it is not a flag of the commands."""
 
 
-def without_option(arguments: Sequence[str], option: str) -> tuple[list[str], str]:
-    """Return the arguments without `option VALUE` or `option=VALUE`, and the last value, or an empty text.
+class GlobalOption(NamedTuple):
+    """An option of every command, which sets a variable. The flags of some commands depend on its value."""
 
-    Raises UsageError if the value is missing.
+    variable: str
+    metavar: str
+    help: str
+
+
+GLOBAL_OPTIONS = {
+    "--workflows": GlobalOption("COMFY_WORKFLOWS", "DIR", "folder of own workflows [default COMFY_WORKFLOWS]"),
+    "--profile": GlobalOption(
+        "COMFY_CLIENT_PROFILE", "NAME", "profile with the settings that the environment lacks, or off"
+    ),
+}
+"""The options of every command by name."""
+
+
+def without_global_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments without GLOBAL_OPTIONS, and the variables that these set. The last value counts.
+
+    Raises UsageError if a value is missing.
     """
     rest: list[str] = []
-    found = ""
+    variables: dict[str, str] = {}
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
-        if name != option:
+        if name not in GLOBAL_OPTIONS:
             rest.append(word)
-        elif not (found := value if equals else next(words, "")):
-            raise UsageError(f"{option} needs a value")
-    return rest, found
+        elif not (value := value if equals else next(words, "")):
+            raise UsageError(f"{name} needs a value")
+        else:
+            variables[GLOBAL_OPTIONS[name].variable] = value
+    return rest, variables
 
 
 def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
@@ -54,9 +72,8 @@ def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one JSON object on stdout")
-    parser.add_argument(
-        WORKFLOWS_OPTION, metavar="DIR", help="folder of own workflows, for every command [default COMFY_WORKFLOWS]"
-    )
+    for name, option in GLOBAL_OPTIONS.items():
+        parser.add_argument(name, metavar=option.metavar, help=option.help)
     named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=ConfigErrorParser)
     for name, summary in summaries.items():
         named.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)

@@ -21,6 +21,7 @@ from comfy_client.cli.call import Call
 from comfy_client.cli.mcp_server import PREVIEW_SIDE, Tools, make_server
 from comfy_client.cli.output import prepare_output
 from comfy_client.cli.screen import Screen
+from comfy_client.profiles import Settings
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
@@ -50,7 +51,7 @@ class Agent:
     def __init__(self, environment: Mapping[str, str], workflows: Mapping[str, Workflow], folder: Path) -> None:
         self.err = io.StringIO()
         screen = Screen(self.err, self.err)
-        self._call = Call(argparse.Namespace(), screen, environment, workflows)
+        self._call = Call(argparse.Namespace(), screen, Settings(environment), workflows)
         self._output = prepare_output(f"{folder}/", screen)
 
     def in_session(self, use: Callable[[Client], Awaitable[_T]]) -> _T:

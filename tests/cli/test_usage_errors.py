@@ -15,6 +15,7 @@ from bench.worker_setup import ROOT
 from comfy_client.cli import workflows
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
+from comfy_client.profiles import Settings
 from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
@@ -217,7 +218,7 @@ def test_an_input_without_a_description_is_listed(tmp_path: Path) -> None:
     options = argparse.Namespace(action="show", subject="flux-dev-txt2img", schema=False)
     [listed] = workflows.commands({})
 
-    assert listed.run(Call(options, Screen(out, out), {}, load_workflows(tmp_path))) == 0
+    assert listed.run(Call(options, Screen(out, out), Settings({}), load_workflows(tmp_path))) == 0
     assert "  width " in out.getvalue()
 
 

@@ -16,6 +16,7 @@ from comfy_client.cli.progress import COLUMNS
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.job_log import VARIABLES as LOG_VARIABLES
+from comfy_client.profiles import VARIABLES as PROFILE_VARIABLES
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_core.environment import Variable, variables_of
 from comfy_core.models.source import Hub
@@ -38,7 +39,7 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "RunPod's variables in a worker's container": variables_of(RunPodVariables),
     "Buckets of the worker, the Scenario shim and `comfy-client batch`": variables_of(Bucket),
     "Model downloads: `WORKER_FETCH_MODELS`, `scripts/download_models` and image builds": variables_of(Hub),
-    "The client": [*CLIENT_VARIABLES.values(), *LOG_VARIABLES, *MODEL_VARIABLES, COLUMNS],
+    "The client": [*CLIENT_VARIABLES.values(), *PROFILE_VARIABLES, *LOG_VARIABLES, *MODEL_VARIABLES, COLUMNS],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
     "The Scenario shim": SHIM_VARIABLES,
 }
