@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,14 @@ def main() -> None:
     """Run both jobs and print the paths of the images."""
     options = _arguments()
     with contextlib.ExitStack() as running:
-        comfyui_url = os.environ.get("COMFYUI_URL") or running.enter_context(_running_simulator())
-        worker_url = running.enter_context(_running_worker(comfyui_url))
+        programs: list[Program] = []
+        comfyui_url = os.environ.get("COMFYUI_URL", "")
+        if not comfyui_url:
+            programs.append(running.enter_context(_simulator()))
+            comfyui_url = programs[0].url
+        programs.append(running.enter_context(_worker(comfyui_url)))
+        for program in programs:
+            program.wait_until_responding()
         txt2img = json.loads((ROOT / "test_input.json").read_text())["input"]
         img2img = {
             "workflow": "flux-dev-img2img",
@@ -48,7 +55,7 @@ def main() -> None:
         flags = {name: getattr(options, name) for name in ("seed", "width", "height", "steps")}
         inputs_from_flags = {name: value for name, value in flags.items() if value is not None}
         for name, job_input in (("txt2img", txt2img), ("img2img", img2img)):
-            _run_job(worker_url, name, {**job_input, **inputs_from_flags})
+            _run_job(programs[-1].url, name, {**job_input, **inputs_from_flags})
 
 
 def _arguments() -> argparse.Namespace:
@@ -59,49 +66,54 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program of this repository that the demo started, with the address at which it will respond."""
+
+    url: str
+    log_file: Path
+    process: subprocess.Popen[bytes]
+
+    def wait_until_responding(self) -> None:
+        """Wait until the address responds. If it does not, exit with the end of the program's log."""
+        deadline = time.monotonic() + DEMO_START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(requests.RequestException):
+                requests.get(self.url, timeout=2)
+                return
+            time.sleep(0.05)
+        code = self.process.poll()
+        state = "did not respond in time" if code is None else f"exited with status {code}"
+        end = self.log_file.read_text()[-2000:]
+        sys.exit(f"scripts/demo: the {self.log_file.stem} {state}. The end of {self.log_file}:\n{end}")
+
+
 @contextlib.contextmanager
-def _running_process(arguments: list[str], url: str, environment: dict[str, str], name: str) -> Iterator[str]:
-    """Start a process, yield `url` once it responds, and stop the process afterwards."""
+def _running(name: str, arguments: list[str], port: int, environment: dict[str, str]) -> Iterator[Program]:
+    """Start a program of this repository, and stop it afterwards."""
     OUTPUT_FOLDER.mkdir(exist_ok=True)
     log_file = OUTPUT_FOLDER / f"{name}.log"
-    print(f"Starting the {name} at {url}; its log is {log_file.relative_to(ROOT)} ...", flush=True)
+    print(f"Starting the {name} at http://127.0.0.1:{port}; its log is {log_file.relative_to(ROOT)} ...", flush=True)
     with log_file.open("w") as log:
-        process = subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)  # noqa: S603 - our own programs
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)  # noqa: S603 - our own programs
         try:
-            _wait_until_responding(url, process, log_file)
-            yield url
+            yield Program(f"http://127.0.0.1:{port}", log_file, process)
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _wait_until_responding(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
-    """Wait until `url` responds. If the process exits or does not respond in time, exit with the end of its log."""
-    deadline = time.monotonic() + DEMO_START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(requests.RequestException):
-            requests.get(url, timeout=2)
-            return
-        time.sleep(0.05)
-    state = "did not respond in time" if process.poll() is None else f"exited with status {process.returncode}"
-    sys.exit(f"scripts/demo: the {log_file.stem} {state}. The end of {log_file}:\n{log_file.read_text()[-2000:]}")
-
-
-@contextlib.contextmanager
-def _running_simulator() -> Iterator[str]:
+def _simulator() -> contextlib.AbstractContextManager[Program]:
     print("No COMFYUI_URL is set: using the simulator, whose images are placeholders.", flush=True)
     port = free_port()
-    arguments = [sys.executable, "-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"]
-    with _running_process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
-        yield url
+    return _running("simulator", ["-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"], port, {})
 
 
-@contextlib.contextmanager
-def _running_worker(comfyui_url: str) -> Iterator[str]:
+def _worker(comfyui_url: str) -> contextlib.AbstractContextManager[Program]:
     port = free_port()
-    arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
-    with _running_process(arguments, f"http://127.0.0.1:{port}", {"COMFYUI_URL": comfyui_url}, "worker") as url:
-        yield url
+    arguments = ["handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
+    return _running("worker", arguments, port, {"COMFYUI_URL": comfyui_url})
 
 
 def _run_job(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
