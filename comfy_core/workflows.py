@@ -26,7 +26,7 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.files import read_json
 from comfy_core.graphs import Graph, graph_faults
 from comfy_core.targets import Target, TargetFinder
-from comfy_core.validation import nearest, schema_faults, shown
+from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
 
 _KEYWORDS_SCHEMA: JsonObject = {
     "type": "object",
@@ -144,13 +144,22 @@ def template_names(directory: Path) -> list[str]:
 def load_workflow(directory: Path, name: str) -> Workflow:
     """Return one workflow in a folder. Raises ConfigError with the name of the invalid file."""
     graph_file, inputs_file = directory / f"{name}.json", directory / f"{name}{INPUTS_SUFFIX}"
-    graph, schema = read_json(graph_file), read_json(inputs_file)
+    graph, schema = _read_plain_json(graph_file), _read_plain_json(inputs_file)
     if faults := graph_faults(graph):
         raise ConfigError(f"{graph_file}: {faults[0].path} {faults[0].message}")
     try:
         return make_workflow(name, graph, schema)
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
+
+
+def _read_plain_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the content of a file that every JSON encoder accepts. Raises ConfigError."""
+    faults = Faults()
+    content = plain(read_json(path), faults)
+    if listed := faults.listed():
+        raise ConfigError(f"{path}: {listed[0].path or 'it'} {listed[0].message}")
+    return content
 
 
 def make_workflow(name: str, graph: Graph, schema: Any, *, is_inline: bool = False) -> Workflow:  # noqa: ANN401 - any JSON value

@@ -8,16 +8,18 @@ process, and may arrive twice if a receiver's response is lost. docs/webhooks.md
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import operator
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
 from comfy_core.backoff import backoff_s, parse_retry_after
 from comfy_core.contract import ErrorReport, JsonObject
@@ -51,6 +53,9 @@ SHUTDOWN_TIMEOUT_S = 5.0
 """Seconds that the last attempts may take when the worker shuts down."""
 _MAX_RESPONSE_BYTES = 64 * 1024
 """Maximum size of a response's head. Its body is not read."""
+
+_MakeEvent: TypeAlias = Callable[[], WebhookEvent]
+"""Makes an event in the thread that sends it: a large result takes 0.3 s, which must not stop the worker's loop."""
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +179,7 @@ class JobEvents:
         self._next_progress_at = 0.0
         self._has_ended = threading.Event()
         self._attempted: Future[None] = Future()
-        self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_MakeEvent | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def report(self, progress: JsonObject) -> None:
@@ -184,7 +189,7 @@ class JobEvents:
             return
         if self._wants("progress"):
             self._next_progress_at = now + PROGRESS_INTERVAL_S
-            self._put(progress_event(self._job_id, progress))
+            self._put(functools.partial(progress_event, self._job_id, progress))
 
     async def end(self, outcome: JsonObject) -> None:
         """Send what the handler returns. Return after one attempt, or after RESULT_DELAY_S."""
@@ -205,13 +210,13 @@ class JobEvents:
         self._has_ended.set()
         is_wanted = self._wants("failed" if "error" in outcome else "completed")
         if is_wanted:
-            self._put(outcome_event(self._job_id, outcome))
+            self._put(functools.partial(outcome_event, self._job_id, outcome))
         if self._thread is not None:
             self._queue.put(None)
         return is_wanted
 
-    def _put(self, event: WebhookEvent) -> None:
-        self._queue.put(event)
+    def _put(self, make_event: _MakeEvent) -> None:
+        self._queue.put(make_event)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
             self._webhooks.start(self._thread)
@@ -220,7 +225,7 @@ class JobEvents:
         logs.job_id.set(self._job_id)
         webhook = self._webhook
         is_gone = False
-        for event in iter(self._queue.get, None):
+        for event in map(operator.call, iter(self._queue.get, None)):
             if webhook is None or is_gone:
                 continue
             if event.kind != "progress":

@@ -28,6 +28,7 @@ from comfy_core.workflows import (
 )
 from simulators.comfyui.node_table import NODE_TYPES
 from tests.core.test_graphs import GRAPH
+from tests.core.test_validation import nested
 
 SHIPPED = tuple(sorted(load_workflows(default_directory())))
 FOLDERS = {
@@ -269,6 +270,8 @@ def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
         ({"nodes": [], "links": []}, "editor format"),
         ({"1": {"inputs": {}}}, "workflow.1 must be a node"),
         ({"1": {"class_type": "A", "inputs": {"a": ["2", 0]}}}, 'workflow.1.inputs.a links to node "2"'),
+        ({"1": {"class_type": "A", "inputs": {"a": nested(500)}}}, "is nested deeper than 32 levels"),
+        ({"1": {"class_type": "A", "inputs": {"a": float("nan")}}}, "1.inputs.a must be a finite number"),
     ],
 )
 def test_an_invalid_graph_names_its_file(tmp_path: Path, graph: object, problem: str) -> None:
@@ -328,6 +331,7 @@ def test_an_invalid_graph_names_its_file(tmp_path: Path, graph: object, problem:
         (with_input(**{"$ref": "#", "default": 5, "x-node": "3.text"}), 'default of input "extra" cannot be validated'),
         (with_input(**{"$ref": "file:///etc/passwd", "default": 5, "x-node": "3.text"}), "($ref) does not exist in it"),
         (with_input(**{"pattern": "(", "x-node": "3.text"}), "it is not a JSON Schema"),
+        (with_input(**{"default": nested(500), "x-node": "3.text"}), "is nested deeper than 32 levels"),
     ],
 )
 def test_invalid_inputs_name_their_file(tmp_path: Path, inputs: object, problem: str) -> None:
