@@ -31,8 +31,10 @@ PROGRAM = """
 import sys
 import comfy_client
 assert not {"requests", "PIL", "jsonschema", "websocket"} & sys.modules.keys()
+from comfy_client.pages import static_page
 from comfy_core.workflows import default_directory, load_workflows
 assert "worker" not in sys.modules
+assert "--ground" in static_page("title", "body")
 print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 """
 

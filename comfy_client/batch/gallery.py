@@ -1,4 +1,4 @@
-"""Renders the manifest as an HTML gallery, from the template gallery.html."""
+"""Renders the manifest as an HTML gallery: the template gallery.html in a page of comfy_client/pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import string
 from html import escape
 from pathlib import Path
 
+from comfy_client.pages import read_text, static_page
 from comfy_core.contract import JsonObject
+
+FOLDER = Path(__file__).parent
 
 
 def gallery(manifest: JsonObject) -> str:
@@ -18,8 +21,7 @@ def gallery(manifest: JsonObject) -> str:
     groups: dict[str, list[JsonObject]] = {}
     for asset in assets:
         groups.setdefault(str(asset["group"]), []).append(asset)
-    frame = string.Template(Path(__file__).with_name("gallery.html").read_text(encoding="utf-8"))
-    return frame.substitute(
+    body = string.Template(read_text(FOLDER / "gallery.html")).substitute(
         title=escape(manifest["title"]),
         summary=f"{ready} of {len(assets)} images{cost}",
         kinds="".join(
@@ -27,6 +29,8 @@ def gallery(manifest: JsonObject) -> str:
         ),
         groups="\n".join(_section(name, group) for name, group in groups.items()),
     )
+    style, script = read_text(FOLDER / "gallery.css"), read_text(FOLDER / "gallery.js")
+    return static_page(f"{manifest['title']}: assets", body, style=style, script=script)
 
 
 def _section(name: str, assets: list[JsonObject]) -> str:
@@ -38,22 +42,32 @@ def _section(name: str, assets: list[JsonObject]) -> str:
 
 
 def _figure(asset: JsonObject) -> str:
-    prompt = escape(asset["prompt"])
-    if file := asset["file"]:
-        preview = f'<a href="{escape(file)}"><img src="{escape(file)}" alt="{prompt}" loading="lazy"></a>'
+    name, prompt = escape(_name(asset["id"])), escape(asset["prompt"])
+    seed = "" if asset["seed"] is None else str(asset["seed"])
+    facts = [
+        *([f"seed {seed}"] if seed else ()),
+        *([f"{asset['width']} x {asset['height']}"] if asset["width"] else ()),
+        *([f"from {escape(_name(asset['from']))}"] if asset["from"] else ()),
+    ]
+    if file := escape(asset["file"] or ""):
+        preview = (
+            f'<a class="open" href="{file}" data-prompt="{prompt}" data-facts="{" · ".join([name, *facts])}" '
+            f'data-seed="{seed}"><img src="{file}" alt="{prompt}" loading="lazy"></a>'
+        )
     else:
         reason = asset["error"]["message"] if asset["error"] else asset["state"]
-        preview = f'<div class="none">{escape(reason)}</div>'
-    details = [
-        f"seed {asset['seed']}" if asset["seed"] is not None else "",
-        f"{asset['width']} x {asset['height']}" if asset["width"] else "",
-        f"from {escape(_name(asset['from']))}" if asset["from"] else "",
-    ]
+        preview = f'<div class="none error">{escape(reason)}</div>'
     return (
-        f'<figure id="{escape(asset["id"])}">{preview}\n<figcaption><b>{escape(_name(asset["id"]))}</b>'
-        f'<p title="{prompt}">{prompt}</p><span class="soft">{" · ".join(filter(None, details))}</span>'
+        f'<figure class="card" id="{escape(asset["id"])}">{preview}\n<figcaption><b>{name}</b>'
+        f'<details><summary title="Show the whole prompt">{prompt}</summary></details>'
+        f'<span class="fact">{"".join(f"<span>{fact}</span>" for fact in facts)}</span>'
+        f'<span class="actions">{_copy("prompt", prompt)}{_copy("seed", seed)}</span>'
         "</figcaption></figure>"
     )
+
+
+def _copy(what: str, text: str) -> str:
+    return f'<button class="link" data-copy="{text}">Copy {what}</button>' if text else ""
 
 
 def _name(path: str) -> str:

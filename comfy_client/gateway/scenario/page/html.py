@@ -1,4 +1,4 @@
-"""Builds the web page at `/` from the files of this folder, and its Content-Security-Policy."""
+"""Builds the web page at `/` from the files of this folder and of comfy_client/pages, and its CSP header."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from comfy_client.pages import CLIPBOARD, STYLE, html_document, joined_script, read_text
+
+FOLDER = Path(__file__).parent
 SCRIPTS = (
     "requests.js",
     "values.js",
@@ -33,10 +36,10 @@ class HtmlPage:
 @cache
 def read_page() -> HtmlPage:
     """Return the web page. The policy allows its script and style by hash, and connections to the shim only."""
-    style = _read("page.css")
-    script = '"use strict";\n' + "\n".join(map(_read, SCRIPTS))
-    html = _read("page.html").replace("<style></style>", f"<style>{style}</style>")
-    html = html.replace("<script></script>", f"<script>{script}</script>")
+    style = read_text(STYLE) + read_text(FOLDER / "page.css")
+    script = joined_script([CLIPBOARD, *(FOLDER / name for name in SCRIPTS)])
+    body = read_text(FOLDER / "page.html")
+    html = html_document("Images from your own endpoint", body, style=style, script=script, body_class="one-caller")
     policy = (
         "default-src 'none'",
         f"script-src {_hash(script)}",
@@ -48,10 +51,6 @@ def read_page() -> HtmlPage:
         "frame-ancestors 'none'",
     )
     return HtmlPage(html, "; ".join(policy))
-
-
-def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _hash(content: str) -> str:

@@ -55,8 +55,10 @@ function prepareViewer() {
   on("copy-id", (event) => copy(view.asset.id, event.currentTarget));
   on("input", () => { dialog.close(); useAsInput(view.entry, view.asset); });
   on("delete", (event) => attempt(event.currentTarget, dialog.querySelector(".message"), deleteView));
-  dialog.addEventListener("keydown", (event) => {
+  // A button that becomes disabled loses the focus to the document, and the dialog receives no keys then.
+  document.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step && !dialog.classList.contains("actual")) moveView(step);
+    const isInViewer = dialog.open && [null, dialog].includes(event.target.closest("dialog"));
+    if (step && isInViewer && !dialog.classList.contains("actual")) moveView(step);
   });
 }

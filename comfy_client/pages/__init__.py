@@ -1,0 +1,43 @@
+"""What all web pages of this project share: the style sheet, the HTML document, the clipboard, the viewer of images.
+
+A page is one file: its style and its script are in it, and it loads nothing from other servers. The Scenario shim's
+page, the gallery of `comfy-client batch`, the report of `scripts/validate_endpoint` and that of `scripts/benchmark`
+are built with this module.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+STYLE = FOLDER / "style.css"
+CLIPBOARD = FOLDER / "clipboard.js"
+VIEWER = FOLDER / "viewer.js"
+"""The script of `viewer.html`: opens the images of a page at full size, and copies texts of a page."""
+
+
+def html_document(title: str, body: str, *, style: str, script: str, body_class: str = "") -> str:
+    """Return an HTML document with `style` and `script` inside it, unchanged. `body` is HTML, `title` is text."""
+    frame = string.Template(read_text(FOLDER / "document.html"))
+    return frame.substitute(title=escape(title), body=body, style=style, script=script, body_class=body_class)
+
+
+def static_page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Return a page that needs no server: `body`, the shared style and the viewer of images. See `viewer.html`."""
+    body = f'<main class="page">\n{body}</main>\n{read_text(FOLDER / "viewer.html")}'
+    return html_document(
+        title, body, style=read_text(STYLE) + style, script=joined_script([CLIPBOARD, VIEWER], extra=script)
+    )
+
+
+def joined_script(files: Iterable[Path], extra: str = "") -> str:
+    """Return one script in strict mode that consists of `files`, in their order, and of `extra`."""
+    return "\n".join(['"use strict";', *map(read_text, files), extra])
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of a page."""
+    return path.read_text(encoding="utf-8")
