@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import html
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,12 @@ from comfy_client.job import Running, Sampling
 from comfy_client.providers.interface import GenerationResult
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.workflows import default_directory, load_workflows, render
+from tools.endpoint_report import EndpointCase, EndpointRun, report_page
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT_FOLDER = ROOT / "debug-output"
 INPUT_IMAGE = ROOT / "examples" / "knight.png"
 MISSING_LORA = "this-lora-is-nowhere.safetensors"
-
-
-@dataclass
-class EndpointCase:
-    """One job: the request, the expected and the actual outcome, and the problem if the outcome is wrong."""
-
-    name: str
-    expected: str
-    request: dict[str, Any]
-    outcome: dict[str, Any] = field(default_factory=dict)
-    images: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +91,8 @@ class Runner:
             "execution_s": result.execution_s,
             "worker_id": result.worker_id,
             "versions": dict(result.versions),
+            "gpu": result.gpu,
+            "cost": result.cost,
         }
 
 
@@ -142,30 +131,9 @@ def run_case(runner: Runner, case: EndpointCase) -> None:
     except ComfyClientError as error:
         case.problem = str(error)
         case.outcome = json.loads(error.report.to_json())
-    case.seconds = time.monotonic() - begun_at
+    case.took_s = time.monotonic() - begun_at
     for kind, value in (("request", case.request), ("result", case.outcome)):
         (runner.folder / f"{case.name}.{kind}.json").write_text(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n")
-
-
-def report_page(all_cases: list[EndpointCase], about: str) -> str:
-    """Return index.html: each case with its images, request and result side by side."""
-    rows = "\n".join(
-        f"<tr><td><b>{case.name}</b><br>{html.escape(case.expected)}<br>{case.seconds:.1f} s<br>"
-        f"<span class={'bad' if case.problem else 'good'}>{html.escape(case.problem or 'correct')}</span></td>"
-        f"<td>{''.join(f'<a href={name!r}><img src={name!r}></a>' for name in case.images)}</td>"
-        f"<td><pre>{html.escape(json.dumps(case.request, indent=1)[:4000])}</pre></td>"
-        f"<td><pre>{html.escape(json.dumps(case.outcome, indent=1)[:4000])}</pre></td></tr>"
-        for case in all_cases
-    )
-    return f"""<!doctype html><meta charset="utf-8"><title>Endpoint report</title>
-<style>body{{font-family:sans-serif}}td{{vertical-align:top;border-top:1px solid #ccc;padding:8px}}
-td:nth-child(2){{white-space:nowrap}}img{{width:220px;margin:4px}}
-pre{{max-width:420px;max-height:320px;overflow:auto;font-size:11px}}.good{{color:green}}.bad{{color:#b00}}</style>
-<h1>Endpoint report</h1><p>{html.escape(about)}</p>
-<table><tr><th>case</th><th>images</th><th>request</th><th>result</th></tr>
-{rows}
-</table>
-"""
 
 
 def main() -> int:
@@ -186,12 +154,12 @@ def main() -> int:
         return error.exit_status
     all_cases = cases(inputs)
     with client:
-        about = f"{client.provider}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
+        run = EndpointRun(str(client.provider), f"{now:%Y-%m-%d %H:%M:%S %Z}", inputs, all_cases)
         for case in all_cases:
             run_case(Runner(client, folder, inputs), case)
             mark = "!!" if case.problem else "ok"
-            print(f"{mark}  {case.name:12}{case.seconds:7.1f} s  {case.problem or case.expected}")
-            (folder / "index.html").write_text(report_page(all_cases, about))
+            print(f"{mark}  {case.name:12}{case.took_s:7.1f} s  {case.problem or case.expected}")
+            (folder / "index.html").write_text(report_page(run))
     print(f"Report: {folder / 'index.html'}")
     return int(any(case.problem for case in all_cases))
 

@@ -53,6 +53,11 @@ class SystemStats:
     gpu: str | None
 
 
+def is_simulator(version: str) -> bool:
+    """Return whether this is the version of the simulator, which adds `+simulator` to the version of its ComfyUI."""
+    return version.endswith("+simulator")
+
+
 def read_system_stats(body: object) -> SystemStats:
     """Parse the response of /system_stats. What it lacks is unknown."""
     version, gpu = "unknown", None

@@ -264,7 +264,8 @@ class _Handlers:
 
 def _stats() -> dict[str, Any]:
     system = {"os": sys.platform, "ram_total": MEMORY_BYTES, "ram_free": MEMORY_BYTES}
-    system |= {"comfyui_version": pinned_version(), "required_frontend_version": "", "required_templates_version": ""}
+    system |= {"comfyui_version": f"{pinned_version()}+simulator"}
+    system |= {"required_frontend_version": "", "required_templates_version": ""}
     system |= {"installed_templates_version": None, "deploy_environment": "simulator"}
     system |= {"comfy_package_versions": [{"name": "comfyui-frontend-package", "installed": "", "required": ""}]}
     system |= {"python_version": sys.version, "pytorch_version": "none", "embedded_python": False, "argv": sys.argv}

@@ -87,7 +87,7 @@ def test_the_end_of_the_boot_is_logged(
         boot_external(external_settings(simulator), server, workflows)
 
     [booted] = [record.__dict__ for record in caplog.records if record.name == "worker.boot"]
-    assert (booted["message"], booted["comfyui"]) == ("booted", pinned_version())
+    assert (booted["message"], booted["comfyui"]) == ("booted", f"{pinned_version()}+simulator")
     assert list(booted["boot_s"]) == ["comfyui_ready", "total"]
     assert simulator.executed_prompts == []
 
