@@ -67,7 +67,7 @@ class EndpointRun:
     def facts(self) -> dict[str, str]:
         """What was tested, when, with which versions, and what it cost, by label. Unknown facts are omitted."""
         outcomes = [case.outcome for case in self.cases]
-        versions = next((outcome["versions"] for outcome in outcomes if outcome.get("versions")), {})
+        versions: dict[str, str] = next((outcome["versions"] for outcome in outcomes if outcome.get("versions")), {})
         gpu = next((outcome["gpu"] for outcome in outcomes if outcome.get("gpu")), "")
         costs = [outcome["cost"] for outcome in outcomes if outcome.get("cost") is not None]
         took_s = sum(case.took_s or 0 for case in self.cases)
