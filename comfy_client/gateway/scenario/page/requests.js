@@ -75,6 +75,14 @@ function authorizationOf(entered) {
   return "Basic " + btoa(String.fromCharCode(...bytes));
 }
 
+// Sign in with the token of an address such as /#token=…, and remove it from the address. A fragment is sent to no server.
+function signInByAddress() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return;
+  sessionStorage.setItem("authorization", "Bearer " + token);
+  history.replaceState(null, "", location.pathname);
+}
+
 // Show the fields of a key, or the field of a token.
 function chooseSignIn() {
   const form = byId("sign-in").querySelector("form"), isToken = form.kind.value === "token";

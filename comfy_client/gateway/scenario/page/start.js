@@ -14,6 +14,7 @@ function prepareFilter() {
 
 function start() {
   if (window.matchMedia("(max-width: 860px)").matches) byId("new").open = false;
+  signInByAddress();
   byId("sign-in").addEventListener("cancel", (event) => event.preventDefault());
   byId("sign-in").querySelector("fieldset").onchange = chooseSignIn;
   byId("sign-out").hidden = !sessionStorage.getItem("authorization");

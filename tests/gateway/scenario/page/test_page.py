@@ -109,6 +109,18 @@ def test_a_token_opens_the_page_until_the_sign_out(chromium: Browser, platform: 
         window.close()
 
 
+def test_an_address_with_a_token_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`/#token=…` signs in without the dialog, and the token disappears from the address."""
+    tokens = {"SCENARIO_SHIM_ACCOUNTS": "", "SCENARIO_SHIM_TOKENS": "a-long-token"}
+    with ShimProcess({**platform.client_env(), **tokens}, tmp_path) as shim:
+        window = chromium.new_page()
+        window.goto(f"{shim.url}/#token=a-long-token")
+
+        expect(window.locator("#caller")).to_have_text(re.compile("^token [0-9a-f]{6}$"), timeout=WAIT_MS)
+        assert window.url == f"{shim.url}/"
+        window.close()
+
+
 # --- without keys
 
 
