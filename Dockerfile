@@ -130,7 +130,8 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R
 FROM app AS simulator-app
 COPY simulators/__init__.py snapshot.json /app/simulators/
 COPY simulators/comfyui /app/simulators/comfyui
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app/simulators && chmod -R u=rwX,go=rX /app/simulators
+COPY comfy_client /app/comfy_client
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app/simulators /app/comfy_client && chmod -R u=rwX,go=rX /app
 
 
 FROM scratch AS model-list
