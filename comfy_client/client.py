@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_client import coroutines
 from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
-from comfy_client.job_log import JobLog
+from comfy_client.job_log import JobLog, sha256_of
 from comfy_client.logged_provider import LoggedProvider
 from comfy_client.models import Models
 from comfy_client.profiles import with_profile
@@ -192,7 +192,8 @@ class Client(WorkflowMethods):
     def note_files(self, job_id: str, paths: Iterable[Path]) -> None:
         """Write into the log of jobs where a job's result was saved. No effect without a log."""
         if self._job_log is not None:
-            self._job_log.note(job_id, files=[str(path.absolute()) for path in paths])
+            files = [path.absolute() for path in paths]
+            self._job_log.note(job_id, files=list(map(str, files)), hashes=list(map(sha256_of, files)))
 
     def purge_queue(self) -> int:
         """Remove all queued jobs and return how many were removed. On RunPod, jobs of other clients are included.

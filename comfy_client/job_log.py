@@ -1,12 +1,13 @@
 """The log of jobs: a SQLite file with one row for each job that this machine submitted or waited for.
 
-A row has the job's id, provider, state, cost, inputs without image data, and the paths of its saved files. It has no
-key and no URL with a query. Several processes may write the file at a time. A log that cannot be written never fails a
-job: the first failed write logs a warning. A log that cannot be read raises ConfigError.
+A row has the job's id, provider, state, error, cost, inputs without image data, and the paths and hashes of its saved
+files. It has no key and no URL with a query. Several processes may write the file at a time. A log that cannot be
+written never fails a job: the first failed write logs a warning. A log that cannot be read raises ConfigError.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_client.providers.interface import JobState
-from comfy_core.contract import JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.environment import Variable, folder, optional
 from comfy_core.errors import ConfigError
 
@@ -51,6 +52,10 @@ _MIGRATIONS = (
     );
     CREATE INDEX jobs_by_time ON jobs (submitted_at);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN hashes TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE jobs ADD COLUMN error TEXT NOT NULL DEFAULT '';
+    """,
 )
 """The scripts that create the current schema. `PRAGMA user_version` is the number of scripts that a file has seen."""
 
@@ -67,8 +72,10 @@ class LoggedJob:
         state: the last known state. The job may have continued since.
         inputs: the inputs of the request, or those of the result when there is one, without images and overrides.
         error_code: why the job failed, or why its result could not be read; else empty.
-        cost: as GenerationResult.cost.
+        cost: as GenerationResult.cost, also of a job that ended without a result.
         files: the paths at which the result was saved.
+        hashes: the SHA-256 of each of `files` when it was saved, in hex.
+        error: the error of a job that ended without a result, with at most `log_tail` as details; else None.
     """
 
     job_id: str
@@ -84,6 +91,28 @@ class LoggedJob:
     gpu: str | None
     cost: float | None
     files: tuple[str, ...]
+    hashes: tuple[str, ...] = ()
+    error: ErrorReport | None = None
+
+    @property
+    def saved_files(self) -> tuple[Path, ...]:
+        """The files of the result, if all of them still exist unchanged; else none."""
+        paths = tuple(map(Path, self.files))
+        is_intact = len(paths) == len(self.hashes) and all(
+            sha256_of(path) == sha256 for path, sha256 in zip(paths, self.hashes, strict=True)
+        )
+        return paths if is_intact else ()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hex, or an empty string if it cannot be read or is not a regular file."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 class JobLog:
@@ -138,12 +167,20 @@ class JobLog:
 
     def jobs(self, since: float = 0.0) -> list[LoggedJob]:
         """Return the jobs submitted at or after `since`, oldest first. Raises ConfigError if the file is unreadable."""
+        return self._read("submitted_at >= ?", since)
+
+    def job(self, job_id: str) -> LoggedJob | None:
+        """Return the job with this id, or None if the log does not have it. Raises ConfigError like `jobs`."""
+        return next(iter(self._read("job_id = ?", job_id)), None)
+
+    def _read(self, condition: str, value: object) -> list[LoggedJob]:
         if not self.path.exists():
             return []
         try:
             with self._lock:
                 rows = self._open().execute(
-                    "SELECT * FROM jobs WHERE submitted_at >= ? ORDER BY submitted_at, rowid", (since,)
+                    f"SELECT * FROM jobs WHERE {condition} ORDER BY submitted_at, rowid",  # noqa: S608 - a literal of this class
+                    (value,),
                 )
                 return [_job(row) for row in rows]
         except (sqlite3.Error, OSError, ValueError, TypeError) as error:
@@ -213,6 +250,8 @@ def _job(row: sqlite3.Row) -> LoggedJob:
     values["state"] = JobState(values["state"])
     values["inputs"] = json.loads(values["inputs"])
     values["files"] = tuple(json.loads(values["files"]))
+    values["hashes"] = tuple(json.loads(values["hashes"]))
+    values["error"] = ErrorReport.from_json(values["error"]) if values["error"] else None
     return LoggedJob(**values)
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from comfy_client.job_log import JobLog
-from comfy_client.providers.interface import GenerationRequest, GenerationResult, Health, JobStatus, Provider
-from comfy_core.contract import JsonObject, shortened
+from comfy_client.providers.interface import (
+    GenerationRequest,
+    GenerationResult,
+    Health,
+    JobState,
+    JobStatus,
+    Provider,
+)
+from comfy_core.contract import ErrorReport, JsonObject, shortened
 from comfy_core.errors import JobError
 
 _TEXT_INPUTS = ("prompt", "negative_prompt")
 _OMITTED_INPUTS = frozenset({"overrides", "image", "images"})
 _MAX_TEXT = 4096
+_MAX_LOG_LINES = 100
 _SECRETS_OF_URL = re.compile(r"(?<=//)[^/?#]*@|\?[^#]*")
 """Matches the user information and the query of a URL. The fragment may be the hash of a model."""
 
@@ -24,6 +33,8 @@ class LoggedProvider:
         self.jobs_outlive_process = provider.jobs_outlive_process
         self._provider = provider
         self._log = log
+        self._states: dict[str, JobState] = {}
+        """The last logged state of each job that has not ended."""
 
     def __repr__(self) -> str:
         return f"LoggedProvider({self._provider!r}, {self._log!r})"
@@ -39,9 +50,9 @@ class LoggedProvider:
         return status
 
     def status(self, job_id: str) -> JobStatus:
-        """Return a job's status, and log it if it is final."""
+        """Return a job's status, and log it if its state has changed."""
         status = self._provider.status(job_id)
-        if status.state.is_final:
+        if status.state is not self._states.get(job_id):
             self._note(status)
         return status
 
@@ -50,7 +61,7 @@ class LoggedProvider:
         try:
             result = self._provider.result(status)
         except JobError as error:
-            self._note(status, error_code=error.code.value)
+            self._note(replace(status, error=error.report))
             raise
         inputs = {name: _without_secrets(value) for name, value in result.inputs.items() if name not in _OMITTED_INPUTS}
         facts = {"inputs": inputs} if inputs else {}
@@ -94,9 +105,21 @@ class LoggedProvider:
             "place": str(self._provider),
             "state": status.state.value,
             "error_code": status.error.code.value if status.error else "",
+            "error": _logged_error(status.error).to_json() if status.error else "",
             "execution_s": status.execution_s,
+            "cost": status.cost,
         }
         self._log.note(status.job_id, **{**facts, **values})
+        if status.state.is_final:
+            self._states.pop(status.job_id, None)
+        else:
+            self._states[status.job_id] = status.state
+
+
+def _logged_error(report: ErrorReport) -> ErrorReport:
+    """Return what the log has of an error report: code, message and `log_tail`, with limited lengths."""
+    lines = [shortened(line) for line in report.log_tail[-_MAX_LOG_LINES:]]
+    return ErrorReport(report.code, shortened(report.message, _MAX_TEXT), {"log_tail": lines} if lines else {})
 
 
 def _workflow_name(request: JsonObject) -> str:

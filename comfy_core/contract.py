@@ -187,6 +187,12 @@ class ErrorReport:
         """Whether the same request may succeed if it is sent again."""
         return self.retry is Retry.RESEND
 
+    @property
+    def log_tail(self) -> list[str]:
+        """The last lines of ComfyUI's log during the job; empty if the report has none."""
+        lines = self.details.get("log_tail")
+        return [str(line) for line in lines] if isinstance(lines, list) else []
+
     def to_json(self) -> str:
         """Return the report as JSON text of at most MAX_REPORT_BYTES.
 

@@ -1,4 +1,4 @@
-"""The commands that run and manage jobs: one for each aliased workflow, run, submit, status, wait, cancel, health."""
+"""The commands that start jobs (one for each aliased workflow, run, submit), and health."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, parse_seconds
-from comfy_client.cli.following import cancel_interrupted, run_and_save, save, submit_in_thread, wait_with_progress
-from comfy_client.cli.output import FORCE, OUTPUT, prepare_output
+from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags
+from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, run_and_save, submit_in_thread
+from comfy_client.cli.output import FORCE, OUTPUT
 from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
-from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
 from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
 
-WAIT_TIMEOUT = Flag(
-    ("--wait-timeout",),
-    "Stop waiting after this time. The job continues. [default 600]",
-    "SECONDS",
-    {"type": parse_seconds},
-)
-JOB_ID = Flag(("job_id",), "The job id that `submit` printed.")
 IMAGE = Flag(
     ("--image",),
     "Path or https URL of the start image: PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
@@ -41,9 +33,6 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
         *(_workflow_command(name, find_workflow(name, workflows)) for name in ALIASES),
         Command("run", [*RUN_FLAGS, *_WAITING_FLAGS], _run),
         Command("submit", [*RUN_FLAGS, *JOB_OPTION_FLAGS, JSON], _submit),
-        Command("status", [JOB_ID, JSON], _status),
-        Command("wait", [JOB_ID, WAIT_TIMEOUT, OUTPUT, FORCE, JSON], _wait),
-        Command("cancel", [JOB_ID, JSON], _cancel),
         Command("health", [JSON], _health),
     )
 
@@ -86,45 +75,6 @@ def _reject_direct(client: Client, command: str) -> None:
             f"`{command}` needs RunPod. With a directly connected ComfyUI (COMFYUI_ENDPOINT), a job ends with the "
             "process that started it. Use `comfy-client run` to start a job and wait for it"
         )
-
-
-def _status(call: Call) -> int:
-    with call.client() as client:
-        _reject_direct(client, "status")
-        status = client.job(call.options.job_id).status()
-    progress = status.progress
-    percent = f", {progress.percent}% (step {progress.step} of {progress.steps})" if progress else ""
-    if progress and progress.bytes_fields:
-        percent = f", {progress.done_bytes:,} of {progress.total_bytes:,} bytes of its models"
-    problem = f": {status.error.message}" if status.error else ""
-    call.screen.show(status_object(status), f"{status.job_id}  {status.state.value}{percent}{problem}")
-    return 0
-
-
-def _wait(call: Call) -> int:
-    """Wait for a job and save its outputs. A signal ends the wait but not the job, since others may wait for it too."""
-    output = prepare_output(call.options.output, call.screen, is_forced=call.options.force)
-    with call.client() as client:
-        _reject_direct(client, "wait")
-        job = client.job(call.options.job_id)
-        try:
-            with call.screen.progress() as progress:
-                result = wait_with_progress(call, job, progress)
-        except KeyboardInterrupt as interrupt:
-            message = f"Interrupted: job {job.id} continues. To cancel it, run `comfy-client cancel {job.id}`."
-            call.screen.interrupted(message, job.id)
-            return status_of(interrupt)
-        return save(call, client, output, result)
-
-
-def _cancel(call: Call) -> int:
-    with call.client() as client:
-        _reject_direct(client, "cancel")
-        job = client.job(call.options.job_id)
-        job.cancel()
-        state = job.status().state.value
-    call.screen.show({"job_id": job.id, "state": state}, f"{job.id}  {state}")
-    return 0
 
 
 def _health(call: Call) -> int:

@@ -32,6 +32,19 @@ def parse_since(text: str) -> float:
         raise argparse.ArgumentTypeError(problem) from None
 
 
+SINCE = Flag(
+    ("--since",),
+    "Only jobs submitted since a date (2026-11-01), or in the last hours, days or weeks (12h, 7d, 4w).",
+    "DATE|AGE",
+    {"type": parse_since},
+)
+
+
+def iso_time(seconds: float) -> str:
+    """Return seconds since 1970 as local time in ISO 8601."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
 def cost_object(jobs: Sequence[LoggedJob]) -> JsonObject:
     """Return the number of jobs, the sum of their costs in US dollars, and both for each place."""
     places = dict.fromkeys(job.place for job in jobs)
@@ -70,7 +83,7 @@ def _cost(call: Call) -> int:
     finally:
         log.close()
     sums = cost_object(jobs)
-    begin = None if since is None else datetime.fromtimestamp(since).astimezone().isoformat(timespec="seconds")
+    begin = None if since is None else iso_time(since)
     value = {"since": begin, **sums, "log": str(log.path)}
     lines = [_line(each["place"] or "unknown place", each) for each in sums["places"]]
     call.screen.show(value, *lines, _line(f"since {begin}" if begin else "in all", sums))
@@ -79,10 +92,4 @@ def _cost(call: Call) -> int:
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the command `cost`."""
-    since = Flag(
-        ("--since",),
-        "Only count jobs submitted since a date (2026-11-01), or in the last hours, days or weeks (12h, 7d, 4w).",
-        "DATE|AGE",
-        {"type": parse_since},
-    )
-    return (Command("cost", [since, JSON], _cost),)
+    return (Command("cost", [SINCE, JSON], _cost),)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from comfy_client.cli.call import Call, status_of
+from comfy_client.cli.flags import Flag, parse_seconds
 from comfy_client.cli.output import OutputTarget, prepare_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
 from comfy_client.cli.results import cost_line, result_lines, result_object
@@ -15,6 +16,13 @@ from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult
 from comfy_client.tasks import CANCEL_PATIENCE_S
 from comfy_core.errors import ComfyClientError
+
+WAIT_TIMEOUT = Flag(
+    ("--wait-timeout",),
+    "Stop waiting after this time. The job continues. [default 600]",
+    "SECONDS",
+    {"type": parse_seconds},
+)
 
 
 def run_and_save(call: Call, request: GenerationRequest) -> int:

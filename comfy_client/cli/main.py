@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 SHELLS = ("bash", "zsh", "tcsh")
-_JOBS, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "servers"))
+_JOBS, _ONE_JOB, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "jobs", "servers"))
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "txt2img": ("generate images from a prompt", _JOBS),
@@ -51,9 +51,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "upscale": ("double the size of an image, with new details", _JOBS),
     "run": ("run a workflow by name, or a graph", _JOBS),
     "submit": ("start a job at RunPod and print its id", _JOBS),
-    "status": ("show a job's status", _JOBS),
-    "wait": ("wait for a job and save its images", _JOBS),
-    "cancel": ("cancel a job", _JOBS),
+    "jobs": ("list the jobs in this machine's log", "comfy_client.cli.job_list"),
+    "status": ("show a job's status", _ONE_JOB),
+    "wait": ("wait for a job and save its images", _ONE_JOB),
+    "result": ("save the images of a finished job again", _ONE_JOB),
+    "logs": ("show the log lines of a failed job", _ONE_JOB),
+    "cancel": ("cancel a job", _ONE_JOB),
     "health": ("show the endpoint's workers and jobs", _JOBS),
     "workflows": ("list, show, make and check workflows", "comfy_client.cli.workflows"),
     "models": ("list, download and delete the model files of the worker", "comfy_client.cli.models"),

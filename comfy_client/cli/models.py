@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.commands import WAIT_TIMEOUT
 from comfy_client.cli.flags import Flag, UsageError
-from comfy_client.cli.following import cancel_interrupted, submit_in_thread, wait_with_progress
+from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, submit_in_thread, wait_with_progress
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
 from comfy_core.request.model_address import CIVITAI, parse_address

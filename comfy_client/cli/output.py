@@ -170,14 +170,13 @@ def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) 
 def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str) -> Saved:
     """Save the result in the first writable folder, with the requested file name if there is one."""
     name = "" if output.is_folder else output.path.name[-_MAX_NAME_CHARACTERS:]
-    for folder in (Path(), Path(tempfile.gettempdir())):
-        with suppress(OSError):
-            return replace(
-                _write_files(OutputTarget(output.text, folder / name, is_folder=not name), result), problem=problem
-            )
+    for find_folder in (Path, tempfile.gettempdir):
+        with suppress(OSError):  # gettempdir raises it too, if no folder is writable
+            target = Path(find_folder(), name)
+            return replace(_write_files(OutputTarget(output.text, target, is_folder=not name), result), problem=problem)
     raise NotSaved(
         f"{problem}, and no other folder could be written. Job {result.job_id} has succeeded: free some space and run "
-        f"`comfy-client wait {result.job_id} -o FILE` before the result expires",
+        f"`comfy-client result {result.job_id} -o FILE` before the result expires",
         result.job_id,
     )
 

@@ -257,7 +257,8 @@ class JobStatus:
     """The status of a job.
 
     `error` is set if and only if the job ended without a result. `output` is the output of a job that has ended, in the
-    provider's format, or None. `Provider.result` reads it.
+    provider's format, or None. `Provider.result` reads it. `cost` is that of a job that has ended, also
+    without a result: see GenerationResult.
     """
 
     job_id: str
@@ -269,6 +270,7 @@ class JobStatus:
     execution_s: float | None = None
     worker_id: str | None = None
     retries: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def read_result(status: JobStatus, provider: str, usd_per_s: float | None = None
         worker_id=status.worker_id,
         retries=status.retries,
         gpu=_gpu(output),
-        cost=_cost(output, status, usd_per_s),
+        cost=job_cost(status, usd_per_s),
     )
     if not (result.images or result.files or result.texts):
         raise _error(status, ErrorCode.NO_OUTPUT, "The workflow succeeded but saved no output")
@@ -93,7 +93,7 @@ def _models_result(
         worker_id=status.worker_id,
         report=dict(output),
         gpu=_gpu(output),
-        cost=_cost(output, status, usd_per_s),
+        cost=job_cost(status, usd_per_s),
     )
 
 
@@ -101,7 +101,9 @@ def _gpu(output: Mapping[str, Any]) -> str | None:
     return output["gpu"] if isinstance(output.get("gpu"), str) else None
 
 
-def _cost(output: Mapping[str, Any], status: JobStatus, usd_per_s: float | None) -> float | None:
+def job_cost(status: JobStatus, usd_per_s: float | None) -> float | None:
+    """Return the cost of a job that has ended, in US dollars; None if it is unknown. See `read_result`."""
+    output = _mapping(status.output)
     if usd_per_s is None:
         cost = output.get("cost")
         return cost if isinstance(cost, int | float) and 0 <= cost < _MAX_COST else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from comfy_client.providers.interface import Health, JobStatus
+from comfy_client.providers.results import job_cost
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_core.workflows import Workflow
 
@@ -34,8 +36,9 @@ class RunPodProvider:
         return f"endpoint {self._endpoint.endpoint_id} at RunPod"
 
     def status(self, job_id: str) -> JobStatus:
-        """Return a job's status."""
-        return self._endpoint.status(job_id)
+        """Return a job's status, with its cost if it has ended."""
+        status = self._endpoint.status(job_id)
+        return replace(status, cost=job_cost(status, self._usd_per_s)) if status.state.is_final else status
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job. worker-comfyui does not stop sampling (docs/reference/runpod.md#the-stock-worker)."""

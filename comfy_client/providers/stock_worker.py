@@ -90,7 +90,7 @@ class StockWorkerProvider(RunPodProvider):
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status. worker-comfyui reports no progress."""
-        return _with_known_code(self._endpoint.status(job_id))
+        return _with_known_code(super().status(job_id))
 
     def result(self, status: JobStatus) -> GenerationResult:
         """Return a job's result. Images are encoded as requested if the request is still cached in this process."""

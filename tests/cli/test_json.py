@@ -27,6 +27,8 @@ JSON_COMMANDS = (
     ["status", "JOB"],
     ["wait", "JOB"],
     ["cancel", "JOB"],
+    ["logs", "JOB"],
+    ["jobs"],
     ["health"],
     ["cost", "--since=7d"],
     ["workflows"],
