@@ -1,4 +1,4 @@
-"""Starts the Scenario shim as a separate process with `comfy-client scenario serve`."""
+"""Starts the Scenario shim as a separate process with `comfy-client scenario serve`, or `comfy-client serve`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,10 +30,17 @@ NO_ENDPOINT = {
 class ShimProcess:
     """A shim process. `environment` configures its provider.
 
-    The shim's data stay in `directory` after the process ends.
+    The shim's data stay in `directory` after the process ends. `command` starts it.
     """
 
-    def __init__(self, environment: Mapping[str, str], directory: Path, *flags: str) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        directory: Path,
+        *flags: str,
+        command: Sequence[str] = ("scenario", "serve"),
+    ) -> None:
+        self._command = [sys.executable, "-m", "comfy_client.cli.main", *command]
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "SCENARIO_"))},
             "PYTHONPATH": str(ROOT),
@@ -74,7 +81,7 @@ class ShimProcess:
         """Start the process, and wait until it listens. Raises AssertionError if it does not."""
         log_start = len(self.log)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags],
+            [*self._command, *self._flags],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -96,7 +103,7 @@ class ShimProcess:
         Return its exit status and output.
         """
         completed = subprocess.run(
-            [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
+            [*self._command, *self._flags, *flags],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cost": ("show what the jobs in this machine's log have cost", "comfy_client.cli.costs"),
     "mcp": ("serve tools for AI agents (MCP) on stdin and stdout", "comfy_client.cli.mcp"),
     "batch": ("generate all images of a game from one file", "comfy_client.cli.batch"),
+    "serve": ("serve OpenAI's and Scenario.com's APIs from your endpoint, and a web page", "comfy_client.cli.serve"),
     "scenario": ("serve Scenario.com's API from your endpoint (`scenario serve`)", "comfy_client.cli.scenario"),
     "deploy": ("create or update the endpoint at RunPod, and generate a test image", "comfy_client.cli.deploy"),
     "destroy": ("delete the endpoint and its template at RunPod", "comfy_client.cli.deploy"),

@@ -6,11 +6,11 @@ import argparse
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfy_client.cli.call import JSON, Call, Command, print_url
-from comfy_client.cli.flags import Flag, UsageError, parse_pair, parse_port
+from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.flags import Flag, UsageError, parse_pair
+from comfy_client.cli.serve import SERVE_FLAGS, serve_scenario
 from comfy_client.cli.transfer import export_assets, import_library
 
 if TYPE_CHECKING:
@@ -41,21 +41,7 @@ SCENARIO_FLAGS: Sequence[Flag] = (
         'With `route`: remove every other entry. `route "*=scenario" --only` sends every generate call to Scenario.',
         settings={"action": "store_true"},
     ),
-    Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
-    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": parse_port, "default": 8189}),
-    Flag(
-        ("--data",), "The folder for jobs, assets and images. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
-    ),
-    Flag(
-        ("--strict",),
-        "Reject requests with unsupported fields, like SCENARIO_SHIM_STRICT.",
-        settings={"action": "store_true"},
-    ),
-    Flag(
-        ("--insecure-local",),
-        "Require no key. Only allowed on a loopback address; requests from other web pages are rejected.",
-        settings={"action": "store_true"},
-    ),
+    *SERVE_FLAGS,
 )
 
 
@@ -66,7 +52,7 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 def _scenario(call: Call) -> int:
     actions: dict[str, Callable[[Call], int]] = {
-        "serve": _serve,
+        "serve": serve_scenario,
         "route": _route,
         "models": _models,
         "import": import_library,
@@ -110,19 +96,3 @@ def _models(call: Call) -> int:
     table = unmapped_table(asyncio.run(private_models(settings.upstream())), settings.models)
     call.screen.show(table, json.dumps(table, indent=2, ensure_ascii=False))
     return 0
-
-
-def _serve(call: Call) -> int:
-    from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - only needed by this command
-
-    options = call.options
-    return serve(
-        call.environment,
-        host=options.host,
-        port=options.port,
-        is_open=options.insecure_local,
-        directory=options.data,
-        is_strict=options.strict,
-        log_stream=call.screen.err,
-        on_ready=lambda url: print_url(call, url),
-    )

@@ -21,7 +21,7 @@ from typing import IO
 
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.errors import JobError
-from comfy_core.images.codec import EncodedImage, check_image, converted, encode_image, identify
+from comfy_core.images.codec import EncodedImage, check_image, converted, encode_image, identify, with_alpha_of
 
 MEMORY_BYTES = 3 * 1024**3
 """Limit of the process's address space. Flattening and encoding 64 megapixels takes 1.6 GB."""
@@ -31,7 +31,7 @@ _FRAME_LENGTHS = struct.Struct(">IQ")
 _MAX_HEADER_BYTES = 16 * 1024 * 1024
 _PARENT_POLL_S = 1.0
 
-_FUNCTIONS = {each.__name__: each for each in (check_image, converted, encode_image, identify)}
+_FUNCTIONS = {each.__name__: each for each in (check_image, converted, encode_image, identify, with_alpha_of)}
 
 
 def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> None:

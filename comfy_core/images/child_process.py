@@ -189,6 +189,14 @@ def check_image(
     return _require_image(_run("check_image", data, arguments, field_path, raise_if_stopped, timeout_s))
 
 
+def with_alpha_of(image: bytes, mask: bytes) -> EncodedImage:
+    """Return an image with the alpha channel of a mask: see codec.with_alpha_of."""
+    require_size(image, "image")
+    require_size(mask, "mask")
+    arguments = {"mask_start": len(image)}
+    return _require_image(_run("with_alpha_of", image + mask, arguments, "image", never_stop, IMAGE_TIMEOUT_S))
+
+
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}

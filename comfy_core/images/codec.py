@@ -118,6 +118,25 @@ def _checked(data: bytes, form: ImageForm) -> EncodedImage:
     return EncodedImage(encoded.getvalue(), image.width, image.height, "image/png", is_complete=found.is_complete)
 
 
+def with_alpha_of(data: bytes, mask_start: int) -> EncodedImage:
+    """Return the image `data[:mask_start]` as PNG with the alpha channel of the mask `data[mask_start:]`.
+
+    The transparent areas keep their colours. A mask of another size is stretched. Raises JobError (invalid_image).
+    """
+    image_file, mask_file = data[:mask_start], data[mask_start:]
+    for name, file in (("image", image_file), ("mask", mask_file)):
+        check_image(file, name, form="as_sent")
+    image, mask = FORMS["opaque"](decode_image(image_file).image), FORMS["as_sent"](decode_image(mask_file).image)
+    alpha = mask.convert("RGBA").getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        raise invalid_image("mask", "has no transparent areas: make the areas transparent that are to be generated")
+    image.putalpha(alpha.resize(image.size, Image.Resampling.BILINEAR))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    require_size(encoded.getvalue(), "image with its mask, as PNG,")
+    return EncodedImage(encoded.getvalue(), *image.size, "image/png")
+
+
 def invalid_image(field_path: str, problem: str) -> JobError:
     """Return the error for an image at `field_path` in the request that is not accepted."""
     return JobError.because(ErrorCode.INVALID_IMAGE, f"{field_path} {problem}", path=field_path)

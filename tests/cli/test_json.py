@@ -40,7 +40,7 @@ JSON_COMMANDS = (
     ["completion", "bash"],
     ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
 )
-SERVER_COMMANDS = {"simulate", "scenario", "mcp"}
+SERVER_COMMANDS = {"simulate", "serve", "scenario", "mcp"}
 """Commands that run a server."""
 
 

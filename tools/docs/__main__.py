@@ -55,6 +55,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),
         "commands": tables.commands_table,
     },
+    "openai.md": {"parameters": tables.openai_parameters_table, "quality": tables.openai_quality_table},
     "scenario.md": {"fields": tables.fields_tables, "variables": lambda: variables_table(SHIM_VARIABLES)},
     "deploy.md": {
         "licence": tables.licence_box,

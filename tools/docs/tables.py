@@ -8,6 +8,7 @@ from typing import Any
 from bench.faults import FAULT_ROWS, FAULTS_TESTED_ELSEWHERE
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
+from comfy_client.gateway.openai.fields import PARAMETERS, QUALITY_STEPS
 from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.providers import PROVIDERS
 from comfy_core.environment import Variable
@@ -78,6 +79,22 @@ def fields_tables() -> str:
             rows.append(f"| `{name}` | {default} | {field.becomes or why} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def openai_parameters_table() -> str:
+    """Return a table of the parameters of OpenAI's image calls."""
+    rows = ["| parameter | becomes |", "|---|---|"]
+    for name, field in PARAMETERS.items():
+        why = f"**{'rejected' if field.is_rejected else 'ignored'}**: {field.why_not}"
+        rows.append(f"| `{name}` | {field.becomes or why} |")
+    return "\n".join(rows) + "\n"
+
+
+def openai_quality_table() -> str:
+    """Return a table of the steps of each quality."""
+    rows = [f"| `{name}` | {steps} |" for name, steps in QUALITY_STEPS.items()]
+    head = ["| `quality` | steps |", "|---|---|", "| `auto`, `standard` | the workflow's default |"]
+    return "\n".join([*head, *rows]) + "\n"
 
 
 def providers_table() -> str:

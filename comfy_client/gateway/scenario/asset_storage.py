@@ -18,7 +18,7 @@ from comfy_client.gateway.scenario.errors import ShimError, storing
 from comfy_client.gateway.scenario.store import Store
 from comfy_core.backoff import backoff_s
 from comfy_core.errors import ComfyClientError
-from comfy_core.images.child_process import check_image, converted
+from comfy_core.images.child_process import check_image, converted, with_alpha_of
 from comfy_core.images.codec import EncodedImage
 from comfy_core.images.forms import ImageForm
 
@@ -49,6 +49,11 @@ class AssetStorage:
         """Return a caller's image in a form that LoadImage accepts. Raises JobError."""
         async with self._decoding:
             return await asyncio.to_thread(check_image, data, "image", form=form)
+
+    async def masked(self, image: bytes, mask: bytes) -> EncodedImage:
+        """Return a caller's image with the alpha channel of a mask. Raises JobError."""
+        async with self._decoding:
+            return await asyncio.to_thread(with_alpha_of, image, mask)
 
     async def converted(self, data: bytes, output_format: str, width: int) -> EncodedImage:
         """Return a stored image in another format or width."""

@@ -39,13 +39,16 @@ PART_LIFE_S = 3600.0
 class Keys:
     """The configured keys. Each key is a separate owner. Without keys (`--insecure-local`), there is one owner.
 
+    As a bearer token, an account is its key and its secret with a colon between them.
+
     `advice` says what a request without a valid key has to send.
     """
 
     accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
     tokens: tuple[str, ...] = field(default=(), repr=False)
     advice: str = (
-        "Send a key of SCENARIO_SHIM_ACCOUNTS (Basic) or a token of SCENARIO_SHIM_TOKENS (Bearer), not one of Scenario"
+        "Send an account of SCENARIO_SHIM_ACCOUNTS (Basic, or Bearer KEY:SECRET) or a token of SCENARIO_SHIM_TOKENS "
+        "(Bearer), not a key of Scenario or OpenAI"
     )
 
     @property
@@ -61,16 +64,19 @@ class Keys:
         if self.is_open:
             return LOCAL_OWNER
         scheme, _, given = authorization.partition(" ")
+        known = {f"{key}:{secret}": key for key, secret in self.accounts.items()}
+        match scheme.lower():
+            case "basic":
+                given = _decoded(given)
+            case "bearer":
+                given = given.strip()
+                known |= {token: token for token in self.tokens}
+            case _:
+                known = {}
         found = ""
-        if scheme.lower() == "basic":
-            key, _, secret = _decoded(given).partition(":")
-            for name, wanted in self.accounts.items():
-                if _equal(key, name) & _equal(secret, wanted):
-                    found = name
-        elif scheme.lower() == "bearer":
-            for token in self.tokens:
-                if _equal(given.strip(), token):
-                    found = token
+        for credential, key in known.items():
+            if _equal(given, credential):
+                found = key
         if not found:
             # No WWW-Authenticate header: the browser would show its own dialog instead of the web page's.
             raise ShimError(

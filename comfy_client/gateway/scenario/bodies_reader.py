@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -19,6 +20,9 @@ from comfy_core.error_codes import ErrorCode
 BODY_GRACE_S = 20.0
 """Time limit for a body. Every MIN_BYTES_PER_S bytes received add one second."""
 MIN_BYTES_PER_S = 20_000
+MAX_FORM_FIELDS = 60
+MAX_FORM_FILES = 17
+"""OpenAI's limit of 16 images, and a mask."""
 
 
 async def read_body(request: Request, max_bytes: int, advice: str, grace_s: float = BODY_GRACE_S) -> bytes:
@@ -62,19 +66,43 @@ async def read_form(request: Request, data: bytes) -> JsonObject:
 
     The image is the first file. Its name is the field `name`, or else its file name.
     """
+    async with _form(request, data, max_files=1) as form:
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        file = next((value for value in form.values() if isinstance(value, UploadFile)), None)
+        if file is None:
+            raise bad_request([Fault("", "has no file. Send the image as a file, or as JSON with name and image")])
+        return {"name": file.filename or "image.png", **fields, "image": await _attached(file)}
+
+
+async def read_image_form(request: Request, data: bytes) -> JsonObject:
+    """Return a multipart form as a JSON body whose files are base64. Raises ShimError (400).
+
+    The values of a field whose name ends with `[]` are a list, as are several values of one name.
+    """
+    values: dict[str, list[str]] = {}
+    async with _form(request, data, max_files=MAX_FORM_FILES) as form:
+        for name, value in form.multi_items():
+            values.setdefault(name, []).append(value if isinstance(value, str) else await _attached(value))
+    is_list = {name: name.endswith("[]") or len(items) > 1 for name, items in values.items()}
+    return {name.removesuffix("[]"): items if is_list[name] else items[0] for name, items in values.items()}
+
+
+@asynccontextmanager
+async def _form(request: Request, data: bytes, *, max_files: int) -> AsyncIterator[FormData]:
+    """Yield a parsed multipart body, and close its files. Raises ShimError (400)."""
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield data
 
     try:
-        form = await MultiPartParser(request.headers, chunks(), max_files=1, max_fields=20).parse()
+        form = await MultiPartParser(request.headers, chunks(), max_files=max_files, max_fields=MAX_FORM_FIELDS).parse()
     except (MultiPartException, KeyError) as error:
         raise bad_request([Fault("", f"is not valid multipart/form-data ({error})")]) from None
-    fields = {name: value for name, value in form.items() if isinstance(value, str)}
-    file = next((value for value in form.values() if isinstance(value, UploadFile)), None)
-    if file is None:
-        raise bad_request([Fault("", "has no file. Send the image as a file, or as JSON with name and image")])
-    content = await file.read()
-    await form.close()
-    image = Attached.of(await asyncio.to_thread(base64.b64encode, content))
-    return {"name": file.filename or "image.png", **fields, "image": image}
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def _attached(file: UploadFile) -> Attached:
+    return Attached.of(await asyncio.to_thread(base64.b64encode, await file.read()))

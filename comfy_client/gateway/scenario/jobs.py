@@ -18,7 +18,8 @@ import base64
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob
 from comfy_client.gateway.scenario.output_assets import output_assets
-from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting
+from comfy_client.job import Done, Event, JobPoller, Observer, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_client.providers.interface import (
     GenerationRequest,
     GenerationResult,
@@ -82,6 +83,8 @@ class JobRunner:
         if provider.jobs_outlive_process:
             self._run_slots = contextlib.nullcontext()
         self._is_stopping = False
+        self._stopping = asyncio.Event()
+        self._observers: dict[str, list[Observer]] = defaultdict(list)
 
     def resume(self) -> int:
         """Resume the unfinished jobs of earlier processes and return their number. Raises ShimError."""
@@ -97,6 +100,31 @@ class JobRunner:
         task = asyncio.get_running_loop().create_task(self._run(job_id), name=job_id)
         self._tasks[job_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
+
+    async def wait(self, job_id: str) -> ShimJob:
+        """Return a job when it has ended, or when `release_waits` is called."""
+        if (task := self._tasks.get(job_id)) is not None:
+            stopping = asyncio.create_task(self._stopping.wait())
+            try:
+                await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopping.cancel()
+        return self._job(job_id)
+
+    def release_waits(self) -> None:
+        """End each `wait`, because the server stops."""
+        self._stopping.set()
+
+    @contextlib.contextmanager
+    def observed(self, job_id: str, observer: Observer) -> Iterator[None]:
+        """Call `observer` with each event of a running job, until the context ends."""
+        self._observers[job_id].append(observer)
+        try:
+            yield
+        finally:
+            self._observers[job_id].remove(observer)
+            if not self._observers[job_id]:
+                del self._observers[job_id]
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job. A finished job does not change.
@@ -243,6 +271,8 @@ class JobRunner:
                         return
                     with suppress(ShimError):  # The disk may be full. The next event updates the progress.
                         self._record_progress(job_id, event)
+                    for observer in self._observers.get(job_id, ()):
+                        observer(event)
             except JobCancelled:
                 await self._storage.write(lambda: self._end(job_id, Status.CANCELED))
                 return

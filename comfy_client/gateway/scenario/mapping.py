@@ -17,6 +17,7 @@ from comfy_client.gateway.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimErr
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MAX_STEPS, ROUTES, SAMPLERS, GenerateRoute
 from comfy_client.gateway.scenario.studio_models import StudioModel
 from comfy_core.contract import Fault, JsonObject
+from comfy_core.images.forms import ImageForm
 from comfy_core.request.spellings import respelled
 from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
 
@@ -57,6 +58,8 @@ class MappedCall:
         original: the caller's fields and Scenario's defaults, without images; shown in a job's `metadata.input`.
         notes: one sentence for each field that was ignored or changed.
         is_hidden: whether the job's assets are left out of lists.
+        mask: base64 of an image whose transparent areas are generated, or None.
+        image_form: the form in which an image of the request is stored.
     """
 
     task: str
@@ -67,6 +70,8 @@ class MappedCall:
     original: JsonObject = field(repr=False)
     notes: tuple[str, ...] = ()
     is_hidden: bool = False
+    mask: str | None = None
+    image_form: ImageForm = "flat"
 
 
 def map_call(

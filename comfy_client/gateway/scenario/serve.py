@@ -1,4 +1,4 @@
-"""`comfy-client scenario serve`: runs the shim as an HTTP server until SIGTERM or Ctrl-C."""
+"""`comfy-client serve` and `scenario serve`: run the shim as an HTTP server until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario.blobs import make_blobs
 from comfy_client.gateway.scenario.settings import ShimSettings
+from comfy_client.providers import workflows_from_env
 from comfy_core.errors import ConfigError, missing_extra
 from comfy_core.urls import is_loopback
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
     from comfy_client.gateway.scenario.server import ShimServer
 
+APIS: Mapping[str, str] = {
+    "scenario": "With Scenario's SDK, set SCENARIO_BASE_URL={url}/v1. Other clients use the same URL.\n",
+    "openai": "With OpenAI's SDK, set OPENAI_BASE_URL={url}/v1, and OPENAI_API_KEY to KEY:SECRET or a token.\n",
+}
+"""The APIs that the server may have, each with what its callers set."""
 BACKLOG = 2048
 SERVER_STOP_TIMEOUT_S = 20
 """How long a shutdown waits for responses in progress. Unfinished jobs continue at the next start."""
@@ -37,16 +43,20 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     is_open: bool = False,
     directory: Path | None = None,
     is_strict: bool = False,
+    apis: Collection[str] = ("scenario",),
     log_stream: TextIO = sys.stderr,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Serve until SIGTERM or Ctrl-C and return the exit status. Raises ConfigError.
 
     `is_open` (`--insecure-local`) requires no keys; it is only allowed on a loopback address. `on_ready` is called
-    with the server's URL when the server listens.
+    with the server's URL when the server listens. `apis` has those of APIS that the server has.
     """
     settings = ShimSettings.from_env(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
+    if "scenario" not in apis:
+        settings = replace(settings, upstream_api_key="", upstream_api_secret="")
+    workflows = workflows_from_env(environment) if "openai" in apis else None
     _check_access(settings, host, is_open=is_open)
     uvicorn, server_module = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
     connections = _import_optional("comfy_client.gateway.scenario.connections")
@@ -54,7 +64,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     _import_optional("prometheus_client").disable_created_metrics()
     logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
-        shim = server_module.ShimServer(client, settings, make_blobs(settings.directory, settings.bucket))
+        blobs = make_blobs(settings.directory, settings.bucket)
+        shim = server_module.ShimServer(client, settings, blobs, workflows=workflows, has_scenario="scenario" in apis)
         try:
             sockets = listen(host, port)
         except ConfigError:
@@ -74,11 +85,16 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             timeout_keep_alive=connections.KEEP_ALIVE_S,
             timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,
         )
-        server = draining.DrainingServer(config, settings.drain_s, lambda: setattr(shim.health, "is_draining", True))
+        server = draining.DrainingServer(
+            config,
+            settings.drain_s,
+            on_drain=lambda: setattr(shim.health, "is_draining", True),
+            on_stop=shim.service.release_waits,
+        )
         # For a signal before uvicorn sets its handlers, and for the signal that uvicorn raises again after a shutdown.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        asyncio.run(_serve(shim, server, sockets, log_stream, on_ready))
+        asyncio.run(_serve(shim, server, sockets, _hints(apis), log_stream, on_ready))
     return 0
 
 
@@ -86,6 +102,7 @@ async def _serve(
     shim: ShimServer,
     server: Any,  # noqa: ANN401 - uvicorn's
     sockets: Sequence[socket.socket],
+    hint: str,
     log_stream: TextIO,
     on_ready: Callable[[str], None],
 ) -> None:
@@ -93,13 +110,16 @@ async def _serve(
     async with shim.service, shim.health:
         host, port = sockets[0].getsockname()[:2]
         url_host = f"[{host}]" if ":" in host else host
-        log_stream.write(
-            f"The shim listens on http://{url_host}:{port}\n"
-            f"With Scenario's SDK, set SCENARIO_BASE_URL=http://{url_host}:{port}/v1. Other clients use the same URL.\n"
-        )
+        url = f"http://{url_host}:{port}"
+        log_stream.write(f"The shim listens on {url}\n{hint.format(url=url)}")
         log_stream.flush()
-        on_ready(f"http://{url_host}:{port}")
+        on_ready(url)
         await server.serve(sockets=list(sockets))
+
+
+def _hints(apis: Collection[str]) -> str:
+    """Return what callers of each API set, with a place for the URL."""
+    return "".join(hint for api, hint in APIS.items() if api in apis)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

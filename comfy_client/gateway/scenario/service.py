@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -23,7 +23,7 @@ from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.bridge.bridge import Bridge, Forwarding
 from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
 from comfy_client.gateway.scenario.bridge.routing import RoutingTable
-from comfy_client.gateway.scenario.errors import ShimError, bad_request, key_of_another_request, not_found
+from comfy_client.gateway.scenario.errors import UNAVAILABLE, ShimError, bad_request, key_of_another_request, not_found
 from comfy_client.gateway.scenario.filters import Filter
 from comfy_client.gateway.scenario.folder import FolderLock
 from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried, fingerprint
@@ -34,6 +34,7 @@ from comfy_client.gateway.scenario.model_records import ModelCatalog
 from comfy_client.gateway.scenario.models import Phase, ShimJob, Side
 from comfy_client.gateway.scenario.page.jobs import PageJobs
 from comfy_client.gateway.scenario.page.overview import Overview
+from comfy_client.gateway.scenario.page.repeat import start_image
 from comfy_client.gateway.scenario.page.search import JobSearch
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import (
@@ -47,9 +48,11 @@ from comfy_client.gateway.scenario.serializers import (
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Store
 from comfy_client.gateway.scenario.uploads import SWEEP_S, Uploads
+from comfy_client.job import Observer
 from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
 from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import Fault, JsonObject, is_asset_id
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 from comfy_core.images.codec import EncodedImage
 
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
 
 THREADS = 32
 """Threads for blocking calls to the endpoint and the disk. RunPodEndpoint's connection pool has the same size."""
+RESTART_S = 2
+"""When a caller should try again whose request a stopping server cannot finish, in seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +98,7 @@ class ShimService:
     ) -> None:
         self._client = client
         self._settings = settings
-        self._url_of = url_of
+        self.image_url = url_of
         self._lock = FolderLock(settings.directory)
         try:
             self._storage = AssetStorage(Store(settings.directory), blobs)
@@ -116,9 +121,7 @@ class ShimService:
         self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
         self.callers = Callers.of(settings.accounts, settings.tokens, settings.admin_keys)
         search = JobSearch(self.store_file)
-        self.page = PageJobs(
-            self._storage, search, self.assets, self.callers, settings.costs, self.generate, self.bridge
-        )
+        self.page = PageJobs(self._storage, search, self.assets, self.callers, settings.costs, self, self.bridge)
         self.overview = Overview(client, search, self.callers, self.bridge)
         self._sweep_task: asyncio.Task[None] | None = None
         self.resumed = 0
@@ -169,15 +172,61 @@ class ShimService:
         mapped = await self._mapped_or_forwarded(GenerateRequest(owner, route, model_id, body), digest, retry)
         if isinstance(mapped, Forwarding):
             return await mapped.generate()
+        job = await self.start(owner, route, mapped, digest, retry)
+        response = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
+        if route == INFERENCES:
+            response["inference"] = inference_record(job, self.image_url)
+        return response
+
+    async def start(
+        self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint, window_s: float = WINDOW_S
+    ) -> ShimJob:
+        """Store and start a job, and return it. A retry of an earlier request returns the existing job.
+
+        `digest` is the fingerprint of the request. A retry without an idempotency key may arrive `window_s` after the
+        request. Raises ShimError.
+        """
         async with self._call_locks.setdefault(retry.key or digest, asyncio.Lock()):
-            job = self._existing_job(owner, digest, retry)
+            job = self._existing_job(owner, digest, retry, window_s)
             if job is None:
                 job = await self._store_job(owner, route, mapped, digest, retry)
                 self._runner.start(job.id)
-        response = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
-        if route == INFERENCES:
-            response["inference"] = inference_record(job, self._url_of)
-        return response
+        return job
+
+    async def ended(self, job_id: str) -> ShimJob:
+        """Wait until a job has ended, and return it. Raises ShimError (503) if the server stops before that."""
+        job = await self._runner.wait(job_id)
+        if job.phase is not Phase.ENDED:
+            raise ShimError(
+                UNAVAILABLE,
+                f"The server stops. Job {job_id} continues, and its images will be on the web page. The same request "
+                "with the same Idempotency-Key returns them",
+                code=ErrorCode.NETWORK,
+                headers={"Retry-After": str(RESTART_S), "x-should-retry": "true"},
+            )
+        return job
+
+    def observed(self, job_id: str, observer: Observer) -> AbstractContextManager[None]:
+        """Call `observer` with each event of a running job, until the context ends."""
+        return self._runner.observed(job_id, observer)
+
+    def release_waits(self) -> None:
+        """End each `ended` with an error, because the server stops."""
+        self._runner.release_waits()
+
+    async def repeat(self, job: ShimJob, owner: str, *, is_same_seed: bool) -> ShimJob:
+        """Start an own job again for `owner`, without the caller's request. Raises ShimError (400)."""
+        image = start_image(job, self._store.asset_of(job.picture, owner))
+        without_seed = {name: value for name, value in job.worker_request.items() if name != "seed"}
+        mapped = MappedCall(
+            task=job.task,
+            job_type=job.job_type,
+            input=job.worker_request if is_same_seed else without_seed,
+            image=image or None,
+            model_id=job.model_id,
+            original=job.scenario_request,
+        )
+        return await self.start(owner, job.route, mapped, "", NOT_A_RETRY)
 
     async def estimate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
         """Return the estimated cost of a request (a dry run). Raises ShimError as `generate` does."""
@@ -217,14 +266,14 @@ class ShimService:
                 raise
             return Forwarding(self.bridge, request.forwarded(digest, retry))
 
-    def _existing_job(self, owner: str, digest: str, retry: RetryHint) -> ShimJob | None:
+    def _existing_job(self, owner: str, digest: str, retry: RetryHint, window_s: float) -> ShimJob | None:
         """Return the job of which this request is a retry, with its retry count updated, or None for a new request."""
         if retry.key:
             job = self._store.job_of_key(owner, retry.key)
             if job is not None and job.fingerprint != digest:
                 raise key_of_another_request()
             return job
-        job = find_retried(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
+        job = find_retried(retry, self._store.equal_jobs(digest, self._storage.clock() - window_s))
         return None if job is None else self._store.change(job, repeats=retry.count)
 
     async def _store_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
@@ -265,7 +314,7 @@ class ShimService:
             fingerprint=digest,
             repeats=retry.count,
             idempotency_key=retry.key,
-            prompt=str(mapped.input["prompt"]),
+            prompt=str(mapped.input.get("prompt", "")),
         )
 
     async def _start_image(self, owner: str, mapped: MappedCall) -> _StartImage:
@@ -282,7 +331,10 @@ class ShimService:
         if source.startswith("http://"):
             raise bad_request([Fault("image", "must be an https URL, not http")])
         data = await asyncio.to_thread(decode_image, source, "image")
-        return _StartImage(uploaded=await self._storage.checked(data, form="flat"))
+        if mapped.mask is None:
+            return _StartImage(uploaded=await self._storage.checked(data, form=mapped.image_form))
+        mask = await asyncio.to_thread(decode_image, mapped.mask, "mask")
+        return _StartImage(uploaded=await self._storage.masked(data, mask))
 
     async def job(self, owner: str, job_id: str) -> JsonObject:
         """Return a job (`GET /jobs/{jobId}`). Raises ShimError (404)."""
@@ -316,7 +368,7 @@ class ShimService:
             await self.assets.copy_missing(job.asset_ids)
         elif job.model_id != model_id:
             raise not_found(f"inference of {model_id[:80]}", inference_id)
-        return {"inference": inference_record(job, self._url_of), "job": self._record(job)}
+        return {"inference": inference_record(job, self.image_url), "job": self._record(job)}
 
     async def inferences(self, owner: str, model_id: str, query: Query) -> JsonObject:
         """Return a page of a model's jobs (`GET /models/{id}/inferences`, Scenario's oldest route)."""
@@ -324,7 +376,7 @@ class ShimService:
             return await self.bridge.inferences(model_id, query)
         page = parse_page_query(ShimJob, owner, query, only=Filter().where("model_id = ? AND is_deleted = 0", model_id))
         rows, next_page = fetch_page(self._store, ShimJob, page)
-        return {"inferences": [inference_record(row, self._url_of) for row in rows], **next_page}
+        return {"inferences": [inference_record(row, self.image_url) for row in rows], **next_page}
 
     async def _current_job(self, owner: str, job_id: str) -> ShimJob:
         """Return a job. A job of Scenario is read from there, unless it has ended. Raises ShimError (404)."""

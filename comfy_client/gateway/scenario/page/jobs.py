@@ -6,22 +6,23 @@ All methods must be called in one event loop. They raise ShimError.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.auth import Callers
 from comfy_client.gateway.scenario.bridge.bridge import Bridge
-from comfy_client.gateway.scenario.bridge.generate import GenerateRequest
+from comfy_client.gateway.scenario.bridge.generate import PATHS, GenerateRequest
 from comfy_client.gateway.scenario.errors import BAD_REQUEST, ShimError, bad_request, not_found
-from comfy_client.gateway.scenario.models import SHARED_OWNER, Phase, ShimAsset, ShimJob
+from comfy_client.gateway.scenario.models import SHARED_OWNER, Phase, ShimAsset, ShimJob, Side
 from comfy_client.gateway.scenario.page.records import page_job
 from comfy_client.gateway.scenario.page.refresh import Refresher
 from comfy_client.gateway.scenario.page.repeat import repeated_call
 from comfy_client.gateway.scenario.page.search import JobSearch, parse_search
 from comfy_client.gateway.scenario.pagination import Query, next_page
-from comfy_client.gateway.scenario.serializers import scenario_job_record
+from comfy_client.gateway.scenario.serializers import job_record, scenario_job_record
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_core.contract import Fault, JsonObject
 
@@ -34,8 +35,15 @@ _KEPT_RECORD_FIELDS = frozenset(
 
 _NO_CHANGES: JsonObject = {"jobs": [], "matching": [], "deleted": [], "hasMore": False}
 
-Generate = Callable[..., Awaitable[JsonObject]]
-"""`ShimService.generate`."""
+
+class Starter(Protocol):
+    """Starts jobs: ShimService."""
+
+    async def generate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
+        """Start the job of a call that the shim may serve itself."""
+
+    async def repeat(self, job: ShimJob, owner: str, *, is_same_seed: bool) -> ShimJob:
+        """Start an own job again that has no call of Scenario's API."""
 
 
 class PageJobs:
@@ -43,7 +51,7 @@ class PageJobs:
 
     Args:
         callers: the names of the callers, and which of them see all jobs.
-        generate: starts the job of a call that the shim may serve itself.
+        starter: starts the jobs that run again.
         bridge: None if the shim has no key of Scenario.
     """
 
@@ -54,14 +62,14 @@ class PageJobs:
         assets: Assets,
         callers: Callers,
         costs: CostRules,
-        generate: Generate,
+        starter: Starter,
         bridge: Bridge | None,
     ) -> None:
         self._store = storage.store
         self._callers = callers
         self._costs = costs
         self._assets = assets
-        self._generate = generate
+        self._starter = starter
         self._bridge = bridge
         self._search = search
         self._refresher = Refresher(storage.store, bridge)
@@ -112,11 +120,15 @@ class PageJobs:
         match body:
             case {"seed": "same" | "new" as seed}:
                 job = self._find(owner, job_id)
+                is_same_seed = seed == "same"
             case _:
                 raise bad_request([Fault("seed", "must be same or new")])
-        call = repeated_call(job, owner, is_same_seed=seed == "same", image_id=self._store.asset_of(job.picture, owner))
+        if job.side is Side.OWN and job.route not in PATHS:
+            repeated = await self._starter.repeat(job, owner, is_same_seed=is_same_seed)
+            return {"job": job_record(repeated, self._costs)}
+        call = repeated_call(job, owner, is_same_seed=is_same_seed, image_id=self._store.asset_of(job.picture, owner))
         if isinstance(call, GenerateRequest):
-            response = await self._generate(call.owner, call.route, call.body, model_id=call.model_id)
+            response = await self._starter.generate(call.owner, call.route, call.body, model_id=call.model_id)
         elif self._bridge is not None:
             response = await self._bridge.generate(call)
         else:

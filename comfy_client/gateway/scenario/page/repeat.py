@@ -28,7 +28,7 @@ def repeated_call(
     if is_same_seed and (seed := _seed(job)) is not None:
         body["seed"] = seed
     if job.side is Side.OWN:
-        image = _image(job, image_id)
+        image = start_image(job, image_id)
         body = {name: value for name, value in body.items() if name not in IMAGE_FIELDS}
         return _request(job, job.route, job.model_id, owner, {**body, **({"image": image} if image else {})})
     for name, path in PATHS.items():
@@ -49,8 +49,11 @@ def _seed(job: ShimJob) -> object:
     return job.scenario_request.get("seed", used.get("seed") if isinstance(used, dict) else None)
 
 
-def _image(job: ShimJob, image_id: str) -> str:
-    """Return the start image of an own job as a caller can send it, or an empty text. Raises ShimError (400)."""
+def start_image(job: ShimJob, image_id: str) -> str:
+    """Return the start image of an own job as a caller can send it, or an empty text. Raises ShimError (400).
+
+    `image_id` is the asset with the start image of a job whose call contained the image, if there is one.
+    """
     shown = str(job.scenario_request.get("image", ""))
     if not job.picture or is_asset_id(shown):
         return shown

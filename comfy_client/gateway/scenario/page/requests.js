@@ -22,7 +22,7 @@ async function request(path, { method = "GET", body, caller = "" } = {}) {
   const used = sessionStorage.getItem("authorization") || "";
   const headers = { ...(used && { Authorization: used }), ...(caller && { "X-Shim-Caller": caller }),
     ...(body && { "Content-Type": "application/json" }) };
-  const response = await fetchOrFail("v1" + path, { method, headers, body: body && JSON.stringify(body) });
+  const response = await fetchOrFail(path.slice(1), { method, headers, body: body && JSON.stringify(body) });
   const date = Date.parse(response.headers.get("Date"));
   if (date) serverClockAhead = date - Date.now();
   const answer = await response.json().catch(() => ({}));
