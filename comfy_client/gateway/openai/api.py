@@ -46,7 +46,8 @@ Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 RouteKey: TypeAlias = tuple[str, str]
 """The method and the path of a route."""
 Check: TypeAlias = Callable[[str, Endpoint, Request], Awaitable[Response]]
-PREFIXES = ("/v1", "/openai/v1")
+SHARED_PREFIX, OWN_PREFIX = "/v1", "/openai/v1"
+"""Below both prefixes are the routes of this API; below the first one are also Scenario's."""
 RETRY_WINDOW_S = 1320.0
 """How long after a request a retry may arrive: two of the SDK's timeouts of 600 s each, its backoff, and a margin."""
 KEEP_ALIVE_S = 15.0
@@ -62,7 +63,7 @@ _Result = TypeVar("_Result")
 
 
 class OpenAiApi:
-    """The routes of one service, below each of PREFIXES."""
+    """The routes of one service, below both prefixes."""
 
     def __init__(self, service: ShimService, access: Access, workflows: Mapping[str, Workflow]) -> None:
         self._service = service
@@ -82,30 +83,22 @@ class OpenAiApi:
         own = {
             (method, prefix + path): self._marked(partial(checked, prefix + path, endpoint))
             for method, path, endpoint in self._endpoints
-            for prefix in PREFIXES
+            for prefix in (SHARED_PREFIX, OWN_PREFIX)
         }
         others = {key: _by_scheme(own.pop(key), other) if key in own else other for key, other in routes.items()}
         return {**own, **others}
 
     @staticmethod
     def _marked(endpoint: Endpoint) -> Endpoint:
-        """Return an endpoint that gives a request an id, which also marks it as one of this API."""
+        """Return an endpoint that marks its requests as calls of this API."""
 
         async def marking(request: Request) -> Response:
-            request.scope[REQUEST_ID] = f"req_{secrets.token_hex(12)}"
+            request_id = mark(request)
             response = await endpoint(request)
-            response.headers[REQUEST_ID_HEADER] = request.scope[REQUEST_ID]
+            response.headers[REQUEST_ID_HEADER] = request_id
             return response
 
         return marking
-
-    @staticmethod
-    def handles(request: Request) -> bool:
-        """Return whether the errors of a request have OpenAI's format: it is on a route of this API, or may be."""
-        path = request.url.path
-        has_no_route = "endpoint" not in request.scope
-        is_other = path.startswith(PREFIXES[1]) or (path.startswith(PREFIXES[0]) and _is_bearer(request))
-        return REQUEST_ID in request.scope or (has_no_route and is_other)
 
     async def _models(self, request: Request) -> Response:
         await self._access.owner(request)
@@ -171,7 +164,7 @@ class OpenAiApi:
     async def _events(self, job: ShimJob, call: ImagesCall) -> AsyncIterator[bytes]:
         """Yield the events of a call: previews, and the images or an error."""
         events: asyncio.Queue[Event] = asyncio.Queue()
-        previews = _PreviewFilter(call.options.partial_images)
+        previews = PreviewFilter(call.options.partial_images)
         ended = asyncio.create_task(self._service.ended(job.id))
         try:
             with self._service.observed(job.id, events.put_nowait):
@@ -191,7 +184,7 @@ class OpenAiApi:
             ended.cancel()
 
 
-class _PreviewFilter:
+class PreviewFilter:
     """Selects at most `maximum` previews, spread over the job's progress."""
 
     def __init__(self, maximum: int) -> None:
@@ -235,6 +228,19 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, _Resu
     finally:
         task.cancel()
         watch.cancel()
+
+
+def mark(request: Request) -> str:
+    """Give a request an id, which marks it as a call of this API. Return the id."""
+    request_id = f"req_{secrets.token_hex(12)}"
+    request.scope[REQUEST_ID] = request_id
+    return request_id
+
+
+def is_call(request: Request) -> bool:
+    """Return whether a request that has no route is a call of this API: by its path, or by its bearer token."""
+    own, shared = (request.url.path.startswith(f"{prefix}/") for prefix in (OWN_PREFIX, SHARED_PREFIX))
+    return own or (shared and _is_bearer(request))
 
 
 def _by_scheme(own: Endpoint, other: Endpoint) -> Endpoint:

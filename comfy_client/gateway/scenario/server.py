@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from comfy_client.client import Client
-from comfy_client.gateway.openai.api import REQUEST_ID, REQUEST_ID_HEADER, Endpoint, OpenAiApi, RouteKey
+from comfy_client.gateway.openai.api import REQUEST_ID, REQUEST_ID_HEADER, Endpoint, OpenAiApi, RouteKey, is_call, mark
 from comfy_client.gateway.openai.errors import error_body, unknown_route
 from comfy_client.gateway.scenario.access import MAX_BODY_BYTES, Access, address_of, retry_hint
 from comfy_client.gateway.scenario.auth import CALLER_HEADER, PART_LIFE_S, Keys, Signer, image_expiry, url_secret
@@ -112,10 +112,9 @@ class ShimServer:
         checked: dict[RouteKey, Endpoint] = {
             (method, path): partial(self._checked, path, endpoint) for method, path, endpoint in endpoints
         }
-        self._openai: OpenAiApi | None = None
+        self._has_openai = workflows is not None
         if workflows is not None:
-            self._openai = OpenAiApi(self.service, self._access, workflows)
-            checked = self._openai.added_to(checked, self._checked)
+            checked = OpenAiApi(self.service, self._access, workflows).added_to(checked, self._checked)
         app = Starlette(
             routes=[Route(path, endpoint, methods=[method]) for (method, path), endpoint in checked.items()],
             exception_handlers={
@@ -255,6 +254,8 @@ class ShimServer:
 
     async def _error_response(self, request: Request, error: Exception) -> Response:
         path = request.url.path
+        if self._has_openai and isinstance(error, HTTPException) and is_call(request):
+            mark(request)
         match error:
             case ComfyClientError():
                 response_error = shim_error(error)
@@ -262,7 +263,7 @@ class ShimServer:
                 allowed = (headers or {}).get("Allow", "others")
                 reason = f"{request.method} {path[:120]} does not exist. That path supports {allowed}"
                 response_error = ShimError(METHOD_NOT_ALLOWED, reason)
-            case _ if self._is_openai(request):
+            case _ if REQUEST_ID in request.scope:
                 response_error = unknown_route(request.method, path)
             case _:
                 reason = f"The shim has no {request.method} {path[:120]}: {unsupported_route_advice(path)}"
@@ -271,24 +272,22 @@ class ShimServer:
         _log.info(
             "%s: %s %r: %d (%s)", address_of(request), request.method, path[:200], response_error.status, trace_id
         )
-        return self._rendered(request, response_error, trace_id)
+        return _rendered(request, response_error, trace_id)
 
     async def _internal_error(self, request: Request, error: Exception) -> Response:
         trace_id = _trace_id(request)
         _log.error("bug in the shim: %s %r (%s)", request.method, request.url.path[:200], trace_id, exc_info=error)
         reason = f"Bug in the shim. Search its log for {trace_id}"
-        return self._rendered(request, ShimError(INTERNAL, reason, code=ErrorCode.INTERNAL), trace_id)
+        return _rendered(request, ShimError(INTERNAL, reason, code=ErrorCode.INTERNAL), trace_id)
 
-    def _rendered(self, request: Request, error: ShimError, trace_id: str) -> Response:
-        """Return the response for an error, in the format of the request's API."""
-        headers = {} if error.status == TOO_MANY else {"x-should-retry": "false"}
-        headers |= error.headers
-        if self._is_openai(request):
-            return _json(error_body(error), error.status, {**headers, REQUEST_ID_HEADER: trace_id})
-        return _json(error.body(trace_id), error.status, headers)
 
-    def _is_openai(self, request: Request) -> bool:
-        return self._openai is not None and self._openai.handles(request)
+def _rendered(request: Request, error: ShimError, trace_id: str) -> Response:
+    """Return the response for an error, in the format of the request's API."""
+    headers = {} if error.status == TOO_MANY else {"x-should-retry": "false"}
+    headers |= error.headers
+    if REQUEST_ID in request.scope:
+        return _json(error_body(error), error.status, {**headers, REQUEST_ID_HEADER: trace_id})
+    return _json(error.body(trace_id), error.status, headers)
 
 
 def _trace_id(request: Request) -> str:

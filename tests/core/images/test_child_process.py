@@ -29,6 +29,7 @@ from comfy_core.images.child_process import (
     encode_image,
     identify,
     never_stop,
+    with_alpha_of,
 )
 from simulators.waiting import until
 from tests.hostile_images import gif, slow_jpeg, tiff_chain
@@ -332,3 +333,38 @@ def test_an_invalid_response_of_a_child_is_rejected(facts: dict[str, object]) ->
     """A response without valid image data is a ValueError, also from a compromised child."""
     with pytest.raises(ValueError, match="invalid description of an image"):
         read_response({"image": facts, "more": 1}, b"", b"")
+
+
+def test_a_mask_becomes_the_alpha_channel() -> None:
+    """The image keeps its colours, also where the mask is transparent. A mask of another size is stretched."""
+    mask = Image.new("LA", (8, 4), (0, 255))
+    mask.paste((255, 0), (0, 0, 4, 4))
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+
+    result = with_alpha_of(png(), file.getvalue())
+    image = Image.open(io.BytesIO(result.data))
+
+    assert (result.width, result.height, image.mode) == (32, 16, "RGBA")
+    assert image.getpixel((0, 8)) == (255, 0, 0, 0)
+    assert image.getpixel((31, 8)) == (255, 0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "path"),
+    [
+        (png(), png(), "mask"),
+        (png(), png("RGBA"), "mask"),
+        (png(), b"text", "mask"),
+        (b"text", png(), "image"),
+        (png()[:60], png(), "image"),
+    ],
+    ids=["no alpha channel", "opaque", "no image", "no start image", "truncated"],
+)
+def test_an_unusable_mask_is_refused(image: bytes, mask: bytes, path: str) -> None:
+    """An image or a mask that cannot be used is invalid_image with its name."""
+    with pytest.raises(JobError) as raised:
+        with_alpha_of(image, mask)
+
+    assert raised.value.code is ErrorCode.INVALID_IMAGE
+    assert raised.value.report.details["path"] == path

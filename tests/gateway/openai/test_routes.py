@@ -36,6 +36,7 @@ def test_an_error_has_the_format_of_its_api(server: ShimProcess) -> None:
     """An unknown route below /v1 has OpenAI's error for a bearer token, else Scenario's."""
     for path, headers, auth, kind in (
         ("/v1/chat/completions", BEARER, None, "error"),
+        ("/v1/models", BEARER, None, "error"),
         ("/openai/v1/anything", {}, BASIC, "error"),
         ("/v1/anything", {}, BASIC, "reason"),
         ("/anything", BEARER, None, "reason"),
@@ -72,3 +73,17 @@ def test_scenario_s_api_alone(tmp_path: Path, command: tuple[str, ...]) -> None:
         assert "models" in keys(requests.get(f"{server.url}/v1/models", headers=BEARER, timeout=60))
         assert requests.post(f"{server.url}/v1/images/generations", headers=BEARER, timeout=60).status_code == 501
         assert "OPENAI_BASE_URL" not in server.log
+
+
+def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
+    """With `--insecure-local`, any key is accepted, and a call from a page of another site is refused."""
+    with ShimProcess(
+        {**NO_ENDPOINT, "SCENARIO_SHIM_ACCOUNTS": ""}, tmp_path, "--insecure-local", command=("serve",)
+    ) as server:
+        url = f"{server.base_url}/images/generations"
+        foreign = {"Authorization": "Bearer none", "Origin": "https://evil.example"}
+        refused = requests.post(url, json={"prompt": "a knight"}, headers=foreign, timeout=60)
+        listed = requests.get(f"{server.base_url}/models", headers={"Authorization": "Bearer none"}, timeout=60)
+
+    assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
+    assert listed.json()["object"] == "list"

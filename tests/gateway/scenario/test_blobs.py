@@ -95,6 +95,16 @@ def test_each_key_is_an_owner() -> None:
     assert "key" not in owner_of("key")
 
 
+def test_an_account_is_one_owner_with_both_schemes() -> None:
+    """`KEY:SECRET` as a bearer token, as callers of OpenAI send it, has the owner of the account."""
+    keys = Keys({"key": "secret"}, ("token",))
+
+    assert keys.owner("Bearer key:secret") == owner_of("key")
+    for wrong in ("key:token", "key", "secret", "token:", "key:secret:"):
+        with pytest.raises(ShimError):
+            keys.owner(f"Bearer {wrong}")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
