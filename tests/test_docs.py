@@ -39,11 +39,9 @@ THIS_FILE = "tests/test_docs.py"
 LISTED = {
     "./scripts/demo": "tests/test_docs.py::test_the_demo_of_the_readme_runs",
     "./scripts/test": ".github/workflows/ci.yml::./scripts/test",
-    "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_runs_without_a_gpu",
-    "docker compose up": "needs a GPU",
+    "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_prints_the_address_of_a_page",
     "comfy-client deploy": "needs an account",
     "scripts/generate_game_assets castle-defence --type=entity": "tests/batch/test_run.py::generate_game_assets",
-    "scripts/build worker-flux1-dev-fp8": "tests/image/conftest.py::worker-flux1-dev-fp8",
 }
 """Commands of blocks without a mark: `FILE::TEXT`, a file that runs the command and contains the text, or `needs …`."""
 

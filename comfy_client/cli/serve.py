@@ -30,6 +30,12 @@ SERVE_FLAGS: Sequence[Flag] = (
         "Require no key. Only allowed on a loopback address; requests from other web pages are rejected.",
         settings={"action": "store_true"},
     ),
+    Flag(
+        ("--page-token",),
+        "Print the web page's address with a token that signs in. The token is created at the first start and stored "
+        "in the folder.",
+        settings={"action": "store_true"},
+    ),
 )
 """The flags of a command that runs the server."""
 
@@ -71,6 +77,7 @@ def _serve(call: Call, apis: Collection[str]) -> int:
         is_open=options.insecure_local,
         directory=options.data,
         is_strict=options.strict,
+        has_page_token=options.page_token,
         apis=apis,
         log_stream=call.screen.err,
         on_ready=lambda url: print_url(call, url),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 
 import docker
 import pytest
 import requests
+from playwright.sync_api import expect
 
 from bench.container import STRICT_OPTIONS
 from bench.worker_setup import ROOT, SMALL_JOB
 from simulators.http_server import free_port
 from simulators.waiting import until
+from tests.browser import browser
+from tests.gateway.scenario.page.windows import WAIT_MS, generate, open_details, rows
 from tests.image.conftest import SIMULATOR, WITH_WEIGHTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
@@ -76,13 +80,14 @@ def project() -> Iterator[dict[str, str]]:
         "IMAGE": name,
         "VERSION": version,
         "PORT": str(free_port()),
+        "PAGE_PORT": str(free_port()),
     }
     yield variables
     compose(variables, "--profile", "cpu", "down", "--volumes", "--timeout", "20")
 
 
 def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
-    """`docker compose --profile cpu up` starts two healthy containers, and a job at the local API succeeds."""
+    """`docker compose --profile cpu up` starts three healthy containers, and a job at the local API succeeds."""
     compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
 
     response = _run_job(int(project["PORT"]))
@@ -92,7 +97,24 @@ def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
     assert {(each["Service"], each["Health"]) for each in states} == {
         ("worker-cpu", "healthy"),
         ("simulator", "healthy"),
+        ("page", "healthy"),
     }
+
+
+def test_compose_prints_the_address_of_a_page(project: dict[str, str]) -> None:
+    """The last line of the page's container has an address, whose page generates an image in a browser."""
+    compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
+    last_line = compose(project, "logs", "--no-log-prefix", "page").splitlines()[-1]
+    address = re.search(rf"http://127\.0\.0\.1:{project['PAGE_PORT']}/\S*", last_line)
+
+    assert address, last_line
+    with browser() as chromium:
+        window = chromium.new_page(viewport={"width": 1400, "height": 900})
+        window.goto(address[0])
+        generate(window, "a pixel art knight")
+        image = open_details(rows(window)).get_by_role("img", name="a pixel art knight")
+        expect(image).to_be_visible(timeout=WAIT_MS)
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 
 
 def test_health_follows_an_external_comfyui(project: dict[str, str]) -> None:

@@ -177,14 +177,18 @@ def url_secret(configured: str, directory: Path) -> bytes:
 
     Raises ConfigError if the random secret cannot be stored or read.
     """
-    if configured:
-        return configured.encode()
-    file = directory / "url-secret"
+    return configured.encode() if configured else _stored_secret(directory / "url-secret")
+
+
+def page_token(directory: Path) -> str:
+    """Return the token of the web page: a random one stored in `directory`. Raises ConfigError as `url_secret` does."""
+    return _stored_secret(directory / "page-token").decode()
+
+
+def _stored_secret(file: Path) -> bytes:
     try:
         if not file.exists():
             write_atomically(file, secrets.token_hex(32).encode(), mode=0o600)
         return file.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"The secret for signing image URLs cannot be stored in {directory}: {error.strerror}"
-        ) from error
+        raise ConfigError(f"The secret {file.name} cannot be stored in {file.parent}: {error.strerror}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client.client import client_from_env
+from comfy_client.gateway.scenario.auth import page_token
 from comfy_client.gateway.scenario.blobs import make_blobs
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.providers import workflows_from_env
@@ -43,6 +44,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     is_open: bool = False,
     directory: Path | None = None,
     is_strict: bool = False,
+    has_page_token: bool = False,
     apis: Collection[str] = ("scenario",),
     log_stream: TextIO = sys.stderr,
     on_ready: Callable[[str], None] = lambda _: None,
@@ -50,12 +52,15 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     """Serve until SIGTERM or Ctrl-C and return the exit status. Raises ConfigError.
 
     `is_open` (`--insecure-local`) requires no keys; it is only allowed on a loopback address. `on_ready` is called
-    with the server's URL when the server listens. `apis` has those of APIS that the server has.
+    with the server's URL when the server listens. `apis` has those of APIS that the server has. With `has_page_token`
+    the printed address of the web page has a token, which is stored in the folder.
     """
     settings = ShimSettings.from_env(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     if "scenario" not in apis:
         settings = replace(settings, upstream_api_key="", upstream_api_secret="")
+    if has_page_token:
+        settings = replace(settings, tokens=(*settings.tokens, page_token(settings.directory)))
     workflows = workflows_from_env(environment) if "openai" in apis else None
     _check_access(settings, host, is_open=is_open)
     uvicorn, server_module = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
@@ -63,6 +68,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     draining = _import_optional("comfy_client.gateway.scenario.draining")
     _import_optional("prometheus_client").disable_created_metrics()
     logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start-up lines would hide the address
     with client_from_env(environment) as client:
         blobs = make_blobs(settings.directory, settings.bucket)
         shim = server_module.ShimServer(client, settings, blobs, workflows=workflows, has_scenario="scenario" in apis)
@@ -94,7 +100,9 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         # For a signal before uvicorn sets its handlers, and for the signal that uvicorn raises again after a shutdown.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        asyncio.run(_serve(shim, server, sockets, _hints(apis), log_stream, on_ready))
+        hints = [hint for api, hint in APIS.items() if api in apis]
+        hints.append(f"The web page: {{url}}/{f'#token={settings.tokens[-1]}' if has_page_token else ''}\n")
+        asyncio.run(_serve(shim, server, sockets, "".join(hints), settings.public_url, log_stream, on_ready))
     return 0
 
 
@@ -102,7 +110,8 @@ async def _serve(
     shim: ShimServer,
     server: Any,  # noqa: ANN401 - uvicorn's
     sockets: Sequence[socket.socket],
-    hint: str,
+    hints: str,
+    public_url: str,
     log_stream: TextIO,
     on_ready: Callable[[str], None],
 ) -> None:
@@ -111,15 +120,10 @@ async def _serve(
         host, port = sockets[0].getsockname()[:2]
         url_host = f"[{host}]" if ":" in host else host
         url = f"http://{url_host}:{port}"
-        log_stream.write(f"The shim listens on {url}\n{hint.format(url=url)}")
+        log_stream.write(f"The shim listens on {url}\n{hints.format(url=public_url or url)}")
         log_stream.flush()
         on_ready(url)
         await server.serve(sockets=list(sockets))
-
-
-def _hints(apis: Collection[str]) -> str:
-    """Return what callers of each API set, with a place for the URL."""
-    return "".join(hint for api, hint in APIS.items() if api in apis)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -157,7 +161,7 @@ def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
         raise ConfigError(
             "Neither SCENARIO_SHIM_ACCOUNTS nor SCENARIO_SHIM_TOKENS is set, so no caller could authenticate. Set "
             "SCENARIO_SHIM_ACCOUNTS to a key:secret that you choose, or try the shim on this machine with "
-            "--insecure-local"
+            "--insecure-local, or with --page-token"
         )
 
 

@@ -109,16 +109,23 @@ def test_a_token_opens_the_page_until_the_sign_out(chromium: Browser, platform: 
         window.close()
 
 
-def test_an_address_with_a_token_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
-    """`/#token=…` signs in without the dialog, and the token disappears from the address."""
-    tokens = {"SCENARIO_SHIM_ACCOUNTS": "", "SCENARIO_SHIM_TOKENS": "a-long-token"}
-    with ShimProcess({**platform.client_env(), **tokens}, tmp_path) as shim:
+def test_the_printed_address_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`--page-token` prints an address last that signs in without the dialog, also after a restart.
+
+    The token disappears from the address in the browser.
+    """
+    accounts = {"SCENARIO_SHIM_ACCOUNTS": ""}
+    with ShimProcess({**platform.client_env(), **accounts}, tmp_path, "--page-token") as shim:
+        address = shim.log.split()[-1]
         window = chromium.new_page()
-        window.goto(f"{shim.url}/#token=a-long-token")
+        window.goto(address)
 
         expect(window.locator("#caller")).to_have_text(re.compile("^token [0-9a-f]{6}$"), timeout=WAIT_MS)
         assert window.url == f"{shim.url}/"
         window.close()
+        shim.stop()
+        shim.start()
+        assert shim.log.split()[-1].partition("#")[2] == address.partition("#")[2]
 
 
 # --- without keys
