@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.flags import Flag, OnOff, UsageError, parse_number
-from comfy_client.cli.output import OutputTarget, prepare_output, save_result
-from comfy_client.cli.results import cost_line
+from comfy_client.cli.first_image import generate_first_image, prepare_first_image
+from comfy_client.cli.flags import Flag, OnOff, parse_number
+from comfy_client.cli.output import OutputTarget
+from comfy_client.cli.questions import Declined, Questions
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
@@ -43,21 +44,15 @@ from comfy_client.deploy.variables import (
 from comfy_client.job_log import job_log_from_env
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
-from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.errors import ConfigError
 from comfy_core.workflows import Workflow
-
-PROMPT = "a pixel art knight"
-
-
-class Declined(ComfyClientError):  # noqa: N818 - an outcome
-    """The user declined the confirmation."""
 
 
 def _deploy(call: Call) -> int:
     report = _reporter(call)
     description = read_description(Path(call.options.file))
     description.reject_placeholder()
-    output = _output(call, description)
+    output = prepare_first_image(call.options.output or f"{description.name}.png", call.screen)
     secrets = secrets_of(call.environment, description.secrets)
     models = _cached_models(call.environment)
     with closing(_rest_api(call.environment, tuple(secrets.values()))) as rest:
@@ -86,14 +81,6 @@ def _deploy(call: Call) -> int:
     call.screen.show(value, *(f"{name}={text}" for name, text in variables.items()))
     report('Next: export these variables, and run `comfy-client txt2img "a pixel art knight" -o knight.png`.')
     return 0
-
-
-def _output(call: Call, description: Description) -> OutputTarget:
-    """Return where the test image is saved. Raises UsageError for stdout."""
-    output = prepare_output(call.options.output or f"{description.name}.png", call.screen)
-    if output.is_stdout:
-        raise UsageError("-o - is not possible with deploy: stdout is used for the variables. Nothing was changed")
-    return output
 
 
 def _destroy(call: Call) -> int:
@@ -138,9 +125,7 @@ def _confirm(call: Call, question: str) -> None:
             f"Nothing was changed: stdin is not a terminal, so the question {question!r} cannot be answered. Use "
             "--yes, or run the command in a terminal"
         )
-    call.screen.err.write(f"{question} [y/N] ")
-    call.screen.err.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+    if not Questions(call.screen, "Nothing was changed.").is_confirmed(question):
         raise Declined("Nothing was changed.")
 
 
@@ -192,25 +177,7 @@ def _generate_test_image(
     with client_from_env({**call.environment, **changed}, job_log=log) as client:
         await_worker(client.health, count_stale, ReadyTimeouts(call.options.wait_timeout), report)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
-        report(f"generating a test image: {PROMPT}")
-        with call.screen.progress() as progress:
-            result = client.run(
-                "txt2img",
-                prompt=PROMPT,
-                output_format=output.format,
-                wait_timeout_s=left_s,
-                observer=progress.show,
-            )
-        saved = save_result(output, result, call.screen)
-        client.note_files(result.job_id, saved.paths)
-    for line in (*saved.notes, saved.problem):
-        if line:
-            report(f"warning: {line}")
-    path = saved.paths[0]
-    took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
-    cost = f", {line}" if (line := cost_line(result)) else ""
-    report(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}{cost}")
-    return path
+        return generate_first_image(client, output, call.screen, report, left_s)
 
 
 FILE = Flag(

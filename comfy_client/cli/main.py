@@ -45,6 +45,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 _JOBS, _ONE_JOB, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "jobs", "servers"))
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("set up the command: choose and check where images are generated", "comfy_client.cli.init"),
     "txt2img": ("generate images from a prompt", _JOBS),
     "img2img": ("generate images from a start image and a prompt", _JOBS),
     "inpaint": ("generate a part of an image again", _JOBS),

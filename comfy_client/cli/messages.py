@@ -17,8 +17,8 @@ _OTHER_FLAGS = {
     "workflow": "--graph",
 }
 """The flag for each request field that a flag with another name sets."""
-_REST_API_COMMANDS = frozenset({"deploy", "destroy"})
-"""Commands that use RunPod's REST API, which `comfy-client doctor` does not check."""
+_WITHOUT_DOCTOR = frozenset({"deploy", "destroy", "init"})
+"""Commands that use other settings or another API than those that `comfy-client doctor` checks."""
 
 
 def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
@@ -47,7 +47,7 @@ def error_lines(error: ComfyClientError, field_flags: Mapping[str, str], command
                 str(error),
                 f"To wait again, run `comfy-client wait {job_id}`. To cancel it, run `comfy-client cancel {job_id}`",
             ]
-        case RequestError(status=None) if command not in _REST_API_COMMANDS:
+        case RequestError(status=None) if command not in _WITHOUT_DOCTOR:
             return [str(error), "To find the reason, run `comfy-client doctor`"]
     return [str(error)]
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ class Terminal:
             stdout=far if is_stdout_too else subprocess.PIPE,
             stderr=far,
             text=True,
+            start_new_session=True,  # so that a key is read from this terminal, not from that of the test run
         )
         os.close(far)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -68,9 +70,18 @@ class Terminal:
         """The terminal's content so far."""
         return b"".join(self._pieces).decode("utf-8", "replace")
 
+    @property
+    def shows_typing(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._near)[3] & termios.ECHO)
+
     def type(self, text: str) -> None:
         """Type a line."""
         os.write(self._near, f"{text}\n".encode())
+
+    def press_ctrl_d(self) -> None:
+        """Type the character that closes stdin."""
+        os.write(self._near, b"\x04")
 
     def wait(self) -> tuple[int, str]:
         """Wait for the process; return its exit status and stdout."""
