@@ -19,8 +19,8 @@ SUMMARY = (
     "Generate images with Flux.1-dev on your own ComfyUI. The variable IMAGE_GENERATION_PROVIDER selects the provider."
 )
 FIRST_STEPS = (
-    "Without an account or a GPU: run `comfy-client simulate`, and in another terminal\n"
-    "`export COMFYUI_ENDPOINT=http://127.0.0.1:8188`. `comfy-client doctor` checks your settings.\n"
+    "First, run `comfy-client init`: it asks where images are generated (also without an account\n"
+    "or a GPU), checks the settings and stores them. `comfy-client doctor` checks them again.\n"
     "`comfy-client help COMMAND` explains a command."
 )
 

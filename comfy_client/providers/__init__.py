@@ -181,7 +181,8 @@ def _required(environment: Environment, provider: str, *variables: Variable[str]
     if "COMFYUI_URL" in environment:
         advice += ". COMFYUI_URL is a variable of the worker; the client reads COMFYUI_ENDPOINT"
     raise ConfigError(
-        f"{' or '.join(names)} is not set, and the provider {provider!r} requires it. {variables[-1].help}{advice}"
+        f"{' or '.join(names)} is not set, and the provider {provider!r} requires it. {variables[-1].help} "
+        f"`comfy-client init` asks for all settings.{advice}"
     )
 
 
