@@ -62,3 +62,22 @@ def test_an_image_of_docs_is_found_on_the_site(page: str, written: str, on_the_s
     names = {"README.md": "index.md", "docs/a.md": "a.md", "docs/guide/b.md": "guide/b.md"}
 
     assert site.site_page(f"![i]({written})", page, names, "https://g") == f"![i]({on_the_site})"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_accepted"),
+    [
+        ("# A\n\nHow to release a version, for maintainers.\n\nMore.", True),
+        ("# A\n\nFor maintainers, who release a version.\n\n## B", True),
+        ("# A\n\n<!-- Written by scripts/docs. -->\n\nAll errors, for callers.\n\n## B", True),
+        ("# A\n\nHow to release a version.\n\nMore, for maintainers.", False),
+        ("# A\n\n- How to release a version, for maintainers.\n\nMore.", False),
+        (f"# A\n\n{'How to release a version, ' * 12}for maintainers.\n", False),
+        ("# A\n", False),
+    ],
+)
+def test_a_page_opens_with_its_purpose_and_readers(text: str, is_accepted: bool) -> None:
+    """The first paragraph is short, is no list, and names the readers. `scripts/site` names a page without one."""
+    found = site.opening_faults({"docs/a.md": text})
+
+    assert [fault.partition(":")[0] for fault in found] == ([] if is_accepted else ["docs/a.md"])

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages outside docs/, with their file names on the site."""
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+MAX_OPENING = 300
+"""Maximum length of a page's first paragraph, in characters."""
 ALERT = re.compile(r"^> \[!(?P<kind>\w+)\]\n(?P<lines>(?:>.*\n?)+)", re.MULTILINE)
 
 
@@ -71,6 +73,24 @@ def nav_pages(config: object) -> set[str]:
     return {page for entry in entries for page in nav_pages(entry)}
 
 
+def opening_faults(pages: Mapping[str, str]) -> list[str]:
+    """Return a message for each page that does not open with a paragraph on what it is for and who reads it.
+
+    `pages` are the Markdown texts by path in the repository. The paragraph names the readers after `for`, and has at
+    most MAX_OPENING characters.
+    """
+    faults = []
+    for page, text in pages.items():
+        blocks = [block for block in text.split("\n\n")[1:] if not block.startswith("<!--")]
+        opening = blocks[0] if blocks else ""
+        if not re.match(r"[\w`]", opening) or not re.search(r"\b[Ff]or\b", opening) or len(opening) > MAX_OPENING:
+            faults.append(
+                f"{page}: open it with one or two sentences on what it is for and who reads it, such as "
+                "'How to release a version, for maintainers.'"
+            )
+    return faults
+
+
 class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc] # yaml ships no types
     """A YAML loader for mkdocs.yml that reads `!!python/name` as None."""
 
@@ -88,8 +108,7 @@ def nav_faults(page_names: set[str]) -> list[str]:
 def write_sources(folder: Path) -> set[str]:
     """Write the site's sources, pages and mkdocs.yml, into `folder`. Return the pages' paths on the site."""
     repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Homepage"]
-    pages = {f"docs/{path.relative_to(ROOT / 'docs').as_posix()}" for path in (ROOT / "docs").rglob("*.md")}
-    site_paths = {page: page.removeprefix("docs/") for page in pages} | ROOT_PAGES
+    site_paths = {page: page.removeprefix("docs/") for page in _docs_pages()} | ROOT_PAGES
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.md"))
     shutil.copy(ROOT / "mkdocs.yml", folder)
     for source, site_path in site_paths.items():
@@ -99,26 +118,38 @@ def write_sources(folder: Path) -> set[str]:
     return set(site_paths.values())
 
 
+def _docs_pages() -> list[str]:
+    """Return the paths of the pages in docs/, relative to the repository."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
+def build_site(folder: Path) -> Path:
+    """Build the site in `folder`, and return the folder of its pages.
+
+    Exits the program if a page is missing from the `nav`, a page does not open with its purpose, or a link is broken.
+    """
+    texts = {page: (ROOT / page).read_text() for page in [*_docs_pages(), "CONTRIBUTING.md"]}
+    if faults := [*nav_faults(write_sources(folder)), *opening_faults(texts)]:
+        sys.exit("\n".join(faults))
+    zensical = Path(sys.executable).with_name("zensical")
+    built = subprocess.run(  # noqa: S603 - fixed arguments
+        [zensical, "build", "--strict", "--config-file", folder / "mkdocs.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        sys.exit(f"scripts/site: the site has broken links.\n{built.stdout}{built.stderr.partition('Traceback')[0]}")
+    return folder / "site"
+
+
 def main() -> None:
-    """Build the site. Exit with 1 if a link is broken or a page is missing from the `nav`."""
+    """Build the site. With --check, keep nothing."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if faults := nav_faults(write_sources(folder)):
-            sys.exit("\n".join(faults))
-        zensical = Path(sys.executable).with_name("zensical")
-        built = subprocess.run(  # noqa: S603 - fixed arguments
-            [zensical, "build", "--strict", "--config-file", folder / "mkdocs.yml"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if built.returncode:
-            sys.exit(
-                f"scripts/site: the site has broken links.\n{built.stdout}{built.stderr.partition('Traceback')[0]}"
-            )
+        built = build_site(Path(temporary))
         if "--check" not in sys.argv:
             shutil.rmtree(ROOT / "site", ignore_errors=True)
-            shutil.copytree(folder / "site", ROOT / "site")
+            shutil.copytree(built, ROOT / "site")
             print("site/index.html")
 
 

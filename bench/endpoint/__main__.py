@@ -47,7 +47,8 @@ def measure(client: Client, plan: Plan, price: Price, stop: Stop) -> dict[str, A
     return {
         "format": FORMAT,
         "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "provider": repr(client.provider),
+        "provider": str(client.provider),
+        "gpu": result.gpu if result else None,
         "machine": {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()},
         "versions": {"comfy-client": __version__, **(result.versions if result else {})},
         "inputs": dict(plan.inputs),

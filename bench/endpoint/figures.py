@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from comfy_core.comfyui.responses import is_simulator
 from comfy_core.prices import job_usd
 
 STAGES: Mapping[str, str] = {
@@ -24,6 +25,8 @@ STAGES: Mapping[str, str] = {
 Their times add up to the time that the caller waited, or slightly more (`stages_of`).
 """
 
+EMPTY_CELL = "-"
+"""The text of a value that is not known."""
 DONE, FAILED, CANCELLED, NOT_RUN = "done", "failed", "cancelled", "not_run"
 
 
@@ -150,3 +153,39 @@ def cost(done: Sequence[Sample], seconds: float, price: Price, workers: int | No
     if workers:
         usd["by_time"] = workers * math.ceil(seconds) * price.usd_per_s / images
     return usd
+
+
+def cost_per_image(level: Mapping[str, Any]) -> float | None:
+    """Return the cost per image of a level in dollars: `by_time` if it is known, otherwise `by_execution`; or None."""
+    costs = level["cost"] or {}
+    return costs.get("by_time", costs.get("by_execution"))
+
+
+def is_simulated(run: Mapping[str, Any]) -> bool:
+    """Return whether the jobs of a benchmark ran on the simulator of ComfyUI."""
+    return is_simulator(run["versions"].get("comfyui", ""))
+
+
+def measured_on(run: Mapping[str, Any]) -> str:
+    """Return in one line what a benchmark measured: a simulator, or the GPU, or the provider; and with which inputs."""
+    machine = "SIMULATOR, no GPU" if is_simulated(run) else run.get("gpu") or run["provider"]
+    inputs = run["inputs"]
+    size = f"{inputs['width']} x {inputs['height']}, {inputs['steps']} steps"
+    return f"{machine} · {size} · {run['made_at'].partition('T')[0]}"
+
+
+def duration(value: float | None) -> str:
+    """Return a duration for readers, in ms below a second, otherwise in seconds; `-` for None."""
+    match value:
+        case None:
+            return EMPTY_CELL
+        case _ if round(value, 3) < 1:
+            return f"{1000 * value:.0f} ms"
+    return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def duration_pair(first: float, second: float) -> str:
+    """Return two durations with one unit, such as `4 / 6 ms`. The unit is ms if the second one is below 10 s."""
+    if second < 10:
+        return f"{1000 * first:.0f} / {1000 * second:.0f} ms"
+    return f"{first:.1f} / {second:.1f} s"

@@ -1,8 +1,14 @@
-"""Draws the plots of one benchmark, or of several, as PNG files. The colours suit colour-blind readers (Okabe, Ito)."""
+"""Draws the plots of one benchmark, or of several, as SVG files, one plot in each.
+
+The text and the ground of a plot have the colours of the pages, light or dark as the reader's system. The lines and
+bars suit colour-blind readers (Okabe, Ito). A plot says what was measured, because it may be shown without its page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +17,105 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from bench.endpoint.figures import DONE, STAGES
+from bench.endpoint.figures import DONE, STAGES, cost_per_image, duration_pair, is_simulated, measured_on
+from comfy_client.pages import colours
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PAGE_COLOURS: Mapping[str, str] = dict(re.findall(r"--([\w-]+): (#\w{6});", colours().partition("@media")[0]))
+"""The light colours of the pages by CSS variable. In an SVG file each of them is replaced by its variable."""
+TEXT, SOFT, LINE, CARD, WARNING = (PAGE_COLOURS[name] for name in ("text", "soft", "line", "card", "wait"))
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DPI = 150
+SIZE_INCHES = (5.6, 3.9)
+"""Small, so that the text can be read when the plot is 360 pixels wide."""
+TITLE_PT = 12
+POINTS_PER_INCH = 72
 STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": SOFT,
+    "axes.facecolor": "none",
+    "figure.facecolor": CARD,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#dddde6",
+    "grid.color": LINE,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "legend.fontsize": 9,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "benchmark",
 }
 Run = Mapping[str, Any]
-Plot = tuple[str, str, Path]
+Drawer = Callable[[Axes, Sequence[Run], Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot: its title, a description for readers who do not see it, and its SVG file."""
+
+    title: str
+    description: str
+    path: Path
 
 
 def draw_all(runs: Sequence[Run], names: Sequence[str], folder: Path) -> list[Plot]:
-    """Draw every plot into `folder`; return each with its title, description and path."""
+    """Draw every plot into `folder` and return them."""
     plots = []
-    for name, (title, drawer, columns, alt) in DRAWERS.items():
+    for name, (title, drawer, description) in DRAWERS.items():
+        path = folder / f"{name}.svg"
         with mpl.rc_context(STYLE):
-            figure = Figure(figsize=(11, 5.2))
-            drawer(list(figure.subplots(1, columns, squeeze=False)[0]), runs, names)
-            path = folder / f"{name}.png"
-            figure.savefig(path, dpi=DPI)
-        plots.append((title, alt, path))
+            figure = Figure(figsize=SIZE_INCHES)
+            axis = figure.subplots()
+            drawer(axis, runs, names)
+            _write_title(figure, title, _source_lines(runs, names), warns=any(map(is_simulated, runs)))
+            figure.savefig(path, format="svg", metadata={"Date": None})
+        path.write_text(_with_page_colours(path.read_text(encoding="utf-8")), encoding="utf-8")
+        plots.append(Plot(title, description, path))
     return plots
 
 
-def add_legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own arguments
+def _source_lines(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """Return what each run measured, for the plot: one line for each, with its name if there are several."""
+    return [
+        f"{name}: {measured_on(run)}" if len(runs) > 1 else measured_on(run)
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def _write_title(figure: Figure, title: str, source_lines: Sequence[str], *, warns: bool) -> None:
+    """Write the title at the top left, and below it the lines on what was measured, in bold if `warns`."""
+    room_for_source = "\n" * len(source_lines)
+    figure.suptitle(title + room_for_source, x=0.03, ha="left", fontsize=TITLE_PT, fontweight="bold")
+    y = 1 - 2 * TITLE_PT / POINTS_PER_INCH / SIZE_INCHES[1]
+    colour, weight = (WARNING, "bold") if warns else (SOFT, "normal")
+    figure.text(0.03, y, "\n".join(source_lines), va="top", fontsize=9, color=colour, fontweight=weight)
+
+
+def _with_page_colours(svg: str) -> str:
+    """Return an SVG document whose page colours are CSS variables, with the style sheet that defines them."""
+    for name, value in PAGE_COLOURS.items():
+        svg = svg.replace(f": {value}", f": var(--{name})")
+    return svg.replace("<defs>", f"<style>{colours()}</style>\n <defs>", 1)
+
+
+def _add_legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own arguments
     """Add a legend if the axis has labelled lines."""
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=9, **place)
+        axis.legend(**place)
 
 
-def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw the distribution of the job duration at each level, and the stages at the lowest level with results."""
-    left, right = axes
-    concurrencies = sorted({level["concurrency"] for run in runs for level in run["levels"]})
+def draw_latency(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw the distribution of the job duration at each level."""
+    concurrencies = _concurrencies(runs)
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         for level in run["levels"]:
             index = concurrencies.index(level["concurrency"]) % len(COLOURS)
@@ -65,17 +124,16 @@ def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> 
                 label = f"{level['concurrency']} concurrent (n = {len(took)})"
                 label = f"{name}: {label}" if len(runs) > 1 else label
                 style = STYLES[number if len(runs) > 1 else index % len(STYLES)]
-                left.ecdf(took, color=COLOURS[index], linestyle=style, linewidth=2, label=label)
+                axis.ecdf(took, color=COLOURS[index], linestyle=style, linewidth=2, label=label)
     for share in (0.5, 0.95):
-        left.axhline(share, color="#777788", linewidth=0.8)
-        left.text(1.01, share, f"p{share * 100:.0f}", transform=left.get_yaxis_transform(), va="center", fontsize=9)
-    left.set(title="All stages", xlabel="seconds", ylabel="share of the jobs", ylim=(0, 1.03))
-    left.set_xlim(left=0)
-    add_legend(left, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=max(2, len(runs)))
-    stages(right, runs, names)
+        axis.axhline(share, color=SOFT, linewidth=0.8)
+        axis.text(1.01, share, f"p{share * 100:.0f}", transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+    axis.set(xlabel="seconds", ylabel="share of the jobs", ylim=(0, 1.03))
+    axis.set_xlim(left=0)
+    _add_legend(axis, loc="upper left", bbox_to_anchor=(-0.1, -0.18), ncols=2)
 
 
-def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
+def draw_stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
     """Draw p50 and p95 of each stage, for each run at its first level with stages."""
     lowest_levels = [next((level for level in run["levels"] if level["stages"]), None) for run in runs]
     shown_stages = [stage for stage in STAGES if any(level and stage in level["stages"] for level in lowest_levels)]
@@ -90,10 +148,10 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
             p50, p95 = level["stages"][stage]["p50"], level["stages"][stage]["p95"]
             y = row + (number - (len(runs) - 1) / 2) * height
             axis.barh(y, p50, height * 0.9, color=COLOURS[number], label=name if row == 0 and len(runs) > 1 else None)
-            axis.plot([p50, p95], [y, y], color="black", linewidth=1.2)
-            axis.plot([p95], [y], marker="|", color="black", markersize=9)
+            axis.plot([p50, p95], [y, y], color=TEXT, linewidth=1.2)
+            axis.plot([p95], [y], marker="|", color=TEXT, markersize=9)
             axis.annotate(
-                f"{p50:.2f} / {p95:.2f}",
+                duration_pair(p50, p95),
                 (max(p50, p95), y),
                 xytext=(6, 0),
                 textcoords="offset points",
@@ -102,85 +160,69 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
             )
     concurrencies = {level["concurrency"] for level in lowest_levels if level}
     axis.set(
-        title=f"By stage, {' and '.join(map(str, sorted(concurrencies)))} concurrent: p50 / p95",
-        xlabel="seconds",
-        xlim=(0, longest * 1.35 or 1.0),
+        xlabel=f"seconds, {' and '.join(map(str, sorted(concurrencies)))} concurrent; p50 (bar) / p95 (line)",
+        xlim=(0, longest * 1.5 or 1.0),
         yticks=range(len(shown_stages)),
         yticklabels=[STAGES[stage] for stage in shown_stages],
     )
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     if len(runs) > 1:
-        add_legend(axis, loc="lower right")
+        _add_legend(axis, loc="lower right")
 
 
-def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw the images per minute, and the job duration (p50 and p95), by concurrency."""
-    left, right = axes
-    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        levels = [level for level in run["levels"] if level["images_per_min"]]
-        if not levels:
-            continue
+def draw_throughput(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw the images per minute by concurrency, and what they would be if more jobs cost no speed."""
+    for number, (name, levels) in enumerate(_measured_levels(runs, names)):
         concurrencies = [level["concurrency"] for level in levels]
-        colour, prefix = COLOURS[number], f"{name}, " if len(runs) > 1 else ""
         per_minute = [level["images_per_min"] for level in levels]
-        left.plot(concurrencies, per_minute, marker=MARKERS[number], color=colour, linewidth=2, label=name)
+        colour, prefix = COLOURS[number], f"{name}, " if len(runs) > 1 else ""
+        label = f"{prefix}measured"
+        axis.plot(concurrencies, per_minute, marker=MARKERS[number], color=colour, linewidth=2, label=label)
         linear = [per_minute[0] * each / concurrencies[0] for each in concurrencies]
-        left.plot(concurrencies, linear, color=colour, linestyle=":", linewidth=1.2, zorder=1)
+        label = f"{prefix}linear from the first level"
+        axis.plot(concurrencies, linear, color=colour, linestyle=":", linewidth=1.2, zorder=1, label=label)
         for x, y in zip(concurrencies, per_minute, strict=True) if len(runs) == 1 else ():
-            left.annotate(f"{y:.3g}", (x, y), xytext=(0, -15), textcoords="offset points", ha="center", fontsize=9)
-        left.set_ylim(0, max(*per_minute, left.get_ylim()[1] if number else 0, 1e-9) * 1.25)
+            axis.annotate(f"{y:.3g}", (x, y), xytext=(0, -15), textcoords="offset points", ha="center", fontsize=9)
+        axis.set_ylim(0, max(*per_minute, axis.get_ylim()[1] if number else 0, 1e-9) * 1.4)
+    _use_concurrencies(axis, _concurrencies(runs))
+    axis.set(ylabel="images per minute")
+    _add_legend(axis, loc="lower right")
+
+
+def draw_duration(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw the job duration (p50 and p95) by concurrency."""
+    for number, (name, levels) in enumerate(_measured_levels(runs, names)):
+        prefix = f"{name}, " if len(runs) > 1 else ""
         for which, style, marker in (("p50", "-", "o"), ("p95", "--", "^")):
-            took = [level["total"][which] for level in levels]
-            right.plot(
-                concurrencies, took, linestyle=style, marker=marker, color=colour, linewidth=2, label=f"{prefix}{which}"
+            axis.plot(
+                [level["concurrency"] for level in levels],
+                [level["total"][which] for level in levels],
+                linestyle=style,
+                marker=marker,
+                color=COLOURS[number],
+                linewidth=2,
+                label=f"{prefix}{which}",
             )
-    ticks = sorted({level["concurrency"] for run in runs for level in run["levels"]})
-    for axis in axes:
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_locator(FixedLocator(ticks))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.set(xlabel="concurrent jobs")
-    left.set(title="Throughput", ylabel="images per minute")
-    right.set(title="Latency", ylabel="seconds per job")
-    right.set_ylim(bottom=0)
-    add_legend(right, loc="upper left")
-    if len(runs) > 1:
-        add_legend(left, loc="upper left")
+    _use_concurrencies(axis, _concurrencies(runs))
+    axis.set(ylabel="seconds per job")
+    axis.set_ylim(bottom=0)
+    _add_legend(axis, loc="upper left")
 
 
-def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw the cost per image at each level, computed in both ways, as bars."""
-    [axis] = axes
-    ticks = sorted({level["concurrency"] for run in runs for level in run["levels"]})
-    kinds = (("by_time", "time of all workers", ""), ("by_execution", "execution of the jobs", "//"))
-    width = 0.8 / (len(runs) * len(kinds))
+def draw_cost(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw the cost per image at each level as bars."""
+    ticks = _concurrencies(runs)
+    width = 0.8 / len(runs)
     highest = 0.0
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        for index, (key, basis, hatch) in enumerate(kinds):
-            slot = number * len(kinds) + index
-            label = f"{name}: {basis}" if len(runs) > 1 else basis
-            for level in run["levels"]:
-                usd = (level["cost"] or {}).get(key)
-                if usd is None:
-                    continue
-                x = ticks.index(level["concurrency"]) + (slot - (len(runs) * len(kinds) - 1) / 2) * width
-                colour = COLOURS[number]
-                face = colour if not hatch else "white"
-                axis.bar(x, 100 * usd, width * 0.92, color=face, edgecolor=colour, hatch=hatch, label=label or None)
-                axis.annotate(
-                    f"{100 * usd:.3f}",
-                    (x, 100 * usd),
-                    xytext=(0, 3),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=9,
-                )
-                highest, label = max(highest, 100 * usd), ""
+        costs = {level["concurrency"]: usd for level in run["levels"] if (usd := cost_per_image(level)) is not None}
+        places = [ticks.index(each) + (number - (len(runs) - 1) / 2) * width for each in costs]
+        cents = [100 * usd for usd in costs.values()]
+        bars = axis.bar(places, cents, width * 0.92, color=COLOURS[number], label=name if len(runs) > 1 else None)
+        axis.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
+        highest = max([highest, *cents])
     axis.set(
-        title="Cost per image on busy workers",
         xlabel="concurrent jobs",
         ylabel="US cents per image",
         xticks=range(len(ticks)),
@@ -188,30 +230,56 @@ def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> Non
         ylim=(0, highest * 1.3 or 1.0),
     )
     axis.grid(visible=False, axis="x")
-    if highest:
-        add_legend(axis, loc="upper right", ncols=2)
-    else:
-        axis.text(0.5, 0.5, "The provider does not report execution times", transform=axis.transAxes, ha="center")
+    if not highest:
+        axis.text(0.5, 0.5, "no price, or no execution times", transform=axis.transAxes, ha="center")
+    elif len(runs) > 1:
+        _add_legend(axis, loc="upper right", ncols=2)
 
 
-DRAWERS = {
+def _concurrencies(runs: Sequence[Run]) -> list[int]:
+    return sorted({level["concurrency"] for run in runs for level in run["levels"]})
+
+
+def _measured_levels(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Return the levels with images of each run that has some, with the run's name."""
+    found = [
+        (name, [level for level in run["levels"] if level["images_per_min"]])
+        for run, name in zip(runs, names, strict=True)
+    ]
+    return [(name, levels) for name, levels in found if levels]
+
+
+def _use_concurrencies(axis: Axes, ticks: Sequence[int]) -> None:
+    """Make the number of concurrent jobs the x axis, with a tick for each level."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.set(xlabel="concurrent jobs")
+
+
+DRAWERS: Mapping[str, tuple[str, Drawer, str]] = {
     "latency": (
         "How long a job takes",
-        latency,
-        2,
-        "Left: the share of jobs that took at most that long. Right: p50 of each stage (bar) and its p95 (line).",
+        draw_latency,
+        "The share of jobs that took at most that long, by the number of concurrent jobs.",
     ),
+    "stages": ("Stages of a job", draw_stages, "p50 of each stage as a bar, and its p95 as a line."),
     "throughput": (
-        "Throughput and latency by concurrency",
-        throughput,
-        2,
-        "Left: images per minute; dotted: linear scaling of the first level. Right: how long a job takes.",
+        "Images per minute",
+        draw_throughput,
+        "Images per minute by the number of concurrent jobs. Dotted: the first level's, times the number of jobs.",
+    ),
+    "duration": (
+        "Duration by concurrency",
+        draw_duration,
+        "p50 and p95 of the duration of a job, by the number of concurrent jobs.",
     ),
     "cost": (
-        "Cost per image",
-        cost,
-        1,
-        "From the time of all workers that ran, and from the execution time of each job, rounded up to seconds.",
+        "Cost per image on busy workers",
+        draw_cost,
+        "From the time of all workers that ran; from the execution times of the jobs if that is unknown.",
     ),
 }
-"""The plots by file name: title, function, number of panels, and description."""
+"""The plots by file name: title, function and description."""

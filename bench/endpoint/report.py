@@ -6,21 +6,17 @@ import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from bench.endpoint.figures import STAGES
+from bench.endpoint.figures import EMPTY_CELL, STAGES, cost_per_image, duration, duration_pair, is_simulated
+from comfy_client.pages import read_text, static_page
+
+if TYPE_CHECKING:
+    from bench.endpoint.plots import Plot  # imports matplotlib, which is slow
 
 PAGE_TEMPLATE = Path(__file__).with_name("report.html")
-EMPTY_CELL = "-"
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration for a table cell, with at least three digits."""
-    if value is None:
-        return EMPTY_CELL
-    return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
 
 
 def cents(usd: float | None) -> str:
@@ -37,7 +33,7 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of the table of levels; the first row is the header."""
     rows = [["concurrent", "jobs", "ok", "failed", "not run", "p50", "p95", "images/min", "¢/image", "workers"]]
     for level in run["levels"]:
-        total, cost = level["total"] or {}, level["cost"] or {}
+        total = level["total"] or {}
         rows.append(
             [
                 str(level["concurrency"]),
@@ -45,10 +41,10 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
                 str(level["done"]),
                 str(level["failed"]),
                 str(level["cancelled"] + level["not_run"]),
-                seconds(total.get("p50")),
-                seconds(total.get("p95")),
+                duration(total.get("p50")),
+                duration(total.get("p95")),
                 images_per_minute(level["images_per_min"]),
-                cents(cost.get("by_time", cost.get("by_execution"))),
+                cents(cost_per_image(level)),
                 str(level["workers"] or EMPTY_CELL),
             ]
         )
@@ -57,11 +53,11 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
 
 def stage_rows(run: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of the table of stages: p50 and p95 at each level."""
-    rows = [["p50 / p95 in s", *(f"{level['concurrency']} concurrent" for level in run["levels"])]]
+    rows = [["p50 / p95", *(f"{level['concurrency']} concurrent" for level in run["levels"])]]
     for name, label in STAGES.items():
         cells = [level["stages"].get(name) for level in run["levels"]]
         if any(cells):
-            formatted_cells = (f"{cell['p50']:.2f} / {cell['p95']:.2f}" if cell else EMPTY_CELL for cell in cells)
+            formatted_cells = (duration_pair(cell["p50"], cell["p95"]) if cell else EMPTY_CELL for cell in cells)
             rows.append([label, *formatted_cells])
     return rows
 
@@ -87,7 +83,7 @@ def cold_start_line(run: Mapping[str, Any]) -> str:
     health = f"Before it: {first['health']['sentence'] or first['health']['why']}."
     if first["error"]:
         return f"The first job failed: {first['error'][1].rstrip('.')}. {health}"
-    took = f"{seconds(first['to_running_s'])} to a worker, {seconds(first['to_result_s'])} to its image"
+    took = f"{duration(first['to_running_s'])} to a worker, {duration(first['to_result_s'])} to its image"
     kind = "Cold start" if first["was_cold"] else "First job (no cold start)"
     waits = "".join(f" After {at:.0f} s: {sentence}." for at, sentence in first["waits"])
     return f"{kind}: {took}. {health}{waits}"
@@ -107,22 +103,29 @@ def problems(run: Mapping[str, Any]) -> list[str]:
 
 def text(run: Mapping[str, Any]) -> str:
     """Return the report of one benchmark for the terminal."""
-    parts = [facts(run), cold_start_line(run), table(level_rows(run)), table(stage_rows(run)), *problems(run)]
+    fact_lines = "\n".join(f"{label:10}{value}" for label, value in facts(run).items())
+    parts = [fact_lines, cold_start_line(run), table(level_rows(run)), table(stage_rows(run)), *problems(run)]
     return "\n\n".join(parts)
 
 
-def facts(run: Mapping[str, Any]) -> str:
-    """Return one line with the provider, date, inputs, versions and price."""
-    inputs = ", ".join(f"{name} {value}" for name, value in run["inputs"].items() if name != "prompt")
-    versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
+def facts(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return what was measured, when, with which inputs and versions, and the price, by label."""
     price = run["price"]
     pool = f"{price['pool']}, " if price["pool"] else ""
     costs = f"${price['usd_per_s']:.5f} per second ({pool}{price['source']})" if price["usd_per_s"] else price["source"]
-    return f"{run['provider']}, {run['made_at']}. {inputs}. {versions}. {costs}."
+    found = {
+        "Provider": run["provider"],
+        "GPU": "none: a simulator" if is_simulated(run) else run.get("gpu"),
+        "Date": run["made_at"],
+        "Images": ", ".join(f"{name} {value}" for name, value in run["inputs"].items() if name != "prompt"),
+        "Versions": ", ".join(f"{name} {value}" for name, value in run["versions"].items()),
+        "Price": costs,
+    }
+    return {label: value for label, value in found.items() if value}
 
 
-def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterable[tuple[str, str, Path]]) -> str:
-    """Return the HTML report of one or several benchmarks; each plot has a title, a description and a PNG file."""
+def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterable[Plot]) -> str:
+    """Return the HTML report of one or several benchmarks with their plots."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -134,11 +137,21 @@ def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterabl
             "problems": problems(run),
             "tables": [("By concurrency", level_rows(run)), ("By stage", stage_rows(run))],
             "json": json.dumps({key: value for key, value in run.items() if key != "levels"}, indent=1),
-            "prompt": run["inputs"].get("prompt", ""),
         }
         for name, run in zip(names, runs, strict=True)
     ]
-    figures = [
-        {"title": title, "alt": alt, "data": base64.b64encode(path.read_bytes()).decode()} for title, alt, path in plots
-    ]
-    return environment.from_string(PAGE_TEMPLATE.read_text()).render(runs=shown, plots=figures)
+    simulated = [name for name, run in zip(names, runs, strict=True) if is_simulated(run)]
+    title = f"Benchmark: {' and '.join(names)}" if len(runs) > 1 else "Benchmark"
+    body = environment.from_string(read_text(PAGE_TEMPLATE)).render(
+        title=title,
+        simulators=""
+        if not simulated
+        else "simulator, no GPU" + (f": {', '.join(simulated)}" if len(runs) > 1 else ""),
+        runs=shown,
+        plots=[{"title": each.title, "description": each.description, "url": _data_url(each.path)} for each in plots],
+    )
+    return static_page(title, body, style=read_text(PAGE_TEMPLATE.with_suffix(".css")))
+
+
+def _data_url(svg: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}"

@@ -13,10 +13,19 @@ from html import escape
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-STYLE = FOLDER / "style.css"
 CLIPBOARD = FOLDER / "clipboard.js"
 VIEWER = FOLDER / "viewer.js"
 """The script of `viewer.html`: opens the images of a page at full size, and copies texts of a page."""
+
+
+def shared_style() -> str:
+    """Return the style sheet of all pages: their colours, light and dark, and everything else."""
+    return colours() + read_text(FOLDER / "style.css")
+
+
+def colours() -> str:
+    """Return the part of the style sheet that defines the colours as CSS variables, such as `--text`."""
+    return read_text(FOLDER / "colours.css")
 
 
 def html_document(title: str, body: str, *, style: str, script: str, body_class: str = "") -> str:
@@ -29,7 +38,7 @@ def static_page(title: str, body: str, *, style: str = "", script: str = "") -> 
     """Return a page that needs no server: `body`, the shared style and the viewer of images. See `viewer.html`."""
     body = f'<main class="page">\n{body}</main>\n{read_text(FOLDER / "viewer.html")}'
     return html_document(
-        title, body, style=read_text(STYLE) + style, script=joined_script([CLIPBOARD, VIEWER], extra=script)
+        title, body, style=shared_style() + style, script=joined_script([CLIPBOARD, VIEWER], extra=script)
     )
 
 

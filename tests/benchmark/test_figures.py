@@ -15,11 +15,14 @@ from bench.endpoint.figures import (
     Price,
     Sample,
     cost,
+    cost_per_image,
+    duration,
+    duration_pair,
     level_figures,
     percentiles,
     stages_of,
 )
-from bench.endpoint.report import cents, seconds, table
+from bench.endpoint.report import cents, table
 
 PRICE = Price(0.001, "a test")
 TIMINGS = {"queue_s": 0.5, "execute_s": 4.0, "fetch_s": 0.25, "encode_s": 0.25, "total_s": 5.1}
@@ -142,10 +145,29 @@ def test_the_cost_of_an_image() -> None:
     assert cost([succeeded_job(1, 0.0, 2.0, None)], 2.0, PRICE, 1) is None
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
-def test_seconds_have_three_digits(value: float | None, text: str) -> None:
-    """Seconds are printed with two or three significant digits; a missing value is printed as `-`."""
-    assert seconds(value) == text
+def test_the_cost_of_a_level_is_that_of_its_workers() -> None:
+    """If the number of workers is known their time counts, otherwise the execution times of the jobs."""
+    assert cost_per_image({"cost": {"by_execution": 0.002, "by_time": 0.004}}) == 0.004
+    assert cost_per_image({"cost": {"by_execution": 0.002}}) == 0.002
+    assert cost_per_image({"cost": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0 ms"), (0.1234, "123 ms"), (1.2, "1.20 s"), (12.34, "12.3 s"), (123.4, "123 s")],
+)
+def test_a_duration_has_at_most_three_digits(value: float | None, text: str) -> None:
+    """A duration below a second is in ms, others in seconds; a missing value is printed as `-`."""
+    assert duration(value) == text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [(0.004, 0.0061, "4 / 6 ms"), (9.5, 9.99, "9500 / 9990 ms"), (9.5, 12.0, "9.5 / 12.0 s")],
+)
+def test_two_durations_have_one_unit(first: float, second: float, text: str) -> None:
+    """p50 and p95 are in the unit that suits p95."""
+    assert duration_pair(first, second) == text
 
 
 def test_a_table_is_aligned() -> None:

@@ -75,7 +75,7 @@ def configure_page() -> Iterator[str]:
     """Yield the parts of docs/configure.md."""
     yield f"# Variables\n\n{NOTE}\n"
     yield (
-        "All environment variables, by the program that reads them.\n\n"
+        "All environment variables, by the program that reads them, for operators and developers.\n\n"
         "Each variable is read once, at start. An invalid value ends the process with an error that names the "
         "variable. An empty value counts as not set.\n"
     )

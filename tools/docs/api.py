@@ -185,7 +185,7 @@ def api_page() -> Iterator[str]:
     """Yield the parts of docs/api.md."""
     yield f"# The API\n\n{NOTE}\n"
     yield (
-        "What a request and its result contain, for callers.\n\n"
+        "What a request and its result contain, for developers of callers.\n\n"
         "A job's `input` is one flat object: the keys for every request, and the inputs of its workflow. Unknown keys "
         "are rejected, and the error names them; if the request has a graph of your own, they are listed in `warnings` "
         "instead. All faults are reported at "
@@ -256,7 +256,7 @@ def errors_page() -> Iterator[str]:
     """Yield the parts of docs/errors.md."""
     yield f"# Errors\n\n{NOTE}\n"
     yield (
-        "How a job fails, and what its caller can do next.\n\n"
+        "How a job fails and what its caller can do next, for developers of callers.\n\n"
         'A failed job returns exactly `{"error": "<JSON text>"}`: `code`, `message` (the cause and the remedy), '
         "`retryable` and `details`. Codes are added, never renamed; a client that does not know a code reads it as "
         "`unrecognized`. The column `retry` says what the caller can do next:\n"

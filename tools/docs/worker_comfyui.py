@@ -14,9 +14,11 @@ INTRODUCTION = """\
 
 {note}
 
+What differs from RunPod's stock worker, for those who call worker-comfyui today.
+
 Callers of RunPod's stock [worker-comfyui](https://github.com/runpod-workers/worker-comfyui) send the same requests
 to the same routes, and find the images in the same place: `output.images[]` with `filename`, `type` and `data`. They
-change only the endpoint's id. This page lists what differs. A test sends every request below to this worker; the
+change only the endpoint's id. A test sends every request below to this worker; the
 responses of worker-comfyui were recorded from {about}.
 
 These callers are tested too: SillyTavern's loop, the `curl` of worker-comfyui's README, the request bodies of n8n and

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from comfy_client.pages import CLIPBOARD, STYLE, html_document, joined_script, read_text
+from comfy_client.pages import CLIPBOARD, html_document, joined_script, read_text, shared_style
 
 FOLDER = Path(__file__).parent
 SCRIPTS = (
@@ -36,7 +36,7 @@ class HtmlPage:
 @cache
 def read_page() -> HtmlPage:
     """Return the web page. The policy allows its script and style by hash, and connections to the shim only."""
-    style = read_text(STYLE) + read_text(FOLDER / "page.css")
+    style = shared_style() + read_text(FOLDER / "page.css")
     script = joined_script([CLIPBOARD, *(FOLDER / name for name in SCRIPTS)])
     body = read_text(FOLDER / "page.html")
     html = html_document("Images from your own endpoint", body, style=style, script=script, body_class="one-caller")
