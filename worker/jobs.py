@@ -18,6 +18,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
+from comfy_core.models.address_fetcher import JobHooks
 from comfy_core.models.store import ModelStore
 from comfy_core.object_store import Bucket, ObjectStore
 from comfy_core.prices import busy_s, job_usd
@@ -27,7 +28,7 @@ from comfy_core.request.rendering import Rendered, Request
 from comfy_core.safe_connection import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
-from worker.job_models import JobHooks, ModelFetcher, placed_models
+from worker.job_models import ModelFetcher, placed_models
 from worker.job_record import JobNotes
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +42,15 @@ def model_types(root: Path) -> dict[str, tuple[str, ...]]:
     """Return the model types of a root, each with its folders: ComfyUI's, and unknown subfolders of the root."""
     own = sorted(folder.name for folder in subfolders(root) if folder.name not in _KNOWN_SUBFOLDERS)
     return {**FOLDERS, **{name: (name,) for name in own}}
+
+
+def search_paths(roots: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+    """Return each model type with the folders that ComfyUI searches if its models are in `roots`, in this order."""
+    found: dict[str, tuple[Path, ...]] = {}
+    for root in dict.fromkeys(roots):
+        for kind, folders in model_types(root).items():
+            found[kind] = (*found.get(kind, ()), *(root / each for each in folders))
+    return found
 
 
 def subfolders(folder: Path) -> list[Path]:

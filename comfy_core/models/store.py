@@ -1,8 +1,8 @@
-"""The model files of a worker: lists them, adds and deletes files, and holds those that running jobs load.
+"""The model files of a ComfyUI: lists them, adds and deletes files, and holds those that running jobs load.
 
 A job holds a shared lock on each model file that its graphs name, and a file is deleted or replaced only under an
 exclusive lock, so also another worker on the volume respects it. Files are added to and deleted from one models folder
-only, that of the volume if there is one: the others are part of the image.
+only. For a worker it is that of the volume if there is one: the others are part of the image.
 
     <name>.safetensors             a model; <name>.safetensors.verified is its marker (files.py)
     <name>.safetensors.source      the address from which it was downloaded
@@ -17,7 +17,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from comfy_core.graphs import Graph
 from comfy_core.models.address_cache import SUFFIX, Lease, remove_unless_used
 from comfy_core.models.file_locks import LOCK_POLL_S, LOCK_WAIT_S, is_in_use, shared_lock
 from comfy_core.models.files import marker_of, size_of
-from comfy_core.models.folders import FOLDERS, model_types
+from comfy_core.models.folders import FOLDERS
 from comfy_core.models.listing import ModelFile
 from comfy_core.request.models_task import name_problem
 from comfy_core.validation import nearest
@@ -79,37 +79,40 @@ class StoredModel:
         }
 
 
+SearchPaths = Callable[[], Mapping[str, Sequence[Path]]]
+"""Returns each model type with the folders that ComfyUI searches, in search order. See `folders.search_paths`."""
+
+
 class ModelStore:
-    """The model files that a worker's ComfyUI finds.
+    """The model files that a ComfyUI finds.
 
     Args:
-        roots: folders with ComfyUI's layout, in search order.
-        target: the one of `roots` in which files are added and deleted.
+        paths: the folders of each model type, which may change.
+        target: the models folder in which files are added and deleted.
         cache: the folder of the cache of files by address, which may not exist.
         listed: the models of models.txt.
     """
 
-    def __init__(self, roots: Sequence[Path], target: Path, cache: Path, listed: Iterable[ModelFile]) -> None:
+    def __init__(self, paths: SearchPaths, target: Path, cache: Path, listed: Iterable[ModelFile] = ()) -> None:
         self.target = target
-        self._roots = tuple(dict.fromkeys([*roots, target]))
+        self._paths = paths
         self._cache = cache
         self._listed: Mapping[str, ModelFile] = {model.path: model for model in listed}
 
     def models(self, folder: str = "") -> Iterator[StoredModel]:
         """Yield the models, or those of one folder. Of several files with one name, only the one that ComfyUI loads."""
-        seen: set[tuple[str, str]] = set()
-        for root in self._roots:
-            for kind, subfolders in model_types(root).items():
-                for file, name in _files(root / each for each in subfolders if folder in {"", kind}):
-                    if (kind, name) not in seen and (found := self._stored(kind, name, file)):
-                        seen.add((kind, name))
-                        yield found
+        for kind, places in self._paths().items():
+            seen: set[str] = set()
+            for file, name in _files(places if folder in {"", kind} else ()):
+                if name not in seen and (found := self._stored(kind, name, file)):
+                    seen.add(name)
+                    yield found
         if folder in {"", FETCHED_FOLDER}:
             yield from self._cached()
 
     def folders(self) -> list[str]:
         """Return the names of all folders."""
-        return sorted({FETCHED_FOLDER, *(kind for root in self._roots for kind in model_types(root))})
+        return sorted({FETCHED_FOLDER, *self._paths()})
 
     def disk(self) -> JsonObject:
         """Return the folder in which files are added, with the free and all bytes of its disk."""
@@ -117,16 +120,22 @@ class ModelStore:
         usage = shutil.disk_usage(existing)
         return {"folder": str(self.target), "free_bytes": usage.free, "total_bytes": usage.total}
 
+    def named(self, graphs: Iterable[Graph]) -> dict[Path, str]:
+        """Return the files that the graphs name, each with its name as `folder/name`, sorted by name."""
+        paths = self._paths()
+        names: dict[Path, str] = {}
+        for kind, name in sorted(_named(graphs, {*FOLDERS, *paths})):
+            if (file := _first_file(each / name for each in paths.get(kind, ()))) is not None:
+                names.setdefault(file, f"{kind}/{name}")
+        return names
+
     @contextlib.contextmanager
     def held(self, graphs: Iterable[Graph]) -> Iterator[tuple[str, ...]]:
         """Keep the files that the graphs name from being deleted inside the block, and set their time of use.
 
         Yield the names of the files as `folder/name`, sorted.
         """
-        names: dict[Path, str] = {}
-        for kind, name in sorted(_named(graphs)):
-            if (file := self._found(kind, name)) is not None:
-                names.setdefault(file, f"{kind}/{name}")
+        names = self.named(graphs)
         with contextlib.ExitStack() as stack:
             for file in names:
                 if (descriptor := shared_lock(file)) is not None:
@@ -183,15 +192,14 @@ class ModelStore:
     def _deletable(self, folder: str, name: str) -> StoredModel:
         """Return a file that may be deleted. Raises JobError (invalid_input)."""
         self._require_folder(folder)
-        places = [self.target / each / name for each in FOLDERS.get(folder, (folder,))]
-        path = next((each for each in places if each.suffix in MODEL_SUFFIXES and size_of(each) is not None), None)
+        path = _first_file(each / name for each in self._own_folders(folder) if Path(name).suffix in MODEL_SUFFIXES)
         if path is not None and not path.is_symlink():
             self._require_inside(path)
             if found := self._stored(folder, name, path):
                 return found
-        elsewhere = path or self._found(folder, name)
+        elsewhere = path or _first_file(each / name for each in self._paths()[folder])
         if elsewhere is not None:
-            problem = f"is {elsewhere}, and a job deletes only files of {self.target}: remove it where it comes from"
+            problem = f"is {elsewhere}, and only files of {self.target} are deleted: remove it where it comes from"
         else:
             names = [each.name for each in self.models(folder)]
             problem = f"is not a model in the folder {folder}{nearest(name, names)}"
@@ -221,8 +229,21 @@ class ModelStore:
 
     def _path(self, folder: str, name: str) -> Path:
         """Return the place of a file in the target: where it is, else in the type's folder of the same name."""
-        places = [self.target / each / name for each in FOLDERS.get(folder, (folder,))]
-        return next((each for each in places if size_of(each) is not None), self.target / folder / name)
+        folders = self._own_folders(folder)
+        default = self.target / folder if self.target / folder in folders else folders[0]
+        return _first_file(each / name for each in folders) or default / name
+
+    def _own_folders(self, folder: str) -> list[Path]:
+        """Return the folders of a model type that are in the target, in search order.
+
+        Raises JobError (invalid_input) if ComfyUI searches only other folders.
+        """
+        searched = self._paths()[folder]
+        found = [each for each in searched if each.is_relative_to(self.target)]
+        if not found:
+            places = ", ".join(map(str, searched))
+            raise invalid_input([Fault("folder", f"is {folder}, which ComfyUI reads from {places}, not {self.target}")])
+        return found
 
     def _require_folder(self, folder: str) -> None:
         """Raise JobError (invalid_input) if a folder is not one of ComfyUI's types. Older names of types are not."""
@@ -240,11 +261,6 @@ class ModelStore:
         if path.is_symlink() or not path.parent.resolve().is_relative_to(self.target.resolve()):
             raise invalid_input([Fault("name", f"is at {path}, where a link leads out of {self.target}")])
 
-    def _found(self, kind: str, name: str) -> Path | None:
-        """Return the file that ComfyUI loads for a name."""
-        places = (root / each / name for root in self._roots for each in FOLDERS.get(kind, (kind,)))
-        return next((each for each in places if size_of(each) is not None), None)
-
     def _note_use(self, file: Path) -> None:
         """Set the time of the last access. In a layer of the image this would copy the whole file."""
         if file.is_relative_to(self.target):
@@ -261,7 +277,7 @@ def _remove(path: Path, name: str) -> None:
         if time.monotonic() > deadline:
             if is_in_use(path):
                 raise JobError.because(ErrorCode.MODEL_IN_USE, f"{name} is in use", model=name)
-            problem = f"is {path}, which the worker's user may not write, or whose disk has no file locks"
+            problem = f"is {path}, which this user may not write, or whose disk has no file locks"
             raise invalid_input([Fault("name", problem)])
         time.sleep(LOCK_POLL_S)
 
@@ -279,6 +295,11 @@ def _link(file: Path, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _first_file(places: Iterable[Path]) -> Path | None:
+    """Return the first path that is a file. It is the one that ComfyUI loads."""
+    return next((each for each in places if size_of(each) is not None), None)
+
+
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the model files below the folders, each with its path in its folder. Hidden ones are left out."""
     for top in folders:
@@ -290,8 +311,8 @@ def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
                     yield file, file.relative_to(top).as_posix()
 
 
-def _named(graphs: Iterable[Graph]) -> set[tuple[str, str]]:
-    """Return the files that graphs name, as folder and name. The folder of an unknown input may be any."""
+def _named(graphs: Iterable[Graph], kinds: Iterable[str]) -> set[tuple[str, str]]:
+    """Return the files that graphs name, as folder and name. The folder of an unknown input may be any of `kinds`."""
     named: set[tuple[str, str]] = set()
     for node in (node for graph in graphs for node in graph.values()):
         for key, value in node["inputs"].items():
@@ -301,7 +322,7 @@ def _named(graphs: Iterable[Graph]) -> set[tuple[str, str]]:
             if known := model_folder(node["class_type"], key):
                 named.add((known, name))
             elif Path(name).suffix in MODEL_SUFFIXES:
-                named |= {(kind, name) for kind in FOLDERS}
+                named |= {(kind, name) for kind in kinds}
             for word in _EMBEDDING.findall(name):
                 named |= {("embeddings", f"{word}{suffix}") for suffix in ("", *MODEL_SUFFIXES)}
     return {(kind, name) for kind, name in named if not name_problem(name)}  # ComfyUI loads no absolute path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from comfy_client.aio import AsyncClient
 from comfy_client.client import client_from_env
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
+from comfy_core.models.folders import search_paths
 from comfy_core.models.store import ModelStore
 from simulators.comfyui import Simulator
 from simulators.http_server import free_port
@@ -43,7 +45,7 @@ def platform(server: ModelServer, tmp_path: Path) -> Iterator[RunPodPlatform]:
     """A platform whose worker runs jobs of the task `models` with the code of the real worker."""
     folder = tmp_path / "worker" / "models"
     addressed = Addressed(server, folder / ".by-address", folder)
-    store = ModelStore((folder,), folder, addressed.cache, ())
+    store = ModelStore(partial(search_paths, (folder,)), folder, addressed.cache)
     bare = Worker(ComfyServer(f"http://127.0.0.1:{free_port()}"), {}, Settings(), store=store)
     worker = addressed.worker(bare)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
+from comfy_core.models.folders import search_paths
 from comfy_core.models.store import ModelStore
 from comfy_core.workflows import Workflow
 from handler import make_handler
@@ -35,7 +37,7 @@ def service(simulator: Simulator, workflows: Mapping[str, Workflow], tmp_path: P
     for name in ("vae/ae.safetensors", "loras/unused.safetensors"):
         (root / name).parent.mkdir(parents=True)
         (root / name).write_bytes(b"x")
-    store = ModelStore((root,), root, root / "cache", ())
+    store = ModelStore(partial(search_paths, (root,)), root, root / "cache")
     lifecycle = Lifecycle(stop_comfyui=lambda: None, report_unhealthy=lambda _: None, grace_s=0, end=lambda _: None)
     server = ComfyServer(simulator.url, directory=simulator.input_dir.parent)
     service = Service(Worker(server, workflows, Settings(gpu_usd_per_s=0.5), store=store), lifecycle)

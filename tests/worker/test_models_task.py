@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.models.address_cache import AddressCache
 from comfy_core.models.file_locks import is_in_use
+from comfy_core.models.folders import search_paths
 from comfy_core.models.listing import ModelFile
 from comfy_core.models.store import ModelStore
 from comfy_core.progress import Progress
@@ -57,7 +59,7 @@ def storing(worker: Worker, server: ModelServer, models: Path) -> Worker:
     addressed = Addressed(server, models / ".by-address", models)
     image = models.parent / "image"
     write(image / "checkpoints/baked.safetensors")
-    store = ModelStore((models, image), models, addressed.cache, [LISTED])
+    store = ModelStore(partial(search_paths, (models, image)), models, addressed.cache, [LISTED])
     return replace(addressed.worker(worker), store=store)
 
 

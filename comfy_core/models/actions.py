@@ -1,0 +1,82 @@
+"""Carries out a request of the task `models` (request/models_task.py): lists, downloads or deletes model files."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from dataclasses import replace
+from itertools import islice
+
+from comfy_core.comfyui.model_inputs import FETCHED_FOLDER
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.errors import invalid_input
+from comfy_core.models.address_cache import remove_unless_used
+from comfy_core.models.address_fetcher import AddressFetcher, JobHooks, leased_models
+from comfy_core.models.store import ModelStore, StoredModel
+from comfy_core.request.models_task import DELETE, LIST, MODELS_TASK, ModelsRequest
+from comfy_core.validation import nearest
+
+MAX_LISTED = 5_000
+"""Maximum number of files in a list, which then has about 1.5 MB."""
+
+log = logging.getLogger(__name__)
+
+
+def run_action(
+    store: ModelStore, fetcher: AddressFetcher | None, request: ModelsRequest, hooks: JobHooks
+) -> JsonObject:
+    """Carry out the request and return the result (docs/api.md). `fetcher` is for a download. Raises JobError."""
+    if request.action == LIST:
+        result = _list(store, request.folder)
+    elif request.action == DELETE:
+        deleted = store.delete(request.folder, request.name, force=request.force)
+        log.info("deleted %s, %s bytes", request.path, f"{deleted.size:,}")
+        result = {"model": {**deleted.entry(), "in_use": False}}
+    else:
+        assert fetcher is not None  # noqa: S101 - see the docstring
+        result = _download(store, fetcher, request, hooks)
+    return {"task": MODELS_TASK, "action": request.action, **result, "disk": store.disk()}
+
+
+def _list(store: ModelStore, folder: str) -> JsonObject:
+    if folder and folder not in (known := store.folders()):
+        problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
+        raise invalid_input([Fault("folder", problem)])
+    found = store.models(folder)
+    return {"models": [model.entry() for model in islice(found, MAX_LISTED)], "left_out": sum(1 for _ in found)}
+
+
+def _download(store: ModelStore, fetcher: AddressFetcher, request: ModelsRequest, hooks: JobHooks) -> JsonObject:
+    address = request.address
+    assert address is not None  # noqa: S101 - a download has an address
+    if problem := fetcher.hosts.problem(address):
+        raise invalid_input([Fault(request.address_key, problem)])
+    if (present := store.present(request.folder, request.name)) and not request.force:
+        _require_same(present, request)
+        return {"model": present.entry(), "downloaded": False}
+    cached = {each.path for each in store.models(FETCHED_FOLDER)}
+    with leased_models(_without_limit(fetcher), [address], request.tokens, hooks) as leases:
+        lease = leases[address]
+        model = store.add(request.folder, request.name, lease, address.source)
+    if lease.path not in cached:
+        remove_unless_used(lease.path)
+    log.info("downloaded %s, %s bytes", request.path, f"{model.size:,}")
+    return {"model": model.entry(), "downloaded": True}
+
+
+def _require_same(present: StoredModel, request: ModelsRequest) -> None:
+    """Raise JobError (invalid_input) if a file is not the one that the request wants to download."""
+    assert request.address is not None  # noqa: S101 - a download has an address
+    wanted = request.address.sha256
+    if present.sha256 == wanted if wanted else present.source == request.address.source:
+        return
+    problem = f"exists already, as another file: {request.path} has {present.size:,} bytes. Set `force` to replace it"
+    raise invalid_input([Fault("name", problem)])
+
+
+def _without_limit(fetcher: AddressFetcher) -> AddressFetcher:
+    """Return the fetcher with a cache that only the disk limits: the file does not stay in the cache."""
+    cache = copy.copy(fetcher.cache)
+    cache.limit_bytes = sys.maxsize
+    return replace(fetcher, cache=cache)
