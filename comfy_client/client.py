@@ -55,6 +55,7 @@ class Client(WorkflowMethods):
         api_key: RunPod API key.
         endpoint_id: id of the RunPod endpoint.
         comfyui_url: URL of a ComfyUI, for example `http://127.0.0.1:8188`.
+        comfyui_dir: the base folder of that ComfyUI, if it is on this machine: see COMFYUI_DIR in docs/client.md.
         workflows: a folder of own templates, in addition to the shipped ones. Not with `provider`.
         timeout_s: default timeout of calls that wait for a job.
         sync_wait_s: how long `run` and methods such as `txt2img` let RunPod hold the submit until the result is ready.
@@ -69,6 +70,7 @@ class Client(WorkflowMethods):
         api_key: str | None = None,
         endpoint_id: str | None = None,
         comfyui_url: str | None = None,
+        comfyui_dir: Path | None = None,
         workflows: Path | None = None,
         timeout_s: float = TIMEOUT_S,
         sync_wait_s: float = SYNC_WAIT_S,
@@ -85,6 +87,7 @@ class Client(WorkflowMethods):
                 "RUNPOD_API_KEY": api_key or "",
                 "RUNPOD_ENDPOINT_ID": endpoint_id or "",
                 "COMFYUI_ENDPOINT": comfyui_url or "",
+                "COMFYUI_DIR": str(comfyui_dir or ""),
             },
             workflows,
         )

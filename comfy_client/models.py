@@ -7,6 +7,7 @@ with client_from_env() as client:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,16 @@ def model_entry(result: GenerationResult) -> ModelEntry:
     return _entry(result.report.get("model", {}))
 
 
+def wait_limit_s(client: Client, wait_timeout_s: float | None) -> float | None:
+    """Return how long to wait for a job of this task; None stands for the client's default.
+
+    A job on a ComfyUI that is called directly runs in this process, and would end with the wait. So by default the wait
+    for it is not limited.
+    """
+    is_remote = client.provider.jobs_outlive_process
+    return math.inf if wait_timeout_s is None and not is_remote else wait_timeout_s
+
+
 def _request(action: str, **keys: object) -> GenerationRequest:
     given = {name: value for name, value in keys.items() if value is not None}
     return GenerationRequest({"task": MODELS_TASK, "action": action, **given})
@@ -125,8 +136,9 @@ def _entry(given: JsonObject) -> ModelEntry:
 class Models:
     """The model files of a client's provider: `Client.models`.
 
-    With this project's worker on RunPod each call is a job. A ComfyUI that is called directly can only list its files.
-    The other providers refuse every call with `invalid_input`. All calls raise the errors of `Client.run`.
+    With this project's worker on RunPod each call is a job. With a ComfyUI that is called directly, `download` and
+    `delete` need its folder: `Client(comfyui_url=…, comfyui_dir=…)`, or COMFYUI_DIR. The other providers refuse every
+    call with `invalid_input`. All calls raise the errors of `Client.run`.
     """
 
     def __init__(self, client: Client) -> None:
@@ -147,7 +159,7 @@ class Models:
         wait_timeout_s: float | None = None,
         observer: Observer | None = None,
     ) -> ModelEntry:
-        """Download a file to a folder of the worker, and return it. It does nothing if the file is there already.
+        """Download a file to a model folder, and return it. It does nothing if the file is there already.
 
         Args:
             address: such as `hf:owner/repository/file.safetensors@revision`, `civitai:123` or a URL, optionally with
@@ -156,7 +168,7 @@ class Models:
             name: the file's name there. Default: the name in the address.
             force: replace another file of this name.
             tokens: the token for each host, such as `{"huggingface.co": "hf_…"}`. RunPod keeps it with the job.
-            wait_timeout_s: see `Client.run`.
+            wait_timeout_s: see `Client.run`. Default: see `wait_limit_s`.
             observer: see `Client.run`. A Downloading event has the bytes.
         """
         request = download_request(address, folder, name, force=force, tokens=tokens)
@@ -169,7 +181,8 @@ class Models:
     def _run(
         self, request: GenerationRequest, wait_timeout_s: float | None, observer: Observer | None = None
     ) -> GenerationResult:
-        return coroutines.run(run_task(self._client, request, wait_timeout_s, observer))
+        limit_s = wait_limit_s(self._client, wait_timeout_s)
+        return coroutines.run(run_task(self._client, request, limit_s, observer))
 
 
 class AsyncModels:
@@ -204,4 +217,5 @@ class AsyncModels:
     async def _run(
         self, request: GenerationRequest, wait_timeout_s: float | None, observer: Observer | None = None
     ) -> GenerationResult:
-        return await coroutines.arun(run_task(self._client, request, wait_timeout_s, observer, may_hold=False))
+        limit_s = wait_limit_s(self._client, wait_timeout_s)
+        return await coroutines.arun(run_task(self._client, request, limit_s, observer, may_hold=False))

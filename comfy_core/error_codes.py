@@ -117,9 +117,9 @@ class ErrorCode(enum.StrEnum):
         "model_download_failed",
         Retry.RESEND,
         cause="A model file that the request names by its address was not downloaded: its server or the network failed "
-        "several times, or the worker cannot write it to its disk. No GPU time was spent.",
-        remedy="Send the job again: the download resumes where it ended. If the message names a folder of the worker, "
-        "first free space there or make it writable.",
+        "several times, or it cannot be written to the disk. No GPU time was spent.",
+        remedy="Send the job again: the download resumes where it ended. If the message names a folder, first free "
+        "space there or make it writable.",
         details="`models`: list of `{address, problem}`",
     )
     MODEL_IN_USE = _Row(

@@ -21,6 +21,7 @@ from comfy_core.errors import JobError, invalid_input
 from comfy_core.models.address_fetcher import JobHooks
 from comfy_core.models.store import ModelStore
 from comfy_core.object_store import Bucket, ObjectStore
+from comfy_core.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from comfy_core.prices import busy_s, job_usd
 from comfy_core.request import intake
 from comfy_core.request.reading import read_request
@@ -30,7 +31,6 @@ from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.job_models import ModelFetcher, placed_models
 from worker.job_record import JobNotes
-from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.png import start_encoding
 from worker.result_packer import ResultPacker
 from worker.settings import Settings

@@ -15,10 +15,10 @@ from comfy_core.models.address_fetcher import JobHooks
 from comfy_core.models.folders import search_paths
 from comfy_core.models.listing import default_list, read_models
 from comfy_core.models.store import ModelStore
+from comfy_core.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from comfy_core.request.models_task import DOWNLOAD, LIST, ModelsRequest, read_models_request
 from worker.jobs import Control, Worker, job_cost
 from worker.models.locations import cache_directory, model_roots
-from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.settings import Settings
 
 

@@ -35,7 +35,7 @@ def run_and_save(call: Call, request: GenerationRequest) -> int:
             with call.screen.progress() as progress:
                 job = submit_in_thread(client, request, submission, is_followed=True)
                 progress.say(f"job {job.id}")
-                result = wait_with_progress(call, job, progress)
+                result = wait_with_progress(job, call.options.wait_timeout, progress)
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
         return save(call, client, output, result)
@@ -59,9 +59,9 @@ def submit_in_thread(
     return submission.result()
 
 
-def wait_with_progress(call: Call, job: Job, progress: ProgressDisplay) -> GenerationResult:
-    """Wait for a job, show its progress, and return its result."""
-    for event in job.events(call.options.wait_timeout):
+def wait_with_progress(job: Job, timeout_s: float | None, progress: ProgressDisplay) -> GenerationResult:
+    """Wait for a job up to `timeout_s` or the client's default, show its progress, and return its result."""
+    for event in job.events(timeout_s):
         progress.show(event)
         if isinstance(event, Done):
             return event.result

@@ -106,7 +106,7 @@ def _wait(call: Call) -> int:
             with call.screen.progress() as progress, _explain_expiry(call, client, job.id):
                 if call.options.last:
                     progress.say(f"job {job.id}")
-                result = wait_with_progress(call, job, progress)
+                result = wait_with_progress(job, call.options.wait_timeout, progress)
         except KeyboardInterrupt as interrupt:
             message = f"Interrupted: job {job.id} continues. To cancel it, run `comfy-client cancel {job.id}`."
             call.screen.interrupted(message, job.id)

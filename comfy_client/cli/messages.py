@@ -27,12 +27,16 @@ def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
     If the command has the flag `-i`, the key "" maps to it: other fields are set with `-i`.
     """
     names = {name for flag in flags for name in flag.names}
-    by_field = {
-        flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags
-    }
+    by_field = {flag.field: _shown_name(flag) for flag in flags}
     by_field.pop("webhook", None)  # the flag --webhook sets `options.webhook`; this field is the worker's own webhook
     by_field |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
     return {**by_field, "": "-i"} if "--input" in names else by_field
+
+
+def _shown_name(flag: Flag) -> str:
+    """Return the name of a flag; that of an argument is its metavar, unless that is a list of choices."""
+    argument = flag.names[0] if "choices" in flag.settings else flag.metavar
+    return next((name for name in flag.names if name.startswith("--")), argument)
 
 
 def error_lines(error: ComfyClientError, field_flags: Mapping[str, str], command: str = "") -> list[str]:

@@ -1,9 +1,10 @@
-"""The command `models`: lists, downloads and deletes the model files of the provider."""
+"""The command `models`: lists, downloads and deletes the model files of the worker, or of a ComfyUI on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, submit_in_thread, wait_with_progress
+from comfy_client.providers import COMFYUI_DIR, COMFYUI_ENDPOINT
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
 from comfy_core.request.model_address import CIVITAI, parse_address
@@ -55,6 +57,13 @@ _FLAGS = (
         {"type": Path},
     ),
     Flag(
+        ("--comfyui-dir",),
+        "The base folder of the ComfyUI at COMFYUI_ENDPOINT, if it runs on this machine: `download` and `delete` need "
+        "it, and `list` then has hashes and the free space. [default COMFYUI_DIR]",
+        "DIR",
+        {"type": Path},
+    ),
+    Flag(
         ("--force",),
         "With `download`: replace another file of the name. With `delete`: also delete a file of models.txt.",
         settings={"action": "store_true"},
@@ -68,15 +77,15 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 
 def _models(call: Call) -> int:
-    from comfy_client.models import model_entry, model_list  # noqa: PLC0415 - `--help` needs no client
+    from comfy_client.models import model_entry, model_list, wait_limit_s  # noqa: PLC0415 - `--help` needs no client
 
     action, request = call.options.action, _request(call)
-    with call.client() as client:
+    with _with_directory(call).client() as client:
         submission: Future[Job] = Future()
         try:
             with call.screen.progress() as progress:
                 job = submit_in_thread(client, request, submission, is_followed=True)
-                result = wait_with_progress(call, job, progress)
+                result = wait_with_progress(job, wait_limit_s(client, call.options.wait_timeout), progress)
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
     if action == DOWNLOAD:
@@ -88,6 +97,17 @@ def _models(call: Call) -> int:
         lines = _list_lines(model_list(result))
     call.screen.show({"job_id": result.job_id, "cost": result.cost, **_json(result)}, *lines)
     return 0
+
+
+def _with_directory(call: Call) -> Call:
+    """Return the call with --comfyui-dir in place of COMFYUI_DIR. Raises UsageError without COMFYUI_ENDPOINT."""
+    directory = call.options.comfyui_dir
+    if directory is None:
+        return call
+    if not COMFYUI_ENDPOINT.read(call.environment):
+        raise UsageError(f"--comfyui-dir is the folder of the ComfyUI at {COMFYUI_ENDPOINT.name}, which is not set")
+    environment = {**call.environment, COMFYUI_DIR.name: str(directory)}
+    return replace(call, settings=replace(call.settings, environment=environment))
 
 
 def _request(call: Call) -> GenerationRequest:

@@ -22,8 +22,10 @@ from comfy_client.providers.scenario_api import ScenarioApi
 from comfy_client.providers.scenario_request import MODEL_ID
 from comfy_client.providers.stock_worker import StockWorkerProvider
 from comfy_client.providers.worker import WorkerProvider
-from comfy_core.environment import Variable, base_url, optional, positive, table
+from comfy_core.environment import Variable, base_url, names, optional, positive, read, table
 from comfy_core.errors import ConfigError
+from comfy_core.models.address_source import DEFAULT_HOSTS, ModelHosts
+from comfy_core.models.source import Hub
 from comfy_core.validation import nearest
 from comfy_core.workflow_folder import WorkflowFolder
 from comfy_core.workflows import Workflow, default_directory, load_workflows
@@ -68,8 +70,15 @@ COMFYUI_ENDPOINT = Variable(
 COMFYUI_DIR = Variable(
     "COMFYUI_DIR",
     optional(Path),
-    "Base folder of that ComfyUI, which contains its `input` and `output`, if this process can access it. The files of "
-    "each job are then deleted.",
+    "Base folder of that ComfyUI, which contains its `input`, `output` and `models`, if this process can access it. "
+    "The files of each job are then deleted, and `comfy-client models` can download and delete models.",
+)
+MODEL_HOSTS = Variable(
+    "COMFYUI_MODEL_HOSTS",
+    names,
+    "Comma-separated hosts from which `comfy-client models` may download to COMFYUI_DIR. `*.example.com` stands for "
+    "all hosts below example.com.",
+    DEFAULT_HOSTS,
 )
 SCENARIO_API_KEY = Variable(
     "SCENARIO_SDK_API_KEY",
@@ -113,6 +122,7 @@ VARIABLES: Mapping[str, Variable[Any]] = {
         GPU_USD_PER_S,
         COMFYUI_ENDPOINT,
         COMFYUI_DIR,
+        MODEL_HOSTS,
         WORKFLOWS,
         SCENARIO_API_KEY,
         SCENARIO_API_SECRET,
@@ -146,9 +156,18 @@ class ProviderEntry:
 
 def _comfyui(environment: Environment, workflows: Workflows) -> Provider:
     if comfyui_url := COMFYUI_ENDPOINT.read(environment):
-        return DirectProvider(comfyui_url, workflows, directory=COMFYUI_DIR.read(environment))
+        directory = COMFYUI_DIR.read(environment)
+        return DirectProvider(
+            comfyui_url, workflows, directory=directory, model_hosts=lambda: _model_hosts(environment)
+        )
     endpoint = _endpoint(environment, "comfyui", COMFYUI_ENDPOINT_ID, ENDPOINT_ID)
     return WorkerProvider(endpoint, workflows, usd_per_s=GPU_USD_PER_S.read(environment))
+
+
+def _model_hosts(environment: Environment) -> ModelHosts:
+    """Return the hosts for `models download`, without tokens: they are part of the request. Raises ConfigError."""
+    hub = Hub(read(Hub, environment).endpoint)
+    return ModelHosts(MODEL_HOSTS.read(environment), hub, variable=MODEL_HOSTS.name)
 
 
 def _stock_worker(environment: Environment, workflows: Workflows) -> Provider:

@@ -6,10 +6,11 @@ Job ids are valid in this process only. `close` interrupts jobs that have not en
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
+from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError, invalid_input
+from comfy_core.models.address_source import ModelHosts
+from comfy_core.phase_deadline import PhaseDeadline
 from comfy_core.progress import Progress
 from comfy_core.request import intake
 from comfy_core.request.models_task import LIST, MODELS_TASK, ModelsRequest, is_models_task, read_models_request
@@ -49,23 +52,25 @@ _KEPT_JOBS = 32
 _STOP_TIMEOUT_S = 10.0
 _PROVIDER = "a direct ComfyUI (COMFYUI_ENDPOINT)"
 _NO_DOWNLOADS = (
-    "is an address, and a ComfyUI that is called directly (COMFYUI_ENDPOINT) downloads no models: put the file into "
-    "its models folder and use its name, or use this project's worker on RunPod"
+    "is an address, and a ComfyUI that is called directly (COMFYUI_ENDPOINT) downloads no models for a job: first "
+    "download the file with `comfy-client models download`, and use its name, or use this project's worker on RunPod"
 )
-_NO_FILES = (
-    "a ComfyUI that is called directly (COMFYUI_ENDPOINT) has no request for: put the file into its models folder, or "
-    "remove it there, or use this project's worker on RunPod"
+_NO_DIRECTORY = (
+    "ComfyUI has no request for. If it runs on this machine, give its folder: --comfyui-dir DIR, or COMFYUI_DIR"
 )
+_QUICK_S = 0.25
+"""How long a submit waits for a job of the task `models`: a list or a delete needs no progress."""
 _MIN_POLL_INTERVAL_S = 0.02
 
 
 @dataclass
 class _DirectJob:
-    """A job. `status` is immutable and replaced as a whole, so any thread may read it."""
+    """A job. `status` is immutable and replaced as a whole, so any thread may read it.
 
-    request: Request
-    rendered: Rendered
-    timeout_s: float
+    `work` runs the job and returns the status of its success. It raises ComfyClientError.
+    """
+
+    work: Callable[[_DirectJob], JobStatus]
     status: JobStatus
     result: GenerationResult | None = None
     cancel_requested: threading.Event = field(default_factory=threading.Event)
@@ -91,12 +96,22 @@ class DirectProvider:
         url: URL of the ComfyUI, for example `http://127.0.0.1:8188`.
         workflows: the templates that requests may name.
         directory: ComfyUI's base folder, if this process can access it: see ComfyServer.
+        model_hosts: returns the hosts from which models may be downloaded to `directory`. Raises ConfigError.
     """
 
     name = "comfyui"
     jobs_outlive_process = False
 
-    def __init__(self, url: str, workflows: Mapping[str, Workflow], *, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        workflows: Mapping[str, Workflow],
+        *,
+        directory: Path | None = None,
+        model_hosts: Callable[[], ModelHosts] = ModelHosts,
+    ) -> None:
+        self._directory = directory
+        self._model_hosts = model_hosts
         self._server = ComfyServer(url, directory=directory)
         self._url = url
         self._workflows = workflows
@@ -115,7 +130,7 @@ class DirectProvider:
         Raises JobError (invalid_input, invalid_image, unknown_workflow), or RequestError if ComfyUI does not respond.
         """
         if is_models_task(request.input):
-            return self._models_list(read_models_request(request.input))
+            return self._start(self._models_work(read_models_request(request.input)), max(wait_s or 0.0, _QUICK_S))
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
         rendered = intake.render_request(parsed)
@@ -123,8 +138,12 @@ class DirectProvider:
             raise invalid_input(faults)
         timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.system()  # so that a wrong URL fails the submit, not the job
+        return self._start(lambda job: self._generated(job, parsed, rendered, timeout_s), wait_s)
+
+    def _start(self, work: Callable[[_DirectJob], JobStatus], wait_s: float | None) -> JobStatus:
+        """Start a job in a thread, and return its status after up to `wait_s`."""
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
-        job = _DirectJob(parsed, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
+        job = _DirectJob(work, JobStatus(job_id, JobState.QUEUED))
         with self._lock:
             ended_ids = [each_id for each_id, each in self._jobs.items() if each.ended.is_set()]
             for ended_id in ended_ids[: max(0, len(ended_ids) - _KEPT_JOBS)]:
@@ -134,15 +153,34 @@ class DirectProvider:
         job.ended.wait(wait_s or 0.0)
         return job.status
 
-    def _models_list(self, request: ModelsRequest) -> JobStatus:
-        """Return the status of a job that has listed the models. Raises JobError (invalid_input) for other actions."""
-        if request.action != LIST:
-            raise invalid_input([Fault("action", f"is {request.action}, which {_NO_FILES}")])
+    def _models_work(self, request: ModelsRequest) -> Callable[[_DirectJob], JobStatus]:
+        """Return the work of a job of the task `models`.
+
+        Raises JobError (invalid_input), ConfigError or RequestError if it cannot be done.
+        """
         if request.webhook is not None:
             raise invalid_input([webhook_fault(_PROVIDER)])
-        models = listed_models(self._server, request.folder)
-        output = {"task": MODELS_TASK, "action": LIST, "models": models}
-        return JobStatus(f"{JOB_PREFIX}{uuid.uuid4()}", JobState.SUCCEEDED, output=output)
+        if self._directory is None:
+            if request.action != LIST:
+                raise invalid_input([Fault("action", f"is {request.action}, which {_NO_DIRECTORY}")])
+            models = listed_models(self._server, request.folder)
+            output = {"task": MODELS_TASK, "action": LIST, "models": models}
+            return lambda job: replace(job.status, state=JobState.SUCCEEDED, output=output)
+        try:
+            from comfy_client.providers.local_models import open_models  # noqa: PLC0415 - needs fcntl
+        except ImportError as error:
+            raise ConfigError("COMFYUI_DIR (--comfyui-dir): Windows lacks the file locks for model files") from error
+        hosts = self._model_hosts()
+        local = open_models(self._server, self._directory, request.folder)
+
+        def work(job: _DirectJob) -> JobStatus:
+            begun_at = time.monotonic()
+            end = begun_at + (request.timeout_s or math.inf)
+            deadline = PhaseDeadline(job.stop_reason, begun_at, end, "the model was not downloaded")
+            output = local.run(request, hosts, deadline.check, job.record_progress)
+            return replace(job.status, state=JobState.SUCCEEDED, progress=None, output=output)
+
+        return work
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status. Raises JobError (job_expired) for a job that is not this object's or was forgotten."""
@@ -228,21 +266,7 @@ class DirectProvider:
     def _run(self, job: _DirectJob) -> None:
         begun_at = time.monotonic()
         try:
-            limits = WaitLimits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
-            rendered = job.rendered
-            run = run_graphs(
-                self._server,
-                rendered.graphs,
-                rendered.uploads,
-                limits,
-                job.stop_reason,
-                Hooks(job.record_progress),
-                rendered.extra_data,
-            )
-            job.result = self._result(job, run)
-            job.status = replace(
-                job.status, state=JobState.SUCCEEDED, progress=None, delay_s=run.queue_s, execution_s=run.execute_s
-            )
+            job.status = job.work(job)
         except ComfyClientError as error:
             state = JobState.CANCELLED if error.code is ErrorCode.CANCELLED else JobState.FAILED
             job.status = replace(job.status, state=state, progress=None, error=error.report)
@@ -253,9 +277,21 @@ class DirectProvider:
                 job.status = replace(job.status, state=JobState.FAILED, error=report)
             job.ended.set()
 
-    def _result(self, job: _DirectJob, run: RunResult) -> GenerationResult:
+    def _generated(self, job: _DirectJob, request: Request, rendered: Rendered, timeout_s: float) -> JobStatus:
+        """Generate the images of a job, and return its status."""
+        limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
+        hooks = Hooks(job.record_progress)
+        run = run_graphs(
+            self._server, rendered.graphs, rendered.uploads, limits, job.stop_reason, hooks, rendered.extra_data
+        )
+        job.result = self._result(job, request, rendered, run)
+        return replace(
+            job.status, state=JobState.SUCCEEDED, progress=None, delay_s=run.queue_s, execution_s=run.execute_s
+        )
+
+    def _result(self, job: _DirectJob, request: Request, rendered: Rendered, run: RunResult) -> GenerationResult:
         encode_begun_at = time.monotonic()
-        outputs = job_outputs(job.request, job.rendered, run.prompts, job.raise_if_stopped)
+        outputs = job_outputs(request, rendered, run.prompts, job.raise_if_stopped)
         encode_s = time.monotonic() - encode_begun_at
         system = self._server.system()
         timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s, "encode_s": encode_s}
@@ -265,12 +301,12 @@ class DirectProvider:
             texts=tuple(text for prompt in run.prompts for text in prompt.texts),
             provider=self.name,
             job_id=job.status.job_id,
-            workflow=job.rendered.workflow,
-            inputs=job.rendered.inputs,
-            seed=job.rendered.seeds[0],
-            warnings=(*job.rendered.warnings, *run.warnings, *outputs.warnings),
+            workflow=rendered.workflow,
+            inputs=rendered.inputs,
+            seed=rendered.seeds[0],
+            warnings=(*rendered.warnings, *run.warnings, *outputs.warnings),
             timings={name: round(value, 4) for name, value in timings.items()},
-            versions={"comfyui": system.version, "workflow": job.rendered.version},
+            versions={"comfyui": system.version, "workflow": rendered.version},
             delay_s=run.queue_s,
             execution_s=run.execute_s,
             gpu=system.gpu,

@@ -147,6 +147,24 @@ class ComfyServer:
             return self.models(folder)
         return files if isinstance(files, list) else []
 
+    def model_paths(self) -> dict[str, tuple[Path, ...]]:
+        """Return the folders that ComfyUI searches for each model folder, in search order, as paths on its machine.
+
+        They are at /experiment/models only; empty if ComfyUI does not have it.
+        """
+        try:
+            folders = self._http.json("GET", "/experiment/models", timeout_s=CALL_TIMEOUT_S)
+        except RequestError as error:
+            if error.status is None or error.status >= requests.codes.server_error:
+                raise
+            return {}
+        found: dict[str, tuple[Path, ...]] = {}
+        for folder in folders if isinstance(folders, list) else []:
+            match folder:
+                case {"name": str(name), "folders": list(paths)}:
+                    found[name] = tuple(Path(str(path)) for path in paths)
+        return found
+
     def node_type(self, class_type: str) -> JsonObject:
         """Return the /object_info entry of a node type, or `{}` if ComfyUI does not have it."""
         try:
@@ -201,10 +219,20 @@ class ComfyServer:
 
     def queue_state(self, *, timeout_s: float = CALL_TIMEOUT_S) -> tuple[frozenset[str], frozenset[str]]:
         """Return the ids of the running prompts, and of the pending prompts."""
+        running, pending = self._queue_items(timeout_s)
+        return frozenset(str(item[1]) for item in running), frozenset(str(item[1]) for item in pending)
+
+    def queued_graphs(self) -> list[Graph]:
+        """Return the graphs of the running and the pending prompts, also those of other clients."""
+        running, pending = self._queue_items(CALL_TIMEOUT_S)
+        return [item[2] for item in (*running, *pending)]
+
+    def _queue_items(self, timeout_s: float) -> tuple[list[Any], list[Any]]:
+        """Return the running and the pending items: `[number, prompt id, graph, extra data, …]`."""
         body = self._http.json("GET", "/queue", timeout_s=timeout_s)
         match body:
             case {"queue_running": list(running), "queue_pending": list(pending)}:
-                return frozenset(str(item[1]) for item in running), frozenset(str(item[1]) for item in pending)
+                return running, pending
         raise RequestError("ComfyUI sent an unexpected response to GET /queue")
 
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 from comfy_core.comfyui.model_inputs import FETCHED_FOLDER
 from comfy_core.contract import Fault, JsonObject
-from comfy_core.errors import invalid_input
+from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import JobError, invalid_input
 from comfy_core.models.address_cache import remove_unless_used
 from comfy_core.models.address_fetcher import AddressFetcher, JobHooks, leased_models
+from comfy_core.models.file_locks import exclusive_lock
 from comfy_core.models.store import ModelStore, StoredModel
 from comfy_core.request.models_task import DELETE, LIST, MODELS_TASK, ModelsRequest
 from comfy_core.validation import nearest
@@ -32,7 +38,8 @@ def run_action(
     elif request.action == DELETE:
         deleted = store.delete(request.folder, request.name, force=request.force)
         log.info("deleted %s, %s bytes", request.path, f"{deleted.size:,}")
-        result = {"model": {**deleted.entry(), "in_use": False}}
+        [entry] = store.entries([deleted])
+        result = {"model": {**entry, "in_use": False}}
     else:
         assert fetcher is not None  # noqa: S101 - see the docstring
         result = _download(store, fetcher, request, hooks)
@@ -44,7 +51,7 @@ def _list(store: ModelStore, folder: str) -> JsonObject:
         problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
         raise invalid_input([Fault("folder", problem)])
     found = store.models(folder)
-    return {"models": [model.entry() for model in islice(found, MAX_LISTED)], "left_out": sum(1 for _ in found)}
+    return {"models": store.entries(islice(found, MAX_LISTED)), "left_out": sum(1 for _ in found)}
 
 
 def _download(store: ModelStore, fetcher: AddressFetcher, request: ModelsRequest, hooks: JobHooks) -> JsonObject:
@@ -52,17 +59,36 @@ def _download(store: ModelStore, fetcher: AddressFetcher, request: ModelsRequest
     assert address is not None  # noqa: S101 - a download has an address
     if problem := fetcher.hosts.problem(address):
         raise invalid_input([Fault(request.address_key, problem)])
-    if (present := store.present(request.folder, request.name)) and not request.force:
-        _require_same(present, request)
-        return {"model": present.entry(), "downloaded": False}
-    cached = {each.path for each in store.models(FETCHED_FOLDER)}
-    with leased_models(_without_limit(fetcher), [address], request.tokens, hooks) as leases:
-        lease = leases[address]
-        model = store.add(request.folder, request.name, lease, address.source)
-    if lease.path not in cached:
-        remove_unless_used(lease.path)
+    store.present(request.folder, request.name)  # before the lock, because it checks the folder
+    with _name_lock(fetcher.cache.folder, request, hooks):
+        if (present := store.present(request.folder, request.name)) and not request.force:
+            _require_same(present, request)
+            return {"model": store.entries([present])[0], "downloaded": False}
+        cached = {each.path for each in store.models(FETCHED_FOLDER)}
+        with leased_models(_without_limit(fetcher), [address], request.tokens, hooks) as leases:
+            lease = leases[address]
+            model = store.add(request.folder, request.name, lease, address.source)
+        if lease.path not in cached:
+            remove_unless_used(lease.path)
     log.info("downloaded %s, %s bytes", request.path, f"{model.size:,}")
-    return {"model": model.entry(), "downloaded": True}
+    return {"model": store.entries([model])[0], "downloaded": True}
+
+
+@contextlib.contextmanager
+def _name_lock(folder: Path, request: ModelsRequest, hooks: JobHooks) -> Iterator[None]:
+    """Hold a lock on the name of a download: of two downloads of one file, the second waits and finds the file.
+
+    Raises JobError (model_download_failed) if `folder` cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            name = hashlib.sha256(request.path.encode()).hexdigest()
+            stack.enter_context(exclusive_lock(folder / f"{name}.lock", hooks.check))
+        except OSError as error:
+            problem = f"the folder {folder} cannot be written, or its disk has no file locks ({error.strerror})"
+            raise JobError.because(ErrorCode.MODEL_DOWNLOAD_FAILED, f"{request.path}: {problem}") from error
+        yield
 
 
 def _require_same(present: StoredModel, request: ModelsRequest) -> None:

@@ -3,7 +3,8 @@
     <sha256>.safetensors           a complete, verified file; <sha256>.safetensors.verified is its marker
     <key>.<bytes>.part             a download; the process that writes it holds a lock on it
     addresses/<key>                the sha256 of the file with this address and version, if the address has none
-    lock                           locked while a process makes room, or moves a file to its place
+    lock                           exists while a process makes room, or moves a file to its place
+    <name>.lock                    exists while a process downloads a file that gets this name (actions.py)
 
 A file is in use while a process holds a shared lock on it (`Lease`), and only a file that is not in use is removed.
 The operating system releases the locks of a process that dies, so no lock outlives its holder. The time of the last
@@ -27,6 +28,7 @@ from pathlib import Path
 from comfy_core.files import write_atomically
 from comfy_core.models.address_source import AddressedFile, AddressSource, RemoteFile
 from comfy_core.models.download import DEFAULT_RETRY_POLICY, DownloadRetryPolicy, FetchContext, fill_part
+from comfy_core.models.file_locks import exclusive_lock
 from comfy_core.models.files import (
     PartFile,
     free_bytes,
@@ -53,7 +55,6 @@ LOCK_TIMEOUT_S = 60.0
 """Seconds to wait while another process makes room. It deletes files, which takes a moment."""
 _MAX_ROUNDS = 3
 """How often a file is downloaded again if another process removes it before it is in use."""
-_POLL_S = 0.1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART_NAME = re.compile(r"[0-9a-f]{64}\.([0-9]{1,18})")
 
@@ -254,7 +255,7 @@ class AddressCache:
         if needed > free:
             return (
                 f"has no room: {needed:,} bytes are needed, {max(0, free):,} are free on the disk of {self.folder}, "
-                "and no further file can be removed. Use a larger volume or container disk"
+                "and no further file can be removed. Free space there, or use a larger disk or volume"
             )
         return ""
 
@@ -276,23 +277,16 @@ class AddressCache:
     @contextlib.contextmanager
     def _locked(self, file: WantedFile, stop: threading.Event) -> Iterator[None]:
         """Hold the lock for making room. Raises ModelError if `stop` is set, or after LOCK_TIMEOUT_S."""
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + LOCK_TIMEOUT_S
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise ModelError(
-                            file, f"another process holds {self.folder / 'lock'} for too long", is_temporary=True
-                        ) from None
-                if stop.wait(_POLL_S):
-                    raise stopped_error(file)
+
+        def check() -> None:
+            if stop.is_set():
+                raise stopped_error(file)
+            if time.monotonic() > deadline:
+                raise ModelError(file, f"another process holds {self.folder / 'lock'} for too long", is_temporary=True)
+
+        with exclusive_lock(self.folder / "lock", check):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def remove_unless_used(path: Path) -> bool:

@@ -63,16 +63,17 @@ _TRY_LATER = "Try again later"
 
 @dataclass(frozen=True)
 class ModelHosts:
-    """The hosts from which models may be downloaded, and the worker's own tokens for them.
+    """The hosts from which models may be downloaded, and the tokens for them that are used without one in the request.
 
     Attributes:
         allowed: host names; `*.example.com` stands for all hosts below example.com.
-        hub: Hugging Face or its mirror, with the worker's token.
-        civitai_token: the worker's token for Civitai.
+        hub: Hugging Face or its mirror, with the token.
+        civitai_token: the token for Civitai.
         civitai: the URL of Civitai.
         rules: limits of each connection.
         resolve: resolves host names.
         silence_s: see SILENCE_S.
+        variable: the environment variable that has the allowed hosts, for errors.
     """
 
     allowed: tuple[str, ...] = tuple(DEFAULT_HOSTS.split(","))
@@ -82,6 +83,7 @@ class ModelHosts:
     rules: FetchRules = field(default_factory=FetchRules)
     resolve: Resolve = resolve_host
     silence_s: float = SILENCE_S
+    variable: str = "WORKER_MODEL_HOSTS"
 
     def is_allowed(self, host: str) -> bool:
         """Return whether models may be downloaded from `host`. A mirror is allowed if the original is."""
@@ -101,7 +103,12 @@ class ModelHosts:
             return str(error)
         if self.is_allowed(host):
             return ""
-        return f"is at {host}, a host that is not in the worker's WORKER_MODEL_HOSTS ({', '.join(self.allowed)})"
+        return f"is at {host}, {self.not_allowed}"
+
+    @property
+    def not_allowed(self) -> str:
+        """The part of an error that follows a host which is not allowed."""
+        return f"a host that is not in {self.variable} ({', '.join(self.allowed)})"
 
     def url(self, address: ModelAddress) -> str:
         """Return the download URL, with the mirror in place of Hugging Face."""
@@ -272,9 +279,7 @@ class AddressSource:
             raise ModelError(model, str(error)) from error
         if not self._hosts.is_allowed(target.host):
             whose = f"{previous.host} redirects to {target.host}" if previous else f"it is at {target.host}"
-            raise ModelError(
-                model, f"{whose}, a host that is not in WORKER_MODEL_HOSTS ({', '.join(self._hosts.allowed)})"
-            )
+            raise ModelError(model, f"{whose}, {self._hosts.not_allowed}")
         return target
 
 

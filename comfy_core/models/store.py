@@ -66,18 +66,6 @@ class StoredModel:
     source: str
     used_at: float
 
-    def entry(self) -> JsonObject:
-        """Return the model for a result."""
-        return {
-            "folder": self.folder,
-            "name": self.name,
-            "bytes": self.size,
-            "sha256": self.sha256 or None,
-            "source": self.source or None,
-            "last_used": datetime.fromtimestamp(self.used_at, UTC).isoformat(timespec="seconds"),
-            "in_use": is_in_use(self.path),
-        }
-
 
 SearchPaths = Callable[[], Mapping[str, Sequence[Path]]]
 """Returns each model type with the folders that ComfyUI searches, in search order. See `folders.search_paths`."""
@@ -91,10 +79,19 @@ class ModelStore:
         target: the models folder in which files are added and deleted.
         cache: the folder of the cache of files by address, which may not exist.
         listed: the models of models.txt.
+        queued: returns the graphs of jobs that hold no locks, because another program started them.
     """
 
-    def __init__(self, paths: SearchPaths, target: Path, cache: Path, listed: Iterable[ModelFile] = ()) -> None:
+    def __init__(
+        self,
+        paths: SearchPaths,
+        target: Path,
+        cache: Path,
+        listed: Iterable[ModelFile] = (),
+        queued: Callable[[], Iterable[Graph]] = tuple,
+    ) -> None:
         self.target = target
+        self._queued = queued
         self._paths = paths
         self._cache = cache
         self._listed: Mapping[str, ModelFile] = {model.path: model for model in listed}
@@ -109,6 +106,22 @@ class ModelStore:
                     yield found
         if folder in {"", FETCHED_FOLDER}:
             yield from self._cached()
+
+    def entries(self, models: Iterable[StoredModel]) -> list[JsonObject]:
+        """Return the models for a result (docs/api.md)."""
+        queued = self.named(self._queued())
+        return [
+            {
+                "folder": model.folder,
+                "name": model.name,
+                "bytes": model.size,
+                "sha256": model.sha256 or None,
+                "source": model.source or None,
+                "last_used": datetime.fromtimestamp(model.used_at, UTC).isoformat(timespec="seconds"),
+                "in_use": model.path in queued or is_in_use(model.path),
+            }
+            for model in models
+        ]
 
     def folders(self) -> list[str]:
         """Return the names of all folders."""
@@ -164,7 +177,7 @@ class ModelStore:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._require_inside(path)
             if path.exists():
-                _remove(path, f"{folder}/{name}")
+                self._remove(path, f"{folder}/{name}")
             size = lease.path.stat().st_size
             _link(lease.path, path)
             with contextlib.suppress(OSError):  # without a marker, the hash is not in the list
@@ -184,7 +197,7 @@ class ModelStore:
         if f"{folder}/{name}" in self._listed and not force:
             problem = f"is missing: {folder}/{name} is one of models.txt, which the shipped workflows load"
             raise invalid_input([Fault("force", problem)])
-        _remove(found.path, f"{folder}/{name}")
+        self._remove(found.path, f"{folder}/{name}")
         for companion in (marker_of(found.path), _source_of(found.path)):
             companion.unlink(missing_ok=True)
         return found
@@ -261,6 +274,21 @@ class ModelStore:
         if path.is_symlink() or not path.parent.resolve().is_relative_to(self.target.resolve()):
             raise invalid_input([Fault("name", f"is at {path}, where a link leads out of {self.target}")])
 
+    def _remove(self, path: Path, name: str) -> None:
+        """Delete a file. Raises JobError: model_in_use, or invalid_input if it is gone or cannot be deleted."""
+        if path in self.named(self._queued()):
+            raise _in_use_error(name)
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not remove_unless_used(path):
+            if not path.exists():
+                raise invalid_input([Fault("name", f"does not exist any more: another job has deleted {name}")])
+            if time.monotonic() > deadline:
+                if is_in_use(path):
+                    raise _in_use_error(name)
+                problem = f"is {path}, which this user may not write, or whose disk has no file locks"
+                raise invalid_input([Fault("name", problem)])
+            time.sleep(LOCK_POLL_S)
+
     def _note_use(self, file: Path) -> None:
         """Set the time of the last access. In a layer of the image this would copy the whole file."""
         if file.is_relative_to(self.target):
@@ -268,18 +296,8 @@ class ModelStore:
                 os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
 
 
-def _remove(path: Path, name: str) -> None:
-    """Delete a file. Raises JobError: model_in_use, or invalid_input if it is gone or cannot be deleted."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while not remove_unless_used(path):
-        if not path.exists():
-            raise invalid_input([Fault("name", f"does not exist any more: another job has deleted {name}")])
-        if time.monotonic() > deadline:
-            if is_in_use(path):
-                raise JobError.because(ErrorCode.MODEL_IN_USE, f"{name} is in use", model=name)
-            problem = f"is {path}, which this user may not write, or whose disk has no file locks"
-            raise invalid_input([Fault("name", problem)])
-        time.sleep(LOCK_POLL_S)
+def _in_use_error(name: str) -> JobError:
+    return JobError.because(ErrorCode.MODEL_IN_USE, f"{name} is in use", model=name)
 
 
 def _link(file: Path, path: Path) -> None:

@@ -120,8 +120,8 @@ class Core:
 
     def file_listing(self, folder: str) -> list[dict[str, Any]]:
         """Return the files of a model folder with their sizes. A simulated model without a file has 0 bytes."""
-        paths = {name: self.folders.base / "models" / folder / name for name in self.listing(folder)}
-        found = {name: path.stat() if path.exists() else None for name, path in paths.items()}
+        paths = self.folders.model_files(folder)
+        found = {name: paths[name].stat() if name in paths else None for name in self.listing(folder)}
         return [
             {
                 "name": name,

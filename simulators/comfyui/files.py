@@ -12,10 +12,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDERS = ("output", "input", "temp")
+OLDER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "text_encoders": ("text_encoders", "clip"),
+    "diffusion_models": ("unet", "diffusion_models"),
+    "controlnet": ("controlnet", "t2i_adapter"),
+}
+"""Model folders with more than one folder below `models`, in search order."""
 
 
 class OutsideFolderError(Exception):
@@ -38,9 +45,15 @@ class SaveTarget:
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders `input`, `output`, `temp` and `models` below one base folder."""
+    """The folders `input`, `output`, `temp` and `models` below one base folder.
+
+    `extra_models` are the further folders of model folders, as in extra_model_paths.yaml. `base_in_container` is the
+    base folder's path in responses, for a ComfyUI in a container.
+    """
 
     base: Path
+    extra_models: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    base_in_container: Path | None = None
 
     @property
     def input(self) -> Path:
@@ -57,10 +70,24 @@ class Folders:
         """Return the folder of previews."""
         return self.base / "temp"
 
-    def model_files(self, folder: str) -> list[str]:
-        """Return the files below a folder of `models`, by their path in it. As in ComfyUI, links to nothing count."""
-        root = self.base / "models" / folder
-        return [str(path.relative_to(root)) for path in root.rglob("*.safetensors")]
+    def model_paths(self, folder: str) -> list[Path]:
+        """Return the folders that are searched for the files of a model folder, in search order."""
+        names = OLDER_NAMES.get(folder, (folder,))
+        return [*(self.base / "models" / name for name in names), *self.extra_models.get(folder, ())]
+
+    def reported_paths(self, folder: str) -> list[str]:
+        """Return the paths of `model_paths` as responses have them."""
+        base = self.base_in_container or self.base
+        paths = self.model_paths(folder)
+        return [str(base / path.relative_to(self.base) if path.is_relative_to(self.base) else path) for path in paths]
+
+    def model_files(self, folder: str) -> dict[str, Path]:
+        """Return the files of a model folder by their path in it. As in ComfyUI, links to nothing count."""
+        found: dict[str, Path] = {}
+        for root in self.model_paths(folder):
+            for path in filter(Path.exists, root.rglob("*.safetensors")):
+                found.setdefault(str(path.relative_to(root)), path)
+        return found
 
     def make(self) -> None:
         """Create the folders that do not exist."""

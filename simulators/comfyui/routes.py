@@ -70,6 +70,7 @@ def application(core: Core) -> web.Application:
         ("GET", "/system_stats", handlers.system_stats),
         ("GET", "/models", handlers.models),
         ("GET", "/models/{folder}", handlers.models_of),
+        ("GET", "/experiment/models", handlers.model_paths),
         ("GET", "/experiment/models/{folder}", handlers.model_files_of),
         ("GET", "/object_info", handlers.object_info),
         ("GET", "/object_info/{name}", handlers.object_info),
@@ -249,6 +250,16 @@ class _Handlers:
     async def models_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]
         return web.json_response(self._core.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
+
+    async def model_paths(self, _: web.Request) -> web.Response:
+        extensions = [".safetensors"]
+        return web.json_response(
+            [
+                {"name": name, "folders": self._core.folders.reported_paths(name), "extensions": extensions}
+                for name in MODEL_FOLDERS
+                if name not in {"configs", "custom_nodes"}
+            ]
+        )
 
     async def model_files_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]

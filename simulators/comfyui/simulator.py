@@ -31,7 +31,8 @@ class Simulator:
     """A simulated ComfyUI in a thread of this process.
 
     `models` replaces the files of the folders that it names. Each request iterates over its values again. Without
-    `base_directory`, input, output and temp are in a temporary folder that is deleted at the end.
+    `base_directory`, input, output and temp are in a temporary folder that is deleted at the end. `Folders` in its
+    place can have further model folders.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Simulator:
         *,
         step_s: float = 0.0,
         models: Mapping[str, Iterable[str]] | None = None,
-        base_directory: Path | str | None = None,
+        base_directory: Folders | Path | str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         previews: bool = False,
@@ -85,6 +86,10 @@ class Simulator:
     def temp_dir(self) -> Path:
         """Return the folder of previews."""
         return self._core.folders.temp
+
+    def listed_models(self, folder: str) -> tuple[str, ...]:
+        """Return the files that the server lists for a model folder."""
+        return self._core.listing(folder)
 
     @property
     def requests(self) -> list[tuple[str, str]]:
@@ -141,7 +146,8 @@ class Simulator:
         if self._base_directory is None:
             self._own_base = tempfile.TemporaryDirectory(prefix="comfyui-simulator-")
             self._base_directory = self._own_base.name
-        folders = Folders(Path(self._base_directory).absolute())
+        given = self._base_directory
+        folders = given if isinstance(given, Folders) else Folders(Path(given).absolute())
         folders.make()
         settings = SimulatorSettings(self._host, self._port, folders, self._models, self._pace, self._is_own_process)
         self._running = Core(settings, self.faults)

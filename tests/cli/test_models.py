@@ -22,7 +22,8 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker
 from tests.cli.conftest import Shell
-from tests.worker.addressed import HF, HF_PATH, Addressed, safetensors, sha256
+from tests.core.models.addresses import HF, HF_PATH, safetensors, sha256
+from tests.worker.addressed import Addressed
 from worker.jobs import Control, Worker
 from worker.models_task import run_models_task
 from worker.settings import Settings
@@ -129,19 +130,31 @@ def test_an_invalid_request_is_not_sent(shell: Shell, platform: RunPodPlatform) 
 
 
 def test_a_comfyui_lists_its_models(shell: Shell, tmp_path: Path) -> None:
-    """With COMFYUI_ENDPOINT the list has ComfyUI's files and sizes, and a download is refused with a reason."""
+    """With COMFYUI_ENDPOINT the list has ComfyUI's files and sizes. Without its folder, changes are refused."""
     (tmp_path / "models/loras").mkdir(parents=True)
     (tmp_path / "models/loras/knight.safetensors").write_bytes(LORA)
     with Simulator(base_directory=tmp_path) as simulator:
         listed = shell("models", "list", "loras", "--json", COMFYUI_ENDPOINT=simulator.url).json
         unknown = shell("models", "list", "lora", COMFYUI_ENDPOINT=simulator.url)
-        refused = shell("models", "download", HF, "--folder=loras", COMFYUI_ENDPOINT=simulator.url)
+        refused = [
+            shell("models", *arguments, COMFYUI_ENDPOINT=simulator.url)
+            for arguments in (["download", HF, "--folder=loras"], ["delete", KNIGHT])
+        ]
 
     sizes = {each["name"]: each["bytes"] for each in listed["models"]}
     assert sizes["knight.safetensors"] == len(LORA)
     assert 'did you mean "loras"' in unknown.err
-    assert refused.status == 1
-    assert "put the file into its models folder" in refused.err
+    assert [each.status for each in refused] == [1, 1]
+    assert all("give its folder: --comfyui-dir DIR" in each.err for each in refused)
+
+
+def test_the_folder_of_a_comfyui_needs_its_url(shell: Shell, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """--comfyui-dir without COMFYUI_ENDPOINT is refused, and nothing is sent to RunPod."""
+    done = shell("models", "delete", KNIGHT, f"--comfyui-dir={tmp_path}")
+
+    assert done.status == 2
+    assert "COMFYUI_ENDPOINT, which is not set" in done.err
+    assert platform.submissions == 0
 
 
 def test_other_providers_refuse(shell: Shell, platform: RunPodPlatform) -> None:

@@ -17,7 +17,8 @@ from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
 from tests.comfyui.random_lora import random_lora
 from tests.conftest import COMFYUI_URL
-from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed
+from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH
+from tests.worker.addressed import Addressed
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 

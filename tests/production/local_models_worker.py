@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import handler
 from comfy_core.models.address_cache import AddressCache
-from tests.worker.addressed import QUICK_RETRIES, local_hosts
+from tests.core.models.addresses import QUICK_RETRIES, local_hosts
 from worker.job_models import ModelFetcher
 from worker.jobs import Worker
 from worker.settings import Settings

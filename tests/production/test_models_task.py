@@ -17,7 +17,7 @@ from comfy_core.contract import ErrorReport
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
-from tests.worker.addressed import HF, HF_PATH, safetensors
+from tests.core.models.addresses import HF, HF_PATH, safetensors
 
 pytestmark = pytest.mark.slow
 LORA = safetensors()

@@ -23,8 +23,9 @@ from comfy_core.request.model_address import parse_address
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
+from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, safetensors, sha256
 from tests.needs import small_disk
-from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
+from tests.worker.addressed import Addressed
 from worker.job_execution import JobExecution, Service
 from worker.job_models import link_error
 from worker.jobs import Control, Worker, run_job
@@ -164,7 +165,7 @@ def test_a_changed_file_is_downloaded_again(worker: Worker, addressed: Addressed
         ({"hf": "a/b/c", "sha256": "12"}, "loras[0]", "not 64 hexadecimal digits"),
         ({"name": "a.safetensors", "sha256": "0" * 64}, "loras[0]", "only for a file with an address"),
         ({"url": "http://127.0.0.1:1/a.safetensors"}, "loras[0]", "port"),
-        ({"url": "https://example.com/a.safetensors"}, "loras[0]", "not in the worker's WORKER_MODEL_HOSTS"),
+        ({"url": "https://example.com/a.safetensors"}, "loras[0]", "not in WORKER_MODEL_HOSTS"),
         ({"url": "https://user:pass@127.0.0.1/a.safetensors"}, "loras[0]", "user name"),
         ({"url": "https://127.0.0.1/a?token=abc"}, "loras[0]", "credential in its query"),
         ({"url": "https://civitai.com/models/12/knight"}, "loras[0]", "is a page of Civitai"),

@@ -25,8 +25,9 @@ from comfy_core.progress import Progress
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
+from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, safetensors, sha256
 from tests.fakes.webhook_receiver import WebhookReceiver, webhook_settings
-from tests.worker.addressed import CIVITAI_PATH, HF, HF_PATH, Addressed, safetensors, sha256
+from tests.worker.addressed import Addressed
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.models_task import run_models_task

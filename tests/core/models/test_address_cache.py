@@ -22,7 +22,8 @@ from comfy_core.models.listing import ModelError
 from comfy_core.request.model_address import parse_address
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
-from tests.worker.addressed import HF, HF_PATH, QUICK_RETRIES, Addressed, safetensors, sha256
+from tests.core.models.addresses import HF, HF_PATH, QUICK_RETRIES, safetensors, sha256
+from tests.worker.addressed import Addressed
 
 LORA = safetensors()
 TOKEN = "t0ps3cret"  # noqa: S105 - not real
