@@ -19,6 +19,7 @@ BUILD_FILES = (
     "comfy_client",
     "simulators",
     "workflows",
+    "models.txt",
     "requirements",
     "scripts",
     "pyproject.toml",
@@ -33,7 +34,9 @@ import comfy_client
 assert not {"requests", "PIL", "jsonschema", "websocket"} & sys.modules.keys()
 from comfy_client.pages import static_page
 from comfy_core.workflows import default_directory, load_workflows
+from comfy_core.models.listing import default_list, read_models
 assert "worker" not in sys.modules
+assert read_models(default_list())
 assert "--ground" in static_page("title", "body")
 print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 """

@@ -16,6 +16,7 @@ from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
 from comfy_core.files import read_json, write_atomically
 from comfy_core.graphs import graph_faults
+from comfy_core.models.listing import read_models
 from comfy_core.workflow_folder import WorkflowFolder
 from comfy_core.workflows import Workflow, find_workflow, load_workflow, make_workflow, template_names
 
@@ -286,11 +287,7 @@ def _node_types(call: Call, classes: Collection[str]) -> NodeTypes:
 def _models(call: Call, workflows: Mapping[str, Workflow], node_types: NodeTypes) -> list[str] | None:
     """Return the model files that exist, as `folder/file`, or None if they are not known."""
     if call.options.models is not None:
-        try:
-            lines = call.options.models.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--models {call.options.models} cannot be read: {error}") from error
-        return [line.split()[2] for line in lines if len(line.split()) > 3 and not line.startswith("#")]  # noqa: PLR2004 - hash, size, path, URL
+        return [model.path for model in read_models(call.options.models)]
     if node_types.files is None:
         return None
     needed = {model for workflow in workflows.values() for model in workflow.schema.get("x-models", ())}

@@ -94,17 +94,19 @@ class ModelsError(ComfyClientError):
 
 
 def default_list() -> Path:
-    """Return the list that ships with the worker."""
-    return Path(__file__).parents[2] / "models.txt"
+    """Return models.txt: inside the wheel, or next to the package in a checkout or in the image."""
+    package = Path(__file__).parents[1]
+    bundled = package / "models.txt"
+    return bundled if bundled.is_file() else package.parent / "models.txt"
 
 
 def read_models(file: Path) -> tuple[ModelFile, ...]:
-    """Return the models of a list. Raises ConfigError with every fault, each with its line."""
+    """Return the models of a list like models.txt. Raises ConfigError with every fault, each with its line."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"The list {file} cannot be read: {reason}. Pass another one with --list") from error
+        raise ConfigError(f"The list of models {file} cannot be read: {reason}") from error
     lines: dict[str, int] = {}
     models: list[ModelFile] = []
     faults: list[str] = []

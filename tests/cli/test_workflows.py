@@ -186,6 +186,9 @@ def test_check_reads_files_instead_of_a_comfyui(shell: Shell, graph_file: Path) 
     ended = shell("workflows", "check", str(graph_file), *flags)
     assert (ended.status, ended.out) == (0, f"Checked against {OBJECT_INFO}.\nok  portrait\n")
     assert shell("workflows", "check", str(graph_file), "--object-info", str(graph_file)).status == 3
+    (graph_file.parent / "list.txt").write_text("0123 7 vae/ae.safetensors\n")
+    invalid = shell("workflows", "check", str(graph_file), *flags[:2], "--models", str(graph_file.parent / "list.txt"))
+    assert (invalid.status, "list.txt line 1: must be `sha256 bytes path url [licence]`" in invalid.err) == (3, True)
 
 
 def test_a_broken_template_does_not_hide_the_others(shell: Shell, graph_file: Path) -> None:
