@@ -105,7 +105,10 @@ class Client(WorkflowMethods):
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Jobs on a ComfyUI that is called directly are cancelled; other jobs continue."""
+        """Close the connections. Submitted jobs continue.
+
+        Jobs of `run`, `map` and methods such as `txt2img` are cancelled on a ComfyUI that is called directly.
+        """
         self.provider.close()
 
     def run(

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags
+from comfy_client.cli.flags import PICTURE, Flag, input_flags
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, run_and_save, submit_in_thread
 from comfy_client.cli.output import FORCE, OUTPUT
 from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
-from comfy_client.client import Client, Job
+from comfy_client.client import Job
 from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
 
@@ -58,7 +58,6 @@ def _run(call: Call) -> int:
 
 def _submit(call: Call) -> int:
     with call.client() as client:
-        _reject_direct(client, "submit")
         submission: Future[Job] = Future()
         try:
             job = submit_in_thread(client, run_request(call), submission)
@@ -66,15 +65,6 @@ def _submit(call: Call) -> int:
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
     return 0
-
-
-def _reject_direct(client: Client, command: str) -> None:
-    """Raise UsageError for a directly connected ComfyUI, whose jobs end with the process that started them."""
-    if not client.provider.jobs_outlive_process:
-        raise UsageError(
-            f"`{command}` needs RunPod. With a directly connected ComfyUI (COMFYUI_ENDPOINT), a job ends with the "
-            "process that started it. Use `comfy-client run` to start a job and wait for it"
-        )
 
 
 def _health(call: Call) -> int:

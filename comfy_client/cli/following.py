@@ -8,7 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from comfy_client.cli.call import Call, status_of
 from comfy_client.cli.flags import Flag, parse_seconds
-from comfy_client.cli.output import OutputTarget, prepare_output, save_result, with_output_format
+from comfy_client.cli.output import OutputTarget, fetch_again, prepare_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
 from comfy_client.cli.results import cost_line, result_lines, result_object
 from comfy_client.client import Client, Job
@@ -38,7 +38,7 @@ def run_and_save(call: Call, request: GenerationRequest) -> int:
                 result = wait_with_progress(job, call.options.wait_timeout, progress)
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
-        return save(call, client, output, result)
+        return save(call, client, output, result, is_kept=client.provider.jobs_outlive_process)
 
 
 def submit_in_thread(
@@ -87,16 +87,20 @@ def cancel_interrupted(call: Call, submission: Future[Job], interrupt: KeyboardI
     return status_of(interrupt)
 
 
-def save(call: Call, client: Client, output: OutputTarget, result: GenerationResult) -> int:
+def save(call: Call, client: Client, output: OutputTarget, result: GenerationResult, *, is_kept: bool = True) -> int:
     """Save a result, show it, log its files, and return the exit status.
 
-    The status is 0, 1 if the result could not be saved at the requested path, or the status of an interrupt. Raises
-    NotSaved.
+    The status is 0, 1 if the result could not be saved at the requested path, or the status of an interrupt. `is_kept`
+    says whether the provider still has the result. Raises NotSaved.
     """
+    seed = f"generate it again with the seed {result.seed}: ComfyUI keeps only the results of `submit`"
+    remedy = fetch_again(result) if is_kept else seed
     try:
-        saved = save_result(output, result, call.screen)
+        saved = save_result(output, result, call.screen, remedy)
     except KeyboardInterrupt as interrupt:
-        message = f"Interrupted while saving the result of job {result.job_id}: files may be missing."
+        message = (
+            f"Interrupted while saving the result of job {result.job_id}: files may be missing. To get them, {remedy}."
+        )
         call.screen.interrupted(message, result.job_id)
         return status_of(interrupt)
     client.note_files(result.job_id, saved.paths)

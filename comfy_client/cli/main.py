@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inpaint": ("generate a part of an image again", _JOBS),
     "upscale": ("double the size of an image, with new details", _JOBS),
     "run": ("run a workflow by name, or a graph", _JOBS),
-    "submit": ("start a job at RunPod and print its id", _JOBS),
+    "submit": ("start a job and print its id", _JOBS),
     "jobs": ("list the jobs in this machine's log", "comfy_client.cli.job_list"),
     "status": ("show a job's status", _ONE_JOB),
     "wait": ("wait for a job and save its images", _ONE_JOB),

@@ -147,27 +147,33 @@ class Saved:
     notes: tuple[str, ...] = ()
 
 
-def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) -> Saved:
+def save_result(output: OutputTarget, result: GenerationResult, screen: Screen, remedy: str = "") -> Saved:
     """Save a result's files. If that fails, save them in the current folder or in the temporary folder.
 
-    Raises NotSaved if no folder can be written.
+    Raises NotSaved if no folder can be written. Its message ends with `remedy`. Default: the command `result`.
     """
+    remedy = remedy or fetch_again(result)
     files: list[GeneratedFile] = [*result.images, *result.files]
     if output.is_stdout:
         if len(files) == 1:
             try:
                 screen.write_bytes(files[0].bytes)
             except OSError as error:
-                return _save_elsewhere(output, result, f"stdout cannot be written: {error.strerror}")
+                return _save_elsewhere(output, result, remedy, f"stdout cannot be written: {error.strerror}")
             return Saved(())
-        return _save_elsewhere(output, result, f"-o - takes one file, and the job made {len(files)}")
+        return _save_elsewhere(output, result, remedy, f"-o - takes one file, and the job made {len(files)}")
     try:
         return _write_files(output, result)
     except OSError as error:
-        return _save_elsewhere(output, result, f"-o {output.text} cannot be written: {error.strerror}")
+        return _save_elsewhere(output, result, remedy, f"-o {output.text} cannot be written: {error.strerror}")
 
 
-def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str) -> Saved:
+def fetch_again(result: GenerationResult) -> str:
+    """Return the end of a sentence: the command that saves a result again."""
+    return f"run `comfy-client result {result.job_id} -o FILE` before the result expires"
+
+
+def _save_elsewhere(output: OutputTarget, result: GenerationResult, remedy: str, problem: str) -> Saved:
     """Save the result in the first writable folder, with the requested file name if there is one."""
     name = "" if output.is_folder else output.path.name[-_MAX_NAME_CHARACTERS:]
     for find_folder in (Path, tempfile.gettempdir):
@@ -175,8 +181,8 @@ def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str
             target = Path(find_folder(), name)
             return replace(_write_files(OutputTarget(output.text, target, is_folder=not name), result), problem=problem)
     raise NotSaved(
-        f"{problem}, and no other folder could be written. Job {result.job_id} has succeeded: free some space and run "
-        f"`comfy-client result {result.job_id} -o FILE` before the result expires",
+        f"{problem}, and no other folder could be written. Job {result.job_id} has succeeded: free some space, and "
+        f"{remedy}",
         result.job_id,
     )
 

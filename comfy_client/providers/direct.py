@@ -1,19 +1,23 @@
 """Provider for a ComfyUI that is called directly, without RunPod. It does the worker's work in this process.
 
-Job ids are valid in this process only. `close` interrupts jobs that have not ended. If the process exits without
-`close`, ComfyUI finishes their prompts, and nobody collects the images.
+Any process finds a job by its id as long as ComfyUI has its prompts (direct_jobs.py). A job that its caller follows
+(`wait_s` is not None) leaves nothing in ComfyUI when it ends, and `close` interrupts it. A job that its caller does not
+follow continues after `close`, and its prompts and files stay in ComfyUI.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from comfy_client.providers.direct_jobs import FoundJob, Traces, find_job, new_job_id, run_names, traces_of
 from comfy_client.providers.interface import (
     GeneratedFile,
     GeneratedImage,
@@ -28,13 +32,14 @@ from comfy_client.providers.interface import (
 from comfy_client.providers.results import read_result
 from comfy_core.comfyui.model_inputs import address_faults
 from comfy_core.comfyui.model_listing import listed_models
-from comfy_core.comfyui.outputs import JobOutput, job_outputs
+from comfy_core.comfyui.outputs import JobOutput, PromptResult, job_outputs
 from comfy_core.comfyui.prompt_monitor import WaitLimits
-from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
+from comfy_core.comfyui.run import Hooks, RunNames, RunResult, collect_prompts, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError, invalid_input
+from comfy_core.images.child_process import StopCheck, never_stop
 from comfy_core.models.address_source import ModelHosts
 from comfy_core.phase_deadline import PhaseDeadline
 from comfy_core.progress import Progress
@@ -45,10 +50,12 @@ from comfy_core.request.rendering import Rendered, Request
 from comfy_core.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0
-JOB_PREFIX = "local-"
-"""Prefix of the ids of jobs on a ComfyUI that is called directly."""
-_KEPT_JOBS = 32
-"""How many ended jobs are kept in memory. A submit forgets older ones; their ids are then unknown."""
+_JOBS_IN_MEMORY = 32
+"""How many ended jobs are kept in memory. A submit forgets older ones."""
+_JOBS_IN_COMFYUI = 256
+"""How many forgotten jobs of this object are left in ComfyUI. A submit removes older ones."""
+_FOUND_POLL_S = (0.5, 5.0)
+"""Limits of the polling interval, if this object polls a job that another process has queued."""
 _STOP_TIMEOUT_S = 10.0
 _PROVIDER = "a direct ComfyUI (COMFYUI_ENDPOINT)"
 _NO_DOWNLOADS = (
@@ -62,18 +69,25 @@ _QUICK_S = 0.25
 """How long a submit waits for a job of the task `models`: a list or a delete needs no progress."""
 _MIN_POLL_INTERVAL_S = 0.02
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass
 class _DirectJob:
     """A job. `status` is immutable and replaced as a whole, so any thread may read it.
 
-    `work` runs the job and returns the status of its success. It raises ComfyClientError.
+    `work` runs the job and returns the status of its success. It raises ComfyClientError. `kept` is what the job leaves
+    in ComfyUI, so that any process can read its result; None if it leaves nothing.
     """
 
     work: Callable[[_DirectJob], JobStatus]
     status: JobStatus
+    kept: Traces | None = None
     result: GenerationResult | None = None
+    is_queued: bool = False
+    is_abandoned: bool = False
     cancel_requested: threading.Event = field(default_factory=threading.Event)
+    queued_or_ended: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def stop_reason(self) -> JobError | None:
@@ -84,6 +98,10 @@ class _DirectJob:
         """Raise JobError (cancelled) if a cancel was requested."""
         if (error := self.stop_reason()) is not None:
             raise error
+
+    def record_queued(self) -> None:
+        self.is_queued = True
+        self.queued_or_ended.set()
 
     def record_progress(self, progress: Progress) -> None:
         self.status = replace(self.status, state=JobState.RUNNING, progress=progress)
@@ -117,6 +135,9 @@ class DirectProvider:
         self._workflows = workflows
         self._lock = threading.Lock()
         self._jobs: dict[str, _DirectJob] = {}
+        self._left: deque[Traces] = deque()
+        self._cancelled: set[str] = set()
+        self._has_polled_comfyui = False
 
     def __repr__(self) -> str:
         return f"DirectProvider({self._url!r})"
@@ -125,12 +146,16 @@ class DirectProvider:
         return f"ComfyUI at {self._url}"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Start a job in a thread, wait up to `wait_s` for its end, and return its status.
+        """Start a job in a thread, and return its status.
 
-        Raises JobError (invalid_input, invalid_image, unknown_workflow), or RequestError if ComfyUI does not respond.
+        Wait up to `wait_s` for its end; if `wait_s` is None, wait until ComfyUI has queued it. Raises JobError
+        (invalid_input, invalid_image, unknown_workflow, and if `wait_s` is None any reason why the job cannot be
+        queued), or RequestError if ComfyUI does not respond.
         """
         if is_models_task(request.input):
-            return self._start(self._models_work(read_models_request(request.input)), max(wait_s or 0.0, _QUICK_S))
+            work = self._models_work(read_models_request(request.input))
+            job = _DirectJob(work, JobStatus(new_job_id(), JobState.QUEUED))
+            return self._start(job, max(wait_s or 0.0, _QUICK_S))
         parsed = read_request(request.input, self._workflows)
         _check_supported(parsed, request)
         rendered = intake.render_request(parsed)
@@ -138,20 +163,50 @@ class DirectProvider:
             raise invalid_input(faults)
         timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.system()  # so that a wrong URL fails the submit, not the job
-        return self._start(lambda job: self._generated(job, parsed, rendered, timeout_s), wait_s)
+        job_id = new_job_id()
+        traces = traces_of(job_id, rendered)
+        is_kept = wait_s is None
+        names = run_names(traces, parsed, rendered, is_kept=is_kept)
+        job = _DirectJob(
+            lambda job: self._generated(job, parsed, rendered, timeout_s, names),
+            JobStatus(job_id, JobState.QUEUED),
+            traces if is_kept else None,
+        )
+        return self._start(job, wait_s)
 
-    def _start(self, work: Callable[[_DirectJob], JobStatus], wait_s: float | None) -> JobStatus:
-        """Start a job in a thread, and return its status after up to `wait_s`."""
-        job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
-        job = _DirectJob(work, JobStatus(job_id, JobState.QUEUED))
+    def _start(self, job: _DirectJob, wait_s: float | None) -> JobStatus:
+        """Start a job in a thread, and return its status: after up to `wait_s`, or when it is queued."""
+        job_id = job.status.job_id
+        self._forget_old_jobs()
         with self._lock:
-            ended_ids = [each_id for each_id, each in self._jobs.items() if each.ended.is_set()]
-            for ended_id in ended_ids[: max(0, len(ended_ids) - _KEPT_JOBS)]:
-                del self._jobs[ended_id]
             self._jobs[job_id] = job
         threading.Thread(target=self._run, args=(job,), name=job_id, daemon=True).start()
-        job.ended.wait(wait_s or 0.0)
+        if wait_s is not None:
+            job.ended.wait(wait_s)
+            return job.status
+        job.queued_or_ended.wait()
+        if not job.is_queued and job.status.error is not None:
+            raise JobError.of(job.status.error, job_id)
         return job.status
+
+    def _forget_old_jobs(self) -> None:
+        """Remove old ended jobs from memory, and from ComfyUI if it has kept many."""
+        with self._lock:
+            ended = [job for job in self._jobs.values() if job.ended.is_set()]
+            for job in ended[: max(0, len(ended) - _JOBS_IN_MEMORY)]:
+                del self._jobs[job.status.job_id]
+                if job.kept is not None:
+                    self._left.append(job.kept)
+            removed = [self._left.popleft() for _ in range(len(self._left) - _JOBS_IN_COMFYUI)]
+        for traces in removed:
+            self._remove(traces)
+
+    def _remove(self, traces: Traces) -> None:
+        """Remove a job from ComfyUI. An error is logged; the next run tries again."""
+        try:
+            traces.remove(self._server)
+        except RequestError as error:
+            _log.warning("removing job %s from ComfyUI failed: %s", traces.job_id, error)
 
     def _models_work(self, request: ModelsRequest) -> Callable[[_DirectJob], JobStatus]:
         """Return the work of a job of the task `models`.
@@ -183,25 +238,56 @@ class DirectProvider:
         return work
 
     def status(self, job_id: str) -> JobStatus:
-        """Return a job's status. Raises JobError (job_expired) for a job that is not this object's or was forgotten."""
-        return self._job(job_id).status
+        """Return a job's status. That of a job of another process, or an old one, is read from ComfyUI.
+
+        Raises JobError (job_expired) if ComfyUI does not have the job, and RequestError.
+        """
+        job = self._jobs.get(job_id)
+        if job is not None:
+            return job.status
+        if job_id in self._cancelled:
+            return JobStatus(job_id, JobState.CANCELLED, error=ErrorReport.because(ErrorCode.CANCELLED))
+        self._has_polled_comfyui = True
+        return find_job(self._server, job_id).status
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return a job's result. Raises JobError if the job has none, or was forgotten."""
+        """Return a job's result, from memory or from ComfyUI. Raises JobError if the job has none, and RequestError."""
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
+        if isinstance(status.output, FoundJob):
+            return self._collected(status.output)
         if status.output is not None:
             return read_result(status, self.name)
-        result = self._job(status.job_id).result
-        if result is None:
+        job = self._jobs.get(status.job_id)
+        if job is None:
+            return self.result(find_job(self._server, status.job_id).status)
+        if job.result is None:
             raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result")
-        return result
+        return job.result
+
+    def _collected(self, found: FoundJob) -> GenerationResult:
+        """Return the result of a job that has succeeded in ComfyUI."""
+        begun_at = time.monotonic()
+        rendered = found.rendered()
+        limits = WaitLimits(timeout_s=JOB_TIMEOUT_S, queue_timeout_s=JOB_TIMEOUT_S)
+        prompts = collect_prompts(self._server, found.succeeded_prompts(), rendered.graphs, limits)
+        timings = {"fetch_s": time.monotonic() - begun_at}
+        return self._result(found.job_id, found.request(), rendered, prompts, timings)
 
     def cancel(self, job_id: str) -> None:
-        """Request a job's cancellation, and wait up to 10 s until it has been removed from ComfyUI."""
-        job = self._job(job_id)
-        job.cancel_requested.set()
-        job.ended.wait(_STOP_TIMEOUT_S)
+        """Cancel a job and remove it from ComfyUI; wait up to 10 s if this process runs it.
+
+        Raises JobError (job_expired) if ComfyUI does not have the job, and RequestError.
+        """
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.cancel_requested.set()
+            job.ended.wait(_STOP_TIMEOUT_S)
+        elif job_id not in self._cancelled:
+            found = find_job(self._server, job_id)
+            if not found.status.state.is_final:
+                found.traces.remove(self._server)
+                self._cancelled.add(job_id)
 
     def retry(self, job_id: str) -> JobStatus:
         """Raises RequestError: ComfyUI has no retry. The caller must submit the request again."""
@@ -239,76 +325,101 @@ class DirectProvider:
         return len(queued_jobs)
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a short interval: polling reads memory and sends no request."""
+        """Return a short interval, because polling reads memory; a longer one if this object polls ComfyUI."""
+        if self._has_polled_comfyui:
+            shortest_s, longest_s = _FOUND_POLL_S
+            return min(longest_s, max(shortest_s, waited_s / 10))
         return max(_MIN_POLL_INTERVAL_S, min(0.2, waited_s / 100))
 
     def close(self) -> None:
-        """Cancel all jobs that have not ended, wait up to 10 s for their end, and close the connections."""
+        """Cancel the jobs that their callers follow, wait up to 10 s for their end, and close the connections.
+
+        Other jobs that ComfyUI has queued continue.
+        """
         with self._lock:
             open_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
         for job in open_jobs:
+            job.is_abandoned = job.kept is not None and job.is_queued
             job.cancel_requested.set()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         for job in open_jobs:
             job.ended.wait(max(0.0, deadline - time.monotonic()))
         self._server.close()
 
-    def _job(self, job_id: str) -> _DirectJob:
-        job = self._jobs.get(job_id)
-        if job is None:
-            problem = (
-                f"This client has no job {job_id}: another client started it, or it ended and was forgotten. With "
-                "COMFYUI_ENDPOINT, only the client that starts a job knows it."
-            )
-            raise JobError.of(ErrorReport.because(ErrorCode.JOB_EXPIRED, problem), job_id)
-        return job
-
     def _run(self, job: _DirectJob) -> None:
         begun_at = time.monotonic()
         try:
             job.status = job.work(job)
         except ComfyClientError as error:
-            state = JobState.CANCELLED if error.code is ErrorCode.CANCELLED else JobState.FAILED
-            job.status = replace(job.status, state=state, progress=None, error=error.report)
+            self._end_failed(job, error)
         finally:
-            if not job.status.state.is_final:
+            if not job.status.state.is_final and not job.is_abandoned:
                 problem = f"A bug in the client ended the job after {time.monotonic() - begun_at:.1f} s"
                 report = ErrorReport.because(ErrorCode.INTERNAL, problem)
                 job.status = replace(job.status, state=JobState.FAILED, error=report)
             job.ended.set()
+            job.queued_or_ended.set()
 
-    def _generated(self, job: _DirectJob, request: Request, rendered: Rendered, timeout_s: float) -> JobStatus:
+    def _end_failed(self, job: _DirectJob, error: ComfyClientError) -> None:
+        """Set the status of a job that has failed. If it is kept, stop its prompts, or remove it if that was wanted."""
+        if job.is_abandoned:
+            with self._lock:
+                self._jobs.pop(job.status.job_id, None)  # its status is read from ComfyUI from now on
+            return
+        is_cancelled = error.code is ErrorCode.CANCELLED
+        state = JobState.CANCELLED if is_cancelled else JobState.FAILED
+        if job.kept is not None and (is_cancelled or not job.is_queued):
+            self._remove(job.kept)
+        elif job.kept is not None:
+            with suppress(RequestError):
+                self._server.stop_prompts(job.kept.prompt_ids)
+        job.status = replace(job.status, state=state, progress=None, error=error.report)
+
+    def _generated(
+        self, job: _DirectJob, request: Request, rendered: Rendered, timeout_s: float, names: RunNames
+    ) -> JobStatus:
         """Generate the images of a job, and return its status."""
         limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
-        hooks = Hooks(job.record_progress)
+        hooks = Hooks(job.record_progress, queued=job.record_queued, names=names)
         run = run_graphs(
             self._server, rendered.graphs, rendered.uploads, limits, job.stop_reason, hooks, rendered.extra_data
         )
-        job.result = self._result(job, request, rendered, run)
+        job.result = self._result_of_run(job, request, rendered, run)
         return replace(
             job.status, state=JobState.SUCCEEDED, progress=None, delay_s=run.queue_s, execution_s=run.execute_s
         )
 
-    def _result(self, job: _DirectJob, request: Request, rendered: Rendered, run: RunResult) -> GenerationResult:
+    def _result_of_run(self, job: _DirectJob, request: Request, rendered: Rendered, run: RunResult) -> GenerationResult:
+        timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s}
+        rendered = replace(rendered, warnings=(*rendered.warnings, *run.warnings))
+        result = self._result(job.status.job_id, request, rendered, run.prompts, timings, job.raise_if_stopped)
+        return replace(result, delay_s=run.queue_s, execution_s=run.execute_s)
+
+    def _result(
+        self,
+        job_id: str,
+        request: Request,
+        rendered: Rendered,
+        prompts: Sequence[PromptResult],
+        timings: Mapping[str, float],
+        raise_if_stopped: StopCheck = never_stop,
+    ) -> GenerationResult:
         encode_begun_at = time.monotonic()
-        outputs = job_outputs(request, rendered, run.prompts, job.raise_if_stopped)
-        encode_s = time.monotonic() - encode_begun_at
+        outputs = job_outputs(request, rendered, prompts, raise_if_stopped)
+        timings = {**timings, "encode_s": time.monotonic() - encode_begun_at}
         system = self._server.system()
-        timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s, "encode_s": encode_s}
         return GenerationResult(
             images=tuple(map(_image, outputs.images)),
             files=tuple(GeneratedFile(file.filename, file.mime_type, file.sha256, file.data) for file in outputs.files),
-            texts=tuple(text for prompt in run.prompts for text in prompt.texts),
+            texts=tuple(text for prompt in prompts for text in prompt.texts),
             provider=self.name,
-            job_id=job.status.job_id,
+            job_id=job_id,
             workflow=rendered.workflow,
             inputs=rendered.inputs,
             seed=rendered.seeds[0],
-            warnings=(*rendered.warnings, *run.warnings, *outputs.warnings),
+            warnings=(*rendered.warnings, *outputs.warnings),
             timings={name: round(value, 4) for name, value in timings.items()},
             versions={"comfyui": system.version, "workflow": rendered.version},
-            delay_s=run.queue_s,
-            execution_s=run.execute_s,
             gpu=system.gpu,
         )
 

@@ -293,9 +293,10 @@ class Provider(Protocol):
     name: str
     """The value of IMAGE_GENERATION_PROVIDER that selects this provider."""
     jobs_outlive_process: bool
-    """Whether jobs continue after this process exits and any process can find them by id.
+    """Whether every job continues after this process exits.
 
-    If False, its jobs must also be free, because the gateway submits unfinished jobs again after a restart.
+    If False, only a job that was submitted with a `wait_s` of None does. Its jobs must then be free, because the
+    gateway submits unfinished jobs again after a restart.
     """
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
@@ -345,5 +346,5 @@ class Provider(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the connections. If jobs do not outlive the process, interrupt those that have not ended."""
+        """Close the connections. Jobs that do not outlive the process are interrupted."""
         ...

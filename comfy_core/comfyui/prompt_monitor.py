@@ -22,6 +22,7 @@ from comfy_core.comfyui.graph_rewrite import websocket_savers
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
 from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
 from comfy_core.comfyui.websocket_listener import Notice, SocketLost, SocketReopened
+from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.graphs import Graph
@@ -59,7 +60,8 @@ class Prompt:
     Attributes:
         graph: the graph as queued. Some nodes have another class than in `original`.
         prompt_id: ComfyUI's id of the prompt, which this package chooses.
-        original: the caller's graph.
+        original: the graph from which `graph` was made: the caller's, with the names of the uploads.
+        extra_data: what /queue and /history return with the prompt, in addition to the run's `extra_data`.
         outcome: the outcome of a prompt that has succeeded, else None.
         images: the images received as frames, by the node that sent them and by their index. An image that was sent as
             raw pixels is the result of a future.
@@ -73,6 +75,7 @@ class Prompt:
     graph: Graph
     prompt_id: str
     original: Graph = field(default_factory=dict)
+    extra_data: JsonObject = field(default_factory=dict)
     outcome: Outcome | None = None
     images: dict[str, dict[int, bytes | Future[bytes]]] = field(default_factory=dict)
     image_counts: dict[str, int] = field(default_factory=dict)

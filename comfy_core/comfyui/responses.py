@@ -5,6 +5,8 @@ Facts (tests/recordings):
 - /history/{id} is `{}` for a pending, running or unknown prompt. Otherwise it is
   `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`. The messages distinguish an
   error from an interruption.
+- `prompt` is the entry that /queue had: `[number, prompt_id, graph, extra_data, outputs]`. `extra_data` is that of the
+  request, without keys of comfy.org.
 - /system_stats has the device that torch uses, with its `type` (`cpu`, `cuda`) and `name`.
 
 Facts (model_management.py of 0.33.0, get_torch_device_name):
@@ -26,9 +28,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from comfy_core.contract import shortened
+from comfy_core.contract import JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError
+from comfy_core.graphs import Graph
 
 _MAX_PROCESSED_TEXT = 10_000
 """Maximum number of characters of a text that are processed. The text of a node's exception has no size limit."""
@@ -157,6 +160,30 @@ def read_history(body: object, prompt_id: str) -> Outcome | None:
     match body:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
             return _read_entry(entry)
+    return None
+
+
+@dataclass(frozen=True)
+class StoredPrompt:
+    """A prompt as ComfyUI stores it: its graph, and the `extra_data` of its request."""
+
+    graph: Graph
+    extra_data: JsonObject
+
+
+def read_prompt(item: object) -> StoredPrompt | None:
+    """Return the prompt in an entry of /queue, or in the `prompt` of a history entry. None if it is not one."""
+    match item:
+        case [_, _, dict() as graph, dict() as extra_data, *_]:
+            return StoredPrompt(graph, extra_data)
+    return None
+
+
+def read_history_prompt(body: object, prompt_id: str) -> StoredPrompt | None:
+    """Return the prompt in a /history response, or None if the response has none."""
+    match body:
+        case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
+            return read_prompt(entry.get("prompt"))
     return None
 
 

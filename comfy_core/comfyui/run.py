@@ -58,6 +58,24 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class RunNames:
+    """Names that a run's caller chooses, so that another process can find the run's prompts in ComfyUI.
+
+    Attributes:
+        folder: the run's folder, of the form of RUN_FOLDER_PATTERN.
+        prompt_ids: the id of each graph's prompt, a UUID. A prompt that is repeated gets another id.
+        extra_data: an addition to the `extra_data` of each graph's prompt, which /queue and /history return.
+        is_kept: whether the run saves its images to files, and leaves its prompts and files in ComfyUI. A run that
+            fails before it has queued a prompt leaves nothing.
+    """
+
+    folder: str
+    prompt_ids: tuple[str, ...]
+    extra_data: tuple[JsonObject, ...]
+    is_kept: bool
+
+
+@dataclass(frozen=True)
 class Hooks:
     """Optional hooks of a run's caller.
 
@@ -66,11 +84,15 @@ class Hooks:
         turn: a context manager that is entered while prompts are queued, so that concurrent runs queue their prompts in
             a fixed order. A run that repeats a prompt enters the context again.
         encode: encodes raw pixels as PNG. Without it, ComfyUI encodes the images, even if it could send raw pixels.
+        queued: called when all prompts are queued, and again if a prompt is repeated.
+        names: the names of the run. Default: random names that no other process finds.
     """
 
     observe: Observe = lambda _: None
     turn: AbstractContextManager[object] = field(default_factory=contextlib.nullcontext)
     encode: EncodePixels | None = None
+    queued: Callable[[], None] = lambda: None
+    names: RunNames | None = None
 
 
 NO_HOOKS = Hooks()
@@ -104,6 +126,27 @@ def run_graphs(
         run.clean_up()
 
 
+def collect_prompts(
+    server: ComfyServer,
+    prompts: Sequence[Prompt],
+    graphs: Sequence[Graph],
+    limits: WaitLimits,
+    stop_reason: Callable[[], JobError | None] = lambda: None,
+) -> tuple[PromptResult, ...]:
+    """Return the outputs of prompts that another process has queued and that have succeeded. They stay in ComfyUI.
+
+    `graphs` are the caller's, which determine the names of the images. A prompt whose images were sent to the other
+    process over its websocket runs again: ComfyUI's cache has its results, or it samples the same images again.
+
+    Raises JobError like `run_graphs`, and RequestError.
+    """
+    run = _Run(server, limits, stop_reason, NO_HOOKS, {})
+    try:
+        return run.collect(prompts, graphs)
+    finally:
+        run.clean_up()
+
+
 class _Run:
     """State of one run, including the folder, prompts and files that `clean_up` removes."""
 
@@ -120,7 +163,8 @@ class _Run:
         self._stop_reason = stop_reason
         self._hooks = hooks
         self._extra_data = extra_data
-        self._folder = f"run-{uuid.uuid4().hex}"
+        self._names = hooks.names
+        self._folder = self._names.folder if self._names else f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
         self._node_types: Mapping[str, JsonObject] = {}
@@ -140,21 +184,32 @@ class _Run:
         saver = self._saver()
         monitor = self._monitor()
         queued_at = time.monotonic()
-        prompts = self._execute(monitor, [self._new_prompt(graph, saver) for graph in named])
+        prompts = [self._new_prompt(graph, saver) for graph in named]
+        if self._names is not None:
+            for prompt, prompt_id, extra in zip(prompts, self._names.prompt_ids, self._names.extra_data, strict=True):
+                prompt.prompt_id, prompt.extra_data = prompt_id, extra
+        prompts = self._execute(monitor, prompts)
         ended_at = time.monotonic()
-        results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
-        if not any(result.images or result.files or result.texts for result in results):
-            raise JobError.because(ErrorCode.NO_OUTPUT, "The graph succeeded but saved no output")
+        results = self.collect(prompts, named)
         started_at = monitor.started_at or ended_at
         fetch_s = time.monotonic() - ended_at
         warnings = tuple(dict.fromkeys(warning for _, each in filled for warning in each))
         return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
 
+    def collect(self, prompts: Sequence[Prompt], graphs: Sequence[Graph]) -> tuple[PromptResult, ...]:
+        """Return the outputs of prompts that have succeeded. Raises JobError (no_output) if there are none."""
+        results = tuple(self._collect(*pair) for pair in zip(prompts, graphs, strict=True))
+        if not any(result.images or result.files or result.texts for result in results):
+            raise JobError.because(ErrorCode.NO_OUTPUT, "The graph succeeded but saved no output")
+        return results
+
     def _monitor(self) -> PromptMonitor:
         return PromptMonitor(self._server, self._limits, self._stop_reason, self._hooks.observe, self._hooks.encode)
 
     def _saver(self) -> str:
-        """Return the class of the node that replaces the graphs' SaveImage nodes: the fastest that is available."""
+        """Return the class of the node that replaces the graphs' SaveImage nodes: the fastest that is possible."""
+        if self._names is not None and self._names.is_kept:
+            return FILE_SAVER
         if self._hooks.encode is not None and self._server.offers(PIXEL_SAVER):
             return PIXEL_SAVER
         return WEBSOCKET_SAVER if self._server.offers(WEBSOCKET_SAVER) else FILE_SAVER
@@ -165,7 +220,7 @@ class _Run:
         for number, upload in enumerate(uploads):
             for graph in named:
                 for target in upload.targets:
-                    target.set(graph, f"{self._folder}/{_upload_name(number, upload)}")
+                    target.set(graph, f"{self._folder}/{upload_name(number, upload)}")
         return named
 
     def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject], uploads: Sequence[Upload]) -> None:
@@ -180,7 +235,7 @@ class _Run:
     def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> None:
         """Upload the files and write the names that ComfyUI returns into `graphs`."""
         for number, upload in enumerate(uploads):
-            filename = _upload_name(number, upload)
+            filename = upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
             file = upload.file
             try:
@@ -215,6 +270,7 @@ class _Run:
                 for prompt in prompts:
                     self._prompts.append(prompt)
                     self._queue(prompt)
+            self._hooks.queued()
             monitor.wait(prompts, notices)
 
     def _queue(self, prompt: Prompt) -> None:
@@ -239,8 +295,9 @@ class _Run:
 
         If there is no response, return None if ComfyUI has the prompt, else post it once more.
         """
+        extra_data = {**self._extra_data, **prompt.extra_data}
         try:
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, extra_data)
         except RequestError as error:
             if error.status is not None:
                 raise
@@ -250,7 +307,7 @@ class _Run:
             ):
                 return None
             log.warning("no response to POST /prompt, and ComfyUI does not have the prompt; posting it again")
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, extra_data)
 
     def _new_prompt(self, graph: Graph, saver: str = FILE_SAVER, rerun: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if rerun else self._folder
@@ -259,21 +316,29 @@ class _Run:
         return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
-        """Return a prompt's outputs.
+        """Return a prompt's outputs. `graph` is the caller's, which determines the names of the images.
 
         If websocket frames are missing or a file is empty, the prompt runs again and saves its images to files.
         """
         if websocket_savers(prompt.graph) and not prompt.is_complete:
             log.warning("websocket frames are missing; running the prompt again and saving its images to files")
             self._server.reopen_socket()
-            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph)])
+            prompt = self._repeat(prompt)
         files = self._read_files(prompt)
         if empty := {file.node_id for file, data in files.items() if not data}:
             log.warning("nodes %s reported cached files that are empty or deleted; running these nodes again", empty)
-            [prompt] = self._execute(self._monitor(), [self._new_prompt(graph, rerun=empty)])
+            prompt = self._repeat(prompt, empty)
             files = self._read_files(prompt)
         require_content(graph, files)
         return prompt_result(prompt, graph, files, self._raise_if_stopped)
+
+    def _repeat(self, prompt: Prompt, nodes: Collection[str] = ()) -> Prompt:
+        """Run a prompt again, with its images saved to files. The `nodes` run even if their results are cached."""
+        if not self._node_types:
+            classes = {node["class_type"] for node in prompt.original.values()}
+            self._node_types = self._server.node_types(classes | TEXT_NODES)
+        [repeated] = self._execute(self._monitor(), [self._new_prompt(prompt.original, rerun=nodes)])
+        return repeated
 
     def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
         """Return the content of the prompt's output files. It is empty for a file that ComfyUI does not have."""
@@ -295,10 +360,12 @@ class _Run:
             raise error
 
     def clean_up(self) -> None:
-        """Remove the run's prompts, history, files and folder from ComfyUI.
+        """Remove the run's prompts, history, files and folder from ComfyUI, unless they are kept.
 
         Logs failures instead of raising; a later run tries again.
         """
+        if self._names is not None and self._names.is_kept and self._prompts:
+            return
         prompt_ids = {prompt.prompt_id for prompt in self._prompts}
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
         with _log_failure("removing prompts"):
@@ -317,7 +384,8 @@ def _not_stored(error: RequestError) -> JobError:
     return JobError.because(ErrorCode.DISK_FULL, problem)
 
 
-def _upload_name(number: int, upload: Upload) -> str:
+def upload_name(number: int, upload: Upload) -> str:
+    """Return the name of a run's upload in the run's folder."""
     return f"{number}.{upload.extension}"
 
 

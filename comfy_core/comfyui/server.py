@@ -219,20 +219,20 @@ class ComfyServer:
 
     def queue_state(self, *, timeout_s: float = CALL_TIMEOUT_S) -> tuple[frozenset[str], frozenset[str]]:
         """Return the ids of the running prompts, and of the pending prompts."""
-        running, pending = self._queue_items(timeout_s)
-        return frozenset(str(item[1]) for item in running), frozenset(str(item[1]) for item in pending)
+        running, pending = self.queued_prompts(timeout_s=timeout_s)
+        return frozenset(running), frozenset(pending)
 
     def queued_graphs(self) -> list[Graph]:
         """Return the graphs of the running and the pending prompts, also those of other clients."""
-        running, pending = self._queue_items(CALL_TIMEOUT_S)
-        return [item[2] for item in (*running, *pending)]
+        running, pending = self.queued_prompts()
+        return [item[2] for item in (*running.values(), *pending.values())]
 
-    def _queue_items(self, timeout_s: float) -> tuple[list[Any], list[Any]]:
-        """Return the running and the pending items: `[number, prompt id, graph, extra data, …]`."""
+    def queued_prompts(self, *, timeout_s: float = CALL_TIMEOUT_S) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the running and the pending prompts by id: `[number, prompt id, graph, extra data, …]`."""
         body = self._http.json("GET", "/queue", timeout_s=timeout_s)
         match body:
             case {"queue_running": list(running), "queue_pending": list(pending)}:
-                return running, pending
+                return {str(item[1]): item for item in running}, {str(item[1]): item for item in pending}
         raise RequestError("ComfyUI sent an unexpected response to GET /queue")
 
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:

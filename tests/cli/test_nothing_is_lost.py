@@ -10,15 +10,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from simulators.comfyui import Simulator
 from simulators.http_server import free_port
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, image_result, png
+from simulators.waiting import until
 from tests.cli.conftest import Shell
 from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
+SMALL_FLAGS = ["--width=64", "--height=64", "--steps=2"]
+NO_FILES = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+"""The start of a command that cannot write to any file."""
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def test_a_failed_write_loses_no_result(shell: Shell, platform: RunPodPlatform) 
     """If no folder can be written, as with a full disk, the message has the command that saves the image later."""
     arguments = ["txt2img", "a knight", "--seed=7", "-o", "x.png"]
     with ScriptedWorker(platform, image_result):
-        process = start(shell, *arguments, prefix=("sh", "-c", 'ulimit -f 0; exec "$@"', "sh"))
+        process = start(shell, *arguments, prefix=NO_FILES)
         with killed_at_end(process):
             _, err = process.communicate(timeout=60)
     [job_id] = platform.jobs
@@ -105,3 +111,72 @@ def test_a_failed_write_loses_no_result(shell: Shell, platform: RunPodPlatform) 
     assert saved.status == 0, saved.err
     assert Path("x.png").read_bytes() == png(8, 7)
     assert platform.submissions == 1
+
+
+@pytest.fixture
+def direct(shell: Shell) -> Iterator[tuple[Shell, Simulator]]:
+    """A shell that calls a simulated ComfyUI directly, and the ComfyUI."""
+    with Simulator() as simulator:
+        yield Shell({**shell.environment, "COMFYUI_ENDPOINT": simulator.url}), simulator
+
+
+def test_a_killed_command_of_a_direct_comfyui_loses_no_result(direct: tuple[Shell, Simulator]) -> None:
+    """ComfyUI finishes the prompts of a killed command, and another process saves the images, without a log."""
+    shell, simulator = direct
+    simulator.faults.hang_sampling()
+    flags = ["--seed=7", "--num-images=2", *SMALL_FLAGS]
+    process = start(shell, "txt2img", "a knight", *flags)
+    with killed_at_end(process):
+        assert process.stderr is not None
+        job_id = process.stderr.readline().removeprefix("job ").strip()
+        assert until(lambda: simulator.hanging_step and len(simulator.queue_ids) == 2)
+        process.kill()
+        process.wait(60)
+    simulator.faults.release()
+    waited = shell("wait", job_id, "-o", "x.png", COMFY_CLIENT_JOB_LOG="off")
+    again = shell("txt2img", "a knight", *flags, "-o", "y.png")
+
+    assert waited.status == 0, waited.err
+    assert again.status == 0, again.err
+    for number in (1, 2):
+        with Image.open(f"x-{number}.png") as found, Image.open(f"y-{number}.png") as expected:
+            assert found.tobytes() == expected.tobytes()
+            assert found.info == expected.info
+
+
+def test_commands_of_a_direct_comfyui_find_each_other_s_jobs(direct: tuple[Shell, Simulator]) -> None:
+    """`submit` returns when the job is queued; `status`, `wait`, `result` and `cancel` take its id or --last."""
+    shell, simulator = direct
+    simulator.faults.hang_sampling()
+    words = ["submit", "txt2img", "-iprompt=a knight", "-iwidth=64", "-iheight=64", "-isteps=2"]
+    job_id = shell(*words, "-iseed=7").out.strip()
+    assert until(lambda: simulator.hanging_step)
+    running = shell("status", "--last")
+    unfinished = shell("result", job_id)
+    simulator.faults.release()
+    waited = shell("wait", "--last", "-o", "x.png")
+    saved = shell("result", job_id, "-o", "y.png")
+    simulator.faults.hang_sampling()
+    shell(*words)
+    assert until(lambda: simulator.hanging_step)
+    cancelled = shell("cancel", "--last")
+
+    assert running.out == f"{job_id}  running\n"
+    assert unfinished.status == 5
+    assert waited.out == "x.png  64 x 64  seed 7\n", waited.err
+    assert saved.status == 0, saved.err
+    assert Path("x.png").read_bytes() == Path("y.png").read_bytes()
+    assert cancelled.out.endswith("cancelled\n")
+    assert not simulator.queue_ids
+    assert [job["state"] for job in shell("jobs", "--json").json["jobs"]] == ["cancelled", "succeeded"]
+
+
+def test_a_failed_write_of_a_direct_comfyui_names_the_seed(direct: tuple[Shell, Simulator]) -> None:
+    """ComfyUI keeps nothing of `txt2img`, so the message has the seed that generates the same image."""
+    shell, _ = direct
+    process = start(shell, "txt2img", "x", "--seed=7", *SMALL_FLAGS, prefix=NO_FILES)
+    with killed_at_end(process):
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "generate it again with the seed 7" in err

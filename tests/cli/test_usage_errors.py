@@ -17,7 +17,6 @@ from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
 from comfy_client.profiles import Settings
 from comfy_core.workflows import default_directory, load_workflows
-from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND
@@ -161,17 +160,6 @@ def test_an_invalid_environment_is_explained(environment: dict[str, str], expect
 
     assert ended.status == 3
     assert expected in ended.err
-
-
-def test_submit_is_rejected_for_a_direct_comfyui(shell: Shell) -> None:
-    """A job of a direct ComfyUI ends with the command that sent it, so `submit` fails with the remedy."""
-    with Simulator() as simulator:
-        ended = shell("submit", "txt2img", "-iprompt=x", COMFYUI_ENDPOINT=simulator.url)
-        prompts = simulator.executions
-
-    assert ended.status == 2
-    assert "comfy-client run" in ended.err
-    assert not prompts
 
 
 def test_simulate_has_help_without_aiohttp(tmp_path: Path) -> None:

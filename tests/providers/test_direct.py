@@ -11,6 +11,7 @@ import pytest
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import Preview, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
+from comfy_client.tasks import make_request
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.comfyui import Simulator
@@ -113,11 +114,11 @@ def test_queued_jobs_can_be_purged_and_none_is_retried(client: Client, simulator
     simulator.faults.release()
 
 
-def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:
-    """Closing the client cancels the running job, and ComfyUI's queue is empty afterwards."""
+def test_closing_interrupts_a_followed_job(simulator: Simulator) -> None:
+    """Closing the client cancels a job that its caller follows, as `run` does; ComfyUI's queue is empty afterwards."""
     simulator.faults.hang_sampling()
     client = client_from_env({"COMFYUI_ENDPOINT": simulator.url})
-    job = client.submit(**SMALL)
+    job = client.submit_request(make_request(**SMALL), is_followed=True)
     assert until(lambda: simulator.hanging_step)
     client.close()
 
@@ -126,7 +127,7 @@ def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:
 
 
 def test_old_results_are_dropped(simulator: Simulator) -> None:
-    """Of 40 jobs the last one still has its status, but the first one raises job_expired."""
+    """Of 40 jobs of `map` the last one still has its status, but the first one raises job_expired."""
     with Simulator() as quick_simulator, client_from_env({"COMFYUI_ENDPOINT": quick_simulator.url}) as client:
         jobs = [outcome.unwrap().job_id for outcome in client.map([SMALL] * 40, 4)]
         assert client.job(jobs[-1]).status().state is JobState.SUCCEEDED

@@ -230,7 +230,9 @@ class JobRunner:
         await self._change(job_id, phase=Phase.SENDING)
         # With a `wait_s` of 0, a request that is too large for RunPod's /run uses /runsync: see RunPodEndpoint.submit.
         is_large = len(request.input.get("image", "")) > LARGE_IMAGE_CHARACTERS
-        status = await asyncio.to_thread(self._provider.submit, request, 0.0 if is_large else None)
+        # A directly called ComfyUI keeps no files of a job that was submitted with a `wait_s`.
+        wait_s = 0.0 if is_large or not self._provider.jobs_outlive_process else None
+        status = await asyncio.to_thread(self._provider.submit, request, wait_s)
         await self._change(job_id, phase=Phase.SENT, endpoint_id=status.job_id)
 
     def _is_safe_to_resend(self, error: RequestError) -> bool:
