@@ -153,7 +153,7 @@ RUN --mount=type=bind,from=model-list,target=/list \
 FROM build AS downloader
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/simulator.txt,target=/lock.txt \
-    awk '/^[^ #]/ { wanted = /^(requests|certifi|charset-normalizer|idna|urllib3|tqdm)==/ } wanted' /lock.txt > /wanted.txt \
+    awk '/^[^ #]/ { wanted = /^(requests|certifi|charset-normalizer|idna|urllib3|rich)==/ } wanted' /lock.txt > /wanted.txt \
     && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
     && rm -r /downloader/bin
 # tests/release/test_dockerfile.py checks that these modules are enough.

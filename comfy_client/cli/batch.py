@@ -9,8 +9,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from comfy_client.batch.destination import UPLOAD_TIMEOUT_S, BucketDestination, bucket_destination
 from comfy_client.batch.journal import MADE, Journal, JournalEntry, read_entries
@@ -19,7 +17,7 @@ from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, without_image
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import Flag, UsageError, parse_count, parse_seconds
-from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
+from comfy_client.cli.progress import CountDisplay
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.request.encoded import is_url
@@ -92,8 +90,9 @@ def run(call: Call) -> int:
         settings = BatchSettings(options.concurrency, options.resend_unsure, options.cancel)
         batch = Batch(client, journal, folder, settings, destination)
         try:
-            with _progress(call, len(plan.assets)) as progress:
-                outcomes = batch.run(plan, progress.count)
+            total = len(plan.assets)
+            with call.screen.count_bar(total, "images") or _BatchLog(call, total) as progress:
+                outcomes = batch.run(plan, lambda each: progress.count(f"{each.asset.path}: {each.outcome}"))
         except KeyboardInterrupt as interrupt:
             write_manifest(folder, manifest())
             then = "were cancelled" if options.cancel else "continue; run the same command to collect them"
@@ -184,11 +183,7 @@ def _show_summary(call: Call, outcomes: Sequence[AssetOutcome], manifest: JsonOb
     return max(statuses, default=0)
 
 
-def _progress(call: Call, total: int) -> _BatchLog | _BatchBar:
-    return _BatchBar(call, total) if call.screen.err.isatty() and not call.screen.is_json else _BatchLog(call, total)
-
-
-class _BatchLog(ProgressDisplay):
+class _BatchLog(CountDisplay):
     """Writes a line for each finished asset, or nothing with --json."""
 
     def __init__(self, call: Call, total: int) -> None:
@@ -198,34 +193,9 @@ class _BatchLog(ProgressDisplay):
         self._done = 0
         self._lock = threading.Lock()
 
-    def count(self, outcome: AssetOutcome) -> None:
-        """Show the outcome of an asset. Thread-safe."""
+    def count(self, line: str) -> None:
+        """Write a line about an asset. Thread-safe."""
         with self._lock:
             self._done += 1
             if self._is_shown:
-                self.say(f"{self._done} of {self._total}  {outcome.asset.path}: {outcome.outcome}")
-
-
-class _BatchBar(TickingDisplay):
-    """A progress bar on a terminal."""
-
-    def __init__(self, call: Call, total: int) -> None:
-        super().__init__(call.screen.err)
-        from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
-
-        self._bar: Any = tqdm(total=total, file=call.screen.err, unit="image", ncols=columns_of(call.screen.err))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._bar.close()
-
-    def tick(self) -> None:
-        """Redraw the bar to update its clock."""
-        self._bar.refresh()
-
-    def count(self, outcome: AssetOutcome) -> None:
-        """Advance the bar by one asset."""
-        self._bar.set_postfix_str(f"{outcome.asset.path}: {outcome.outcome}"[:60])
-        self._bar.update()
+                self.say(f"{self._done} of {self._total}  {line}")

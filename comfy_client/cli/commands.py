@@ -11,6 +11,7 @@ from comfy_client.cli.flags import PICTURE, Flag, input_flags
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, run_and_save, submit_in_thread
 from comfy_client.cli.output import FORCE, OUTPUT
 from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
+from comfy_client.cli.tables import Column, table_lines
 from comfy_client.client import Job
 from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
@@ -71,9 +72,10 @@ def _health(call: Call) -> int:
     with call.client() as client:
         health = client.health()
     value = {"jobs": dict(health.jobs), "workers": dict(health.workers), "why": health.why, "sentence": health.sentence}
-    lines = [
-        f"{kind}: {', '.join(f'{n} {state}' for state, n in counts.items())}"
+    rows = [
+        (f"{kind}:", ", ".join(f"{n} {state}" for state, n in counts.items()))
         for kind, counts in (("workers", health.workers), ("jobs", health.jobs))
     ]
-    call.screen.show(value, health.sentence, *lines)
+    columns = (Column(), Column(is_prose=True))
+    call.screen.show(value, health.sentence, *table_lines(call.screen, columns, rows))
     return 0

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
+from comfy_client.cli.tables import Column, table_lines
 from comfy_client.job_log import JOB_LOG, JobLog, LoggedJob, job_log_from_env
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
@@ -59,10 +60,10 @@ def _sums(jobs: Sequence[LoggedJob]) -> JsonObject:
     return {"jobs": len(jobs), "cost": round(sum(costs), 9), "jobs_without_cost": len(jobs) - len(costs)}
 
 
-def _line(name: str, sums: JsonObject) -> str:
+def _cells(name: str, sums: JsonObject) -> tuple[str, ...]:
     jobs = "1 job" if sums["jobs"] == 1 else f"{sums['jobs']} jobs"
-    without = f", {sums['jobs_without_cost']} without a cost" if sums["jobs_without_cost"] else ""
-    return f"{name}: ${sums['cost']:.4f} for {jobs}{without}"
+    without = f"{sums['jobs_without_cost']} without a cost" if sums["jobs_without_cost"] else ""
+    return name, f"${sums['cost']:.4f}", jobs, without
 
 
 def required_log(environment: Mapping[str, str]) -> JobLog:
@@ -85,8 +86,10 @@ def _cost(call: Call) -> int:
     sums = cost_object(jobs)
     begin = None if since is None else iso_time(since)
     value = {"since": begin, **sums, "log": str(log.path)}
-    lines = [_line(each["place"] or "unknown place", each) for each in sums["places"]]
-    call.screen.show(value, *lines, _line(f"since {begin}" if begin else "in all", sums))
+    rows = [_cells(each["place"] or "unknown place", each) for each in sums["places"]]
+    rows.append(_cells(f"since {begin}" if begin else "in all", sums))
+    columns = (Column("PLACE"), Column("COST", is_right=True), Column("JOBS", is_right=True), Column())
+    call.screen.show(value, *table_lines(call.screen, columns, rows))
     return 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
+from comfy_client.cli.tables import MARK_STYLES, Column, table_lines
 from comfy_client.client import Client
 from comfy_client.profiles import Settings
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
@@ -46,9 +47,9 @@ def _doctor(call: Call) -> int:
     found = [{"what": each.what, "mark": each.mark, "sentence": each.sentence} for each in findings]
     failed = next((finding.error for finding in findings if finding.error), None)
     report = {"error": json.loads(failed.report.to_json())} if failed else {}
-    call.screen.show(
-        {"findings": found, **report}, *(f"{each.mark}  {each.what:11}{each.sentence}" for each in findings)
-    )
+    columns = (Column(styles=MARK_STYLES), Column(), Column(is_prose=True))
+    rows = [(each.mark, each.what, each.sentence) for each in findings]
+    call.screen.show({"findings": found, **report}, *table_lines(call.screen, columns, rows))
     return failed.exit_status if failed else 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
+from comfy_client.cli.tables import Column, table_lines
 from comfy_core.error_codes import ErrorCode, Retry
 from comfy_core.errors import ConfigError
 from comfy_core.validation import nearest
@@ -16,8 +17,9 @@ def _errors(call: Call) -> int:
     known = {code.value: code for code in ErrorCode}
     if call.options.code is None:
         listed = {name: code.cause for name, code in known.items()}
-        lines = (f"{name:22}{code.retry.value:8}{code.cause}" for name, code in known.items())
-        call.screen.show({"errors": listed}, *lines)
+        columns = (Column("CODE"), Column("RETRY"), Column("CAUSE", is_prose=True))
+        rows = [(name, code.retry.value, code.cause) for name, code in known.items()]
+        call.screen.show({"errors": listed}, *table_lines(call.screen, columns, rows))
         return 0
     if call.options.code not in known:
         raise ConfigError(f"{call.options.code!r} is not an error code{nearest(call.options.code, known)}")

@@ -29,7 +29,7 @@ from comfy_client.cli.call import TERMINATING_SIGNALS, Call, Terminated, status_
 from comfy_client.cli.costs import cost_object, parse_since, required_log
 from comfy_client.cli.output import OutputTarget, save_result
 from comfy_client.cli.results import result_object
-from comfy_client.cli.workflows import input_lines
+from comfy_client.cli.workflows import input_rows
 from comfy_client.job import Done, Sampling
 from comfy_client.job_log import LoggedJob
 from comfy_client.providers.interface import GeneratedImage, GenerationResult
@@ -133,9 +133,11 @@ class Tools:
     async def list_workflows(self) -> CallToolResult:
         """List the workflows with their inputs: types, ranges and defaults."""
         found = {
-            name: {"title": workflow.schema.get("title", ""), "inputs": [line.strip() for line in lines]}
+            name: {
+                "title": workflow.schema.get("title", ""),
+                "inputs": [" ".join(row).strip() for row in input_rows(workflow.schema)],
+            }
             for name, workflow in self.call.workflows.items()
-            for lines in [input_lines(workflow.schema)]
         }
         return _json({"workflows": found, "inputs_of_all": COMMON_INPUTS})
 

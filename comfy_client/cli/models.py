@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, submit_in_thread, wait_with_progress
+from comfy_client.cli.screen import Screen
+from comfy_client.cli.tables import Column, table_lines
 from comfy_client.providers import COMFYUI_DIR, COMFYUI_ENDPOINT
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
@@ -29,6 +31,14 @@ HF_TOKEN = Variable("HF_TOKEN", str, "Token for `comfy-client models download` f
 CIVITAI_TOKEN = Variable("CIVITAI_TOKEN", str, "Token for `comfy-client models download` from Civitai.", secret=True)
 VARIABLES = (HF_TOKEN, CIVITAI_TOKEN)
 _HASH_CHARACTERS = 12
+_COLUMNS = (
+    Column("FILE"),
+    Column("SIZE", is_right=True),
+    Column("SHA256"),
+    Column("LAST USED"),
+    Column(),
+    Column("SOURCE", is_prose=True),
+)
 _FLAGS = (
     Flag(
         ("action",),
@@ -94,7 +104,7 @@ def _models(call: Call) -> int:
     elif action == DELETE:
         lines = [f"deleted {_summary(model_entry(result))}"]
     else:
-        lines = _list_lines(model_list(result))
+        lines = _list_lines(call.screen, model_list(result))
     call.screen.show({"job_id": result.job_id, "cost": result.cost, **_json(result)}, *lines)
     return 0
 
@@ -151,17 +161,9 @@ def _json(result: GenerationResult) -> dict[str, object]:
     return {name: value for name, value in result.report.items() if name not in {"task", "timings", "gpu", "cost"}}
 
 
-def _list_lines(found: ModelList) -> list[str]:
+def _list_lines(screen: Screen, found: ModelList) -> list[str]:
     """Return a line for each file, and a line with the sums."""
-    rows = [_columns(model) for model in found.models]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if number == 1 else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = table_lines(screen, _COLUMNS, [_cells(model) for model in found.models])
     left_out = f" ({found.left_out:,} more are not listed)" if found.left_out else ""
     sizes = [model.bytes for model in found.models if model.bytes is not None]
     total = f", {_size_text(sum(sizes))}" if sizes else ""
@@ -172,7 +174,7 @@ def _list_lines(found: ModelList) -> list[str]:
     return [*lines, f"{files}{left_out}{total}{disk}"]
 
 
-def _columns(model: ModelEntry) -> Sequence[str]:
+def _cells(model: ModelEntry) -> Sequence[str]:
     return (
         model.path,
         "" if model.bytes is None else _size_text(model.bytes),

@@ -1,36 +1,20 @@
-"""A job's progress on stderr: a bar on a terminal, lines in a log."""
+"""A job's progress on stderr: the texts for its events, and the display for logs.
+
+The display for terminals is in progress_bar.py.
+"""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 from comfy_client.job import Done, Downloading, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
-from comfy_core.environment import Variable
 
-_FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
-_NO_TERMINAL_COLUMNS = 100
-COLUMNS = Variable(
-    "COLUMNS", lambda text: int(text) if text.isdecimal() else 0, "Width of the terminal. Default: its own."
-)
-TICK_S = 1.0
-"""Interval between redraws of a progress bar."""
 LINE_S = 10.0
 """Interval between log lines while the state does not change."""
-
-
-def columns_of(err: TextIO) -> int:
-    """Return the width of the terminal of `err`, or 100 if `err` is not one. The variable COLUMNS overrides both."""
-    if columns := COLUMNS.read(os.environ):
-        return columns
-    with suppress(OSError, ValueError):
-        return os.get_terminal_size(err.fileno()).columns or _NO_TERMINAL_COLUMNS
-    return _NO_TERMINAL_COLUMNS
 
 
 def describe_event(event: Event) -> tuple[str, str, int]:
@@ -44,7 +28,7 @@ def describe_event(event: Event) -> tuple[str, str, int]:
             which = f"image {image} of {images}, " if images > 1 else ""
             return "sampling", f"{which}step {step} of {steps}", percent
         case Done():
-            return "done", "", 100
+            return "saving", "", 100
     return "running", "", 0
 
 
@@ -71,10 +55,18 @@ class ProgressDisplay:
         """Show an event of the job."""
 
 
+class CountDisplay(ProgressDisplay):
+    """Shows how many things are finished."""
+
+    def count(self, line: str) -> None:
+        """Count one more, which `line` describes."""
+        raise NotImplementedError
+
+
 class TickingDisplay(ProgressDisplay):
     """A display that is updated every `tick_s` seconds, even without events."""
 
-    def __init__(self, err: TextIO, tick_s: float = TICK_S) -> None:
+    def __init__(self, err: TextIO, tick_s: float = LINE_S) -> None:
         super().__init__(err)
         self._tick_s = tick_s
         self._ended = threading.Event()
@@ -97,47 +89,6 @@ class TickingDisplay(ProgressDisplay):
     def tick(self) -> None:
         """Update the display."""
         raise NotImplementedError
-
-
-class ProgressBar(TickingDisplay):
-    """A progress bar on a terminal: stage, step and clock. Reasons to wait are written above it."""
-
-    def __init__(self, err: TextIO, tick_s: float = TICK_S) -> None:
-        super().__init__(err, tick_s)
-        from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
-
-        self._bar: Any = tqdm(
-            total=100, file=err, bar_format=_FORMAT, desc="sending", ncols=columns_of(err), nrows=24, leave=False
-        )
-        self._reason = ""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._bar.close()
-
-    def say(self, line: str) -> None:
-        """Write a line above the bar."""
-        self._bar.write(line, file=self._err)
-
-    def tick(self) -> None:
-        """Redraw the bar, with the current time and terminal width."""
-        self._bar.ncols = columns_of(self._err)
-        self._bar.refresh()
-
-    def show(self, event: Event) -> None:
-        """Show an event of the job."""
-        match event:
-            case Waiting(_, sentence) | ProviderUnavailable(sentence):
-                if sentence != self._reason:
-                    self._reason = sentence
-                    self.say(sentence)
-            case Queued() | Running() | Downloading() | Sampling() | Done():
-                stage, details, percent = describe_event(event)
-                self._bar.leave = isinstance(event, Done)  # An interrupted bar is removed.
-                self._bar.n = max(self._bar.n, percent)
-                self._bar.set_description_str(f"{stage}, {details}" if details else stage)
 
 
 class ProgressLog(TickingDisplay):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from comfy_client.cli.screen import Screen
+from comfy_client.cli.terminal import console_for
 from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ class Questions:
 
     @property
     def _console(self) -> Console:
-        from rich.console import Console  # noqa: PLC0415 - as above
-
-        return Console(file=self._screen.err, highlight=False)
+        return console_for(self._screen.err)
 
     @staticmethod
     def _text(question: str) -> Text:

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from comfy_client.cli.terminal import can_redraw
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
-    from comfy_client.cli.progress import ProgressDisplay
+    from comfy_client.cli.progress import CountDisplay, ProgressDisplay
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,23 @@ class Screen:
 
     def progress(self) -> ProgressDisplay:
         """Return the progress display: a bar on a terminal, else log lines. With --json it only shows `say` lines."""
-        from comfy_client.cli.progress import ProgressBar, ProgressDisplay, ProgressLog  # noqa: PLC0415 - few commands need them
+        from comfy_client.cli.progress import ProgressDisplay, ProgressLog  # noqa: PLC0415 - few commands need them
 
         if self.is_json:
             return ProgressDisplay(self.err)
-        return ProgressBar(self.err) if self.err.isatty() else ProgressLog(self.err)
+        if not can_redraw(self.err):
+            return ProgressLog(self.err)
+        from comfy_client.cli.progress_bar import JobProgressBar  # noqa: PLC0415 - imports rich
+
+        return JobProgressBar(self.err)
+
+    def count_bar(self, total: int | None, unit: str) -> CountDisplay | None:
+        """Return a bar that counts finished things, or None without a terminal or with --json."""
+        if self.is_json or not can_redraw(self.err):
+            return None
+        from comfy_client.cli.progress_bar import CountBar  # noqa: PLC0415 - imports rich
+
+        return CountBar(self.err, total, unit)
 
     def write_bytes(self, data: bytes) -> None:
         """Write a file to stdout. Raises OSError."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_client.cli.call import TERMINATING_SIGNALS, Call, Terminated, status_of
-from comfy_client.cli.progress import LINE_S, ProgressDisplay, TickingDisplay, columns_of
+from comfy_client.cli.progress import LINE_S, CountDisplay, TickingDisplay
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
 
@@ -39,7 +39,7 @@ def _transfer(call: Call, *, is_import: bool) -> int:
     settings = replace(settings, directory=call.options.data or settings.directory)
     report = _Report()
 
-    async def run(progress: _TransferLog | _TransferBar) -> None:
+    async def run(progress: CountDisplay) -> None:
         def count(transfer: AssetTransfer) -> None:
             report.add(transfer)
             progress.count(report.line)
@@ -49,7 +49,7 @@ def _transfer(call: Call, *, is_import: bool) -> int:
 
     error: ComfyClientError | None = None
     try:
-        with _progress(call) as progress:
+        with call.screen.count_bar(None, "assets") or _TransferLog(call) as progress:
             _run_async(run(progress))
     except KeyboardInterrupt as interrupt:
         call.screen.interrupted(
@@ -128,11 +128,7 @@ class _Report:
         return {"counts": dict(self.counts), "not_transferred": problems}
 
 
-def _progress(call: Call) -> _TransferLog | _TransferBar:
-    return _TransferBar(call) if call.screen.err.isatty() and not call.screen.is_json else _TransferLog(call)
-
-
-class _TransferLog(TickingDisplay):
+class _TransferLog(TickingDisplay, CountDisplay):
     """Writes the counts every LINE_S seconds."""
 
     def __init__(self, call: Call) -> None:
@@ -146,21 +142,3 @@ class _TransferLog(TickingDisplay):
     def tick(self) -> None:
         """Write the counts."""
         self.say(self._line)
-
-
-class _TransferBar(ProgressDisplay):
-    """Shows the number of assets and the counts on a terminal."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__(call.screen.err)
-        from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
-
-        self._bar: Any = tqdm(file=call.screen.err, unit="asset", ncols=columns_of(call.screen.err))
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def count(self, line: str) -> None:
-        """Advance the bar by one asset."""
-        self._bar.set_postfix_str(line)
-        self._bar.update()

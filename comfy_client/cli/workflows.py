@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, UsageError, range_of
+from comfy_client.cli.tables import Column, table_lines
 from comfy_client.providers import COMFYUI_ENDPOINT, WORKFLOWS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from comfy_client.authoring.proposal import ProposedInput
     from comfy_core.graphs import Graph
 
+INPUT_COLUMNS = (Column("  INPUT"), Column("TYPE"), Column("MEANING", is_prose=True))
 _ACTIONS = ("list", "show", "init", "check")
 _FLAGS = (
     Flag(
@@ -89,7 +91,8 @@ def _workflows_command(call: Call) -> int:
 
 def _list(call: Call) -> int:
     listed = {name: workflow.schema.get("title", "") for name, workflow in call.workflows.items()}
-    call.screen.show({"workflows": listed}, *(f"{name:24}{title}".rstrip() for name, title in listed.items()))
+    columns = (Column("WORKFLOW"), Column("TITLE", is_prose=True))
+    call.screen.show({"workflows": listed}, *table_lines(call.screen, columns, list(listed.items())))
     return 0
 
 
@@ -100,16 +103,20 @@ def _show(call: Call, name: str) -> int:
         return 0
     value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
     title = workflow.schema.get("title", "")
-    call.screen.show(value, f"{workflow.name}: {title}" if title else workflow.name, *input_lines(workflow.schema))
+    inputs = table_lines(call.screen, INPUT_COLUMNS, input_rows(workflow.schema))
+    call.screen.show(value, f"{workflow.name}: {title}" if title else workflow.name, *inputs)
     return 0
 
 
-def input_lines(schema: JsonObject) -> list[str]:
-    """Return a line for each input: its name, type, description, range and default."""
+def input_rows(schema: JsonObject) -> list[tuple[str, str, str]]:
+    """Return a row for each input: its name, its type, and its description, range and default."""
     required = schema.get("required", [])
     return [
-        f"  {name:18}{_type(rule):14}{'required. ' if name in required else ''}"
-        f"{rule.get('description', '')}{range_of(rule)}".rstrip()
+        (
+            f"  {name}",
+            _type(rule),
+            f"{'required. ' if name in required else ''}{rule.get('description', '')}{range_of(rule)}".strip(),
+        )
         for name, rule in schema["properties"].items()
     ]
 
@@ -144,7 +151,8 @@ def _init(call: Call, file: Path) -> int:
             f"Without {', '.join(unknown)}: their inputs have no ranges. --comfyui URL reads another ComfyUI."
         )
     result = {"files": paths, "node_types": node_types.source, "schema": schema}
-    call.screen.show(result, *(f"wrote {path}" for path in paths), *input_lines(schema))
+    inputs = table_lines(call.screen, INPUT_COLUMNS, input_rows(schema))
+    call.screen.show(result, *(f"wrote {path}" for path in paths), *inputs)
     return 0
 
 

@@ -33,8 +33,9 @@ def test_the_costs_of_the_commands_are_summed(shell: Shell) -> None:
     assert (cost["jobs"], cost["jobs_without_cost"], cost["since"]) == (3, 1, None)
     assert cost["cost"] == made["cost"] + awaited["cost"]
     assert [each["jobs"] for each in cost["places"]] == [2, 1]
-    assert lines[1] == f"ComfyUI at {simulator.url}: $0.0000 for 1 job, 1 without a cost"
-    assert lines[2] == f"in all: ${cost['cost']:.4f} for 3 jobs, 1 without a cost"
+    assert lines[1].split("  ") == [f"ComfyUI at {simulator.url}", "$0.0000", " 1 job", "1 without a cost"]
+    assert lines[2].startswith("in all ")
+    assert lines[2].endswith(f"  ${cost['cost']:.4f}  3 jobs  1 without a cost")
 
 
 def test_the_log_has_the_files_of_a_result(shell: Shell) -> None:

@@ -11,8 +11,8 @@ import pytest
 from comfy_client.profiles import read_profiles
 from simulators.comfyui import Simulator
 from simulators.waiting import until
+from tests.cli.terminals import Terminal
 from tests.cli.test_init import InitSetup, free_port, platform, setup
-from tests.cli.test_terminal import Terminal
 
 __all__ = ["platform", "setup"]  # fixtures
 pytestmark = pytest.mark.slow

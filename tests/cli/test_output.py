@@ -18,7 +18,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, png
 from simulators.waiting import until
 from tests.cli.conftest import Shell
-from tests.cli.test_terminal import COMMAND, Terminal
+from tests.cli.terminals import COMMAND, Terminal
 from tests.needs import small_disk
 
 pytestmark = pytest.mark.slow

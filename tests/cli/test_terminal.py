@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
-import sys
-import termios
-import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,106 +18,54 @@ from bench.worker_setup import running_worker
 from comfy_client.cli.call import raise_on_signals
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
+from tests.cli.terminals import COMMAND, Terminal
 from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
+WIDTHS = pytest.mark.parametrize("columns", [60, 100, 160])
 SMALL_FLAGS = ["--width", "64", "--height", "64", "--steps", "8"]
 
 
-class Terminal:
-    """A process of `comfy-client` whose stdin and stderr are a terminal, and the terminal's content."""
-
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        folder: Path,
-        columns: int = 120,
-        *,
-        is_stdout_too: bool = False,
-    ) -> None:
-        self._near, far = pty.openpty()
-        self._pieces: list[bytes] = []
-        self.process = subprocess.Popen(  # awaited by `wait`, which kills it after 60 s
-            [*COMMAND, *arguments],
-            cwd=folder,
-            env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": str(columns)},
-            stdin=far,
-            stdout=far if is_stdout_too else subprocess.PIPE,
-            stderr=far,
-            text=True,
-            start_new_session=True,  # so that a key is read from this terminal, not from that of the test run
-        )
-        os.close(far)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while piece := os.read(self._near, 4096):
-                self._pieces.append(piece)
-        except OSError:  # Linux: the other side was closed
-            pass
-
-    @property
-    def screen(self) -> str:
-        """The terminal's content so far."""
-        return b"".join(self._pieces).decode("utf-8", "replace")
-
-    @property
-    def shows_typing(self) -> bool:
-        """Whether the terminal shows what is typed."""
-        return bool(termios.tcgetattr(self._near)[3] & termios.ECHO)
-
-    def type(self, text: str) -> None:
-        """Type a line."""
-        os.write(self._near, f"{text}\n".encode())
-
-    def press_ctrl_d(self) -> None:
-        """Type the character that closes stdin."""
-        os.write(self._near, b"\x04")
-
-    def wait(self) -> tuple[int, str]:
-        """Wait for the process; return its exit status and stdout."""
-        with killed_at_end(self.process):
-            out, _ = self.process.communicate(timeout=60)
-        self._reader.join(60)
-        os.close(self._near)
-        return self.process.returncode, out
-
-
-def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None:
-    """The bar runs through the stages on stderr; stdout only has the result."""
+@WIDTHS
+def test_a_terminal_shows_bar_clock_and_stage(tmp_path: Path, columns: int) -> None:
+    """Two lines on stderr show the whole job and its stage, and are removed at the end; stdout only has the result."""
     with running_worker(step_s=0.4) as setup:
-        terminal = Terminal(
-            ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL_FLAGS], setup.platform.client_env(), tmp_path
+        arguments = ["txt2img", "a knight", "-o", "x.png", "--seed", "1", "--num-images", "2", *SMALL_FLAGS]
+        terminal = Terminal(arguments, setup.platform.client_env(), tmp_path, columns)
+        whole, _ = terminal.wait_for_lines(
+            r"\d+% \d:\d\d, about \d:\d\d left$", r"^sampling, image \d of 2, step \d of 8$"
         )
         status, out = terminal.wait()
 
     assert status == 0, terminal.screen
-    assert out == "x.png  64 x 64  seed 1\n"
-    for part in ("queued", "sampling", "of 8", "100%", "done", "[00:0"):
-        assert part in terminal.screen
-    assert (tmp_path / "x.png").exists()
+    assert re.match("[━╸╺]{10,50} ", whole)
+    assert out == "x-1.png  64 x 64  seed 1\nx-2.png  64 x 64  seed 2\n"
+    assert [line.partition(" ")[0] for line in terminal.lines] == ["job"]
+    assert not terminal.is_cursor_hidden
 
 
-@pytest.mark.parametrize("columns", [60, 100])
+@WIDTHS
 def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, columns: int) -> None:
-    """The bar is redrawn every second and fits into the terminal; the reason for the wait is not truncated."""
+    """The clock never stands still; the reason for the wait is not truncated; after Ctrl-C no bar stays."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path, columns)
+        terminal.wait_for_lines(r"0% \d:\d\d$", "^queued$")
         sentence = "RunPod sets it to 0 after a week without requests"
-        assert until(lambda: sentence in terminal.screen), terminal.screen
-        clocks = len(re.findall(r"\[00:0\d\]", terminal.screen))
-        assert until(lambda: len(set(re.findall(r"\[(00:\d\d)\]", terminal.screen))) >= 4), terminal.screen
-        assert clocks
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.wait()
+        assert until(lambda: sentence in terminal.text), terminal.screen
+        clocks: set[str] = set()
 
-    bars = [line for line in re.split(r"[\r\n]", terminal.screen) if "queued |" in line]
-    assert bars
-    assert all(len(bar) <= columns for bar in bars)
+        def runs() -> bool:
+            clocks.update(re.findall(r"0% (\d:\d\d)", terminal.text))
+            return len(clocks) >= 4
+
+        assert until(runs), clocks
+        terminal.process.send_signal(signal.SIGINT)
+        status, _ = terminal.wait()
+
+    assert status == 130
+    assert "0%" not in terminal.text
+    assert terminal.text.rstrip().endswith("was cancelled.")
+    assert not terminal.is_cursor_hidden
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

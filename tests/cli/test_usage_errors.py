@@ -19,7 +19,7 @@ from comfy_client.profiles import Settings
 from comfy_core.workflows import default_directory, load_workflows
 from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
-from tests.cli.test_terminal import COMMAND
+from tests.cli.terminals import COMMAND
 
 pytestmark = pytest.mark.slow
 GRAPH = {
@@ -211,7 +211,7 @@ def test_the_version_is_printed_quickly() -> None:
     """`--version` and `--help` load neither the HTTP client nor modules of other commands."""
     code = (
         "import sys, comfy_client.cli.main as m; m.main(['--version']); m.main(['--help']); "
-        "print(*{'requests', 'jsonschema', 'PIL', 'tqdm', 'asyncio', 'boto3'} & set(sys.modules), file=sys.stderr)"
+        "print(*{'requests', 'jsonschema', 'PIL', 'rich', 'asyncio', 'boto3'} & set(sys.modules), file=sys.stderr)"
     )
     ended = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulators.waiting import until
-from tests.cli.test_terminal import Terminal
+from tests.cli.terminals import Terminal
 from tests.deploy.conftest import DeploySetup
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_client.cli.models import VARIABLES as MODEL_VARIABLES
-from comfy_client.cli.progress import COLUMNS
+from comfy_client.cli.terminal import VARIABLES as TERMINAL_VARIABLES
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.job_log import VARIABLES as LOG_VARIABLES
@@ -39,7 +39,13 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "RunPod's variables in a worker's container": variables_of(RunPodVariables),
     "Buckets of the worker, the Scenario shim and `comfy-client batch`": variables_of(Bucket),
     "Model downloads: `WORKER_FETCH_MODELS`, `scripts/download_models` and image builds": variables_of(Hub),
-    "The client": [*CLIENT_VARIABLES.values(), *PROFILE_VARIABLES, *LOG_VARIABLES, *MODEL_VARIABLES, COLUMNS],
+    "The client": [
+        *CLIENT_VARIABLES.values(),
+        *PROFILE_VARIABLES,
+        *LOG_VARIABLES,
+        *MODEL_VARIABLES,
+        *TERMINAL_VARIABLES,
+    ],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
     "The Scenario shim": SHIM_VARIABLES,
 }

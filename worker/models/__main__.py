@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tqdm import tqdm
+import rich.progress
+from rich.console import Console
 
 from comfy_core.command_line import ConfigErrorParser, logging_to
 from comfy_core.errors import ConfigError
@@ -37,11 +38,14 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     except ConfigError as error:
         err.write(f"{error}\n")
         return EXIT_USAGE_ERROR
-    bars = _ProgressBars(err) if err.isatty() and not options.quiet else None
+    console = Console(file=err)
+    bars = _ProgressBars(console) if err.isatty() and not options.quiet else None
     progress: Progress = bars.show if bars else ignore_progress
+    if bars:
+        bars.start()
     try:
         level = logging.WARNING if bars or options.quiet else logging.INFO
-        with logging_to("comfy_core.models", _TqdmLogHandler(err), level):
+        with logging_to("comfy_core.models", _ConsoleLogHandler(console), level):
             if options.check:
                 check_models(models, options.to, jobs=options.jobs, progress=progress)
             else:
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
         return EXIT_INTERRUPTED
     finally:
         if bars:
-            bars.close()
+            bars.stop()
     if not options.quiet:
         err.write(f"{len(models)} of {len(models)} models are present and verified in {options.to}\n")
     return 0
@@ -89,39 +93,40 @@ def _count(text: str) -> int:
     return int(text)
 
 
-class _ProgressBars:
-    """One progress bar for each active model."""
+class _ProgressBars(rich.progress.Progress):
+    """One progress bar for each model."""
 
-    def __init__(self, err: TextIO) -> None:
-        self._err = err
-        self._bars: dict[str, tqdm] = {}
-        self._lock = threading.Lock()
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            rich.progress.DownloadColumn(),
+            rich.progress.TransferSpeedColumn(),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+            redirect_stdout=False,
+        )
+        self._task_by_path: dict[str, rich.progress.TaskID] = {}
+        self._creating = threading.Lock()
 
     def show(self, model: WantedFile, size: int) -> None:
         """Set the bar of `model` to `size` bytes."""
-        with self._lock:
-            bar = self._bars.get(model.path)
-            if bar is None:
-                bar = self._bars[model.path] = tqdm(
-                    desc=model.path, total=model.size, file=self._err, unit="B", unit_scale=True, dynamic_ncols=True
-                )
-            bar.update(size - bar.n)
-
-    def close(self) -> None:
-        """Close all bars, leaving them on the screen."""
-        for bar in self._bars.values():
-            bar.close()
+        with self._creating:
+            task = self._task_by_path.get(model.path)
+            if task is None:
+                task = self._task_by_path[model.path] = self.add_task(model.path, total=model.size)
+        self.update(task, completed=size)
 
 
-class _TqdmLogHandler(logging.Handler):
-    """Prints log lines without breaking the progress bars."""
+class _ConsoleLogHandler(logging.Handler):
+    """Prints log lines above the progress bars."""
 
-    def __init__(self, err: TextIO) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__()
-        self._err = err
+        self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(record.getMessage(), file=self._err)
+        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
