@@ -70,9 +70,9 @@ class ModelList:
     cache_limit_bytes: int | None = None
 
 
-def list_request(folder: str | None) -> GenerationRequest:
-    """Return the request for a list."""
-    return _request(LIST, folder=folder)
+def list_request(folder: str | None, *, with_hashes: bool = False) -> GenerationRequest:
+    """Return the request for a list. See Models.list."""
+    return _request(LIST, folder=folder, hash=with_hashes or None)
 
 
 def download_request(
@@ -144,9 +144,14 @@ class Models:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def list(self, folder: str | None = None, *, wait_timeout_s: float | None = None) -> ModelList:
-        """Return all model files, or those of one folder."""
-        return model_list(self._run(list_request(folder), wait_timeout_s))
+    def list(
+        self, folder: str | None = None, *, with_hashes: bool = False, wait_timeout_s: float | None = None
+    ) -> ModelList:
+        """Return all model files, or those of one folder.
+
+        With `with_hashes`, files whose hash is not known are read, which takes about a second for each GB.
+        """
+        return model_list(self._run(list_request(folder, with_hashes=with_hashes), wait_timeout_s))
 
     def download(
         self,
@@ -191,9 +196,11 @@ class AsyncModels:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def list(self, folder: str | None = None, *, wait_timeout_s: float | None = None) -> ModelList:
+    async def list(
+        self, folder: str | None = None, *, with_hashes: bool = False, wait_timeout_s: float | None = None
+    ) -> ModelList:
         """See Models.list."""
-        return model_list(await self._run(list_request(folder), wait_timeout_s))
+        return model_list(await self._run(list_request(folder, with_hashes=with_hashes), wait_timeout_s))
 
     async def download(
         self,

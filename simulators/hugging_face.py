@@ -164,15 +164,15 @@ class _ModelHandler(HttpHandler):
         headers = {"Content-Length": str(size - offset), "ETag": f'"{hashlib.sha256(path.encode()).hexdigest()}"'}
         if offset:
             headers["Content-Range"] = f"bytes {offset}-{size - 1}/{size}"
+        with self.server.lock:  # before the head, after which the client may close and send its next request
+            cuts = self.server.cuts.get(path) if isinstance(content, bytes) else None
+            cut = cuts.pop(0) if cuts else None
         self._send_head(HTTPStatus.PARTIAL_CONTENT if offset else HTTPStatus.OK, headers)
         if isinstance(content, Path):
             with content.open("rb") as file:
                 self.connection.sendfile(file, offset)
             return
         body = memoryview(content)[offset:]
-        with self.server.lock:
-            cuts = self.server.cuts.get(path)
-            cut = cuts.pop(0) if cuts else None
         if hold := self.server.holds.get(path):
             self.wfile.write(body[: hold.after])
             hold.wait()

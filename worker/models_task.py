@@ -56,7 +56,7 @@ def run_models_task(worker: Worker, job: Mapping[str, Any], control: Control) ->
         raise invalid_input([Fault("action", "is download, which this worker refuses: WORKER_MODEL_LIMIT_GB is 0")])
     limit_s = min(request.timeout_s or worker.settings.job_timeout_s, worker.settings.job_timeout_s)
     stop_error = ignoring_comfyui_death(control.stop_error)
-    deadline = PhaseDeadline(stop_error, begun_at, begun_at + limit_s, "the model was not downloaded")
+    deadline = PhaseDeadline(stop_error, begun_at, begun_at + limit_s, request.unfinished)
     result = run_action(worker.store, worker.models, request, JobHooks(deadline.check, control.observe))
     if request.action == LIST:
         result["cache_limit_bytes"] = worker.settings.model_limit_bytes

@@ -74,6 +74,11 @@ _FLAGS = (
         {"type": Path},
     ),
     Flag(
+        ("--hash",),
+        "With `list`: also read the files without a known hash, which takes about a second for each GB.",
+        settings={"action": "store_true"},
+    ),
+    Flag(
         ("--force",),
         "With `download`: replace another file of the name. With `delete`: also delete a file of models.txt.",
         settings={"action": "store_true"},
@@ -130,7 +135,7 @@ def _request(call: Call) -> GenerationRequest:
             raise UsageError("give the file as in the list: comfy-client models delete loras/knight.safetensors")
         return delete_request(options.subject, force=options.force)
     if options.action != DOWNLOAD:
-        return list_request(options.subject)
+        return list_request(options.subject, with_hashes=options.hash)
     if not options.subject or not options.to_folder:
         raise UsageError(
             "give an address and a folder: comfy-client models download hf:owner/repository/file.safetensors "

@@ -231,7 +231,7 @@ class DirectProvider:
         def work(job: _DirectJob) -> JobStatus:
             begun_at = time.monotonic()
             end = begun_at + (request.timeout_s or math.inf)
-            deadline = PhaseDeadline(job.stop_reason, begun_at, end, "the model was not downloaded")
+            deadline = PhaseDeadline(job.stop_reason, begun_at, end, request.unfinished)
             output = local.run(request, hosts, deadline.check, job.record_progress)
             return replace(job.status, state=JobState.SUCCEEDED, progress=None, output=output)
 

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from comfy_core.comfyui.model_inputs import FETCHED_FOLDER
 from comfy_core.comfyui.model_listing import listed_models
 from comfy_core.comfyui.prompt_monitor import Observe
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
-from comfy_core.models.actions import run_action
+from comfy_core.models.actions import list_entries, run_action
 from comfy_core.models.address_cache import CACHE_FOLDER, AddressCache
 from comfy_core.models.address_fetcher import AddressFetcher, JobHooks
 from comfy_core.models.address_source import ModelHosts
@@ -30,7 +29,7 @@ from comfy_core.models.listing import default_list, read_models
 from comfy_core.models.store import ModelStore
 from comfy_core.request.models_task import DOWNLOAD, LIST, MODELS_TASK, SAFETENSORS, ModelsRequest
 
-_NOT_LISTED = frozenset({FETCHED_FOLDER, "classifiers", "configs", "datasets", "diffusers"})
+_NOT_LISTED = frozenset({"classifiers", "configs", "datasets", "diffusers"})
 """Folders whose safetensors files ComfyUI does not list (folder_paths.py)."""
 _ATTEMPTS = 3
 _PAUSE_S = 0.1
@@ -61,15 +60,16 @@ class LocalModels:
         Raises JobError, ConfigError or RequestError.
         """
         if request.action == LIST:
-            return self._list(request.folder)
+            return self._list(request, JobHooks(check, observe))
         fetcher = AddressFetcher(hosts, AddressCache(self.store.target / CACHE_FOLDER, sys.maxsize))
         result = run_action(self.store, fetcher, request, JobHooks(check, observe))
         if request.action == DOWNLOAD:
             self._require_listed(request)
         return result
 
-    def _list(self, folder: str) -> JsonObject:
-        local = {(each["folder"], each["name"]): each for each in self.store.entries(self.store.models(folder))}
+    def _list(self, request: ModelsRequest, hooks: JobHooks) -> JsonObject:
+        entries = list_entries(self.store, list(self.store.models(request.folder)), request, hooks)
+        local = {(each["folder"], each["name"]): each for each in entries}
         remote = {key: {**_UNKNOWN, **each} for key, each in self.listed.items()}
         models = list({**remote, **local}.values())
         return {"task": MODELS_TASK, "action": LIST, "models": models, "left_out": 0, "disk": self.store.disk()}
@@ -109,8 +109,8 @@ def open_models(server: ComfyServer, directory: Path, folder: str) -> LocalModel
     elif here := next((path for path in chain.from_iterable(reported.values()) if path.is_dir()), None):
         raise _directory_error(directory, f"ComfyUI at {server.url} reads its models elsewhere, such as from {here}")
     elif (target := directory / "models").is_dir():  # ComfyUI is in a container, or reports no paths
-        known = server.model_folders()
-        paths = {kind: places for kind, places in search_paths([target]).items() if kind in known}
+        found = search_paths([target])
+        paths = {kind: found.get(kind, (target / kind,)) for kind in server.model_folders()}
     else:
         raise _directory_error(directory, "it has no folder `models`")
     store = ModelStore(
@@ -145,8 +145,7 @@ def _checked_list(server: ComfyServer, store: ModelStore, directory: Path, folde
 def _files(store: ModelStore, folder: str) -> Iterator[tuple[str, str]]:
     """Yield folder and name of the store's files that ComfyUI must list."""
     for model in store.models(folder):
-        is_own = model.path.is_relative_to(store.target) and model.path.suffix == SAFETENSORS
-        if is_own and model.folder not in _NOT_LISTED:
+        if store.is_own(model) and model.path.suffix == SAFETENSORS and model.folder not in _NOT_LISTED:
             yield model.folder, model.name
 
 

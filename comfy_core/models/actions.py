@@ -7,7 +7,8 @@ import copy
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,12 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.models.address_cache import remove_unless_used
 from comfy_core.models.address_fetcher import AddressFetcher, JobHooks, leased_models
+from comfy_core.models.address_source import AddressedFile
 from comfy_core.models.file_locks import exclusive_lock
+from comfy_core.models.files import hash_and_mark
+from comfy_core.models.listing import WantedFile
 from comfy_core.models.store import ModelStore, StoredModel
+from comfy_core.progress import Progress
 from comfy_core.request.models_task import DELETE, LIST, MODELS_TASK, ModelsRequest
 from comfy_core.validation import nearest
 
@@ -34,7 +39,7 @@ def run_action(
 ) -> JsonObject:
     """Carry out the request and return the result (docs/api.md). `fetcher` is for a download. Raises JobError."""
     if request.action == LIST:
-        result = _list(store, request.folder)
+        result = _list(store, request, hooks)
     elif request.action == DELETE:
         deleted = store.delete(request.folder, request.name, force=request.force)
         log.info("deleted %s, %s bytes", request.path, f"{deleted.size:,}")
@@ -46,12 +51,38 @@ def run_action(
     return {"task": MODELS_TASK, "action": request.action, **result, "disk": store.disk()}
 
 
-def _list(store: ModelStore, folder: str) -> JsonObject:
+def _list(store: ModelStore, request: ModelsRequest, hooks: JobHooks) -> JsonObject:
+    folder = request.folder
     if folder and folder not in (known := store.folders()):
         problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
         raise invalid_input([Fault("folder", problem)])
     found = store.models(folder)
-    return {"models": store.entries(islice(found, MAX_LISTED)), "left_out": sum(1 for _ in found)}
+    listed = list(islice(found, MAX_LISTED))
+    return {"models": list_entries(store, listed, request, hooks), "left_out": sum(1 for _ in found)}
+
+
+def list_entries(
+    store: ModelStore, models: Sequence[StoredModel], request: ModelsRequest, hooks: JobHooks
+) -> list[JsonObject]:
+    """Return the models for the result of a list. With `request.hash`, unknown hashes of files in the target are found.
+
+    The hashes are kept in markers, so a list that ends early continues with the next one.
+    """
+    unknown = [model for model in models if request.hash and not model.sha256 and store.is_own(model)]
+    total = sum(model.size for model in unknown)
+    hashes: dict[Path, str] = {}
+    done = 0
+    for model in unknown:
+
+        def progress(_: WantedFile, size: int, before: int = done) -> None:
+            hooks.check()
+            hooks.observe(Progress.of_models(before + size, total))
+
+        file = AddressedFile(f"{model.folder}/{model.name}", model.size, "", "")
+        with contextlib.suppress(OSError):  # deleted in the meantime, or not readable
+            hashes[model.path] = hash_and_mark(file, model.path, threading.Event(), progress)
+        done += model.size
+    return store.entries(replace(model, sha256=hashes.get(model.path, model.sha256)) for model in models)
 
 
 def _download(store: ModelStore, fetcher: AddressFetcher, request: ModelsRequest, hooks: JobHooks) -> JsonObject:

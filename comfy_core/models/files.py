@@ -81,14 +81,17 @@ def is_verified(model: WantedFile, target: Path) -> bool:
 
 
 def hash_and_mark(model: WantedFile, target: Path, stop: threading.Event, progress: Progress) -> str:
-    """Hash `target` and return the sha256. If it is the one in the list, write the marker, else delete the marker."""
+    """Hash `target` and return the sha256. If it is the model's, write the marker, else delete the marker.
+
+    A model without a sha256 gets the marker, too.
+    """
     with target.open("rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.sha256()
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
-        if digest.hexdigest() == model.sha256:
-            write_atomically(marker_of(target), _marker_content(model.sha256, before), mode=0o644)
+        if model.sha256 in {"", digest.hexdigest()}:
+            write_atomically(marker_of(target), _marker_content(digest.hexdigest(), before), mode=0o644)
         else:
             marker_of(target).unlink()
     return digest.hexdigest()

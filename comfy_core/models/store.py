@@ -123,6 +123,10 @@ class ModelStore:
             for model in models
         ]
 
+    def is_own(self, model: StoredModel) -> bool:
+        """Return whether a model is in the target, and not in the cache."""
+        return model.folder != FETCHED_FOLDER and model.path.is_relative_to(self.target)
+
     def folders(self) -> list[str]:
         """Return the names of all folders."""
         return sorted({FETCHED_FOLDER, *self._paths()})

@@ -49,6 +49,11 @@ MODELS_KEYS: Mapping[str, JsonObject] = {
         "type": "boolean",
         "default": False,
     },
+    "hash": {
+        "description": "For `list`: read files without a known hash (about a second for each GB), and keep the hashes.",
+        "type": "boolean",
+        "default": False,
+    },
     "model_tokens": ENVELOPE["model_tokens"],
     "timeout_s": ENVELOPE["timeout_s"],
     "webhook": ENVELOPE["webhook"],
@@ -56,7 +61,7 @@ MODELS_KEYS: Mapping[str, JsonObject] = {
 """JSON Schema (2020-12) of the keys of such a job."""
 _COMMON = frozenset({"task", "action", "folder", "timeout_s", "webhook"})
 _ALLOWED: Mapping[str, frozenset[str]] = {
-    LIST: _COMMON,
+    LIST: _COMMON | {"hash"},
     DOWNLOAD: _COMMON | {"name", "sha256", "force", "model_tokens", *OBJECT_KEYS},
     DELETE: _COMMON | {"name", "force"},
 }
@@ -77,6 +82,7 @@ class ModelsRequest:
         address: the file to download, or None.
         address_key: the key of the address: hf, civitai or url; empty without an address.
         force: whether a download replaces a file, and a file of models.txt is deleted.
+        hash: whether a list hashes the files whose hash is not known.
         tokens: the token for each host.
         timeout_s: maximum time of the job, or None.
         webhook: the webhook that gets the job's events, or None.
@@ -88,6 +94,7 @@ class ModelsRequest:
     address: ModelAddress | None = None
     address_key: str = ""
     force: bool = False
+    hash: bool = False
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float | None = None
     webhook: Webhook | None = None
@@ -96,6 +103,11 @@ class ModelsRequest:
     def path(self) -> str:
         """The file as `folder/name`."""
         return f"{self.folder}/{self.name}"
+
+    @property
+    def unfinished(self) -> str:
+        """What was not done if the job ends early, for an error message."""
+        return "the model was not downloaded" if self.action == DOWNLOAD else "the files were not hashed"
 
 
 def is_models_task(raw: object) -> bool:
@@ -132,6 +144,7 @@ def read_models_request(raw: object) -> ModelsRequest:
         address=address,
         address_key=next((key for key in OBJECT_KEYS if key in value), ""),
         force=value.get("force", False),
+        hash=value.get("hash", False),
         tokens=tokens,
         timeout_s=value.get("timeout_s"),
         webhook=Webhook.of(value.get("webhook")),

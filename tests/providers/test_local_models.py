@@ -121,6 +121,16 @@ def test_the_list_has_all_files_that_comfyui_finds(server: ModelServer, base: Pa
     assert not own.exists()
 
 
+def test_a_list_can_hash_the_files(client: Client, base: Path) -> None:
+    """`with_hashes` reads a file that was copied to the folder by hand; later lists know its hash."""
+    write(base / "models/loras/own.safetensors")
+    before = by_path(client.models.list("loras"))["loras/own.safetensors"]
+    hashed = by_path(client.models.list("loras", with_hashes=True))["loras/own.safetensors"]
+    after = by_path(client.models.list())["loras/own.safetensors"]
+
+    assert (before.sha256, hashed.sha256, after.sha256) == (None, sha256(LORA), sha256(LORA))
+
+
 @pytest.mark.parametrize("directory", ["", "models"])
 def test_the_models_folder_itself_may_be_given(
     simulator: Simulator, server: ModelServer, base: Path, tmp_path: Path, directory: str

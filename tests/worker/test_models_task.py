@@ -130,6 +130,35 @@ def test_the_list_has_what_comfyui_finds(storing: Worker, models: Path) -> None:
     assert listed(storing, "mine").keys() == {"mine/own.gguf"}
 
 
+def test_unknown_hashes_are_found_and_kept(storing: Worker, models: Path) -> None:
+    """With `hash`, a file of the folder is read once. Files of the image stay unknown, as they cannot have a marker."""
+    for name in ("a", "b"):
+        write(models / f"loras/{name}.safetensors", name.encode())
+    observed: list[Progress] = []
+    result = task(storing, {"action": "list", "hash": True}, Control(observe=observed.append))
+    task(storing, {"action": "list", "hash": True}, Control(observe=observed.append))
+
+    known = {each["name"]: each["sha256"] for each in result["models"]}
+    assert known == {"a.safetensors": sha256(b"a"), "b.safetensors": sha256(b"b"), "baked.safetensors": None}
+    assert {each["sha256"] for each in listed(storing, "loras").values()} == {sha256(b"a"), sha256(b"b")}
+    assert [(each.done_bytes, each.total_bytes) for each in observed] == [(1, 2), (2, 2)]
+
+
+def test_a_cancelled_list_keeps_the_hashes_so_far(storing: Worker, models: Path) -> None:
+    """A list that is cancelled while it reads the second file ends, and the first file's hash is known."""
+    for name in ("a", "b"):
+        write(models / f"loras/{name}.safetensors", name.encode())
+    cancelled: list[Progress] = []
+
+    def stop_error() -> JobError | None:
+        return JobError.because(ErrorCode.CANCELLED) if cancelled else None
+
+    with pytest.raises(JobError, match="cancelled"):
+        task(storing, {"action": "list", "hash": True}, Control(stop_error, cancelled.append))
+
+    assert [each["sha256"] for each in listed(storing, "loras").values()] == [sha256(b"a"), None]
+
+
 def test_the_list_hides_the_hashes_of_the_cache(storing: Worker) -> None:
     """A file of the cache is listed with the first digits of its hash only: the whole hash would give access to it."""
     run_job(storing, {"id": "render", "input": {**TEXT_TO_IMAGE, "loras": [HF]}}, Control())
@@ -354,6 +383,7 @@ def test_nothing_outside_the_folder_is_written_or_deleted(
         ({"action": "list", "foldr": "loras"}, "foldr", 'did you mean "folder"'),
         ({"action": "list", "folder": "lora"}, "folder", 'did you mean "loras"'),
         ({"action": "list", "force": True}, "force", "is not for the action list"),
+        ({**DOWNLOAD, "hash": True}, "hash", "is not for the action download"),
         ({"action": "delete", "folder": "loras"}, "name", "is missing"),
         ({"action": "download", "folder": "loras"}, "url", "exactly one of hf, civitai and url"),
         ({**DOWNLOAD, "civitai": 1}, "civitai", "one address too many"),
