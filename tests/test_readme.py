@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from PIL import Image
@@ -68,6 +69,21 @@ def test_the_readme_s_block_for_a_terminal_runs() -> None:
         with Image.open(path) as image:
             assert image.size == (1024, 1024)
         path.unlink()
+
+
+def test_the_recording_shows_the_commands_of_the_tape() -> None:
+    """The recording has each command that the tape types, no script, and a title that names the simulator."""
+    recording = ET.parse(ROOT / "docs" / "terminal.svg")  # noqa: S314 - our own file
+    tags = {element.tag.rpartition("}")[2] for element in recording.iter()}
+    text = "".join(recording.getroot().itertext())
+    tape = (ROOT / "tools" / "terminal.tape").read_text().partition("\nShow\n")[2]
+    commands = re.findall(r'^Type "(.+)"$', tape, re.MULTILINE)
+
+    assert "script" not in tags
+    assert "simulator" in (recording.findtext("{*}title") or "")
+    assert len(commands) >= 3
+    for command in commands:
+        assert command in text
 
 
 def test_one_script_generates_an_image(setup: WorkerSetup, tmp_path: Path) -> None:

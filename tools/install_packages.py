@@ -89,6 +89,8 @@ class PipProgress:
         match _PIP_OUTPUT.match(line):
             case None:
                 pass
+            case _ if self._step == "Obtaining":  # the last step: pip only reports how it installs the project
+                pass
             case found if found[1] == "Ignoring":  # the requirement is for another platform or another Python
                 self._count -= 1
             case found:

@@ -70,6 +70,7 @@ def test_the_progress_of_pip_counts_what_this_platform_needs() -> None:
         "Collecting nothing-has-this-name==1.0 (from -r locked.txt (line 1))\n",
         "Installing collected packages: nothing-has-this-name\n",
         "Obtaining file:///here\n",
+        "Installing collected packages: this-project\n",
     ):
         progress.read(line)
         texts.append(progress.text())
@@ -78,5 +79,6 @@ def test_the_progress_of_pip_counts_what_this_platform_needs() -> None:
         "Downloading package 0 of 1",
         "Downloading package 1 of 1 nothing-has-this-name",
         "Installing package 1 of 1",
+        "Installing this project",
         "Installing this project",
     ]
