@@ -8,6 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from comfy_client.cli.call import Call, status_of
 from comfy_client.cli.flags import Flag, parse_seconds
+from comfy_client.cli.models_result import models_lines, models_object
 from comfy_client.cli.output import OutputTarget, fetch_again, prepare_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
 from comfy_client.cli.results import cost_line, result_lines, result_object
@@ -92,7 +93,12 @@ def save(call: Call, client: Client, output: OutputTarget, result: GenerationRes
 
     The status is 0, 1 if the result could not be saved at the requested path, or the status of an interrupt. `is_kept`
     says whether the provider still has the result. Raises NotSaved.
+
+    The result of a job of the task `models` has no files, and is only shown.
     """
+    if result.report:
+        call.screen.show(models_object(result), *models_lines(call.screen, result))
+        return 0
     seed = f"generate it again with the seed {result.seed}: ComfyUI keeps only the results of `submit`"
     remedy = fetch_again(result) if is_kept else seed
     try:

@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("cancel a job", _ONE_JOB),
     "health": ("show the endpoint's workers and jobs", _JOBS),
     "workflows": ("list, show, make and check workflows", "comfy_client.cli.workflows"),
-    "models": ("list, download and delete the model files of the worker", "comfy_client.cli.models"),
+    "models": ("list, download and delete model files of the worker or of a local ComfyUI", "comfy_client.cli.models"),
     "errors": ("list the error codes, or explain one", "comfy_client.cli.errors"),
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),

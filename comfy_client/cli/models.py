@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, submit_in_thread, wait_with_progress
-from comfy_client.cli.screen import Screen
-from comfy_client.cli.tables import Column, table_lines
+from comfy_client.cli.models_result import models_lines, models_object
 from comfy_client.providers import COMFYUI_DIR, COMFYUI_ENDPOINT
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
@@ -23,22 +22,12 @@ from comfy_core.urls import HUGGING_FACE
 
 if TYPE_CHECKING:
     from comfy_client.client import Job
-    from comfy_client.models import ModelEntry, ModelList
-    from comfy_client.providers.interface import GenerationRequest, GenerationResult
+    from comfy_client.providers.interface import GenerationRequest
     from comfy_core.workflows import Workflow
 
 HF_TOKEN = Variable("HF_TOKEN", str, "Token for `comfy-client models download` from Hugging Face.", secret=True)
 CIVITAI_TOKEN = Variable("CIVITAI_TOKEN", str, "Token for `comfy-client models download` from Civitai.", secret=True)
 VARIABLES = (HF_TOKEN, CIVITAI_TOKEN)
-_HASH_CHARACTERS = 12
-_COLUMNS = (
-    Column("FILE"),
-    Column("SIZE", is_right=True),
-    Column("SHA256"),
-    Column("LAST USED"),
-    Column(),
-    Column("SOURCE", is_prose=True),
-)
 _FLAGS = (
     Flag(
         ("action",),
@@ -92,9 +81,9 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 
 def _models(call: Call) -> int:
-    from comfy_client.models import model_entry, model_list, wait_limit_s  # noqa: PLC0415 - `--help` needs no client
+    from comfy_client.models import wait_limit_s  # noqa: PLC0415 - `--help` needs no client
 
-    action, request = call.options.action, _request(call)
+    request = _request(call)
     with _with_directory(call).client() as client:
         submission: Future[Job] = Future()
         try:
@@ -103,14 +92,7 @@ def _models(call: Call) -> int:
                 result = wait_with_progress(job, wait_limit_s(client, call.options.wait_timeout), progress)
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
-    if action == DOWNLOAD:
-        is_new = result.report.get("downloaded")
-        lines = [f"{'downloaded' if is_new else 'already there:'} {_summary(model_entry(result))}"]
-    elif action == DELETE:
-        lines = [f"deleted {_summary(model_entry(result))}"]
-    else:
-        lines = _list_lines(call.screen, model_list(result))
-    call.screen.show({"job_id": result.job_id, "cost": result.cost, **_json(result)}, *lines)
+    call.screen.show(models_object(result), *models_lines(call.screen, result))
     return 0
 
 
@@ -160,41 +142,3 @@ def _tokens(call: Call) -> dict[str, str]:
     variables = {HUGGING_FACE: HF_TOKEN, CIVITAI: CIVITAI_TOKEN}
     token = next((each.read(call.environment) for url, each in variables.items() if url.endswith(f"//{host}")), "")
     return {host: token} if token else {}
-
-
-def _json(result: GenerationResult) -> dict[str, object]:
-    return {name: value for name, value in result.report.items() if name not in {"task", "timings", "gpu", "cost"}}
-
-
-def _list_lines(screen: Screen, found: ModelList) -> list[str]:
-    """Return a line for each file, and a line with the sums."""
-    lines = table_lines(screen, _COLUMNS, [_cells(model) for model in found.models])
-    left_out = f" ({found.left_out:,} more are not listed)" if found.left_out else ""
-    sizes = [model.bytes for model in found.models if model.bytes is not None]
-    total = f", {_size_text(sum(sizes))}" if sizes else ""
-    disk = ""
-    if found.free_bytes is not None and found.total_bytes is not None:
-        disk = f"; {_size_text(found.free_bytes)} of {_size_text(found.total_bytes)} are free"
-    files = "1 file" if len(found.models) == 1 else f"{len(found.models):,} files"
-    return [*lines, f"{files}{left_out}{total}{disk}"]
-
-
-def _cells(model: ModelEntry) -> Sequence[str]:
-    return (
-        model.path,
-        "" if model.bytes is None else _size_text(model.bytes),
-        (model.sha256 or "")[:_HASH_CHARACTERS],
-        (model.last_used or "")[:16].replace("T", " "),
-        "in use" if model.in_use else "",
-        model.source or "",
-    )
-
-
-def _summary(model: ModelEntry) -> str:
-    size = f"  {model.bytes:,} bytes" if model.bytes is not None else ""
-    return f"{model.path}{size}{f'  sha256 {model.sha256}' if model.sha256 else ''}"
-
-
-def _size_text(size: int) -> str:
-    """Return a size as text in MB or GB (powers of 1,000)."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004 - units

@@ -82,6 +82,22 @@ def test_models_are_downloaded_listed_and_deleted(shell: Shell, platform: RunPod
     assert platform.submissions == 5
 
 
+def test_the_result_of_an_earlier_job_is_shown(shell: Shell, platform: RunPodPlatform) -> None:
+    """`wait` and `result` with the id of such a job show the file or the list, and save nothing."""
+    downloaded = shell("models", "download", HF, "--folder=loras", "--json").json
+    listed = shell("models", "--json").json
+    waited = shell("wait", downloaded["job_id"])
+    fetched = shell("result", listed["job_id"])
+    as_json = shell("result", listed["job_id"], "--json").json
+
+    assert (waited.status, fetched.status) == (0, 0)
+    assert waited.out == f"downloaded {KNIGHT}  {len(LORA):,} bytes  sha256 {sha256(LORA)}\n"
+    assert fetched.out.startswith(KNIGHT)
+    assert fetched.out.splitlines()[-1].endswith(" GB are free")
+    assert as_json == listed
+    assert platform.submissions == 2
+
+
 @pytest.mark.parametrize("way", ["variable", "file"])
 def test_a_token_is_sent_and_not_shown(
     shell: Shell, platform: RunPodPlatform, server: ModelServer, tmp_path: Path, way: str
