@@ -134,14 +134,15 @@ class ErrorCode(enum.StrEnum):
         Retry.NO,
         cause="A node raised an exception during execution, or made ComfyUI hang.",
         remedy="Fix the cause that the message names. The same request will fail again.",
-        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` if ComfyUI hung",
+        details="`node_id`, `node_type`, `exception_type`; `log_tail`: the last lines of the exception's traceback; "
+        "`reason` is `comfyui_hung` if ComfyUI hung",
     )
     OUT_OF_MEMORY = _Row(
         "out_of_memory",
         Retry.RESEND,
         cause="The GPU ran out of memory, or ComfyUI ran out of main memory.",
         remedy="Request a smaller size or fewer LoRAs, or configure a GPU type with more memory.",
-        details="`node_id`, `node_type`, `exception_type`",
+        details="`node_id`, `node_type`, `exception_type`, and `log_tail` as in `execution_failed`",
     )
     INTERRUPTED = _Row(
         "interrupted",

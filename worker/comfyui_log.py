@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import collections
 import logging
-import re
 import threading
 from typing import IO
 
-from comfy_core.comfyui.responses import without_paths
+from comfy_core.comfyui.responses import cleaned_line, log_excerpt
 from worker.leases import Lease
 
 KEPT_LINES = 100
-SHOWN_LINES = 20
-SHOWN_CHARACTERS = 300
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Terminal escape sequences (colours, titles) and control characters. Tabs are kept."""
-_RUN_FOLDER = re.compile(r"run-[0-9a-f]{8,}(?:/[^\s'\"\],)]*)?")
 
 log = logging.getLogger("comfyui")
 
@@ -55,15 +49,8 @@ class ComfyLog:
         with self._lock:
             kept = list(self._lines)
             first = self._count - len(kept)
-        return [cleaned(line) for line in kept[max(0, since - first) :]]
+        return [cleaned_line(line) for line in kept[max(0, since - first) :]]
 
     def excerpt_for(self, lease: Lease) -> list[str]:
         """Return the lines that an error of the job with this lease may contain."""
-        return (
-            [] if lease.is_shared else [line[:SHOWN_CHARACTERS] for line in self.lines(lease.first_line)[-SHOWN_LINES:]]
-        )
-
-
-def cleaned(line: str) -> str:
-    """Return a line without escape sequences, local folders, and names of files in a run's folder."""
-    return _RUN_FOLDER.sub("run-…", without_paths(_ESCAPES.sub("", line)))
+        return [] if lease.is_shared else log_excerpt(self.lines(lease.first_line))

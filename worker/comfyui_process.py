@@ -25,10 +25,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from comfy_core.comfyui.responses import SHOWN_LINES
 from comfy_core.comfyui.server import CALL_TIMEOUT_S, ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
-from worker.comfyui_log import SHOWN_LINES
 from worker.leases import Lease
 from worker.supervision import Cause, ComfyUISupervisor, Death
 from worker.watchdog import HUNG_S, LOADING_FACTOR, Watchdog, is_reading

@@ -187,7 +187,7 @@ class DirectProvider:
         job.queued_or_ended.wait()
         if not job.is_queued and job.status.error is not None:
             raise JobError.of(job.status.error, job_id)
-        return job.status
+        return JobStatus(job_id, JobState.QUEUED)  # the job may have started, but its events begin with Queued
 
     def _forget_old_jobs(self) -> None:
         """Remove old ended jobs from memory, and from ComfyUI if it has kept many."""

@@ -4,7 +4,7 @@ Facts (tests/recordings):
 
 - /history/{id} is `{}` for a pending, running or unknown prompt. Otherwise it is
   `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`. The messages distinguish an
-  error from an interruption.
+  error from an interruption. That of an error has the exception's `traceback`, which ComfyUI also logs.
 - `prompt` is the entry that /queue had: `[number, prompt_id, graph, extra_data, outputs]`. `extra_data` is that of the
   request, without keys of comfy.org.
 - /system_stats has the device that torch uses, with its `type` (`cpu`, `cuda`) and `name`.
@@ -24,7 +24,7 @@ Facts (execution.py of 0.3.64 and 0.33.0; model_vbar.py, vram_buffer.py and host
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,6 +44,11 @@ _GPU_MEMORY = re.compile(
 _MAIN_MEMORY = re.compile(r"HostBuffer( allocation|\.extend|\.register) failed|Host OOM")
 """Matches messages of comfy-aimdo about exhausted main memory."""
 
+SHOWN_LINES = 20
+SHOWN_CHARACTERS = 300
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Terminal escape sequences (colours, titles) and control characters. Tabs are kept."""
+_RUN_FOLDER = re.compile(r"run-[0-9a-f]{8,}(?:/[^\s'\"\],)]*)?")
 
 _CUDA_DEVICE = re.compile(r"cuda(:\d+)? (?P<gpu>.+?)( : \w*)?")
 
@@ -99,12 +104,16 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Failed:
-    """The prompt failed: usually, a node raised an exception. The node's fields are empty if ComfyUI names none."""
+    """The prompt failed: usually, a node raised an exception. The node's fields are empty if ComfyUI names none.
+
+    `traceback` has the last lines of the exception's traceback, as in `log_excerpt`.
+    """
 
     node_id: str
     node_type: str
     exception_type: str
     message: str
+    traceback: tuple[str, ...] = ()
 
     @property
     def memory_problem(self) -> str:
@@ -126,7 +135,13 @@ class Failed:
     def error(self) -> JobError:
         """Return the job's error."""
         where = f"node {self.node_id} ({self.node_type})" if self.node_id else "the workflow"
-        details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
+        details: JsonObject = {
+            "node_id": self.node_id,
+            "node_type": self.node_type,
+            "exception_type": self.exception_type,
+        }
+        if self.traceback:
+            details["log_tail"] = list(self.traceback)
         if self.memory_problem:
             return JobError.because(ErrorCode.OUT_OF_MEMORY, f"{self.memory_problem} in {where}", **details)
         if self.breaks_cuda:
@@ -157,10 +172,8 @@ Outcome: TypeAlias = Succeeded | Failed | Interrupted
 
 def read_history(body: object, prompt_id: str) -> Outcome | None:
     """Return the prompt's outcome from a /history response, or None if the response has none."""
-    match body:
-        case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
-            return _read_entry(entry)
-    return None
+    entry = _entry(body, prompt_id)
+    return _read_entry(entry) if entry else None
 
 
 @dataclass(frozen=True)
@@ -181,18 +194,20 @@ def read_prompt(item: object) -> StoredPrompt | None:
 
 def read_history_prompt(body: object, prompt_id: str) -> StoredPrompt | None:
     """Return the prompt in a /history response, or None if the response has none."""
-    match body:
-        case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
-            return read_prompt(entry.get("prompt"))
-    return None
+    return read_prompt(_entry(body, prompt_id).get("prompt"))
 
 
 def read_written(body: object, prompt_id: str) -> tuple[OutputFile, ...]:
     """Return the files that the prompt wrote, whatever its outcome, from a /history response."""
+    return _succeeded_with(_entry(body, prompt_id).get("outputs")).written
+
+
+def _entry(body: object, prompt_id: str) -> Mapping[str, Any]:
+    """Return the entry of a prompt in a /history response; empty if the response has none."""
     match body:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
-            return _succeeded_with(entry.get("outputs")).written
-    return ()
+            return entry
+    return {}
 
 
 def _read_entry(entry: Mapping[str, Any]) -> Outcome:
@@ -203,12 +218,20 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
             case ["execution_error", {"node_id": node_id, "node_type": node_type, **rest}]:
                 text = foreign_text(" ".join(str(rest.get("exception_message", ""))[:_MAX_PROCESSED_TEXT].split()))
                 kind = shortened(str(rest.get("exception_type", "")))
-                return Failed(shortened(str(node_id)), shortened(str(node_type)), kind, text)
+                return Failed(
+                    shortened(str(node_id)), shortened(str(node_type)), kind, text, _traceback(rest.get("traceback"))
+                )
             case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:
                 return Interrupted(shortened(str(node_id)), shortened(str(node_type)))
     if isinstance(status, dict) and status.get("status_str") == "error":
         return Failed("", "", "", "ComfyUI named neither a node nor a reason")
     return _succeeded_with(entry.get("outputs"))
+
+
+def _traceback(entries: object) -> tuple[str, ...]:
+    """Return the last lines of the traceback in an execution_error, whose entries are those of traceback.format_tb."""
+    last = [str(entry)[-_MAX_PROCESSED_TEXT:] for entry in entries[-SHOWN_LINES:]] if isinstance(entries, list) else []
+    return tuple(log_excerpt("".join(last).splitlines()))
 
 
 def _succeeded_with(outputs: object) -> Succeeded:
@@ -232,3 +255,13 @@ def foreign_text(text: str) -> str:
 def without_paths(text: str) -> str:
     """Return `text` with each absolute path reduced to its last part, so that no folders are disclosed."""
     return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":]+/)+([^\s/'\":]*)", r"\1", text)
+
+
+def cleaned_line(line: str) -> str:
+    """Return a line of ComfyUI's log without escape sequences, local folders, and names of files in a run's folder."""
+    return _RUN_FOLDER.sub("run-…", without_paths(_ESCAPES.sub("", line)))
+
+
+def log_excerpt(lines: Sequence[str]) -> list[str]:
+    """Return the last lines of ComfyUI's log as an error may contain them: cleaned, and with limited lengths."""
+    return [cleaned_line(line)[:SHOWN_CHARACTERS] for line in lines[-SHOWN_LINES:]]

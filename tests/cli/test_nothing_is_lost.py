@@ -180,3 +180,20 @@ def test_a_failed_write_of_a_direct_comfyui_names_the_seed(direct: tuple[Shell, 
 
     assert process.returncode == 1
     assert "generate it again with the seed 7" in err
+
+
+def test_logs_of_a_direct_comfyui(direct: tuple[Shell, Simulator]) -> None:
+    """`logs` shows the traceback of the node that failed, for a job of this log or of another process."""
+    shell, simulator = direct
+    simulator.faults.fail_node("KSampler", "ValueError", "the tensor is wrong")
+    shell("txt2img", "x", *SMALL_FLAGS)
+    logged = shell("logs", "--last")
+    simulator.faults.fail_node("KSampler", "ValueError", "the tensor is wrong")
+    job_id = shell("submit", "txt2img", "-iprompt=x", "-isteps=1", "-iwidth=64", "-iheight=64").out.strip()
+    assert shell("wait", job_id, COMFY_CLIENT_JOB_LOG="off").status == 1
+    found = shell("logs", job_id, COMFY_CLIENT_JOB_LOG="off")
+
+    for ended in (logged, found):
+        assert ended.status == 0, ended.err
+        assert "File " in ended.out
+        assert "execution_failed: node 8 (KSampler) failed: the tensor is wrong" in ended.err

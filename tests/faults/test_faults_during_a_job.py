@@ -151,12 +151,16 @@ def test_repeated_out_of_memory_is_an_error_with_advice(simulator: Simulator, ru
 
 
 def test_a_failing_node_ends_the_job_and_its_other_prompts(simulator: Simulator, run: RunJob) -> None:
-    """If the first of three prompts fails, the error names the node but no path, and no prompt is left."""
+    """If the first of three prompts fails, the error has the node and the traceback, no path, and no prompt is left."""
     simulator.faults.fail_node("KSampler", "ValueError", "bad /comfyui/models/x.safetensors")
     error = error_of(lambda: run(num_images=3))
 
     assert error.code is ErrorCode.EXECUTION_FAILED
+    lines = error.report.details.pop("log_tail")
     assert error.report.details == {"node_id": "8", "node_type": "KSampler", "exception_type": "ValueError"}
+    assert any("sampling.py" in line or "executor.py" in line for line in lines)
+    assert all(" in " in line for line in lines if line.lstrip().startswith("File "))
+    assert "/" not in "".join(line.partition('"')[2].partition('"')[0] for line in lines)
     assert "/comfyui" not in error.report.message
     assert remaining(simulator) == []
 

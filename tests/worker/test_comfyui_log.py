@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from worker.comfyui_log import KEPT_LINES, SHOWN_CHARACTERS, SHOWN_LINES, ComfyLog, cleaned
+from comfy_core.comfyui.responses import SHOWN_CHARACTERS, SHOWN_LINES, cleaned_line
+from worker.comfyui_log import KEPT_LINES, ComfyLog
 from worker.leases import Leases
 
 
@@ -69,4 +70,4 @@ def test_at_most_twenty_lines_of_300_characters_are_returned() -> None:
 )
 def test_lines_are_sanitized(line: str, shown: str) -> None:
     """Lines contain no escape sequences, control characters, folders, or names of uploaded files."""
-    assert cleaned(line) == shown
+    assert cleaned_line(line) == shown
