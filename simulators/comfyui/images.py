@@ -2,6 +2,7 @@
 
 The same recipe gives the same pixels: random colours from the seed and the prompt, with the text on a dark panel. For
 img2img, the source image is blended with the drawing in the proportion `denoise`; outside of a noise mask it stays.
+The text of img2img is at the bottom, so that it does not cover the text of a source from txt2img.
 Pillow's own font has only ASCII, so accents are removed and other letters become escapes.
 """
 
@@ -84,7 +85,7 @@ def preview(sketch: Sketch, progress: float) -> Image.Image:
 def placeholder(recipe: Recipe, size: tuple[int, int]) -> Image.Image:
     """Return the drawing of a recipe: a background and the text."""
     image = _background(recipe, size)
-    _write(image, paragraphs_of(recipe, size))
+    _write(image, paragraphs_of(recipe, size), at_bottom=recipe.denoise < 1)
     return image
 
 
@@ -120,7 +121,7 @@ def _background(recipe: Recipe, size: tuple[int, int]) -> Image.Image:
     return cloud.resize(size, Image.Resampling.BICUBIC)
 
 
-def _write(image: Image.Image, paragraphs: list[str]) -> None:
+def _write(image: Image.Image, paragraphs: list[str], *, at_bottom: bool) -> None:
     """Write the paragraphs on a panel, in the largest size that fits. Text that is too long is cut off."""
     margin = max(1, min(image.size) // 64)
     width, height = (max(1, side - 4 * margin) for side in image.size)
@@ -133,9 +134,11 @@ def _write(image: Image.Image, paragraphs: list[str]) -> None:
         if len(lines) <= room:
             break
     lines = lines if len(lines) <= room else [*lines[: room - 1], f"{lines[room - 1][:-3]}..."]
-    box = (margin, margin, image.width - margin, min(image.height - margin, 3 * margin + line_height * len(lines)))
+    panel_height = min(image.height - 2 * margin, 2 * margin + line_height * len(lines))
+    top = image.height - margin - panel_height if at_bottom else margin
+    box = (margin, top, image.width - margin, top + panel_height)
     panel = image.crop(box)
     image.paste(Image.blend(panel, Image.new("RGB", panel.size, PANEL), PANEL_OPACITY), box)
     pen = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
-        pen.text((2 * margin, 2 * margin + number * line_height), line, INK, font)
+        pen.text((2 * margin, top + margin + number * line_height), line, INK, font)

@@ -102,6 +102,15 @@ def test_denoise_mixes_source_and_drawing() -> None:
     assert max(ImageChops.difference(decoded(little), start).tobytes()) <= 3
 
 
+def test_the_text_of_img2img_leaves_the_upper_half_free() -> None:
+    """The text of a drawing for img2img is in the lower half, so that text of the source stays readable."""
+    first, second = (placeholder(replace(RECIPE, denoise=0.5, steps=steps), (512, 512)) for steps in (20, 21))
+    upper_half = (0, 0, 512, 256)
+
+    assert first.tobytes() != second.tobytes()
+    assert first.crop(upper_half).tobytes() == second.crop(upper_half).tobytes()
+
+
 def test_the_last_preview_is_the_drawing() -> None:
     """A preview's longer side is PREVIEW_SIDE. The last one equals the image. An early one can be saved as JPEG."""
     sketch = Sketch(64, 128, RECIPE)
