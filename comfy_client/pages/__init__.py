@@ -14,8 +14,9 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 CLIPBOARD = FOLDER / "clipboard.js"
+"""The script that copies a text and shows the result on a button."""
 VIEWER = FOLDER / "viewer.js"
-"""The script of `viewer.html`: opens the images of a page at full size, and copies texts of a page."""
+"""The script of `viewer`, which needs CLIPBOARD."""
 
 
 def shared_style() -> str:
@@ -35,11 +36,16 @@ def html_document(title: str, body: str, *, style: str, script: str, body_class:
 
 
 def static_page(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """Return a page that needs no server: `body`, the shared style and the viewer of images. See `viewer.html`."""
-    body = f'<main class="page">\n{body}</main>\n{read_text(FOLDER / "viewer.html")}'
-    return html_document(
-        title, body, style=shared_style() + style, script=joined_script([CLIPBOARD, VIEWER], extra=script)
-    )
+    """Return a page that needs no server: `body`, the shared style, and the viewer of images as static.js uses it."""
+    copy_prompt = '<button class="copy-prompt">Copy prompt</button>'
+    body = f'<main class="page">\n{body}</main>\n{viewer(copy_prompt)}'
+    shared_script = [CLIPBOARD, VIEWER, FOLDER / "static.js"]
+    return html_document(title, body, style=shared_style() + style, script=joined_script(shared_script, script))
+
+
+def viewer(actions: str) -> str:
+    """Return the HTML of the dialog that shows images at full size. `actions` are the page's own buttons in it."""
+    return string.Template(read_text(FOLDER / "viewer.html")).substitute(actions=actions)
 
 
 def joined_script(files: Iterable[Path], extra: str = "") -> str:

@@ -1,51 +1,37 @@
-// The images of a static page at full size, with the keys ← → and Esc, and the copying of texts.
+// The dialog of viewer.html: the images of a page at full size, with the keys ← → and Esc.
 //
-// An image is a link `a.open` to its file. Its data attributes are what the viewer shows and copies: data-prompt (or the
-// image's alternative text), data-facts, and data-seed if there is one. A button with data-copy copies that text.
+// `images` returns the page's images in their order, `keyOf` returns what identifies an image, and `show` fills in the
+// dialog for one. `show` returns the seed of the image, or undefined if it is unknown.
+function prepareViewer({ images, keyOf, show }) {
+  const dialog = document.getElementById("viewer"), find = (name) => dialog.querySelector("." + name);
+  let current = null, seed;
 
-const dialog = document.getElementById("viewer");
-const inViewer = (name) => dialog.querySelector("." + name);
-let shown = null;
+  const neighbour = (by) => {
+    const list = images(), at = list.findIndex((image) => keyOf(image) === keyOf(current));
+    return at < 0 ? undefined : list[at + by];
+  };
+  const open = (image) => {
+    current = image;
+    dialog.classList.remove("actual");
+    find("actual").setAttribute("aria-pressed", "false");
+    find("previous").disabled = !neighbour(-1);
+    find("next").disabled = !neighbour(1);
+    seed = show(image, find);
+    find("copy-seed").hidden = seed === undefined;
+    if (!dialog.open) dialog.showModal();
+  };
+  const step = (by) => { if (neighbour(by)) open(neighbour(by)); };
 
-const openLinks = () => [...document.querySelectorAll("a.open")].filter((link) => !link.closest("[hidden]"));
-
-function show(link) {
-  const links = openLinks(), at = links.indexOf(link), { prompt, facts, seed } = link.dataset;
-  const image = dialog.querySelector("img"), text = prompt ?? link.querySelector("img").alt;
-  shown = link;
-  dialog.classList.remove("actual");
-  inViewer("actual").setAttribute("aria-pressed", "false");
-  image.src = inViewer("download").href = link.getAttribute("href");
-  image.alt = inViewer("prompt").textContent = text;
-  inViewer("fact").textContent = facts ?? "";
-  inViewer("previous").disabled = at <= 0;
-  inViewer("next").disabled = at >= links.length - 1;
-  inViewer("copy-prompt").hidden = !prompt;
-  inViewer("copy-seed").hidden = !seed;
-  if (!dialog.open) dialog.showModal();
+  find("previous").onclick = () => step(-1);
+  find("next").onclick = () => step(1);
+  find("close").onclick = () => dialog.close();
+  find("actual").onclick = () => find("actual").setAttribute("aria-pressed", dialog.classList.toggle("actual"));
+  find("copy-seed").onclick = (event) => copy(seed, event.currentTarget);
+  // A button that becomes disabled loses the focus to the document, and the dialog receives no keys then.
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const isInViewer = dialog.open && [null, dialog].includes(event.target.closest("dialog"));
+    if (by && isInViewer && !dialog.classList.contains("actual")) step(by);
+  });
+  return { dialog, find, open, neighbour, current: () => current };
 }
-
-function step(by) {
-  const links = openLinks(), next = links[links.indexOf(shown) + by];
-  if (next) show(next);
-}
-
-document.addEventListener("click", (event) => {
-  const link = event.target.closest("a.open"), button = event.target.closest("button[data-copy]");
-  if (button) copy(button.dataset.copy, button);
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  event.preventDefault();
-  show(link);
-});
-// A button that becomes disabled loses the focus to the document, and the dialog receives no keys then.
-document.addEventListener("keydown", (event) => {
-  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (by && dialog.open && !dialog.classList.contains("actual")) step(by);
-});
-dialog.addEventListener("close", () => shown.focus());
-inViewer("previous").onclick = () => step(-1);
-inViewer("next").onclick = () => step(1);
-inViewer("close").onclick = () => dialog.close();
-inViewer("actual").onclick = () => inViewer("actual").setAttribute("aria-pressed", dialog.classList.toggle("actual"));
-inViewer("copy-prompt").onclick = (event) => copy(shown.dataset.prompt, event.currentTarget);
-inViewer("copy-seed").onclick = (event) => copy(shown.dataset.seed, event.currentTarget);

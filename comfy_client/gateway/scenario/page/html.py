@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from comfy_client.pages import CLIPBOARD, html_document, joined_script, read_text, shared_style
+from comfy_client.pages import CLIPBOARD, VIEWER, html_document, joined_script, read_text, shared_style, viewer
 
 FOLDER = Path(__file__).parent
 SCRIPTS = (
@@ -23,6 +23,9 @@ SCRIPTS = (
     "start.js",
 )
 """The files of the page's script, in their order in it."""
+VIEWER_ACTIONS = """
+<button class="input">Use as input</button><button class="copy-id">Copy id</button>
+<button class="delete danger">Delete image</button>"""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class HtmlPage:
 def read_page() -> HtmlPage:
     """Return the web page. The policy allows its script and style by hash, and connections to the shim only."""
     style = shared_style() + read_text(FOLDER / "page.css")
-    script = joined_script([CLIPBOARD, *(FOLDER / name for name in SCRIPTS)])
-    body = read_text(FOLDER / "page.html")
+    script = joined_script([CLIPBOARD, VIEWER, *(FOLDER / name for name in SCRIPTS)])
+    body = read_text(FOLDER / "page.html").replace("<!-- viewer -->", viewer(VIEWER_ACTIONS))
     html = html_document("Images from your own endpoint", body, style=style, script=script, body_class="one-caller")
     policy = (
         "default-src 'none'",

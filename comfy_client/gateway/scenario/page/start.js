@@ -24,7 +24,7 @@ function start() {
   document.addEventListener("visibilitychange", () => { if (!document.hidden) update(); });
   window.addEventListener("online", update);
   prepareFilter();
-  prepareViewer();
+  prepareViewerActions();
   prepareForm();
   update();
 }
