@@ -119,7 +119,8 @@ class OpenAiApi:
         if call.options.is_stream:
             headers = {**SECURITY_HEADERS, "X-Accel-Buffering": "no"}
             return StreamingResponse(self._events(job, call), media_type="text/event-stream", headers=headers)
-        ended = await _unless_disconnected(request, self._service.ended(job.id))
+        with self._service.observed(job.id, _ignore):
+            ended = await _unless_disconnected(request, self._service.ended(job.id))
         if ended is None:
             return Response(status_code=CLIENT_CLOSED)
         images = await self._response_images(ended, call.options)
@@ -212,6 +213,10 @@ async def _next_event(events: asyncio.Queue[Event], ended: asyncio.Task[ShimJob]
         return event.result() if event.done() else None
     finally:
         event.cancel()
+
+
+def _ignore(_: Event) -> None:
+    """Do nothing with the events of a job whose caller only wants its images."""
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,13 +38,16 @@ def fingerprint(owner: str, route: str, model_id: str | None, body: object) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find_retried(retry: RetryHint, equal: Sequence[Repeatable]) -> Repeatable | None:
+def find_retried(
+    retry: RetryHint, equal: Sequence[Repeatable], observed: Container[str] = frozenset()
+) -> Repeatable | None:
     """Return the job or call that a retry refers to, or None for a new request.
 
-    `equal` are the jobs or calls of equal requests. Those whose response did not reach the caller are preferred, then
-    the oldest. Each is matched at most once per retry count.
+    `equal` are the jobs or calls of equal requests. Preferred are those that no other request observes (their ids are
+    not in `observed`), then those whose response did not reach the caller, then the oldest. Each is matched at most
+    once per retry count.
     """
     if retry.count <= 0:
         return None
     fitting = [each for each in equal if each.repeats < retry.count]
-    return min(fitting, key=lambda each: (each.is_answered, each.created_at), default=None)
+    return min(fitting, key=lambda each: (each.id in observed, each.is_answered, each.created_at), default=None)

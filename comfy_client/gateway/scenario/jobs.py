@@ -18,7 +18,6 @@ import base64
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -84,7 +83,8 @@ class JobRunner:
             self._run_slots = contextlib.nullcontext()
         self._is_stopping = False
         self._stopping = asyncio.Event()
-        self._observers: dict[str, list[Observer]] = defaultdict(list)
+        self.observers: dict[str, list[Observer]] = {}
+        """The observers of the jobs that are observed, by the job's id."""
 
     def resume(self) -> int:
         """Resume the unfinished jobs of earlier processes and return their number. Raises ShimError."""
@@ -118,13 +118,14 @@ class JobRunner:
     @contextlib.contextmanager
     def observed(self, job_id: str, observer: Observer) -> Iterator[None]:
         """Call `observer` with each event of a running job, until the context ends."""
-        self._observers[job_id].append(observer)
+        observers = self.observers.setdefault(job_id, [])
+        observers.append(observer)
         try:
             yield
         finally:
-            self._observers[job_id].remove(observer)
-            if not self._observers[job_id]:
-                del self._observers[job_id]
+            observers.remove(observer)
+            if not observers:
+                del self.observers[job_id]
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job. A finished job does not change.
@@ -273,7 +274,7 @@ class JobRunner:
                         return
                     with suppress(ShimError):  # The disk may be full. The next event updates the progress.
                         self._record_progress(job_id, event)
-                    for observer in self._observers.get(job_id, ()):
+                    for observer in self.observers.get(job_id, ()):
                         observer(event)
             except JobCancelled:
                 await self._storage.write(lambda: self._end(job_id, Status.CANCELED))

@@ -207,7 +207,10 @@ class ShimService:
         return job
 
     def observed(self, job_id: str, observer: Observer) -> AbstractContextManager[None]:
-        """Call `observer` with each event of a running job, until the context ends."""
+        """Call `observer` with each event of a running job, until the context ends.
+
+        Meanwhile the job belongs to the request of the observer: the retry of an equal request prefers other jobs.
+        """
         return self._runner.observed(job_id, observer)
 
     def release_waits(self) -> None:
@@ -273,7 +276,8 @@ class ShimService:
             if job is not None and job.fingerprint != digest:
                 raise key_of_another_request()
             return job
-        job = find_retried(retry, self._store.equal_jobs(digest, self._storage.clock() - window_s))
+        equal = self._store.equal_jobs(digest, self._storage.clock() - window_s)
+        job = find_retried(retry, equal, self._runner.observers)
         return None if job is None else self._store.change(job, repeats=retry.count)
 
     async def _store_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 BEARER = {"Authorization": f"Bearer {KEY}:{SECRET}"}
 CALL: Body = {"prompt": "a knight", "size": "64x64", "seed": 5}
+CALLS = 50
 RETRIES = 100
 """More than the SDK needs while the server starts again, on a machine of any speed."""
 
@@ -56,7 +58,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def jobs(server: ShimProcess) -> list[Any]:
     """Return the records of the jobs from Scenario's API."""
-    found: list[Any] = requests.get(f"{server.base_url}/jobs", auth=AUTH, timeout=60).json()["jobs"]
+    found: list[Any] = requests.get(f"{server.base_url}/jobs?pageSize=100", auth=AUTH, timeout=60).json()["jobs"]
     return found
 
 
@@ -69,7 +71,7 @@ def post(server: ShimProcess, body: Body = CALL, key: str = "") -> requests.Resp
 def sdk_call(server: ShimProcess) -> ImagesResponse:
     """Send a call with the SDK, which repeats it by itself."""
     with caller(server, max_retries=RETRIES) as client:
-        return client.images.generate(prompt="a knight", size="64x64", extra_body={"seed": 5})
+        return client.images.generate(prompt="a knight", size="64x64")
 
 
 def await_submission(server: ShimProcess) -> None:
@@ -78,19 +80,46 @@ def await_submission(server: ShimProcess) -> None:
 
 
 def test_a_kill_in_the_middle_is_not_paid_twice(
-    server: ShimProcess, platform: RunPodPlatform, released: threading.Event, pool: ThreadPoolExecutor
+    server: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
-    """The server is killed while the SDK waits, and started again: the SDK's own retry gets the job's image."""
-    waiting: Future[ImagesResponse] = pool.submit(sdk_call, server)
-    await_submission(server)
+    """The server is killed while the SDK waits for 50 equal calls: each call gets the image of a job of its own.
+
+    The SDK repeats the calls by itself. Each job is sent to the endpoint once.
+    """
+    with ThreadPoolExecutor(CALLS) as pool:
+        waiting = [pool.submit(sdk_call, server) for _ in range(CALLS)]
+        assert until(lambda: len([job for job in jobs(server) if "endpointJobId" in job["metadata"]]) == CALLS)
+        server.kill()
+        server.start()
+        released.set()
+        responses = [each.result(300) for each in waiting]
+
+    seeds = {image.model_extra["seed"] for each in responses for image in each.data or [] if image.model_extra}
+    assert len(seeds) == CALLS
+    assert len(jobs(server)) == platform.submissions == CALLS
+
+
+def test_repeated_equal_calls_get_different_jobs(
+    server: ShimProcess, platform: RunPodPlatform, released: threading.Event
+) -> None:
+    """After a kill, two equal calls are repeated a different number of times: each gets one of the two jobs."""
+
+    def stream(count: int) -> requests.Response:
+        url = f"{server.base_url}/images/generations"
+        headers = {**BEARER, "x-stainless-retry-count": str(count)}
+        return requests.post(url, json={**CALL, "stream": True}, headers=headers, stream=True, timeout=300)
+
+    first = [stream(0), stream(0)]
+    assert until(lambda: len([job for job in jobs(server) if "endpointJobId" in job["metadata"]]) == 2)
     server.kill()
     server.start()
+    again = [stream(3), stream(5)]
     released.set()
 
-    [image] = waiting.result(300).data or []
-    assert base64.b64decode(image.b64_json or "") == png(8, 5)
-    assert platform.submissions == 1
-    assert len(jobs(server)) == 1
+    assert len({json.loads(each.text.rpartition("data: ")[2])["job_id"] for each in again}) == 2
+    assert platform.submissions == 2
+    for each in first:
+        each.close()
 
 
 def test_a_stop_ends_the_call_and_not_the_job(
