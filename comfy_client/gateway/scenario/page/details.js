@@ -124,7 +124,7 @@ function renderFacts(list, data) {
     Job: job.jobId, "Endpoint's job": job.metadata.endpointJobId, Images: job.metadata.assetIds.join(", "),
     Missing: missing > 0 && !copying.size ? count(missing, "image") + " not here: deleted, or not an image" : "",
     Seed: seedOf(data, data.assets[0]), Model: input.modelId, Steps: input.numInferenceSteps, Guidance: input.guidance,
-    Strength: input.strength, "Start image": input.image, Side: data.side === "scenario" ? "Scenario" : "own endpoint", Caller: data.caller.name,
+    User: input.openai?.user, Strength: input.strength, "Start image": input.image, Side: data.side === "scenario" ? "Scenario" : "own endpoint", Caller: data.caller.name,
     Started: new Date(data.createdAt).toLocaleString(), Queue: durationText(data.queueSeconds), Run: durationText(data.runSeconds),
     "Time taken": durationText(data.wholeSeconds), Cost: costText(data), "Error code": job.metadata.errorCode, Note: job.metadata.hint,
   };
