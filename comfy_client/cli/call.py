@@ -97,6 +97,13 @@ class Command:
 JSON = Flag(("--json",), "Print one JSON object on stdout, for results and errors.", settings={"action": "store_true"})
 
 
+STREAM = Flag(
+    ("--stream",),
+    "With --json: before it, print one JSON object a line for each event of the job.",
+    settings={"action": "store_true"},
+)
+
+
 def print_url(call: Call, url: str) -> None:
     """With --json, print the server's URL as JSON. Without it, the server's own log shows the URL."""
     if call.screen.is_json:

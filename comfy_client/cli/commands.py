@@ -6,12 +6,13 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.call import JSON, STREAM, Call, Command
 from comfy_client.cli.flags import PICTURE, Flag, input_flags
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, run_and_save, submit_in_thread
 from comfy_client.cli.output import FORCE, OUTPUT
 from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
 from comfy_client.cli.tables import Column, table_lines
+from comfy_client.cli.terminal_images import SHOW
 from comfy_client.client import Job
 from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
@@ -24,7 +25,7 @@ IMAGE = Flag(
 )
 
 
-_WAITING_FLAGS = (*JOB_OPTION_FLAGS, WAIT_TIMEOUT, OUTPUT, FORCE, JSON)
+_WAITING_FLAGS = (*JOB_OPTION_FLAGS, WAIT_TIMEOUT, OUTPUT, FORCE, SHOW, JSON, STREAM)
 """The flags of a command that runs a job and saves its images."""
 
 

@@ -12,6 +12,7 @@ from comfy_client.cli.models_result import models_lines, models_object
 from comfy_client.cli.output import OutputTarget, fetch_again, prepare_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
 from comfy_client.cli.results import cost_line, result_lines, result_object
+from comfy_client.cli.terminal_images import show_images
 from comfy_client.client import Client, Job
 from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult
@@ -62,6 +63,7 @@ def submit_in_thread(
 
 def wait_with_progress(job: Job, timeout_s: float | None, progress: ProgressDisplay) -> GenerationResult:
     """Wait for a job up to `timeout_s` or the client's default, show its progress, and return its result."""
+    progress.follow(job.id)
     for event in job.events(timeout_s):
         progress.show(event)
         if isinstance(event, Done):
@@ -114,6 +116,7 @@ def save(call: Call, client: Client, output: OutputTarget, result: GenerationRes
         call.screen.show(result_object(result, saved.paths, saved.problem), *result_lines(result, saved.paths))
     if not call.screen.is_json and (line := cost_line(result)):
         call.screen.say(line)
+    show_images(call, result)
     for note in (*saved.notes, *result.warnings):
         call.screen.say(f"comfy-client: warning: {note}")
     if saved.problem:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from comfy_client.cli.call import JSON, Call, Command, status_of
+from comfy_client.cli.call import JSON, STREAM, Call, Command, status_of
 from comfy_client.cli.costs import required_log
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.following import WAIT_TIMEOUT, save, wait_with_progress
 from comfy_client.cli.output import FORCE, OUTPUT, prepare_output
 from comfy_client.cli.results import status_object
+from comfy_client.cli.terminal_images import SHOW
 from comfy_client.client import Client, Job
 from comfy_client.job_log import LoggedJob, job_log_from_env
 from comfy_core.contract import ErrorReport
@@ -30,8 +31,8 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the commands."""
     return (
         Command("status", [JOB_ID, LAST, JSON], _status),
-        Command("wait", [JOB_ID, LAST, WAIT_TIMEOUT, OUTPUT, FORCE, JSON], _wait),
-        Command("result", [JOB_ID, LAST, OUTPUT, FORCE, JSON], _result),
+        Command("wait", [JOB_ID, LAST, WAIT_TIMEOUT, OUTPUT, FORCE, SHOW, JSON, STREAM], _wait),
+        Command("result", [JOB_ID, LAST, OUTPUT, FORCE, SHOW, JSON], _result),
         Command("logs", [JOB_ID, LAST, JSON], _logs),
         Command("cancel", [JOB_ID, LAST, JSON], _cancel),
     )

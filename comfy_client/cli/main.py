@@ -107,7 +107,9 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # The console's encoding may not have all characters.
-    screen = Screen(out or sys.stdout, err or sys.stderr, is_json="--json" in arguments)
+    screen = Screen(
+        out or sys.stdout, err or sys.stderr, is_json="--json" in arguments, is_stream="--stream" in arguments
+    )
     flags: Sequence[Flag] = ()
     name = ""
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.call import JSON, STREAM, Call, Command
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, submit_in_thread, wait_with_progress
 from comfy_client.cli.models_result import models_lines, models_object
@@ -77,7 +77,7 @@ _FLAGS = (
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the command `models`."""
-    return (Command("models", [*_FLAGS, WAIT_TIMEOUT, JSON], _models),)
+    return (Command("models", [*_FLAGS, WAIT_TIMEOUT, JSON, STREAM], _models),)
 
 
 def _models(call: Call) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import mimetypes
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,8 +31,8 @@ _MAX_NAME_CHARACTERS = 100
 OUTPUT = Flag(
     ("-o", "--output"),
     "File, folder/, or - for stdout. The suffix .png, .jpg or .webp selects the format. Several images: name-1, "
-    "name-2; {seed} in the name is replaced by the seed. Existing files are not overwritten: the next free name is "
-    "used. Default: ./WORKFLOW-SEED.png",
+    "name-2; {seed} and {id} in the name are replaced by the seed and the job's id. Existing files are not "
+    "overwritten: the next free name is used. Default: ./WORKFLOW-SEED.png",
     "FILE",
     {"default": "."},
 )
@@ -80,10 +81,11 @@ def prepare_output(text: str, screen: Screen, *, is_forced: bool = False) -> Out
     path = _with_home_folder(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)
     folder = path if is_folder else path.parent
-    if "{seed}" in str(folder):
-        raise UsageError(
-            f"-o {text}: {{seed}} can only be used in the file name, not in a folder name. Nothing was sent"
-        )
+    for field in ("{seed}", "{id}"):
+        if field in str(folder):
+            raise UsageError(
+                f"-o {text}: {field} can only be used in the file name, not in a folder name. Nothing was sent"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_special = not is_folder and path.exists() and not path.is_file()
@@ -224,7 +226,8 @@ def _target(output: OutputTarget, result: GenerationResult, file: GeneratedFile,
     if output.is_folder:
         name = f"{result.workflow}-{seed}{Path(own_name).suffix}" if seed is not None else own_name
         return output.path / name
-    target = output.path.with_name(output.path.name.replace("{seed}", str(number if seed is None else seed)))
+    fields = {"{seed}": str(number if seed is None else seed), "{id}": re.sub(r"[^\w.-]", "_", result.job_id)}
+    target = output.path.with_name(re.sub("{seed}|{id}", lambda found: fields[found[0]], output.path.name))
     suffix = _SUFFIXES.get(file.mime_type)
     requested_format = FORMATS.get(target.suffix.lower())
     return target.with_suffix(suffix) if suffix and requested_format and requested_format != FORMATS[suffix] else target

@@ -123,6 +123,8 @@ def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str
         quoted = " ".join(map(shlex.quote, extra))
         hint = ". Inputs are given as -i prompt='a red fox'" if "-i" in known else ""
         raise UsageError(f"{quoted} is one argument too many{hint}. {help_for}")
+    if getattr(options, "stream", False) and not options.json:
+        raise UsageError("--stream needs --json")
     return options
 
 

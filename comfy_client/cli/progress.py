@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self, TextIO
 
 from comfy_client.job import Done, Downloading, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
+from comfy_core.contract import JsonObject
 
 LINE_S = 10.0
 """Interval between log lines while the state does not change."""
+
+EVENT_NAMES: Mapping[type, str] = {
+    Queued: "queued",
+    Waiting: "waiting",
+    Running: "running",
+    Downloading: "downloading",
+    Sampling: "sampling",
+    ProviderUnavailable: "provider_unavailable",
+}
+"""The events of `--stream`, besides `done` and `error`. Their fields are those of the classes (docs/client.md)."""
 
 
 def describe_event(event: Event) -> tuple[str, str, int]:
@@ -51,8 +63,29 @@ class ProgressDisplay:
         self._err.write(f"{line}\n")
         self._err.flush()
 
+    def follow(self, job_id: str) -> None:
+        """Set the job whose events are shown. Only a stream of events shows it."""
+
     def show(self, event: Event) -> None:
         """Show an event of the job."""
+
+
+class EventStream(ProgressDisplay):
+    """Passes the name of each event and its fields as JSON to `emit`. Previews are left out."""
+
+    def __init__(self, err: TextIO, emit: Callable[[str, JsonObject], None]) -> None:
+        super().__init__(err)
+        self._emit = emit
+        self._job_id: str | None = None
+
+    def follow(self, job_id: str) -> None:
+        """Set the job whose events are shown."""
+        self._job_id = job_id
+
+    def show(self, event: Event) -> None:
+        """Emit an event of the job."""
+        if name := EVENT_NAMES.get(type(event)):
+            self._emit(name, {"job_id": self._job_id, **asdict(event)})
 
 
 class CountDisplay(ProgressDisplay):

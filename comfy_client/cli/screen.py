@@ -1,6 +1,7 @@
 """The command's output: result lines on stdout, errors and progress on stderr.
 
-With --json, stdout gets one JSON object, which is the result or the error.
+With --json, stdout gets one JSON object, which is the result or the error. With --stream too, it is the last of several
+lines: each has an object whose `event` names it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Screen:
-    """The output streams of a command. With `is_json`, `out` gets nothing but one JSON object."""
+    """The output streams of a command. With `is_json`, `out` gets nothing but JSON."""
 
     out: TextIO
     err: TextIO
     is_json: bool = False
+    is_stream: bool = False
 
     @property
     def is_terminal(self) -> bool:
@@ -36,9 +38,17 @@ class Screen:
 
     def show(self, value: JsonObject, *lines: str) -> None:
         """Write `value` as JSON if `is_json` is set, else the lines."""
+        if self.is_json:
+            self.show_event("error" if "error" in value else "done", value)
+            return
+        self.out.write("\n".join([*lines, ""]))
+        self.out.flush()
+
+    def show_event(self, event: str, value: JsonObject) -> None:
+        """Write `value` as a line of JSON, which has the name of the event if `is_stream` is set."""
         is_unicode = (self.out.encoding or "utf-8").lower().replace("-", "") == "utf8"
-        text = json.dumps(value, ensure_ascii=not is_unicode) if self.is_json else "\n".join(lines)
-        self.out.write(f"{text}\n")
+        named = {"event": event, **value} if self.is_stream else value
+        self.out.write(f"{json.dumps(named, ensure_ascii=not is_unicode)}\n")
         self.out.flush()
 
     def say(self, line: str) -> None:
@@ -61,11 +71,14 @@ class Screen:
             self.show({"error": json.loads(report.to_json())})
 
     def progress(self) -> ProgressDisplay:
-        """Return the progress display: a bar on a terminal, else log lines. With --json it only shows `say` lines."""
-        from comfy_client.cli.progress import ProgressDisplay, ProgressLog  # noqa: PLC0415 - few commands need them
+        """Return the progress display: a bar on a terminal, else log lines.
+
+        With --json it only shows `say` lines, and with --stream also JSON lines.
+        """
+        from comfy_client.cli.progress import EventStream, ProgressDisplay, ProgressLog  # noqa: PLC0415 - few commands need them
 
         if self.is_json:
-            return ProgressDisplay(self.err)
+            return EventStream(self.err, self.show_event) if self.is_stream else ProgressDisplay(self.err)
         if not can_redraw(self.err):
             return ProgressLog(self.err)
         from comfy_client.cli.progress_bar import JobProgressBar  # noqa: PLC0415 - imports rich

@@ -171,6 +171,10 @@ class GeneratedImage(GeneratedFile):
         image.load()
         return image
 
+    def as_png(self) -> builtins.bytes:
+        """Return the image as PNG. An animation is returned unchanged."""
+        return self.bytes if self.mime_type == "image/png" else self._converted("png")
+
     def _encoded_for(self, target: Path) -> builtins.bytes:
         wanted = FORMATS.get(target.suffix.lower())
         return self.bytes if wanted is None or self.mime_type == f"image/{wanted}" else self._converted(wanted)
@@ -188,14 +192,14 @@ class GeneratedImage(GeneratedFile):
         """Return the image as PNG, for Jupyter; None for a JPEG, which `_repr_jpeg_` returns."""
         if self.mime_type == "image/jpeg":
             return None
-        return self.bytes if self.mime_type == "image/png" else self._converted("png")
+        return self.as_png()
 
     def _repr_jpeg_(self) -> builtins.bytes | None:
         """Return a JPEG unchanged, for Jupyter; None for other formats."""
         return self.bytes if self.mime_type == "image/jpeg" else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GenerationResult:
     """The result of a job.
 
@@ -226,6 +230,13 @@ class GenerationResult:
     report: JsonObject = field(default_factory=dict)
     gpu: str | None = None
     cost: float | None = None
+
+    def __repr__(self) -> str:
+        images = [f"{each.filename}: {each.width} x {each.height}, {len(each.bytes):,} bytes" for each in self.images]
+        files = [f"{each.filename}: {len(each.bytes):,} bytes" for each in self.files]
+        shown = {"job_id": self.job_id, "workflow": self.workflow, "seed": self.seed, "images": images}
+        optional = {name: value for name, value in (("files", files), ("warnings", list(self.warnings))) if value}
+        return f"GenerationResult({', '.join(f'{name}={value!r}' for name, value in {**shown, **optional}.items())})"
 
     @property
     def image(self) -> GeneratedImage:

@@ -149,6 +149,14 @@ def test_the_name_may_contain_the_seed(shell: Shell) -> None:
     assert [line.split()[0] for line in ended.out.splitlines()] == ["k-1.png", "k-2.png"]
 
 
+def test_the_name_may_contain_the_job_id(shell: Shell) -> None:
+    """`{id}` is replaced by the job's id, without characters that a file name cannot have on Windows."""
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, image_result):
+        ended = shell("txt2img", "x", "--seed=7", "-o", "k-{id}-{seed}.png", "--json", **other.client_env())
+
+    assert ended.json["images"][0]["path"] == f"k-{ended.json['job_id']}-7.png"
+
+
 def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--output=~/x.png` is written to the home folder, although a shell does not expand this tilde."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_client import GeneratedImage
+from comfy_client import GeneratedImage, GenerationResult
 
 
 def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
@@ -50,6 +50,14 @@ def test_an_error_names_the_requested_file(tmp_path: Path, name: str) -> None:
 
     assert info.value.filename == str(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_repr_of_a_result_is_short() -> None:
+    """It has names and sizes, and no bytes."""
+    result = GenerationResult((image(), image()), "comfyui", "job-1", inputs={"prompt": "a knight" * 100}, seed=7)
+
+    assert repr(result).startswith("GenerationResult(job_id='job-1', workflow='custom', seed=7, images=['")
+    assert len(repr(result)) < 200
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("png", "PNG"), ("webp", "PNG"), ("jpeg", "JPEG")])

@@ -13,6 +13,7 @@ from typing import Any
 
 from comfy_client.cli.models import VARIABLES as MODEL_VARIABLES
 from comfy_client.cli.terminal import VARIABLES as TERMINAL_VARIABLES
+from comfy_client.cli.terminal_images import SHOW_VARIABLE
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.job_log import VARIABLES as LOG_VARIABLES
@@ -45,6 +46,7 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
         *LOG_VARIABLES,
         *MODEL_VARIABLES,
         *TERMINAL_VARIABLES,
+        SHOW_VARIABLE,
     ],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
     "The Scenario shim": SHIM_VARIABLES,
@@ -59,6 +61,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "client.md": {
         "providers": tables.providers_table,
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),
+        "events": tables.events_table,
         "commands": tables.commands_table,
     },
     "openai.md": {"parameters": tables.openai_parameters_table, "quality": tables.openai_quality_table},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.faults import FAULT_ROWS, FAULTS_TESTED_ELSEWHERE
 from comfy_client.cli.main import SUMMARIES, all_commands
+from comfy_client.cli.progress import EVENT_NAMES
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.openai.fields import PARAMETERS, QUALITY_STEPS
 from comfy_client.gateway.scenario.fields import ROUTES
@@ -131,6 +134,16 @@ def prices_table() -> str:
             f"| {price.flex_usd_per_s * 3600:.3f} | {active} |"
         )
     return f"As of {AS_OF}.\n\n" + "\n".join(rows) + "\n"
+
+
+def events_table() -> str:
+    """Return the table of the events of --stream: name, fields besides `job_id`, and when the event occurs."""
+    rows = ["| `event` | fields | meaning |", "|---|---|---|"]
+    for kind, name in EVENT_NAMES.items():
+        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind) if field.name != "job_id")
+        meaning = (inspect.getdoc(kind) or "").partition("\n")[0]
+        rows.append(f"| `{name}` | {fields} | {meaning} |")
+    return "\n".join(rows) + "\n"
 
 
 def commands_table() -> str:
