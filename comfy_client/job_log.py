@@ -259,10 +259,16 @@ def job_log_from_env(environment: Mapping[str, str]) -> JobLog | None:
     """Return the log that the environment selects; None if it is switched off, or the user has no folder."""
     match JOB_LOG.read(environment):
         case "":
-            home = HOME.read(environment) or USER_PROFILE.read(environment)
-            state = STATE_HOME.read(environment) or (home / ".local" / "state" if home else None)
-            return JobLog(state / "comfy-client" / "jobs.sqlite3") if state else None
+            state = state_folder(environment)
+            return JobLog(state / "jobs.sqlite3") if state else None
         case "off":
             return None
         case path:
             return JobLog(Path(path))
+
+
+def state_folder(environment: Mapping[str, str]) -> Path | None:
+    """Return `comfy-client` in the user's folder for state files, or None if the user has no folder."""
+    home = HOME.read(environment) or USER_PROFILE.read(environment)
+    state = STATE_HOME.read(environment) or (home / ".local" / "state" if home else None)
+    return state / "comfy-client" if state else None

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.first_image import generate_first_image, prepare_first_image
+from comfy_client.cli.first_image import PROMPT, generate_first_image, prepare_first_image
 from comfy_client.cli.flags import Flag, OnOff, parse_number
 from comfy_client.cli.output import OutputTarget
 from comfy_client.cli.questions import Declined, Questions
@@ -42,6 +42,8 @@ from comfy_client.deploy.variables import (
     secrets_of,
 )
 from comfy_client.job_log import job_log_from_env
+from comfy_client.profiles import check_name, read_profiles, required_profiles_path, save_profile
+from comfy_client.providers import RUNPOD_API_KEY
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
@@ -52,6 +54,7 @@ def _deploy(call: Call) -> int:
     report = _reporter(call)
     description = read_description(Path(call.options.file))
     description.reject_placeholder()
+    profiles_file = _profiles_file(call)
     output = prepare_first_image(call.options.output or f"{description.name}.png", call.screen)
     secrets = secrets_of(call.environment, description.secrets)
     models = _cached_models(call.environment)
@@ -69,6 +72,10 @@ def _deploy(call: Call) -> int:
             report("Nothing to do: RunPod already matches the description.")
         endpoint = apply(rest, models, description, plan, report)
         variables = client_variables(endpoint, BASE_URL)
+        if profiles_file is not None:
+            values = {RUNPOD_API_KEY.name: required_api_key(call.environment), **variables}
+            save_profile(profiles_file, call.options.save_profile, values)
+            report(f"profile {call.options.save_profile} written to {profiles_file}")
         wants_image = bool(plan.steps) if call.options.picture is None else call.options.picture
         count_stale = partial(count_stale_workers, rest, str(endpoint["id"]))
         image_path = _generate_test_image(call, output, variables, count_stale) if wants_image else None
@@ -79,8 +86,26 @@ def _deploy(call: Call) -> int:
         "picture": str(image_path) if image_path else None,
     }
     call.screen.show(value, *(f"{name}={text}" for name, text in variables.items()))
-    report('Next: export these variables, and run `comfy-client txt2img "a pixel art knight" -o knight.png`.')
+    report(f"Next: {_next_step(call, str(endpoint['id']))}")
     return 0
+
+
+def _profiles_file(call: Call) -> Path | None:
+    """Return the file for --save-profile, or None without that flag. Raises ConfigError if it cannot be used."""
+    if not call.options.save_profile:
+        return None
+    check_name(call.options.save_profile)
+    path = required_profiles_path(call.environment)
+    read_profiles(path)
+    return path
+
+
+def _next_step(call: Call, endpoint_id: str) -> str:
+    command = f'comfy-client txt2img "{PROMPT}" -o knight.png'
+    if name := call.options.save_profile:
+        return f"`{command} --profile {name}`"
+    store = f"`comfy-client init --endpoint-id {endpoint_id}` stores the endpoint, or export these variables"
+    return f"{store}. Then `{command}`"
 
 
 def _destroy(call: Call) -> int:
@@ -195,6 +220,11 @@ DEPLOY_FLAGS = (
         settings={"dest": "picture", "default": None, "action": OnOff},
     ),
     Flag(("-o", "--output"), "File for the test image. [default NAME.png]", "FILE"),
+    Flag(
+        ("--save-profile",),
+        "Store the endpoint and the API key as this profile (docs/profiles.md), in place of one of the same name.",
+        "NAME",
+    ),
     Flag(
         ("--wait-timeout",),
         "Timeout for the worker and the test image. [default 1200]",

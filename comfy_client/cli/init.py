@@ -7,7 +7,7 @@ and stdin have the values.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,19 +209,16 @@ def _first_image(call: Call, settings: TargetSettings, output: OutputTarget) -> 
 def _next_steps(call: Call, file: ProfilesFile, name: str, settings: TargetSettings) -> list[str]:
     """Return the lines that say which commands to run next."""
     option = "" if file.default == name else f" --profile {name}"
-    lines = [f"Next ({'the profile is used by default' if not option else 'the profile is not the default'}):"]
-    if settings.target is Target.SIMULATOR:
-        port = urlsplit(settings.variables[COMFYUI_ENDPOINT.name]).port
-        flag = "" if port == urlsplit(LOCAL_URL).port else f" --port {port}"
-        lines.append(f"  comfy-client simulate{flag}          in another terminal; the simulator has to run")
-    if settings.is_incomplete:
-        lines += [
-            f"  comfy-client deploy{option}          create the endpoint",
-            f"  comfy-client init --profile {name} --yes --endpoint-id ID",
-        ]
-    lines += [
-        f'  comfy-client txt2img "{PROMPT}" -o knight.png{option}',
-        f"  comfy-client doctor{option}",
+    steps = [
+        *_steps_before_the_first_image(name, settings),
+        (f'comfy-client txt2img "{PROMPT}" -o knight.png{option}', "generate an image"),
+        (f"comfy-client ui{option}", "generate images on a web page"),
+        (f"comfy-client doctor{option}", "check the settings again"),
+    ]
+    width = max(len(command) for command, _ in steps)
+    lines = [
+        f"Next ({'the profile is not the default' if option else 'the profile is used by default'}):",
+        *(f"  {command:{width}}  # {purpose}" for command, purpose in steps),
     ]
     if replaced := complete(call.environment, file.profiles[name]).replaced:
         lines.append(
@@ -229,3 +226,15 @@ def _next_steps(call: Call, file: ProfilesFile, name: str, settings: TargetSetti
             "variables to use the profile."
         )
     return lines
+
+
+def _steps_before_the_first_image(name: str, settings: TargetSettings) -> Iterator[tuple[str, str]]:
+    """Yield the commands, each with its purpose, without which the profile generates no image."""
+    if settings.target is Target.SIMULATOR:
+        port = urlsplit(settings.variables[COMFYUI_ENDPOINT.name]).port
+        flag = "" if port == urlsplit(LOCAL_URL).port else f" --port {port}"
+        yield f"comfy-client simulate{flag}", "in another terminal: the simulator has to run"
+    elif settings.is_incomplete and settings.target is Target.WORKER:
+        yield f"comfy-client deploy --profile {name} --save-profile {name}", "create the endpoint (docs/deploy.md)"
+    elif settings.is_incomplete:
+        yield f"comfy-client init --profile {name}", "again, when the endpoint exists"

@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "workflows": ("list, show, make and check workflows", "comfy_client.cli.workflows"),
     "models": ("list, download and delete model files of the worker or of a local ComfyUI", "comfy_client.cli.models"),
     "errors": ("list the error codes, or explain one", "comfy_client.cli.errors"),
+    "ui": ("open a web page that generates images", "comfy_client.cli.ui"),
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),
     "cost": ("show what the jobs in this machine's log have cost", "comfy_client.cli.costs"),

@@ -112,6 +112,7 @@ def test_a_simulator(setup: InitSetup) -> None:
     assert setup.profiles == {"simulator": {"IMAGE_GENERATION_PROVIDER": "comfyui", "COMFYUI_ENDPOINT": url}}
     assert Path("knight.png").exists()
     assert f"comfy-client simulate --port {url.rpartition(':')[2]} " in ended.out
+    assert "comfy-client ui " in ended.out
     with Simulator(port=int(url.rpartition(":")[2])):
         assert setup.shell("doctor").status == 0
 

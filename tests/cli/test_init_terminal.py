@@ -118,7 +118,7 @@ def test_an_account_without_endpoints(setup: InitSetup) -> None:
     dialogue.expect("The account has no endpoint yet. `comfy-client deploy` creates one")
     dialogue.reply("Store only the key for now? [Y/n]: ", "")
     dialogue.reply("Name of the profile", "")
-    dialogue.expect("comfy-client deploy")
+    dialogue.expect("comfy-client deploy --profile runpod --save-profile runpod")
 
     assert dialogue.wait()[0] == 0, dialogue.screen
     assert setup.profiles["runpod"] == {

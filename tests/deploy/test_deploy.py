@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from comfy_core.prices import AS_OF
+from tests.cli.conftest import Shell
 from tests.deploy.conftest import DESCRIPTION, MODEL, STORAGE_TABLE, DeploySetup
 
 SECRETS = 'secrets = ["HF_TOKEN"]\n'
@@ -54,6 +55,32 @@ def test_the_printed_variables_work(deploy_setup: DeploySetup) -> None:
     printed = dict(line.split("=", 1) for line in deploy_setup.deploy().out.splitlines())
 
     assert deploy_setup.shell("health", "--json", **printed).json["why"] == "idle"
+
+
+def test_the_endpoint_is_saved_as_a_profile(deploy_setup: DeploySetup, tmp_path: Path) -> None:
+    """--save-profile stores endpoint and key; the next command needs no variable. Without it, `init` is named."""
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    without = deploy_setup.deploy(**home)
+    saved = deploy_setup.deploy("--save-profile", "studio", **home)
+
+    assert f"`comfy-client init --endpoint-id {deploy_setup.endpoint['id']}` stores the endpoint" in without.err
+    assert saved.status == 0, saved.err
+    assert "--profile studio" in saved.err
+    assert Shell(home)("health", "--json", "--profile", "studio").json["why"] == "idle"
+    assert deploy_setup.account.api_key not in saved.out + saved.err
+
+
+def test_a_profile_that_cannot_be_saved_is_an_error_before_any_request(
+    deploy_setup: DeploySetup, tmp_path: Path
+) -> None:
+    """Nothing is created if the name is invalid or the user has no folder."""
+    invalid = deploy_setup.deploy("--save-profile", "a b", XDG_CONFIG_HOME=str(tmp_path))
+    nowhere = deploy_setup.deploy("--save-profile", "studio")
+
+    assert (invalid.status, nowhere.status) == (3, 3)
+    assert "a b" in invalid.err
+    assert "XDG_CONFIG_HOME" in nowhere.err
+    assert deploy_setup.account.writes() == []
 
 
 def test_the_second_run_changes_nothing(deploy_setup: DeploySetup) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from comfy_client.cli.models import VARIABLES as MODEL_VARIABLES
 from comfy_client.cli.terminal import VARIABLES as TERMINAL_VARIABLES
 from comfy_client.cli.terminal_images import SHOW_VARIABLE
+from comfy_client.cli.ui import BROWSER
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.job_log import VARIABLES as LOG_VARIABLES
@@ -47,6 +48,7 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
         *MODEL_VARIABLES,
         *TERMINAL_VARIABLES,
         SHOW_VARIABLE,
+        BROWSER,
     ],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
     "The Scenario shim": SHIM_VARIABLES,

@@ -30,7 +30,7 @@ class FolderLock:
             self._lock.acquire()
         except filelock.Timeout:
             raise ConfigError(
-                f"Another shim uses the folder {directory}: {self._describe_holder()}. Stop that shim, or use another "
+                f"Another server uses the folder {directory}: {self._describe_holder()}. Stop it, or use another "
                 "folder (--data, SCENARIO_SHIM_DATA_DIR)"
             ) from None
         except (OSError, NotImplementedError) as error:

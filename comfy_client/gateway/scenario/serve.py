@@ -45,6 +45,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     directory: Path | None = None,
     is_strict: bool = False,
     has_page_token: bool = False,
+    is_quiet: bool = False,
     apis: Collection[str] = ("scenario",),
     log_stream: TextIO = sys.stderr,
     on_ready: Callable[[str], None] = lambda _: None,
@@ -53,7 +54,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
 
     `is_open` (`--insecure-local`) requires no keys; it is only allowed on a loopback address. `on_ready` is called
     with the server's URL when the server listens. `apis` has those of APIS that the server has. With `has_page_token`
-    the printed address of the web page has a token, which is stored in the folder.
+    the printed address of the web page has a token, which is stored in the folder. With `is_quiet` no address is
+    printed, and only warnings are logged.
     """
     settings = ShimSettings.from_env(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
@@ -67,7 +69,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     connections = _import_optional("comfy_client.gateway.scenario.connections")
     draining = _import_optional("comfy_client.gateway.scenario.draining")
     _import_optional("prometheus_client").disable_created_metrics()
-    logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level = logging.WARNING if is_quiet else logging.INFO
+    logging.basicConfig(stream=log_stream, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start-up lines would hide the address
     with client_from_env(environment) as client:
         blobs = make_blobs(settings.directory, settings.bucket)
@@ -102,7 +105,15 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         hints = [hint for api, hint in APIS.items() if api in apis]
         hints.append(f"The web page: {{url}}/{f'#token={settings.tokens[-1]}' if has_page_token else ''}\n")
-        asyncio.run(_serve(shim, server, sockets, "".join(hints), settings.public_url, log_stream, on_ready))
+
+        def listening(url: str) -> None:
+            if not is_quiet:
+                shown_url = settings.public_url or url
+                log_stream.write(f"The shim listens on {url}\n{''.join(hints).format(url=shown_url)}")
+                log_stream.flush()
+            on_ready(url)
+
+        asyncio.run(_serve(shim, server, sockets, listening))
     return 0
 
 
@@ -110,19 +121,12 @@ async def _serve(
     shim: ShimServer,
     server: Any,  # noqa: ANN401 - uvicorn's
     sockets: Sequence[socket.socket],
-    hints: str,
-    public_url: str,
-    log_stream: TextIO,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Resume the jobs of earlier processes, print the URL, and serve requests until a signal."""
+    """Resume the jobs of earlier processes, report the URL, and serve requests until a signal."""
     async with shim.service, shim.health:
         host, port = sockets[0].getsockname()[:2]
-        url_host = f"[{host}]" if ":" in host else host
-        url = f"http://{url_host}:{port}"
-        log_stream.write(f"The shim listens on {url}\n{hints.format(url=public_url or url)}")
-        log_stream.flush()
-        on_ready(url)
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await server.serve(sockets=list(sockets))
 
 

@@ -109,7 +109,7 @@ def test_the_shim_without_http_uses_the_same_lock(tmp_path: Path) -> None:
     settings = ShimSettings(tmp_path)
     with ScenarioShim(client_from_env(NO_ENDPOINT), settings):
         client = client_from_env(NO_ENDPOINT)
-        with pytest.raises(ConfigError, match="Another shim uses the folder"):
+        with pytest.raises(ConfigError, match="Another server uses the folder"):
             ScenarioShim(client, settings)
         client.close()
     with ShimProcess(NO_ENDPOINT, tmp_path):

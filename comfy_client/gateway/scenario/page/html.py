@@ -42,7 +42,9 @@ def read_page() -> HtmlPage:
     style = shared_style() + read_text(FOLDER / "page.css")
     script = joined_script([CLIPBOARD, VIEWER, *(FOLDER / name for name in SCRIPTS)])
     body = read_text(FOLDER / "page.html").replace("<!-- viewer -->", viewer(VIEWER_ACTIONS))
-    html = html_document("Images from your own endpoint", body, style=style, script=script, body_class="one-caller")
+    html = html_document(
+        "Images from your own endpoint", body, style=style, script=script, body_class="one-caller one-side"
+    )
     policy = (
         "default-src 'none'",
         f"script-src {_hash(script)}",

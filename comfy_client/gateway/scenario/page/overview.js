@@ -12,7 +12,9 @@ async function loadOverview() {
   byId("health").replaceChildren(dot, health.sentence);
   showAmount(byId("own-cost"), dollars(cost.usd), " for " + count(cost.jobs, "job") + ", " + cost.seconds + " s of GPU time");
   showAmount(byId("scenario-cost"), unitsText(scenario.creative_units), " at Scenario for " + count(scenario.jobs, "job"));
-  byId("scenario-cost").hidden = !hasScenario && !scenario.jobs;
+  const hasSides = hasScenario || scenario.jobs > 0;
+  byId("scenario-cost").hidden = byId("side-filter").hidden = !hasSides;
+  document.body.classList.toggle("one-side", !hasSides);
   byId("caller").textContent = me.isAdmin ? me.name + " (all callers)" : me.name;
   showCallers(overview.callers);
   showRouting(overview.routing);
@@ -33,8 +35,9 @@ function showCallers(callers) {
 }
 
 function showRouting(rules) {
-  const note = hasScenario ? "What this table does not name is served by your endpoint. What the shim does not support goes to Scenario."
-    : "Every request is served by your endpoint, because the shim has no key of Scenario.";
+  byId("routing").hidden = !hasScenario && !rules.length;
+  const note = hasScenario ? "What this table does not name is served by your endpoint. What the server does not support goes to Scenario."
+    : "Every request is served by your endpoint, because the server has no key of Scenario.";
   byId("routing-note").textContent = note;
   byId("routing").querySelector("table").hidden = !rules.length;
   byId("routing").querySelector("tbody").replaceChildren(...rules.map(newRule));

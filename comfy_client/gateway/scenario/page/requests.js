@@ -33,7 +33,7 @@ async function request(path, { method = "GET", body, caller = "" } = {}) {
     return request(path, { method, body, caller });
   }
   const retryAfterS = Number(response.headers.get("Retry-After")) || 0;
-  throw new RequestError(answer.reason || "The shim responded with status " + response.status + ".", response.status, retryAfterS);
+  throw new RequestError(answer.reason || "The server responded with status " + response.status + ".", response.status, retryAfterS);
 }
 
 async function fetchOrFail(url, options) {
@@ -41,7 +41,7 @@ async function fetchOrFail(url, options) {
   try {
     return await fetch(url, { ...options, signal: AbortSignal.timeout(timeoutMs) });
   } catch (error) {
-    throw new RequestError(error.name === "TimeoutError" ? "The shim did not respond in time." : "The shim cannot be reached.");
+    throw new RequestError(error.name === "TimeoutError" ? "The server did not respond in time." : "The server cannot be reached.");
   }
 }
 
