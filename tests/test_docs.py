@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 from bench.worker_setup import ROOT
 from comfy_client.cli.main import all_commands
@@ -208,6 +210,27 @@ def test_the_demo_of_the_readme_runs() -> None:
 
     assert ended.returncode == 0, ended.stderr
     assert re.findall(r"^(\w+): debug-output/", ended.stdout, re.MULTILINE) == ["txt2img", "img2img"]
+
+
+def test_the_demo_serves_a_page_until_ctrl_c() -> None:
+    """`./scripts/demo --ui` prints the address of a page after its images, and exits with 0 on Ctrl-C."""
+    with subprocess.Popen(
+        [str(ROOT / "scripts" / "demo"), "--ui"],
+        env={**os.environ, "BROWSER": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    ) as demo:
+        assert demo.stdout is not None
+        lines = iter(demo.stdout)
+        address = next(found[0] for line in lines if (found := re.search(r"http://\S+/#token=\S+", line)))
+        page = requests.get(address, timeout=60)
+        os.killpg(demo.pid, signal.SIGINT)
+        rest = list(lines)
+
+    assert page.status_code == 200
+    assert demo.returncode == 0, rest
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "nothing responds"])

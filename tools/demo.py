@@ -20,6 +20,7 @@ from typing import Any
 
 import requests
 
+from comfy_client.cli.terminal_images import image_protocol
 from simulators.http_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,14 @@ INPUT_IMAGE = ROOT / "examples" / "knight.png"
 DEMO_START_TIMEOUT_S = 330.0
 """Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
 DEMO_JOB_TIMEOUT_S = 600.0
+
+IMAGE_COLUMNS = 30
+"""Width of the images in a terminal that can show images."""
+NEXT_STEPS = """
+Next:
+  ./scripts/demo --ui             generate images on a web page
+  .venv/bin/comfy-client init     use an endpoint on RunPod, a ComfyUI of yours, or the simulator
+  docs/deploy.md                  make an endpoint on RunPod"""
 
 
 def main() -> None:
@@ -56,6 +65,20 @@ def main() -> None:
         inputs_from_flags = {name: value for name, value in flags.items() if value is not None}
         for name, job_input in (("txt2img", txt2img), ("img2img", img2img)):
             _run_job(programs[-1].url, name, {**job_input, **inputs_from_flags})
+        if options.ui:
+            _serve_page(comfyui_url)
+        else:
+            print(NEXT_STEPS)
+
+
+def _serve_page(comfyui_url: str) -> None:
+    """Serve the web page until Ctrl-C, which the page's process receives too. It calls ComfyUI without the worker."""
+    command = [sys.executable, "-m", "comfy_client.cli.main", "ui", f"--data={OUTPUT_FOLDER / 'ui'}"]
+    environment = {**os.environ, "IMAGE_GENERATION_PROVIDER": "comfyui", "COMFYUI_ENDPOINT": comfyui_url}
+    with subprocess.Popen(command, env=environment) as page:  # noqa: S603 - our own program
+        while page.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                page.wait()
 
 
 def _arguments() -> argparse.Namespace:
@@ -63,6 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("prompt", nargs="?", help="the prompt of both images")
     for name in ("seed", "width", "height", "steps"):
         parser.add_argument(f"--{name}", type=int, help=f"the request's {name}")
+    parser.add_argument("--ui", action="store_true", help="then serve the web page, until Ctrl-C")
     return parser.parse_args()
 
 
@@ -124,9 +148,12 @@ def _run_job(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
         case {"output": {"images": [*images], "timings": {"total_s": total_s}}}:
             for image in images:
                 path = OUTPUT_FOLDER / f"{name}-{image['seed']}.png"
-                path.write_bytes(base64.b64decode(image["data"]))
+                png = base64.b64decode(image["data"])
+                path.write_bytes(png)
                 size = f"{image['width']} x {image['height']}"
                 print(f"{name}: {path.relative_to(ROOT)}  {size}  seed {image['seed']}  {total_s:.2f} s")
+                if sys.stdout.isatty() and (sequences_of := image_protocol(os.environ)):
+                    print(sequences_of(png, IMAGE_COLUMNS))
         case _:
             sys.exit(f"{name} failed: {response.get('error', response)}")
 
