@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
 from comfy_client import __version__
 from comfy_client.pages import read_text, static_page
 from comfy_core.comfyui.responses import is_simulator
 
+PREVIEW_SIDE = 512
+"""Longer side of the small copies in the page, in pixels. The page with them can be sent without the folder."""
 TEMPLATE = Path(__file__).with_suffix(".html")
+
+
+@dataclass(frozen=True)
+class CaseImage:
+    """An image of a case: the name of its file, and a small copy as a data URL, which is in the page itself."""
+
+    name: str
+    preview: str
+
+
+def case_image(file: Path) -> CaseImage:
+    """Return an image file of a case with its small copy."""
+    copy = io.BytesIO()
+    with Image.open(file) as image:
+        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        image.save(copy, "WEBP", quality=85)
+    return CaseImage(file.name, f"data:image/webp;base64,{base64.b64encode(copy.getvalue()).decode()}")
 
 
 @dataclass
@@ -24,7 +46,7 @@ class EndpointCase:
     Attributes:
         name: the name of the case, and of its files.
         expected: what must happen, as a sentence without a full stop.
-        images: names of the image files, relative to the report.
+        images: the images, whose files are in the report's folder.
         took_s: seconds from the request to the outcome; None before the case has run.
     """
 
@@ -32,7 +54,7 @@ class EndpointCase:
     expected: str
     request: dict[str, Any]
     outcome: dict[str, Any] = field(default_factory=dict)
-    images: list[str] = field(default_factory=list)
+    images: list[CaseImage] = field(default_factory=list)
     took_s: float | None = None
     problem: str = ""
 

@@ -17,7 +17,7 @@ from comfy_client.job import Running, Sampling
 from comfy_client.providers.interface import GenerationResult
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.workflows import default_directory, load_workflows, render
-from tools.endpoint_report import EndpointCase, EndpointRun, report_page
+from tools.endpoint_report import EndpointCase, EndpointRun, case_image, report_page
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT_FOLDER = ROOT / "debug-output"
@@ -40,7 +40,7 @@ class Runner:
     def img2img(self, case: EndpointCase) -> None:
         """Generate an image from an image."""
         (self.folder / "in.png").write_bytes(INPUT_IMAGE.read_bytes())
-        case.images.append("in.png")
+        case.images.append(case_image(self.folder / "in.png"))
         self._save_images(case, self.client.run(image=INPUT_IMAGE, **case.request))
 
     def graph(self, case: EndpointCase) -> None:
@@ -74,8 +74,7 @@ class Runner:
     def _save_images(self, case: EndpointCase, result: GenerationResult) -> None:
         for number, image in enumerate(result.images, 1):
             name = f"{case.name}-{number}{Path(image.filename).suffix}"
-            image.save(self.folder / name)
-            case.images.append(name)
+            case.images.append(case_image(image.save(self.folder / name)))
             if image.pil().getextrema() == ((0, 0),) * 3:
                 case.problem = f"{name} is black"
         case.outcome = {

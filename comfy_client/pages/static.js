@@ -7,6 +7,7 @@ const viewer = prepareViewer({
   keyOf: (link) => link,
   show(link, find) {
     const { prompt, facts, seed } = link.dataset, image = document.querySelector("#viewer img");
+    image.onerror = () => { image.onerror = null; image.src = link.querySelector("img").src; }; // a page without its files
     image.src = find("download").href = link.getAttribute("href");
     image.alt = find("prompt").textContent = prompt ?? link.querySelector("img").alt;
     find("fact").textContent = facts ?? "";

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from comfy_client import __version__
 from tests.browser import WIDTHS, browser, overflows
-from tools.endpoint_report import EndpointCase, EndpointRun, report_page
+from tools.endpoint_report import EndpointCase, EndpointRun, case_image, report_page
 
 pytestmark = pytest.mark.slow
 INPUTS = {"width": 64, "height": 32, "steps": 2, "seed": 42}
@@ -19,10 +19,10 @@ GRAPH = {str(number): {"class_type": "KSampler", "inputs": {"seed": number}} for
 """A graph whose JSON is longer than 4,000 characters."""
 
 
-def finished_run(comfyui: str) -> EndpointRun:
+def finished_run(comfyui: str, *files: Path) -> EndpointRun:
     """Return a run of which one case passed, one failed, and one has not run."""
     outcome: dict[str, Any] = {"versions": {"worker": "9.9.9", "comfyui": comfyui}, "gpu": "NVIDIA H200", "cost": 0.5}
-    passed = EndpointCase("graph", "a whole graph runs", {"workflow": GRAPH}, outcome, ["graph-1.png"], 1.25)
+    passed = EndpointCase("graph", "a whole graph runs", {"workflow": GRAPH}, outcome, [*map(case_image, files)], 1.25)
     failed = EndpointCase("txt2img", "a <prompt> becomes an image", {"prompt": "a knight"}, took_s=2.0, problem="boom")
     return EndpointRun(
         "endpoint ep at RunPod", "2026-11-29", INPUTS, [passed, failed, EndpointCase("c", "it ends", {})]
@@ -32,8 +32,9 @@ def finished_run(comfyui: str) -> EndpointRun:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_report_shows_verdicts_facts_and_whole_json(width: int, tmp_path: Path) -> None:
     """The report fits its window, and has the verdicts, the tested endpoint and versions, images and complete JSON."""
-    Image.new("RGB", (64, 32)).save(tmp_path / "graph-1.png")
-    (tmp_path / "index.html").write_text(report_page(finished_run("0.1.0")), encoding="utf-8")
+    Image.new("RGB", (2048, 1024)).save(tmp_path / "graph-1.png")
+    report = report_page(finished_run("0.1.0", tmp_path / "graph-1.png"))
+    (tmp_path / "index.html").write_text(report, encoding="utf-8")
     loaded: list[str] = []
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": width, "height": 900})
@@ -51,9 +52,23 @@ def test_the_report_shows_verdicts_facts_and_whole_json(width: int, tmp_path: Pa
         assert page.locator("#graph pre").first.inner_text().count("KSampler") == 200
         assert not overflows(page)
         page.locator("#graph a.open").click()
-        expect(page.get_by_role("dialog", name="Image")).to_be_visible()
-        assert page.locator("#graph img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+        assert page.locator("#viewer img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 2048
     assert {url.partition(":")[0] for url in loaded} <= {"file", "data"}
+
+
+def test_the_report_shows_its_images_without_its_folder(tmp_path: Path) -> None:
+    """The page has small copies of its images, also for the view at full size, so that it can be sent as one file."""
+    Image.new("RGB", (2048, 1024)).save(tmp_path / "graph-1.png")
+    report = report_page(finished_run("0.1.0", tmp_path / "graph-1.png"))
+    (tmp_path / "sent.html").write_text(report, encoding="utf-8")
+    (tmp_path / "graph-1.png").unlink()
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.goto((tmp_path / "sent.html").as_uri())
+        page.locator("#graph a.open").click()
+
+        expect(page.locator("#viewer img")).to_have_js_property("naturalWidth", 512)
+        assert page.locator("#graph img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 512
 
 
 def test_the_report_of_a_simulator_says_so() -> None:
