@@ -19,7 +19,8 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ class Profile:
     name: str
     values: Mapping[str, str] = field(repr=False)
     file: Path
+
+    @property
+    def provider(self) -> str:
+        """The value of IMAGE_GENERATION_PROVIDER with this profile alone."""
+        return self.values.get(SWITCH.name, SWITCH.default)
+
+    @property
+    def target(self) -> str:
+        """The URL of ComfyUI or the id of the endpoint, or an empty text."""
+        return next((self.values[name] for name in TARGETS if self.values.get(name)), "")
 
 
 @dataclass(frozen=True)
@@ -232,16 +243,40 @@ def save_profile(path: Path, name: str, values: Mapping[str, str], *, is_default
 
     The first profile is always the default one. Raises ConfigError.
     """
+    check_name(name)
+    with _changing(path) as document:
+        if is_default or not document.get("profiles"):
+            document["default"] = name
+        document.setdefault("profiles", {})[name] = dict(values)
+
+
+def delete_profile(path: Path, name: str) -> None:
+    """Remove a profile from the file. If it was the default one, there is none then. Raises ConfigError."""
+    check_name(name)
+    read_profiles(path).find(name)
+    with _changing(path) as document:
+        del document["profiles"][name]
+        if document.get("default") == name:
+            del document["default"]
+
+
+def set_default_profile(path: Path, name: str) -> None:
+    """Make a profile the default one. Raises ConfigError."""
+    check_name(name)
+    read_profiles(path).find(name)
+    with _changing(path) as document:
+        document["default"] = name
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the content of the file, and write what the block has changed. Raises ConfigError."""
     import tomlkit  # noqa: PLC0415 - only needed here
 
-    check_name(name)
-    has_profiles = bool(read_profiles(path).profiles)
+    read_profiles(path)  # so that no invalid file is changed
     try:
         document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-        if is_default or not has_profiles:
-            document["default"] = name
-        profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
-        profiles[name] = dict(values)
+        yield document
         write_atomically(path.resolve(), tomlkit.dumps(document).encode(), mode=PRIVATE_MODE)
     except OSError as error:
-        raise ConfigError(f"The profile cannot be written to {path}: {error.strerror}") from error
+        raise ConfigError(f"The profiles cannot be written to {path}: {error.strerror}") from error

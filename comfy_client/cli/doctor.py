@@ -13,6 +13,7 @@ from comfy_client.cli.tables import MARK_STYLES, Column, table_lines
 from comfy_client.client import Client
 from comfy_client.profiles import Settings
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
+from comfy_client.providers.direct import DirectProvider
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -103,6 +104,8 @@ def check_endpoint(client: Client) -> Iterator[Finding]:
     except ComfyClientError as error:
         what = {ErrorCode.AUTH_FAILED: "key", ErrorCode.ENDPOINT_NOT_FOUND: "endpoint"}.get(error.code, "address")
         hint = ". Check that it is running and that this is its address" if what == "address" else ""
+        if hint and isinstance(client.provider, DirectProvider):
+            hint += ". `comfy-client simulate` runs a simulated ComfyUI"
         yield Finding(what, f"{client.provider}: {error}{hint}", error)
         return
     key = "; the key is accepted" if client.provider.jobs_outlive_process else ""

@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "workflows": ("list, show, make and check workflows", "comfy_client.cli.workflows"),
     "models": ("list, download and delete model files of the worker or of a local ComfyUI", "comfy_client.cli.models"),
     "errors": ("list the error codes, or explain one", "comfy_client.cli.errors"),
+    "profiles": ("list the profiles of `init`, and choose the default one", "comfy_client.cli.profiles"),
     "ui": ("open a web page that generates images", "comfy_client.cli.ui"),
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
     "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),
@@ -75,7 +76,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("print a shell completion script", "comfy_client.cli.main"),
 }
 """Each command's summary, and its module, which is imported when the command is used."""
-WITHOUT_PROFILE = frozenset({"init", "simulate", "errors", "completion"})
+WITHOUT_PROFILE = frozenset({"init", "profiles", "simulate", "errors", "completion"})
 """The commands that use no profile, so that they work with an invalid profiles.toml."""
 SUMMARIES = {name: summary for name, (summary, _) in COMMANDS.items()}
 

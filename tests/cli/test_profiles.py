@@ -84,6 +84,39 @@ def test_a_mistake_in_the_file_ends_a_command_that_uses_it(profiled: Shell, tmp_
     assert profiled("errors").status == profiled("help").status == profiled("completion", "bash").status == 0
 
 
+def test_the_profiles_are_listed_and_changed(profiled: Shell, platform: RunPodPlatform) -> None:
+    """`profiles` shows name, provider and target of each, and no key; it changes the default one, and deletes one."""
+    listed = profiled("profiles")
+    assert [line.split() for line in listed.out.splitlines()] == [
+        ["studio", "comfyui", platform.endpoint_id, "default"],
+        ["gone", "comfyui", "http://127.0.0.1:9"],
+    ]
+    assert platform.api_key not in listed.out
+
+    assert profiled("profiles", "default", "gone", "--json").json["default"] == "gone"
+    assert profiled("health").status == 4
+    deleted = profiled("profiles", "delete", "gone", "--json").json
+    assert (deleted["default"], [each["name"] for each in deleted["profiles"]]) == (None, ["studio"])
+    assert "There is no profile in " in profiled("profiles", XDG_CONFIG_HOME="/nowhere").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["default"], 2, "needs the name"),
+        (["list", "studio"], 2, "takes no name"),
+        (["delete", "off"], 3, "'off'"),
+        (["delete", "studoi"], 3, 'did you mean "studio"'),
+    ],
+)
+def test_a_wrong_change_changes_nothing(profiled: Shell, arguments: list[str], status: int, words: str) -> None:
+    """The error has the remedy."""
+    ended = profiled("profiles", *arguments)
+    assert ended.status == status
+    assert words in ended.err
+    assert profiled("profiles", "--json").json["default"] == "studio"
+
+
 def test_an_unknown_profile_is_an_error(profiled: Shell) -> None:
     """The error suggests the closest name, with status 3; a missing value of --profile has status 2."""
     ended = profiled("health", "--profile", "studi")
