@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,9 @@ from typing import TYPE_CHECKING
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.costs import SINCE, iso_time, required_log
 from comfy_client.cli.flags import Flag, parse_count
+from comfy_client.cli.screen import Screen
+from comfy_client.cli.tables import BAD, DOUBTFUL, GOOD, MIN_PROSE_COLUMNS, Column, table_lines
+from comfy_client.cli.terminal import console_for
 from comfy_client.job import PROPAGATION_S
 from comfy_client.job_log import JobLog, LoggedJob
 from comfy_client.providers.interface import JobState
@@ -33,8 +35,7 @@ _REFRESH_THREADS = 8
 _REFRESH_S = 10.0
 """How long to wait for the provider."""
 _LIMIT_DEFAULT = 20
-_SHORT_PROMPT = 40
-_GAP = "  "
+_SHORT_PROMPT = 60
 
 _FLAGS = (
     SINCE,
@@ -69,8 +70,7 @@ def _jobs(call: Call) -> int:
         log.close()
     shown = jobs[: call.options.limit]
     value = {"jobs": list(map(job_object, shown)), "more": len(jobs) - len(shown), "note": note, "log": str(log.path)}
-    width = shutil.get_terminal_size().columns if call.screen.is_terminal else None
-    call.screen.show(value, *job_lines(shown, width))
+    call.screen.show(value, *job_lines(call.screen, shown))
     if not call.screen.is_json:
         for line in (note, f"{value['more']} older jobs; see --limit" if value["more"] else ""):
             if line:
@@ -159,38 +159,56 @@ def job_object(job: LoggedJob) -> JsonObject:
     }
 
 
-def job_lines(jobs: Sequence[LoggedJob], width: int | None) -> list[str]:
-    """Return the lines of a table of jobs. A prompt is shortened so that a line fits into `width` columns."""
+def job_lines(screen: Screen, jobs: Sequence[LoggedJob]) -> list[str]:
+    """Return the lines of a table of jobs. On a narrow terminal, columns are left out until the others fit."""
     if not jobs:
         return ["no jobs"]
-    rows = [("ID", "TIME", "STATE", "COST", "WORKFLOW", "FILES", "PROMPT"), *map(_row, jobs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    left = _SHORT_PROMPT if width is None else max(len(rows[0][-1]), width - sum(widths) - len(_GAP) * len(widths))
-    return [_GAP.join([*map(str.ljust, row[:-1], widths), _shortened(row[-1], left)]).rstrip() for row in rows]
+    cells = {column: [_CELLS[column](job) for job in jobs] for column in _CELLS}
+    shown = list(_CELLS)
+    if screen.is_terminal:
+        left = console_for(screen.out).width - MIN_PROSE_COLUMNS
+        widths = {name: max(len(name), *map(len, cells[name])) + 2 for name in shown if name != _PROSE}
+        for name in _LEFT_OUT_FIRST:
+            if sum(widths.values()) > left:
+                widths.pop(name, None)
+                shown.remove(name)
+    columns = [Column(name, name == "COST", name == _PROSE, _STYLES) for name in shown]
+    return table_lines(screen, columns, list(zip(*(cells[name] for name in shown), strict=True)))
 
 
-def _row(job: LoggedJob) -> tuple[str, ...]:
-    state = f"{job.state.value}: {job.error_code}" if job.error_code else job.state.value
-    return (
-        job.job_id,
-        datetime.fromtimestamp(job.submitted_at).astimezone().strftime("%Y-%m-%d %H:%M"),
-        state,
-        "" if job.cost is None else f"${job.cost:.4f}",
-        job.workflow,
-        _files(job.files),
-        " ".join(str(job.inputs.get("prompt", "")).split()),
-    )
+def _time(job: LoggedJob) -> str:
+    return datetime.fromtimestamp(job.submitted_at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _files(files: Sequence[str]) -> str:
+def _prompt(job: LoggedJob) -> str:
+    text = " ".join(str(job.inputs.get("prompt", "")).split())
+    return text if len(text) <= _SHORT_PROMPT else f"{text[: _SHORT_PROMPT - 3]}..."
+
+
+def _files(job: LoggedJob) -> str:
     """Return the first of the paths, relative to the current folder if it is in it, and the number of the others."""
-    if not files:
+    if not job.files:
         return ""
-    path = Path(files[0])
+    path = Path(job.files[0])
     with suppress(ValueError, OSError):
         path = path.relative_to(Path.cwd())
-    return f"{path} +{len(files) - 1}" if len(files) > 1 else os.fspath(path)
+    return f"{path} +{len(job.files) - 1}" if len(job.files) > 1 else os.fspath(path)
 
 
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+_CELLS: Mapping[str, Callable[[LoggedJob], str]] = {
+    "ID": lambda job: job.job_id,
+    "TIME": _time,
+    "STATE": lambda job: job.state.value,
+    "COST": lambda job: "" if job.cost is None else f"${job.cost:.4f}",
+    "PROMPT": _prompt,
+    "FILES": _files,
+    "ERROR": lambda job: job.error_code,
+    "WORKFLOW": lambda job: job.workflow,
+}
+_PROSE = "PROMPT"
+_LEFT_OUT_FIRST = ("WORKFLOW", "ERROR", "FILES", "COST", "TIME", _PROSE)
+_STYLES = {
+    JobState.SUCCEEDED.value: GOOD,
+    **dict.fromkeys((JobState.QUEUED.value, JobState.RUNNING.value), DOUBTFUL),
+    **dict.fromkeys((JobState.FAILED.value, JobState.TIMED_OUT.value), BAD),
+}

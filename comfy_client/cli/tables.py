@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from comfy_client.cli.screen import Screen
 from comfy_client.cli.terminal import console_for
 
-_MIN_PROSE_COLUMNS = 24
+MIN_PROSE_COLUMNS = 24
 """If less of the terminal's width than this is left for the column with prose, all columns may be wrapped."""
 GOOD, DOUBTFUL, BAD = "green", "yellow", "bold red"
 MARK_STYLES = {"ok": GOOD, "??": DOUBTFUL, "!!": BAD}
@@ -62,7 +62,7 @@ def _terminal_lines(screen: Screen, columns: Sequence[Column], rows: Sequence[Se
         for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
         if not column.is_prose
     ]
-    is_wide_enough = sum(narrow) + _MIN_PROSE_COLUMNS <= console.width
+    is_wide_enough = sum(narrow) + MIN_PROSE_COLUMNS <= console.width
     for column in columns:
         table.add_column(
             column.heading,

@@ -247,8 +247,9 @@ class DirectProvider:
             return job.status
         if job_id in self._cancelled:
             return JobStatus(job_id, JobState.CANCELLED, error=ErrorReport.because(ErrorCode.CANCELLED))
+        status = find_job(self._server, job_id).status
         self._has_polled_comfyui = True
-        return find_job(self._server, job_id).status
+        return status
 
     def result(self, status: JobStatus) -> GenerationResult:
         """Return a job's result, from memory or from ComfyUI. Raises JobError if the job has none, and RequestError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -56,16 +57,15 @@ def test_jobs_lists_the_newest_jobs(shell: Shell, platform: RunPodPlatform) -> N
     listed = shell("jobs").out.splitlines()
     as_json = shell("jobs", "--json").json
 
-    assert listed[0].split() == ["ID", "TIME", "STATE", "COST", "WORKFLOW", "FILES", "PROMPT"]
-    assert [line.split()[0] for line in listed[1:]] == [last, failing, first]
-    assert listed[1].endswith("a castle by night")
-    assert "failed: comfyui_unavailable" in listed[2]
+    assert [line.split()[0] for line in listed] == [last, failing, first]
+    assert "  a castle by night  " in listed[0]
+    assert re.search("failed .* comfyui_unavailable", listed[1])
     for part in ("succeeded", "knight.png", "a knight", "$0.", "flux-dev-txt2img"):
-        assert part in listed[3]
+        assert part in listed[2]
     assert [job["state"] for job in as_json["jobs"]] == ["queued", "failed", "succeeded"]
     assert as_json["jobs"][2]["files"] == [str(Path("knight.png").absolute())]
     assert [job["job_id"] for job in shell("jobs", "--state=failed", "--json").json["jobs"]] == [failing]
-    assert [line.split()[0] for line in shell("jobs", "--limit=1").out.splitlines()[1:]] == [last]
+    assert [line.split()[0] for line in shell("jobs", "--limit=1").out.splitlines()] == [last]
     assert "2 older jobs" in shell("jobs", "--limit=1").err
     assert shell("jobs", "--since=2999-01-01").out == "no jobs\n"
 
@@ -217,7 +217,7 @@ def test_logs_of_other_jobs_are_empty(shell: Shell) -> None:
     job_id = submit(shell)
     ended = shell("logs", job_id)
 
-    assert (ended.status, ended.out) == (0, "\n")
+    assert (ended.status, ended.out) == (0, "")
     assert "is queued: only the errors of failed jobs have log lines" in ended.err
 
 
