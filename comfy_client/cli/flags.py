@@ -36,8 +36,8 @@ class Flag:
     metavar: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Add the argument to a parser."""
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Add the argument to a parser, or to a group of its arguments."""
         shown: dict[str, Any] = {"metavar": self.metavar} if self.metavar else {}
         parser.add_argument(*self.names, help=self.help.replace("%", "%%"), **shown, **self.settings)
 

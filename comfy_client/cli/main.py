@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from comfy_client import __version__
 from comfy_client.cli.call import JSON, Call, Command, raise_on_signals, status_of
-from comfy_client.cli.flags import Flag, UsageError
+from comfy_client.cli.flags import Flag
 from comfy_client.cli.parser import (
     GLOBAL_OPTIONS,
     make_parser,
@@ -76,6 +77,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("print a shell completion script", "comfy_client.cli.main"),
 }
 """Each command's summary, and its module, which is imported when the command is used."""
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Start": ("init", "profiles", "simulate", "doctor"),
+    "Generate": ("txt2img", "img2img", "inpaint", "upscale", "run", "batch"),
+    "Jobs": ("submit", "jobs", "status", "wait", "result", "logs", "cancel", "cost"),
+    "Workflows and models": ("workflows", "models"),
+    "Serve": ("ui", "serve", "scenario", "mcp"),
+    "Deploy": ("deploy", "destroy", "health"),
+    "Help": ("help", "errors", "completion"),
+}
+"""The commands by the titles of their groups in the help."""
+_HELP = frozenset({"--help", "-h"})
 WITHOUT_PROFILE = frozenset({"init", "profiles", "simulate", "errors", "completion"})
 """The commands that use no profile, so that they work with an invalid profiles.toml."""
 SUMMARIES = {name: summary for name, (summary, _) in COMMANDS.items()}
@@ -119,13 +131,14 @@ def main(
             arguments, given = without_global_options(arguments)
             environment = {**environment, **given}
             name, words = _split(arguments)
-            if name in {"help", "--help", "-h"}:
-                return _help(words, screen, environment)
+            before_dashes = list(itertools.takewhile("--".__ne__, words))
+            if name in {"", "help", *_HELP} or _HELP.intersection(before_dashes):
+                return _help([name, *words], screen, environment)
             if name == "--version":
                 screen.show({"version": __version__}, __version__)
                 return 0
             if name not in COMMANDS:
-                raise _not_a_command(name, screen)
+                raise unknown_command(name, [*COMMANDS, "help", "--help", "--version"])
             settings = _settings(name, environment)
             _report_replaced(settings, screen, given)
             workflows = _workflows(settings.environment)
@@ -157,14 +170,6 @@ def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
     return name, [*arguments[first + 1 :], *arguments[:first]]
 
 
-def _not_a_command(name: str, screen: Screen) -> UsageError:
-    if name:
-        return unknown_command(name, [*COMMANDS, "help", "--help", "--version"])
-    if not screen.is_json:
-        overview(SUMMARIES).print_help(screen.err)
-    return UsageError("the command is missing")
-
-
 def _help(words: Sequence[str], screen: Screen, environment: Mapping[str, str]) -> int:
     """Print the help of the command that `words` name, or the list of commands. Return the exit status."""
     name = next((word for word in words if not word.startswith("-") and word != "help"), "")
@@ -176,7 +181,7 @@ def _help(words: Sequence[str], screen: Screen, environment: Mapping[str, str]) 
         workflows = _workflows(_settings(name, environment).environment)
         text = subparsers(make_parser(SUMMARIES, [_command(name, workflows)]))[name].format_help()
     else:
-        text = overview(SUMMARIES).format_help()
+        text = overview(GROUPS, {"help": "explain a command: help COMMAND", **SUMMARIES})
     screen.show({"help": text}, text.rstrip())
     return 0
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from comfy_client import __version__
 from comfy_client.cli.call import JSON, Command
 from comfy_client.cli.flags import UsageError
+from comfy_client.cli.help import HelpFormatter, add_flags, overview_text, usage_of
 from comfy_core.command_line import ConfigErrorParser
 from comfy_core.errors import ConfigError
 
@@ -19,9 +20,8 @@ SUMMARY = (
     "Generate images with Flux.1-dev on your own ComfyUI. The variable IMAGE_GENERATION_PROVIDER selects the provider."
 )
 FIRST_STEPS = (
-    "First, run `comfy-client init`: it asks where images are generated (also without an account\n"
-    "or a GPU), checks the settings and stores them. `comfy-client doctor` checks them again.\n"
-    "`comfy-client help COMMAND` explains a command."
+    "First, run `comfy-client init`: it asks where images are generated (also without an account or a GPU), checks the "
+    "settings and stores them. `comfy-client doctor` checks them again. `comfy-client help COMMAND` explains a command."
 )
 
 
@@ -61,32 +61,39 @@ def without_global_options(arguments: Sequence[str]) -> tuple[list[str], dict[st
     return rest, variables
 
 
-def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
-    """Return the parser whose help lists all commands."""
-    parser = ConfigErrorParser(
-        prog=PROGRAM,
-        description=SUMMARY,
-        epilog=FIRST_STEPS,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def overview(groups: Mapping[str, Sequence[str]], summaries: Mapping[str, str]) -> str:
+    """Return the help that lists all commands, by the titles of their groups."""
+    options = [
+        *((f"{name} {option.metavar}", option.help) for name, option in GLOBAL_OPTIONS.items()),
+        (JSON.names[0], "print one JSON object on stdout"),
+        ("-h, --help", "show the help of the command"),
+        ("--version", "print the version (without a command)"),
+    ]
+    grouped = {title: [(name, summaries[name]) for name in names] for title, names in groups.items()}
+    return overview_text(PROGRAM, SUMMARY, grouped, options, FIRST_STEPS)
+
+
+def make_parser(summaries: Mapping[str, str], commands: Iterable[Command]) -> argparse.ArgumentParser:
+    """Return the parser of all commands, with the flags of `commands`."""
+    parser = ConfigErrorParser(prog=PROGRAM, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one JSON object on stdout")
     for name, option in GLOBAL_OPTIONS.items():
         parser.add_argument(name, metavar=option.metavar, help=option.help)
     named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=ConfigErrorParser)
+    by_name = {command.name: command for command in commands}
     for name, summary in summaries.items():
-        named.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
-    return parser
-
-
-def make_parser(summaries: dict[str, str], commands: Iterable[Command]) -> argparse.ArgumentParser:
-    """Return the parser that lists all commands in its help, with the flags of `commands`."""
-    parser = overview(summaries)
-    for command in commands:
-        added = subparsers(parser)[command.name]
-        for flag in command.flags:
-            flag.add_to(added)
+        flags = by_name[name].flags if name in by_name else ()
+        added = named.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            usage=usage_of(PROGRAM, name, flags).replace("%", "%%"),
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        add_flags(added, flags)
     return parser
 
 
