@@ -152,5 +152,5 @@ def _files(store: ModelStore, folder: str) -> Iterator[tuple[str, str]]:
 def _directory_error(directory: Path, problem: str) -> ConfigError:
     return ConfigError(
         f"COMFYUI_DIR (--comfyui-dir) {directory}: {problem}. Set it to the base folder of the ComfyUI at "
-        "COMFYUI_ENDPOINT, which contains its `models`"
+        "COMFYUI_ENDPOINT, the one with its `models`, or for this command to its models folder"
     )

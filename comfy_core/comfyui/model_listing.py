@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import Fault, JsonObject
-from comfy_core.errors import invalid_input
-from comfy_core.validation import nearest
+from comfy_core.contract import JsonObject
+from comfy_core.request.models_task import require_folder
 
 _NO_MODELS = frozenset({"configs", "custom_nodes"})
 """Folders of ComfyUI's list that have no models."""
@@ -17,9 +16,8 @@ def listed_models(server: ComfyServer, folder: str = "") -> list[JsonObject]:
     Raises JobError (invalid_input) for an unknown folder, and RequestError.
     """
     folders = [each for each in server.model_folders() if each not in _NO_MODELS]
-    if folder and folder not in folders:
-        problem = f"is not a folder of models{nearest(folder, folders)} Folders: {', '.join(folders)}"
-        raise invalid_input([Fault("folder", problem)])
+    if folder:
+        require_folder(folder, folders)
     return [
         {"folder": each, "name": name, **facts}
         for each in ([folder] if folder else folders)

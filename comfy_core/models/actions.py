@@ -25,8 +25,7 @@ from comfy_core.models.files import hash_and_mark
 from comfy_core.models.listing import WantedFile
 from comfy_core.models.store import ModelStore, StoredModel
 from comfy_core.progress import Progress
-from comfy_core.request.models_task import DELETE, LIST, MODELS_TASK, ModelsRequest
-from comfy_core.validation import nearest
+from comfy_core.request.models_task import DELETE, LIST, MODELS_TASK, ModelsRequest, require_folder
 
 MAX_LISTED = 5_000
 """Maximum number of files in a list, which then has about 1.5 MB."""
@@ -53,9 +52,8 @@ def run_action(
 
 def _list(store: ModelStore, request: ModelsRequest, hooks: JobHooks) -> JsonObject:
     folder = request.folder
-    if folder and folder not in (known := store.folders()):
-        problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
-        raise invalid_input([Fault("folder", problem)])
+    if folder:
+        require_folder(folder, store.folders())
     found = store.models(folder)
     listed = list(islice(found, MAX_LISTED))
     return {"models": list_entries(store, listed, request, hooks), "left_out": sum(1 for _ in found)}

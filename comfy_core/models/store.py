@@ -33,7 +33,7 @@ from comfy_core.models.file_locks import LOCK_POLL_S, LOCK_WAIT_S, is_in_use, sh
 from comfy_core.models.files import marker_of, size_of
 from comfy_core.models.folders import FOLDERS
 from comfy_core.models.listing import ModelFile
-from comfy_core.request.models_task import name_problem
+from comfy_core.request.models_task import name_problem, require_folder
 from comfy_core.validation import nearest
 
 MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"})
@@ -165,7 +165,7 @@ class ModelStore:
 
         Raises JobError (invalid_input) if it cannot go there.
         """
-        self._require_folder(folder)
+        require_folder(folder, [each for each in self.folders() if each != FETCHED_FOLDER])
         path = self._path(folder, name)
         self._require_inside(path)
         return self._stored(folder, name, path)
@@ -208,7 +208,7 @@ class ModelStore:
 
     def _deletable(self, folder: str, name: str) -> StoredModel:
         """Return a file that may be deleted. Raises JobError (invalid_input)."""
-        self._require_folder(folder)
+        require_folder(folder, [each for each in self.folders() if each != FETCHED_FOLDER])
         path = _first_file(each / name for each in self._own_folders(folder) if Path(name).suffix in MODEL_SUFFIXES)
         if path is not None and not path.is_symlink():
             self._require_inside(path)
@@ -261,13 +261,6 @@ class ModelStore:
             places = ", ".join(map(str, searched))
             raise invalid_input([Fault("folder", f"is {folder}, which ComfyUI reads from {places}, not {self.target}")])
         return found
-
-    def _require_folder(self, folder: str) -> None:
-        """Raise JobError (invalid_input) if a folder is not one of ComfyUI's types. Older names of types are not."""
-        known = [each for each in self.folders() if each != FETCHED_FOLDER]
-        if folder not in known:
-            problem = f"is not a folder of models{nearest(folder, known)} Folders: {', '.join(known)}"
-            raise invalid_input([Fault("folder", problem)])
 
     def _require_inside(self, path: Path) -> None:
         """Raise JobError (invalid_input) if a link leads out of the target, or a file belongs to the cache."""

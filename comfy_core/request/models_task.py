@@ -8,17 +8,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from comfy_core.contract import ENVELOPE, JsonObject
+from comfy_core.contract import ENVELOPE, Fault, JsonObject
+from comfy_core.errors import invalid_input
 from comfy_core.request.model_address import OBJECT_KEYS, ModelAddress, address_text, parse_address
 from comfy_core.request.model_keys import read_tokens
 from comfy_core.request.spellings import respelled
 from comfy_core.request.webhook import Webhook, webhook_faults
 from comfy_core.request.wrappers import parsed
-from comfy_core.validation import Faults, Suggestions, path_of, plain, schema_faults
+from comfy_core.validation import Faults, Suggestions, nearest, path_of, plain, schema_faults
 
 MODELS_TASK = "models"
 LIST, DOWNLOAD, DELETE = ACTIONS = ("list", "download", "delete")
@@ -183,6 +184,13 @@ def default_name(address: ModelAddress) -> str:
         return f"{address.source.replace(':', '-')}{SAFETENSORS}"
     name = unquote(urlsplit(address.url).path).rpartition("/")[2]
     return name if name.endswith(SAFETENSORS) and not name_problem(name) else ""
+
+
+def require_folder(folder: str, known: Sequence[str]) -> None:
+    """Raise JobError (invalid_input) if `folder` is not one of the folders that a ComfyUI has."""
+    if folder not in known:
+        problem = f"is not a folder of models{nearest(folder, known) or '.'} Folders: {', '.join(known)}"
+        raise invalid_input([Fault("folder", problem)])
 
 
 def folder_problem(folder: str) -> str:

@@ -18,11 +18,12 @@ step was sent, or at once if the step is `None`. `hang_sampling` and `block_serv
 | cut_response(path, times=1) | the connection is closed without a response; the request has no effect |
 | write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
 | lack_cancel() | 405 for /api/jobs/{id}/cancel, as before ComfyUI 0.26 |
+| lack_experiments() | 404 for /experiment/…, as in a version that does not have these requests |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
 | hang_sampling(at_step=1, ignores_interrupt=False, times=1) | that step hangs until it is interrupted |
 | block_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
 | release() | ends every hang, block and stall, and the delay of history entries |
-| clear() | removes the faults that have not happened yet, but not `write_history_late` and `lack_cancel` |
+| clear() | removes the faults that have not happened yet, but not `write_history_late` and `lack_…` |
 
 A path is `/history`, which includes the paths below it, or `POST /history`. The prefix /api is ignored.
 """
@@ -117,6 +118,7 @@ class ComfyUIFaults:
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
         self._lacks_cancel = False
+        self.lacks_experiments = False
         self.released = threading.Event()
         """Set when a blocked server may continue."""
 
@@ -188,6 +190,10 @@ class ComfyUIFaults:
         """Respond to /api/jobs/{id}/cancel with status 405, as ComfyUI before 0.26."""
         self._lacks_cancel = True
 
+    def lack_experiments(self) -> None:
+        """Respond to /experiment/… with status 404."""
+        self.lacks_experiments = True
+
     def forget_everything(self) -> None:
         """Reset all state, as a restarted ComfyUI would."""
         self._call(lambda core: core.forget())
@@ -208,7 +214,7 @@ class ComfyUIFaults:
         self._call(lambda core: core.release())
 
     def clear(self) -> None:
-        """Remove the faults that have not happened yet, but not `write_history_late` and `lack_cancel`."""
+        """Remove the faults that have not happened yet, but not `write_history_late` and `lack_…`."""
         with self._lock:
             self._armed = []
 

@@ -17,6 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDERS = ("output", "input", "temp")
+FOLDER_NAMES = """
+checkpoints configs loras vae text_encoders diffusion_models clip_vision style_models embeddings diffusers
+vae_approx controlnet gligen upscale_models latent_upscale_models custom_nodes datasets hypernetworks photomaker
+classifiers model_patches audio_encoders background_removal frame_interpolation geometry_estimation optical_flow
+detection
+"""
+MODEL_FOLDERS = tuple(FOLDER_NAMES.split())
 OLDER_NAMES: Mapping[str, tuple[str, ...]] = {
     "text_encoders": ("text_encoders", "clip"),
     "diffusion_models": ("unet", "diffusion_models"),
@@ -70,9 +77,14 @@ class Folders:
         """Return the folder of previews."""
         return self.base / "temp"
 
+    @property
+    def model_folders(self) -> tuple[str, ...]:
+        """Return the names of the model folders."""
+        return tuple(dict.fromkeys([*MODEL_FOLDERS, *self.extra_models]))
+
     def model_paths(self, folder: str) -> list[Path]:
         """Return the folders that are searched for the files of a model folder, in search order."""
-        names = OLDER_NAMES.get(folder, (folder,))
+        names = OLDER_NAMES.get(folder, (folder,)) if folder in MODEL_FOLDERS else ()
         return [*(self.base / "models" / name for name in names), *self.extra_models.get(folder, ())]
 
     def reported_paths(self, folder: str) -> list[str]:

@@ -44,13 +44,6 @@ if TYPE_CHECKING:
 
 PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This server simulates ComfyUI. It has no editor."
 INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
-FOLDER_NAMES = """
-checkpoints configs loras vae text_encoders diffusion_models clip_vision style_models embeddings diffusers
-vae_approx controlnet gligen upscale_models latent_upscale_models custom_nodes datasets hypernetworks photomaker
-classifiers model_patches audio_encoders background_removal frame_interpolation geometry_estimation optical_flow
-detection
-"""
-MODEL_FOLDERS = tuple(FOLDER_NAMES.split())
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DOWNLOAD_ONLY = ("text/html", "text/html-sandboxed", "text/javascript", "text/css")
 SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
@@ -100,6 +93,8 @@ def _middleware(core: Core) -> Any:  # noqa: ANN401  aiohttp's own type of a mid
             return web.Response(status=403)
         if request.method == "OPTIONS":
             return web.Response()
+        if core.faults.lacks_experiments and "/experiment/" in request.path:
+            return web.Response(status=404)
         fault = core.faults.take_response_fault(request.method, request.path)
         if fault is not None and fault.is_500:
             response = web.Response(status=500, text=INTERNAL_ERROR)
@@ -245,25 +240,29 @@ class _Handlers:
         return web.json_response(FEATURES)
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response(MODEL_FOLDERS)
+        return web.json_response(self._core.folders.model_folders)
 
     async def models_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]
-        return web.json_response(self._core.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
+        return (
+            web.json_response(self._core.listing(folder))
+            if folder in self._core.folders.model_folders
+            else web.Response(status=404)
+        )
 
     async def model_paths(self, _: web.Request) -> web.Response:
         extensions = [".safetensors"]
         return web.json_response(
             [
                 {"name": name, "folders": self._core.folders.reported_paths(name), "extensions": extensions}
-                for name in MODEL_FOLDERS
+                for name in self._core.folders.model_folders
                 if name not in {"configs", "custom_nodes"}
             ]
         )
 
     async def model_files_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]
-        if folder not in MODEL_FOLDERS:
+        if folder not in self._core.folders.model_folders:
             return web.Response(status=404)
         return web.json_response(self._core.file_listing(folder))
 

@@ -145,16 +145,46 @@ def test_the_models_folder_itself_may_be_given(
     assert "knight.safetensors" in simulator.listed_models("loras")
 
 
-def test_a_comfyui_in_a_container_is_recognised_by_its_list(server: ModelServer, base: Path) -> None:
-    """If ComfyUI's paths are those of a container, its list of files decides whether the folder is its own."""
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_comfyui_in_a_container_is_recognised_by_its_list(server: ModelServer, base: Path, *, is_old: bool) -> None:
+    """If ComfyUI's paths are those of a container, or not reported, its list of files decides whose folder it is."""
     write(base / "models/vae/own.safetensors")
-    folders = Folders(base, base_in_container=Path("/comfyui-of-a-container"))
+    folders = Folders(base, base_in_container=None if is_old else Path("/comfyui-of-a-container"))
     with Simulator(base_directory=folders) as simulator, client_of(simulator, server, base) as client:
+        if is_old:
+            simulator.faults.lack_experiments()
         client.models.download(HF, "loras")
         client.models.delete("vae/own.safetensors")
 
         assert by_path(client.models.list())[KNIGHT].sha256 == sha256(LORA)
     assert not (base / "models/vae/own.safetensors").exists()
+
+
+def test_a_folder_that_comfyui_does_not_read_from_the_base_is_refused(
+    server: ModelServer, base: Path, tmp_path: Path
+) -> None:
+    """Another folder's files are not added to the base folder: the error has the places that ComfyUI reads."""
+    shared = tmp_path / "shared/ink"
+    shared.mkdir(parents=True)
+    folders = Folders(base, extra_models={"inks": (shared,)})
+    with (
+        Simulator(base_directory=folders) as simulator,
+        client_of(simulator, server, base) as client,
+        pytest.raises(JobError, match="is inks, which ComfyUI reads from") as info,
+    ):
+        client.models.download(HF, "inks")
+
+    assert str(shared) in str(info.value)
+    assert server.received == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(client: Client, base: Path) -> None:
+    """The error names the folder, and can be sent again after it was made writable."""
+    (base / "models/.by-address").touch()
+    with pytest.raises(JobError, match=r"\.by-address cannot be written") as info:
+        client.models.download(HF, "loras")
+
+    assert info.value.code is ErrorCode.MODEL_DOWNLOAD_FAILED
 
 
 @pytest.mark.parametrize("in_container", [False, True])
