@@ -14,6 +14,7 @@ from comfy_client.cli.results import status_object
 from comfy_client.cli.terminal_images import SHOW
 from comfy_client.client import Client, Job
 from comfy_client.job_log import LoggedJob, job_log_from_env
+from comfy_client.providers.interface import JobStatus
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
@@ -84,11 +85,22 @@ def _explain_expiry(call: Call, client: Client, job_id: str) -> Iterator[None]:
         raise JobError.of(ErrorReport(error.code, error.report.message + hint, error.report.details), job_id) from error
 
 
+def _status_of(call: Call, client: Client, job: Job) -> JobStatus:
+    """Return a job's status; the logged one if the log has the job's end, and the provider has deleted the job."""
+    try:
+        with _explain_expiry(call, client, job.id):
+            return job.status()
+    except JobError as error:
+        logged = _logged(call, job.id) if error.code is ErrorCode.JOB_EXPIRED else None
+        if logged is None or not logged.state.is_final:
+            raise
+        _say(call, f"the state is that of the log of jobs: {client.provider} does not have the job any more")
+        return JobStatus(job.id, logged.state, error=logged.error, execution_s=logged.execution_s, cost=logged.cost)
+
+
 def _status(call: Call) -> int:
     with call.client() as client:
-        job = _selected(call, client)
-        with _explain_expiry(call, client, job.id):
-            status = job.status()
+        status = _status_of(call, client, _selected(call, client))
     progress = status.progress
     percent = f", {progress.percent}% (step {progress.step} of {progress.steps})" if progress else ""
     if progress and progress.bytes_fields:
@@ -139,8 +151,7 @@ def _logs(call: Call) -> int:
         logged = _logged(call, job.id)
         state, error = (logged.state, logged.error) if logged else (None, None)
         if state is None or error is None:
-            with _explain_expiry(call, client, job.id):
-                status = job.status()
+            status = _status_of(call, client, job)
             state, error = status.state, status.error
     lines = error.log_tail if error else []
     report = {"code": error.code.value, "message": error.message} if error else {"code": None, "message": ""}
@@ -159,8 +170,11 @@ def _say(call: Call, line: str) -> None:
 def _cancel(call: Call) -> int:
     with call.client() as client:
         job = _selected(call, client)
-        with _explain_expiry(call, client, job.id):
+        try:
             job.cancel()
-            state = job.status().state.value
+        except JobError as error:
+            if error.code is not ErrorCode.JOB_EXPIRED:
+                raise
+        state = _status_of(call, client, job).state.value
     call.screen.show({"job_id": job.id, "state": state}, f"{job.id}  {state}")
     return 0

@@ -187,6 +187,19 @@ def test_an_expired_result_names_the_saved_file(shell: Shell, platform: RunPodPl
     assert "job_expired" in lost.err
 
 
+def test_the_end_of_a_deleted_job_is_that_of_the_log(shell: Shell, platform: RunPodPlatform) -> None:
+    """After RunPod has deleted a job, `status` and `cancel` show the state that the log has."""
+    job_id = submit(shell)
+    work(platform)
+    shell("status", job_id)
+    platform.retention_s = 0
+
+    for command in ("status", "cancel"):
+        ended = shell(command, job_id)
+        assert (ended.status, ended.out) == (0, f"{job_id}  succeeded\n")
+        assert "endpoint ep at RunPod does not have the job any more" in ended.err
+
+
 def test_a_job_of_another_endpoint_is_explained(shell: Shell) -> None:
     """The error for an unknown job has the endpoint that it was sent to, if the log has it."""
     job_id = submit(shell)
