@@ -49,6 +49,13 @@ def test_links_and_boxes_become_those_of_the_site() -> None:
     assert site.site_page("[a](../a.md)", "docs/guide/b.md", names, "https://g") == "[a](../a.md)"
 
 
+def test_a_pipe_in_the_code_of_a_table_is_not_escaped_on_the_site() -> None:
+    """GitHub needs a backslash before `|` in a table's code; the site would show it. Other text is unchanged."""
+    text = "| `png\\|webp` | a \\| b |\n\n`a\\|b`\n"
+
+    assert site.site_page(text, "docs/a.md", {"docs/a.md": "a.md"}, "") == "| `png|webp` | a \\| b |\n\n`a\\|b`\n"
+
+
 @pytest.mark.parametrize(
     ("page", "written", "on_the_site"),
     [

@@ -1,8 +1,8 @@
 """Builds the documentation as a site from mkdocs.yml, docs/ and the pages at the repository's root, without network.
 
 The pages are written for GitHub. In a temporary copy of docs/, README.md becomes the first page, links to other files
-of the repository become links to GitHub, and GitHub's alerts (`> [!NOTE]`) become admonitions. Zensical then builds
-the copy and checks every link between pages.
+of the repository become links to GitHub, GitHub's alerts (`> [!NOTE]`) become admonitions, and a `|` in a table's code
+is not escaped. Zensical then builds the copy and checks every link between pages.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CH
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 MAX_OPENING = 300
 """Maximum length of a page's first paragraph, in characters."""
+TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+CODE = re.compile(r"`[^`]+`")
 ALERT = re.compile(r"^> \[!(?P<kind>\w+)\]\n(?P<lines>(?:>.*\n?)+)", re.MULTILINE)
 
 
@@ -51,7 +53,11 @@ def site_page(text: str, source: str, site_paths: Mapping[str, str], repository:
         lines = (f"    {line.removeprefix('>').strip()}\n" for line in alert["lines"].splitlines())
         return f"!!! {alert['kind'].lower()}\n\n{''.join(lines)}"
 
-    return ALERT.sub(admonition, LINK.sub(site_link, text))
+    def row_without_escapes(row: re.Match[str]) -> str:
+        """Return a table's row whose code has no backslash before `|`. GitHub needs it, and Zensical would show it."""
+        return CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0])
+
+    return TABLE_ROW.sub(row_without_escapes, ALERT.sub(admonition, LINK.sub(site_link, text)))
 
 
 def normalized(path: PurePosixPath) -> str:
