@@ -12,6 +12,8 @@ ComfyClientError            base class; `.report` describes the failure, `.code`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from comfy_core.contract import ErrorReport, Fault
@@ -151,6 +153,15 @@ def missing_extra(feature: str, extra: str) -> ConfigError:
     return ConfigError(
         f"{feature} needs the extra `{extra}`. In a clone of this repository, run: {install_command(extra)}"
     )
+
+
+@contextmanager
+def requiring_extra(feature: str, extra: str) -> Iterator[None]:
+    """Raise the error of `missing_extra` for an ImportError in the block, which imports what the extra installs."""
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra(feature, extra) from error
 
 
 def invalid_input(faults: list[Fault]) -> JobError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from comfy_client.cli.call import Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.cli.output import prepare_output
-from comfy_core.errors import missing_extra
+from comfy_core.errors import requiring_extra
 from comfy_core.workflows import Workflow
 
 _FOLDER = Flag(
@@ -28,10 +28,8 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 def _mcp(call: Call) -> int:
     """Serve until the client closes stdin."""
-    try:
+    with requiring_extra("The MCP server", "mcp"):
         from comfy_client.cli.mcp_server import serve  # noqa: PLC0415 - optional dependency
-    except ImportError as error:
-        raise missing_extra("The MCP server", "mcp") from error
     # The tools write nothing to the screen: stdout belongs to the protocol.
     screen = replace(call.screen, out=call.screen.err, is_json=False)
     output = prepare_output(f"{call.options.output}/", screen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, UsageError, parse_pair
 from comfy_client.cli.serve import SERVE_FLAGS, serve_scenario
 from comfy_client.cli.transfer import export_assets, import_library
+from comfy_core.errors import requiring_extra
 
 if TYPE_CHECKING:
     from comfy_client.gateway.scenario.bridge.routing import RoutingRule
@@ -60,6 +62,8 @@ def _scenario(call: Call) -> int:
     }
     if (call.options.changes or call.options.only) and call.options.action != "route":
         raise UsageError("only `scenario route` takes CAPABILITY=SIDE and --only")
+    with requiring_extra("The shim", "scenario"):
+        importlib.import_module("comfy_client.gateway.scenario.settings")
     return actions[call.options.action](call)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from comfy_client.cli.call import JSON, Call, Command, print_url
 from comfy_client.cli.flags import Flag, parse_port
+from comfy_core.errors import requiring_extra
 
 if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
@@ -67,7 +68,8 @@ def serve_scenario(call: Call) -> int:
 
 
 def _serve(call: Call, apis: Collection[str]) -> int:
-    from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - only needed by this command
+    with requiring_extra("The server", "scenario"):
+        from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - only needed by this command
 
     options = call.options
     return serve(

@@ -34,7 +34,7 @@ from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
 from comfy_core.environment import Variable
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import ComfyClientError, ConfigError, RequestError, missing_extra
+from comfy_core.errors import ComfyClientError, ConfigError, RequestError, requiring_extra
 
 LOCAL_URL = "http://127.0.0.1:8188"
 """The address of ComfyUI and of `comfy-client simulate`, unless they are started with another one."""
@@ -267,10 +267,8 @@ def running_simulator(url: str) -> Iterator[str]:
 
     If a ComfyUI listens at `url` already, that one is used. Raises ConfigError.
     """
-    try:
+    with requiring_extra("The simulator", "simulator"):
         simulators = importlib.import_module("simulators.comfyui.simulator")
-    except ImportError as error:
-        raise missing_extra("The simulator", "simulator") from error
     port = urlsplit(url).port or 80
     for number in (port, 0):
         simulator = simulators.Simulator(port=number)

@@ -12,7 +12,7 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, parse_port
 from comfy_client.job_log import state_folder
 from comfy_core.environment import Variable
-from comfy_core.errors import ConfigError, missing_extra
+from comfy_core.errors import ConfigError, requiring_extra
 
 if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
@@ -41,11 +41,9 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 def _ui(call: Call) -> int:
     """Serve the page until Ctrl-C or SIGTERM."""
-    try:
+    with requiring_extra("The web page", "scenario"):
         from comfy_client.gateway.scenario.auth import page_token  # noqa: PLC0415 - optional dependencies
         from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - as above
-    except ImportError as error:
-        raise missing_extra("The web page", "scenario") from error
     is_chosen = bool(BROWSER.read(call.environment))
     directory = call.options.data or _default_directory(call)
 

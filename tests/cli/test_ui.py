@@ -31,7 +31,7 @@ WITHOUT_EXTRA = """
 import sys
 sys.modules["httpx"] = None
 from comfy_client.cli.main import main
-sys.exit(main(["ui"]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -175,19 +175,23 @@ def test_it_opens_the_browser(comfyui: Simulator, tmp_path: Path) -> None:
 )
 def test_a_missing_setting_is_named(tmp_path: Path, variables: dict[str, str], words: Sequence[str]) -> None:
     """Without settings or a folder, the command ends with 3 and the remedy."""
-    ended = run_ui(["-m", "comfy_client.cli.main", "ui", "--no-open"], {"HOME": str(tmp_path), **variables})
+    ended = run_python(["-m", "comfy_client.cli.main", "ui", "--no-open"], {"HOME": str(tmp_path), **variables})
     assert ended.returncode == 3
     assert all(word in ended.stderr for word in words)
 
 
-def test_a_missing_extra_is_named(tmp_path: Path) -> None:
-    """Without the optional packages, the command says what to install."""
-    ended = run_ui(["-c", WITHOUT_EXTRA], {"HOME": str(tmp_path), "COMFYUI_ENDPOINT": "http://127.0.0.1:9"})
+@pytest.mark.parametrize(
+    ("command", "feature"), [("ui", "The web page"), ("serve", "The server"), ("scenario serve", "The shim")]
+)
+def test_a_missing_extra_is_named(tmp_path: Path, command: str, feature: str) -> None:
+    """Without the optional packages, the commands of the server say what to install."""
+    variables = {"HOME": str(tmp_path), "COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
+    ended = run_python(["-c", WITHOUT_EXTRA, *command.split()], variables)
     assert ended.returncode == 3
-    assert "The web page needs the extra `scenario`" in ended.stderr
+    assert f"{feature} needs the extra `scenario`" in ended.stderr
 
 
-def run_ui(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def run_python(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run Python with `arguments` until it ends."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     environment.pop("XDG_STATE_HOME", None)

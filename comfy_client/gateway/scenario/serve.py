@@ -18,7 +18,7 @@ from comfy_client.gateway.scenario.auth import page_token
 from comfy_client.gateway.scenario.blobs import make_blobs
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.providers import workflows_from_env
-from comfy_core.errors import ConfigError, missing_extra
+from comfy_core.errors import ConfigError, requiring_extra
 from comfy_core.urls import is_loopback
 
 if TYPE_CHECKING:
@@ -170,7 +170,5 @@ def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
 
 
 def _import_optional(name: str) -> Any:  # noqa: ANN401 - an optional module
-    try:
+    with requiring_extra("The shim", "scenario"):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise missing_extra("The shim", "scenario") from error
