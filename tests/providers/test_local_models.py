@@ -223,16 +223,20 @@ def test_a_file_that_comfyui_does_not_list_is_deleted_again(server: ModelServer,
     assert list((tmp_path / "empty/models/loras").iterdir()) == []
 
 
+@pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("directory", ["nothing", "file"])
 def test_a_directory_without_models_is_refused(
-    simulator: Simulator, server: ModelServer, tmp_path: Path, directory: str
+    simulator: Simulator, server: ModelServer, tmp_path: Path, directory: str, *, is_old: bool
 ) -> None:
-    """A folder that does not exist, or is a file, is an error that names the variable and where ComfyUI reads."""
+    """A folder that does not exist, or is a file, is an error that names the variable and the problem."""
     (tmp_path / "file").touch()
+    if is_old:
+        simulator.faults.lack_experiments()
     with client_of(simulator, server, tmp_path / directory) as client, pytest.raises(ConfigError) as info:
         client.models.list()
 
-    assert "COMFYUI_DIR (--comfyui-dir)" in str(info.value)
+    assert f"COMFYUI_DIR (--comfyui-dir) {tmp_path / directory}: " in str(info.value)
+    assert ("it has no folder `models`" if is_old else "reads its models elsewhere") in str(info.value)
 
 
 def test_a_file_of_a_queued_prompt_is_kept(client: Client, simulator: Simulator, base: Path) -> None:

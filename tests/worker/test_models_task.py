@@ -242,6 +242,26 @@ def test_a_cancelled_download_is_resumed(storing: Worker, server: ModelServer) -
     assert server.requests(HF_PATH)[-1].offset > 0
 
 
+def test_of_two_downloads_to_one_name_the_second_waits(storing: Worker, server: ModelServer, models: Path) -> None:
+    """Two workers on one volume that get the same request download the file once. A cancelled one stops waiting."""
+    hold = server.hold(HF_PATH, after=50_000)
+    locked = models / ".by-address"
+    cancelled = Control(lambda: JobError.because(ErrorCode.CANCELLED))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(task, storing, DOWNLOAD)
+        assert until(lambda: list(locked.glob("*.lock")))
+        with pytest.raises(JobError, match="cancelled"):
+            task(storing, DOWNLOAD, cancelled)
+        second = threads.submit(task, storing, DOWNLOAD)
+        assert hold.reached.wait(60)
+        hold.release()
+        results = [first.result(60), second.result(60)]
+
+    assert [result["downloaded"] for result in results] == [True, False]
+    assert {result["model"]["sha256"] for result in results} == {sha256(LORA)}
+    assert list(locked.glob("*.lock")) == []
+
+
 def test_a_cache_on_another_disk_is_copied_from(storing: Worker, models: Path) -> None:
     """Without hard links the file is copied, and its hash stays known."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as other_disk:
