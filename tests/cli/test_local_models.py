@@ -132,6 +132,19 @@ def test_ctrl_c_ends_the_download(setup: Setup) -> None:
     assert setup.server.requests(HF_PATH)[-1].offset == 50_000
 
 
+def test_a_timeout_ends_the_download(setup: Setup) -> None:
+    """--wait-timeout ends the command and its download. The error says so, and names no job to wait for."""
+    hold = setup.server.hold(HF_PATH, after=50_000)
+    late = setup.download("--wait-timeout=3")
+    hold.release()
+    done = setup.download()
+
+    assert late.returncode == 1
+    assert "the same command continues it" in late.stderr
+    assert "comfy-client wait" not in late.stderr
+    assert done.returncode == 0
+
+
 def test_two_processes_download_one_file_once(setup: Setup) -> None:
     """Of two commands at once, one downloads the file and the other waits for it. Both succeed."""
     hold = setup.server.hold(HF_PATH, after=50_000)
