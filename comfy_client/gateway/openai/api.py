@@ -171,9 +171,9 @@ class OpenAiApi:
             with self._service.observed(job.id, events.put_nowait):
                 while not ended.done():
                     event = await _next_event(events, ended)
-                    if event is None:
-                        yield b"" if ended.done() else KEEP_ALIVE
-                    elif (jpeg := previews.selected(event)) is not None:
+                    if event is None and not ended.done():
+                        yield KEEP_ALIVE
+                    elif event is not None and (jpeg := previews.selected(event)) is not None:
                         yield partial_event(job, jpeg, previews.count - 1, call.options)
             done = await ended
             images = await self._response_images(done, call.options)

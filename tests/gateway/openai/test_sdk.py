@@ -13,6 +13,8 @@ from openai.types import ImageEditCompletedEvent, ImageGenCompletedEvent, ImageG
 from PIL import Image
 
 from bench.shim_process import KEY, SECRET, ShimProcess
+from simulators.comfyui import Simulator
+from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
 SMALL = {"steps": 4}
@@ -112,18 +114,20 @@ def test_a_mask_selects_the_area(client: openai.OpenAI) -> None:
     assert pixels.getpixel((16, 64)) != GREEN
 
 
-def test_a_stream_has_previews_and_the_image(client: openai.OpenAI) -> None:
-    """A stream has at most `partial_images` previews, and then the image."""
+def test_a_stream_has_a_preview_and_the_image(client: openai.OpenAI, comfyui: Simulator) -> None:
+    """A preview is sent while the image is generated, at most `partial_images` of them, and then the image."""
+    comfyui.faults.hang_sampling(at_step=20)
     stream = client.images.generate(
-        prompt="a knight", size="64x64", stream=True, partial_images=2, extra_body={"steps": 30, "seed": 3}
+        prompt="a knight", size="64x64", stream=True, partial_images=1, extra_body={"steps": 30, "seed": 3}
     )
-    *partial, completed = stream
+    preview = next(stream)
+    assert until(lambda: comfyui.hanging_step == 20)
+    comfyui.faults.release()
+    [completed] = stream
 
-    assert 0 < len(partial) <= 2
-    for number, each in enumerate(partial):
-        assert isinstance(each, ImageGenPartialImageEvent)
-        assert each.partial_image_index == number
-        assert opened(base64.b64decode(each.b64_json)).format == "JPEG"
+    assert isinstance(preview, ImageGenPartialImageEvent)
+    assert preview.partial_image_index == 0
+    assert opened(base64.b64decode(preview.b64_json)).format == "JPEG"
     assert isinstance(completed, ImageGenCompletedEvent)
     assert opened(base64.b64decode(completed.b64_json)).size == (64, 64)
     assert (completed.size, completed.output_format, completed.usage.total_tokens) == ("64x64", "png", 0)
