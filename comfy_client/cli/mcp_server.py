@@ -15,7 +15,6 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -27,6 +26,7 @@ from comfy_client import __version__
 from comfy_client.aio import AsyncClient, AsyncJob
 from comfy_client.cli.call import TERMINATING_SIGNALS, Call, Terminated, status_of
 from comfy_client.cli.costs import cost_object, parse_since, required_log
+from comfy_client.cli.job_list import job_object
 from comfy_client.cli.output import OutputTarget, save_result
 from comfy_client.cli.results import result_object
 from comfy_client.cli.workflows import input_rows
@@ -118,7 +118,7 @@ class Tools:
     async def list_jobs(self, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> CallToolResult:
         """List the last jobs of this machine, newest first, with their last known state, cost and files."""
         jobs = await asyncio.to_thread(self._logged, 0.0)
-        return _json({"jobs": [_logged_job(job) for job in reversed(jobs[-limit:])]})
+        return _json({"jobs": [job_object(job) for job in reversed(jobs[-limit:])]})
 
     async def cost(
         self, since: Annotated[str | None, Field(description="A date (2026-11-01), or an age (12h, 7d, 4w).")] = None
@@ -206,7 +206,7 @@ def make_server(tools: Tools) -> MCPServer[Any]:
 
 
 async def serve(call: Call, output: OutputTarget) -> None:
-    """Serve the tools on stdin and stdout until stdin is closed. Jobs at RunPod continue after that.
+    """Serve the tools on stdin and stdout until stdin is closed. Jobs continue after that.
 
     A signal closes the client and then ends the process, because the thread that reads stdin cannot be interrupted.
     """
@@ -246,19 +246,6 @@ def _error_object(error: ComfyClientError) -> JsonObject:
         "retry_means": report.retry.meaning,
         "job_id": getattr(error, "job_id", None),
         "details": details,
-    }
-
-
-def _logged_job(job: LoggedJob) -> JsonObject:
-    return {
-        "job_id": job.job_id,
-        "place": job.place,
-        "submitted_at": datetime.fromtimestamp(job.submitted_at, UTC).isoformat(timespec="seconds"),
-        "state": job.state.value,
-        "workflow": job.workflow,
-        "code": job.error_code or None,
-        "cost": job.cost,
-        "files": job.files,
     }
 
 
