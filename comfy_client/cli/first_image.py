@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from comfy_client.cli.flags import UsageError
@@ -19,7 +20,7 @@ def prepare_first_image(text: str, screen: Screen) -> OutputTarget:
     output = prepare_output(text, screen)
     if output.is_stdout:
         raise UsageError("-o - is not possible: stdout is used for the command's own result. Nothing was changed")
-    return output
+    return replace(output, has_force=False)
 
 
 def generate_first_image(

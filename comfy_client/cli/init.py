@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -34,7 +34,9 @@ from comfy_client.profiles import (
     OFF,
     PROFILE,
     PROFILE_VARIABLES,
+    Profile,
     ProfilesFile,
+    Settings,
     check_name,
     complete,
     read_profiles,
@@ -104,7 +106,8 @@ def _init(call: Call) -> int:
             file = read_profiles(path)
             output = prepare_first_image(options.output, screen)
             target = target_of(options) or _asked_target(questions)
-            settings = _settings(call, target, questions, stack.enter_context)
+            known = complete(call.environment, _stored_keys(file, PROFILE.read(call.environment)))
+            settings = _settings(call, target, known, questions, stack.enter_context)
             plan = _plan(call, file, settings, questions)
         except KeyboardInterrupt as interrupt:
             screen.interrupted(f"Interrupted. {NOTHING_WRITTEN}")
@@ -136,8 +139,20 @@ def _asked_target(questions: Questions | None) -> Target:
     return targets[questions.choice("Where are the images generated?", [target.title for target in targets])]
 
 
+def _stored_keys(file: ProfilesFile, name: str) -> Profile | None:
+    """Return the keys of the profile that is replaced, if there is one."""
+    if (replaced := file.profiles.get(name)) is None:
+        return None
+    keys = {each: value for each, value in replaced.values.items() if PROFILE_VARIABLES[each].secret}
+    return replace(replaced, values=keys)
+
+
 def _settings(
-    call: Call, target: Target, questions: Questions | None, enter: Callable[[AbstractContextManager[str]], str]
+    call: Call,
+    target: Target,
+    known: Settings,
+    questions: Questions | None,
+    enter: Callable[[AbstractContextManager[str]], str],
 ) -> TargetSettings:
     """Return the checked settings of the target. `enter` keeps the simulator running, if that is the target."""
     options = call.options
@@ -145,9 +160,7 @@ def _settings(
     if target is Target.SIMULATOR:
         url = enter(running_simulator(url or LOCAL_URL))
     keys = [sys.stdin.readline().strip() for _ in range(target.key_count)] if options.key_stdin else []
-    setup = TargetSetup(
-        call.environment, call.screen, questions, comfyui_url=url, endpoint_id=options.endpoint_id, keys=keys
-    )
+    setup = TargetSetup(known, call.screen, questions, comfyui_url=url, endpoint_id=options.endpoint_id, keys=keys)
     return setup.settings(target)
 
 

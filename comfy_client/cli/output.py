@@ -48,12 +48,16 @@ class NotSaved(ComfyClientError):  # noqa: N818 - the job succeeded
 
 @dataclass(frozen=True)
 class OutputTarget:
-    """The parsed `-o` flag. If `is_folder` is set, `path` is a folder and the file names are generated."""
+    """The parsed `-o` flag. If `is_folder` is set, `path` is a folder and the file names are generated.
+
+    `has_force` is whether the command has the flag --force.
+    """
 
     text: str
     path: Path
     is_folder: bool
     is_forced: bool = False
+    has_force: bool = True
 
     @property
     def is_stdout(self) -> bool:
@@ -213,7 +217,8 @@ def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
             raise
         paths.append(path)
         if not output.is_folder and targets.count(target) == 1 and path.name != target.name:
-            notes.append(f"{target} already exists; the new image is {path} (use --force to overwrite)")
+            remedy = " (use --force to overwrite)" if output.has_force else ""
+            notes.append(f"{target} already exists; the new image is {path}{remedy}")
     if not output.is_folder and targets and targets[0].suffix != output.path.suffix:
         notes.append(f"-o {output.text}: the output is {files[0].mime_type}, so the suffix is {targets[0].suffix}")
     return Saved(tuple(paths), notes=tuple(notes))

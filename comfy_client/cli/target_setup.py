@@ -19,6 +19,7 @@ from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import queue_url
 from comfy_client.deploy.variables import REST_BASE_URL
+from comfy_client.profiles import Settings
 from comfy_client.providers import (
     COMFYUI_ENDPOINT,
     COMFYUI_ENDPOINT_ID,
@@ -113,7 +114,7 @@ class TargetSetup:
     Without `questions`, a missing value raises UsageError or ConfigError.
 
     Args:
-        environment: the variables, which may have keys and base URLs.
+        known: the environment, completed with the keys of the profile that is replaced; it may have base URLs.
         screen: gets the findings of the checks on stderr.
         questions: asks the user.
         comfyui_url: the address of ComfyUI, or an empty text.
@@ -123,7 +124,7 @@ class TargetSetup:
 
     def __init__(
         self,
-        environment: Mapping[str, str],
+        known: Settings,
         screen: Screen,
         questions: Questions | None,
         *,
@@ -131,7 +132,8 @@ class TargetSetup:
         endpoint_id: str = "",
         keys: Sequence[str] = (),
     ) -> None:
-        self._environment = environment
+        self._known = known
+        self._environment = known.environment
         self._screen = screen
         self._questions = questions
         self._comfyui_url = comfyui_url
@@ -221,16 +223,15 @@ class TargetSetup:
         return self._checked(TargetSettings(Target.SCENARIO, variables))
 
     def _secret(self, variable: Variable[str], question: str) -> str:
-        """Return a key from stdin, the environment or the user. Raises ConfigError if it is missing or invalid."""
+        """Return a key from stdin, the environment, the profile or the user. Raises ConfigError."""
         if self._keys:
             return variable.read({variable.name: self._keys.pop(0)})
         if self._has(variable) and self._questions is None:
             return variable.read(self._environment)
         if self._questions is None:
             raise ConfigError(f"{variable.name} is not set. Export it, or pass it on stdin with --key-stdin")
-        if self._has(variable) and self._questions.is_confirmed(
-            f"Use the key in {variable.name}, and store it?", default=True
-        ):
+        source = self._known.source(variable.name)
+        if self._has(variable) and self._questions.is_confirmed(f"Use {variable.name} of the {source}?", default=True):
             return variable.read(self._environment)
         return variable.read({variable.name: self._questions.secret(f"{question}; it is not shown")})
 

@@ -200,6 +200,16 @@ def test_the_key_from_stdin(setup: InitSetup, monkeypatch: pytest.MonkeyPatch) -
     assert setup.profiles["runpod"] == setup.worker_values
 
 
+def test_the_key_of_the_profile_that_is_replaced(setup: InitSetup) -> None:
+    """Another endpoint of the same account needs no key; the first image's name is not taken twice."""
+    flags = ("--endpoint-id", setup.platform.endpoint_id, "--profile", "studio", "--yes", "--image")
+    first, second = setup.init(*flags), setup.init(*flags, RUNPOD_API_KEY="")
+
+    assert (first.status, second.status) == (0, 0), second.err
+    assert setup.profiles == {"studio": setup.worker_values}
+    assert "warning: knight.png already exists; the new image is knight-1.png\n" in second.err
+
+
 def test_json(setup: InitSetup) -> None:
     """--json prints one object, without the key; the checks are on stderr."""
     ended = setup.init("--endpoint-id", setup.platform.endpoint_id, "--json")

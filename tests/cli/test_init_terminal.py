@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from comfy_client.profiles import read_profiles
 from simulators.comfyui import Simulator
 from simulators.waiting import until
+from tests.cli.conftest import Shell
 from tests.cli.terminals import Terminal
 from tests.cli.test_init import InitSetup, free_port, platform, setup
 
@@ -142,6 +144,21 @@ def test_an_existing_profile_is_replaced_only_after_a_yes(setup: InitSetup) -> N
     assert read_profiles(setup.file).default == "old"
     assert list(setup.profiles) == ["old", "new"]
     assert "--profile new" in dialogue.screen
+
+
+def test_the_key_of_the_environment_is_offered(setup: InitSetup) -> None:
+    """A key of the environment is used after a yes; after a no, the command asks for one."""
+    variables = {**setup.shell.environment, "RUNPOD_API_KEY": setup.account.api_key}
+    dialogue = Dialogue(replace(setup, shell=Shell(variables)), "--endpoint-id", setup.platform.endpoint_id)
+    dialogue.reply("Use RUNPOD_API_KEY of the environment? [Y/n]: ", "n")
+    dialogue.reply_hidden("it is not shown: ", "rpa_wrong")
+    dialogue.expect("!!  RunPod rejected the API key")
+    dialogue.reply("Use RUNPOD_API_KEY of the environment? [Y/n]: ", "")
+    dialogue.reply("Name of the profile", "")
+    dialogue.reply("[y/N]: ", "")
+
+    assert dialogue.wait()[0] == 0, dialogue.screen
+    assert setup.profiles == {"runpod": setup.worker_values}
 
 
 @pytest.mark.parametrize("question", range(5))
