@@ -34,9 +34,10 @@ IMAGE_COLUMNS = 30
 """Width of the images in a terminal that can show images."""
 NEXT_STEPS = """
 Next:
-  ./scripts/demo --ui             generate images on a web page
-  .venv/bin/comfy-client init     use an endpoint on RunPod, a ComfyUI of yours, or the simulator
-  docs/deploy.md                  make an endpoint on RunPod"""
+  ./scripts/demo --ui           # generate images on a web page
+  . .venv/bin/activate          # makes comfy-client a command of this terminal
+  comfy-client init             # use an endpoint on RunPod, a ComfyUI of yours, or the simulator
+docs/deploy.md describes how to make an endpoint on RunPod."""
 
 
 def main() -> None:
