@@ -65,9 +65,12 @@ _Result = TypeVar("_Result")
 class OpenAiApi:
     """The routes of one service, below both prefixes."""
 
-    def __init__(self, service: ShimService, access: Access, workflows: Mapping[str, Workflow]) -> None:
+    def __init__(
+        self, service: ShimService, access: Access, workflows: Mapping[str, Workflow], *, is_strict: bool
+    ) -> None:
         self._service = service
         self._access = access
+        self._map_call = partial(map_call, workflows=workflows, is_strict=is_strict)
         self._workflows = workflows
         self._endpoints: Sequence[tuple[str, str, Endpoint]] = (
             *(("POST", each.path, partial(self._images, each)) for each in (GENERATIONS, EDITS)),
@@ -114,7 +117,7 @@ class OpenAiApi:
         owner = await self._access.owner(request)
         self._access.remember_base_url(request)
         body = await self._body(request, owner)
-        call = await asyncio.to_thread(map_call, operation, body, self._workflows)
+        call = await asyncio.to_thread(self._map_call, operation, body)
         job = await self._start(owner, operation, call, body, retry_hint(request))
         if call.options.is_stream:
             headers = {**SECURITY_HEADERS, "X-Accel-Buffering": "no"}

@@ -69,8 +69,10 @@ class ImagesCall:
     options: ResponseOptions
 
 
-def map_call(operation: Operation, body: object, workflows: Mapping[str, Workflow]) -> ImagesCall:
-    """Convert the body of a call.
+def map_call(
+    operation: Operation, body: object, workflows: Mapping[str, Workflow], *, is_strict: bool = False
+) -> ImagesCall:
+    """Convert the body of a call. In strict mode, parameters that would be ignored are faults.
 
     Raises ShimError with `param`: 400 with all faults, or 404 for a model that does not exist.
     """
@@ -81,6 +83,10 @@ def map_call(operation: Operation, body: object, workflows: Mapping[str, Workflo
     rules = {name: field.rule for name, field in PARAMETERS.items()}
     given = respelled(given, rules)
     faults.extend(schema_faults(given, {"properties": rules}))
+    if is_strict:
+        for name in given.keys() & PARAMETERS.keys():
+            if why_not := PARAMETERS[name].why_not:
+                faults.add(name, f"is not supported: {why_not}")
     _raise_if_any(faults)
     return _CallMapper(operation, given, workflows, faults).mapped()
 

@@ -114,7 +114,8 @@ class ShimServer:
         }
         self._has_openai = workflows is not None
         if workflows is not None:
-            checked = OpenAiApi(self.service, self._access, workflows).added_to(checked, self._checked)
+            openai = OpenAiApi(self.service, self._access, workflows, is_strict=settings.is_strict)
+            checked = openai.added_to(checked, self._checked)
         app = Starlette(
             routes=[Route(path, endpoint, methods=[method]) for (method, path), endpoint in checked.items()],
             exception_handlers={

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai._streaming import SSEDecoder
 from openai.types.image_edit_params import ImageEditParamsStreaming
 from openai.types.image_generate_params import ImageGenerateParamsStreaming
 from openai.types.image_model import ImageModel
@@ -16,6 +17,7 @@ from comfy_client.gateway.openai.api import PreviewFilter
 from comfy_client.gateway.openai.errors import JOB_STATUS, error_body, job_error
 from comfy_client.gateway.openai.fields import EDITS, GENERATIONS, PARAMETERS, QUALITY_STEPS, Operation
 from comfy_client.gateway.openai.mapping import ImagesCall, map_call
+from comfy_client.gateway.openai.responses import KEEP_ALIVE, error_event
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.models import ShimJob
 from comfy_client.job import Event, Preview
@@ -90,10 +92,12 @@ def test_an_edit_has_the_size_of_its_image(workflows: Mapping[str, Workflow]) ->
 
 
 def test_ignored_parameters_are_noted(workflows: Mapping[str, Workflow]) -> None:
-    """A parameter that is ignored is a note of the job, with what to use instead."""
-    assert generations(workflows, style="vivid").mapped.notes == (
-        "style was ignored: describe the style in the prompt",
-    )
+    """A parameter that is ignored is a note of the job, with what to use instead. In strict mode, it is an error."""
+    notes = generations(workflows, style="vivid").mapped.notes
+
+    assert notes == ("style was ignored: describe the style in the prompt",)
+    with pytest.raises(ShimError, match="style is not supported"):
+        map_call(GENERATIONS, {"prompt": "a knight", "style": "vivid"}, workflows, is_strict=True)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,14 @@ def test_previews_are_spread_over_the_job(maximum: int, percents: list[int], sen
         events += [Sampling(percent=percent), Preview(str(percent).encode())]
 
     assert [int(jpeg) for event in events if (jpeg := previews.selected(event)) is not None] == sent
+
+
+def test_the_sdk_ignores_comments_in_a_stream() -> None:
+    """The comments that keep a stream open are no events for the SDK."""
+    error = error_event(ShimError(503, "The server stops"))
+    events = list(SSEDecoder().iter_bytes(iter([KEEP_ALIVE, KEEP_ALIVE, error])))
+
+    assert [each.event for each in events] == ["error"]
 
 
 @pytest.mark.parametrize("code", ErrorCode)
