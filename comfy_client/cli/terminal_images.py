@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag
+from comfy_client.cli.terminal import TERM
 from comfy_client.providers.interface import GenerationResult
 from comfy_core.environment import Variable, switch
 
@@ -27,6 +28,10 @@ SHOW = Flag(
     settings={"action": "store_true"},
 )
 SHOW_VARIABLE = Variable("COMFY_CLIENT_SHOW", switch, "Whether commands that save images behave as with `--show`.", "0")
+_PROGRAM = Variable("TERM_PROGRAM", str, "The terminal's program. The terminal sets it; `--show` reads it.")
+_KITTY = Variable("KITTY_WINDOW_ID", str, "Set by kitty; `--show` reads it.")
+_TMUX = Variable("TMUX", str, "Set by tmux, in which `--show` shows no images.")
+VARIABLES = (SHOW_VARIABLE, _PROGRAM, _KITTY, _TMUX)
 
 
 def kitty_sequences(png: bytes, columns: int) -> str:
@@ -49,10 +54,10 @@ def iterm2_sequence(png: bytes, columns: int) -> str:
 
 def image_protocol(environment: Mapping[str, str]) -> _Encode | None:
     """Return the function that encodes images for the terminal, or None if the terminal is not known to show them."""
-    term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "").lower()
-    if environment.get("TMUX") or term.startswith(("tmux", "screen")):
+    term, program = TERM.read(environment), _PROGRAM.read(environment).lower()
+    if _TMUX.read(environment) or term.startswith(("tmux", "screen")):
         return None
-    if environment.get("KITTY_WINDOW_ID") or term in {"xterm-kitty", "xterm-ghostty"} or program == "ghostty":
+    if _KITTY.read(environment) or term in {"xterm-kitty", "xterm-ghostty"} or program == "ghostty":
         return kitty_sequences
     return iterm2_sequence if program in {"iterm.app", "wezterm", "vscode"} else None
 

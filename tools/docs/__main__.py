@@ -13,7 +13,7 @@ from typing import Any
 
 from comfy_client.cli.models import VARIABLES as MODEL_VARIABLES
 from comfy_client.cli.terminal import VARIABLES as TERMINAL_VARIABLES
-from comfy_client.cli.terminal_images import SHOW_VARIABLE
+from comfy_client.cli.terminal_images import VARIABLES as TERMINAL_IMAGE_VARIABLES
 from comfy_client.cli.ui import BROWSER
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
@@ -47,7 +47,7 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
         *LOG_VARIABLES,
         *MODEL_VARIABLES,
         *TERMINAL_VARIABLES,
-        SHOW_VARIABLE,
+        *TERMINAL_IMAGE_VARIABLES,
         BROWSER,
     ],
     "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
