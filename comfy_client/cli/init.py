@@ -66,7 +66,7 @@ _FLAGS = (
         "[default: the environment, or the terminal]",
         settings={"action": "store_true"},
     ),
-    Flag(("--default",), "Use the profile by default.", settings={"action": "store_true"}),
+    Flag(("--default",), "Use the profile, which --profile names, by default.", settings={"action": "store_true"}),
     Flag(
         ("--image", "--no-image"),
         "Generate a test image. [default: if it is free; on a terminal, the command asks if it is not]",
