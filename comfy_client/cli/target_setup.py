@@ -148,6 +148,8 @@ class TargetSetup:
             case Target.WORKER | Target.STOCK_WORKER:
                 return self._runpod(target)
             case Target.SCENARIO:
+                with requiring_extra("Scenario.com", "scenario-sdk"):
+                    importlib.import_module("scenario_sdk")
                 return self._repeated(self._scenario)
 
     def _comfyui(self, target: Target) -> TargetSettings:

@@ -161,6 +161,25 @@ def test_the_key_of_the_environment_is_offered(setup: InitSetup) -> None:
     assert setup.profiles == {"runpod": setup.worker_values}
 
 
+@pytest.mark.parametrize(
+    ("number", "module", "words"),
+    [
+        ("1", "aiohttp", "The simulator needs the extra `simulator`"),
+        ("5", "scenario_sdk", "needs the extra `scenario-sdk`"),
+    ],
+)
+def test_a_missing_extra_ends_the_command(setup: InitSetup, number: str, module: str, words: str) -> None:
+    """The choice names what to install, before the command asks for a key."""
+    blocked = setup.file.parent.parent.parent / f"{module}.py"  # in the current folder, where Python looks first
+    blocked.write_text(f"raise ImportError('{module} is not installed')\n")
+    dialogue = Dialogue(setup)
+    dialogue.reply(WHERE, number)
+
+    assert dialogue.wait()[0] == 3
+    assert words in dialogue.screen
+    assert not setup.file.exists()
+
+
 @pytest.mark.parametrize("question", range(5))
 @pytest.mark.parametrize("way", ["Ctrl-C", "Ctrl-D"])
 def test_ctrl_c_at_a_question_writes_nothing(setup: InitSetup, question: int, way: str) -> None:
