@@ -63,7 +63,7 @@ def test_no_text_installs_another_project(page: Path) -> None:
 def test_the_distribution_has_its_own_name() -> None:
     """The distribution is flux-comfyui-client; its command is comfy-client, and comfy_client has its version."""
     assert PROJECT["name"] == "flux-comfyui-client"
-    assert PROJECT["scripts"] == {"comfy-client": "comfy_client.cli.main:main"}
+    assert PROJECT["scripts"] == {"comfy-client": "comfy_client.cli.main:run"}
     assert importlib.import_module("comfy_client").__version__ == PROJECT["version"]
 
 
@@ -73,7 +73,7 @@ def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
     sources = [file.read_text() for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
 
-    assert named == {"batch", "completion", "mcp", "scenario", "scenario-sdk", "simulator"}
+    assert named == {"batch", "mcp", "scenario", "scenario-sdk", "simulator"}
     assert named <= set(extras)
     assert install_command("batch") in str(missing_extra("The gallery", "batch"))
     assert install_command("batch") == "pip install '.[batch]'"

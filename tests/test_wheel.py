@@ -76,7 +76,7 @@ def test_the_wheel_has_the_workflows_and_not_the_worker(wheel_and_output: tuple[
     with zipfile.ZipFile(wheel_and_output[0]) as archive:
         names = archive.namelist()
         [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
-        assert b"comfy-client = comfy_client.cli.main:main" in archive.read(entry_points)
+        assert b"comfy-client = comfy_client.cli.main:run" in archive.read(entry_points)
         archive.extractall(tmp_path / "installed")
     output = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -36,13 +36,12 @@ from comfy_client.cli.parser import (
     without_global_options,
 )
 from comfy_client.cli.screen import Screen
-from comfy_core.errors import ComfyClientError, missing_extra
+from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
     from comfy_client.profiles import Settings
     from comfy_core.workflows import Workflow
 
-SHELLS = ("bash", "zsh", "tcsh")
 _JOBS, _ONE_JOB, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "jobs", "servers"))
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -87,6 +86,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Help": ("help", "errors", "completion"),
 }
 """The commands by the titles of their groups in the help."""
+_COMPLETING = "_ARGCOMPLETE"
+"""The variable that the completion script sets when the user presses Tab."""
 _HELP = frozenset({"--help", "-h"})
 WITHOUT_PROFILE = frozenset({"init", "profiles", "simulate", "errors", "completion"})
 """The commands that use no profile, so that they work with an invalid profiles.toml."""
@@ -95,7 +96,8 @@ SUMMARIES = {name: summary for name, (summary, _) in COMMANDS.items()}
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the command `completion`."""
-    shell = Flag(("shell",), "The shell.", "|".join(SHELLS), {"choices": SHELLS})
+    shells = ("bash", "zsh", "fish", "powershell", "tcsh")
+    shell = Flag(("shell",), "The shell.", "|".join(shells), {"choices": shells})
     return (Command("completion", [shell, JSON], _completion),)
 
 
@@ -116,8 +118,8 @@ def main(
     err: TextIO | None = None,
 ) -> int:
     """Run a command line and return the exit status. The defaults are `sys.argv`, `os.environ`, stdout and stderr."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     environment = os.environ if environment is None else environment
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # The console's encoding may not have all characters.
@@ -211,14 +213,30 @@ def _workflows(environment: Mapping[str, str]) -> Mapping[str, Workflow]:
 
 
 def _completion(call: Call) -> int:
-    try:
-        import shtab  # noqa: PLC0415 - optional dependency
-    except ImportError as error:
-        raise missing_extra("Completion", "completion") from error
-    script: str = shtab.complete(make_parser(SUMMARIES, all_commands(call.workflows)), call.options.shell)
+    from comfy_client.cli.completion import completion_script  # noqa: PLC0415 - only needed for completion
+
+    script = completion_script(call.options.shell)
     call.screen.show({"shell": call.options.shell, "script": script}, script)
     return 0
 
 
+def _respond_to_shell(environment: Mapping[str, str]) -> int:
+    """Write completions for the shell, and return the exit status."""
+    from comfy_client.cli.completion import respond  # noqa: PLC0415 - as above
+
+    try:
+        completed = _settings("", environment).environment
+        workflows = _workflows(completed)
+    except ComfyClientError:
+        return 1
+    respond(environment.get("COMP_LINE", ""), SUMMARIES, workflows, lambda name: _command(name, workflows), completed)
+    return 0
+
+
+def run() -> int:
+    """Run the command line of this process, or complete it for a shell, and return the exit status."""
+    return _respond_to_shell(os.environ) if _COMPLETING in os.environ else main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -22,7 +22,7 @@ _SCREEN_LINES = 100
 
 
 class Terminal:
-    """A process of `comfy-client` whose stdin and stderr are a terminal, and the terminal's content."""
+    """A process whose stdin and stderr are a terminal, and the terminal's content."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Terminal:
         columns: int = 120,
         *,
         is_stdout_too: bool = False,
+        program: Sequence[str] = COMMAND,
     ) -> None:
         self._near, far = pty.openpty()
         termios.tcsetwinsize(far, (_SCREEN_LINES, columns))
@@ -39,7 +40,7 @@ class Terminal:
         self._pieces: list[bytes] = []
         inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
         self.process = subprocess.Popen(  # awaited by `wait`, which kills it after 60 s
-            [*COMMAND, *arguments],
+            [*program, *arguments],
             cwd=folder,
             env={**inherited, "TERM": "xterm-256color", **environment, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdin=far,
@@ -107,11 +108,15 @@ class Terminal:
 
     def type(self, text: str) -> None:
         """Type a line."""
-        os.write(self._near, f"{text}\n".encode())
+        self.press(f"{text}\n")
+
+    def press(self, keys: str) -> None:
+        """Type characters."""
+        os.write(self._near, keys.encode())
 
     def press_ctrl_d(self) -> None:
         """Type the character that closes stdin."""
-        os.write(self._near, b"\x04")
+        self.press("\x04")
 
     def wait(self) -> tuple[int, str]:
         """Wait for the process; return its exit status and stdout."""

@@ -240,15 +240,6 @@ def test_every_error_is_explained(shell: Shell) -> None:
         assert code.remedy in shell("errors", code.value).out
 
 
-@pytest.mark.parametrize("shell_name", ["bash", "zsh"])
-def test_completion_is_a_script(shell: Shell, shell_name: str) -> None:
-    """The completion script contains commands, and flags from the schemas."""
-    script = shell("completion", shell_name).out
-
-    assert "img2img" in script
-    assert "--num-images" in script
-
-
 def test_a_webp_image_has_its_suffix(shell: Shell, platform: RunPodPlatform) -> None:
     """The file's suffix matches the image's type."""
     encoded = io.BytesIO()

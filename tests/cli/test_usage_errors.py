@@ -205,7 +205,8 @@ def test_the_version_is_printed_quickly() -> None:
     """`--version` and `--help` load neither the HTTP client nor modules of other commands."""
     code = (
         "import sys, comfy_client.cli.main as m; m.main(['--version']); m.main(['--help']); "
-        "print(*{'requests', 'jsonschema', 'PIL', 'rich', 'asyncio', 'boto3'} & set(sys.modules), file=sys.stderr)"
+        "print(*{'requests', 'jsonschema', 'PIL', 'rich', 'argcomplete', 'asyncio', 'boto3'} & set(sys.modules), "
+        "file=sys.stderr)"
     )
     ended = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 

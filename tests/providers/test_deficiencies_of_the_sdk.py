@@ -157,9 +157,11 @@ def test_row_14_the_client_is_light() -> None:
     cpu_times_s, modules = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
 
     names = [line.strip().strip('",').partition(">")[0] for line in dependencies.strip().splitlines()]
-    assert names == ["jsonschema", "pillow", "requests", "rich", "tomlkit", "websocket-client"]
+    assert names == ["argcomplete", "jsonschema", "pillow", "requests", "rich", "tomlkit", "websocket-client"]
     assert min(map(float, cpu_times_s)) < 0.2
-    assert not {"requests", "PIL", "jsonschema", "websocket", "rich", "tomlkit", "runpod"} & set(modules[0].split())
+    assert not {"argcomplete", "requests", "PIL", "jsonschema", "websocket", "rich", "tomlkit", "runpod"} & set(
+        modules[0].split()
+    )
     assert set(comfy_client.__all__) <= set(dir(comfy_client))
     assert all(getattr(comfy_client, name) for name in comfy_client.__all__)
 
