@@ -231,7 +231,8 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
 def _traceback(entries: object) -> tuple[str, ...]:
     """Return the last lines of the traceback in an execution_error, whose entries are those of traceback.format_tb."""
     last = [str(entry)[-_MAX_PROCESSED_TEXT:] for entry in entries[-SHOWN_LINES:]] if isinstance(entries, list) else []
-    return tuple(log_excerpt("".join(last).splitlines()))
+    lines = "".join(last).splitlines()
+    return tuple(log_excerpt([line for line in lines if line.strip(" ^~")]))  # Python marks code with ^ and ~ below it
 
 
 def _succeeded_with(outputs: object) -> Succeeded:

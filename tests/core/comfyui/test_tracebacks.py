@@ -19,7 +19,7 @@ def lines_of(traceback: object) -> list[str]:
 
 
 def test_the_lines_have_no_folders_and_no_names_of_uploads() -> None:
-    """Entries are split into lines. Folders, escape sequences and the names of uploads are removed."""
+    """Entries are split into lines. Folders, escape sequences, names of uploads and lines of marks are removed."""
     entries = [
         f'  File "/comfyui/nodes.py", line 7, in load\n    open("/comfyui/input/{RUN}/0.png")\n',
         "\x1b[31mend\n",
