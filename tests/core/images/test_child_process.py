@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -55,7 +56,13 @@ def processes() -> Iterator[ImageProcessPool]:
 
 def children() -> list[psutil.Process]:
     """Return the child processes of this process that decode images."""
-    return [child for child in psutil.Process().children() if "comfy_core.images.child" in " ".join(child.cmdline())]
+
+    def decodes(child: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it was just killed: also a ZombieProcess
+            return "comfy_core.images.child" in " ".join(child.cmdline())
+        return False
+
+    return [child for child in psutil.Process().children() if decodes(child)]
 
 
 def check_in_child(
