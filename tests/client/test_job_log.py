@@ -15,6 +15,8 @@ from comfy_client.client import Client, client_from_env
 from comfy_client.job_log import JobLog, job_log_from_env
 from comfy_client.logged_provider import request_inputs
 from comfy_client.providers.interface import JobState
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow
 from simulators.runpod.queue_api import RunPodPlatform
@@ -73,17 +75,57 @@ def test_a_job_is_logged_from_submit_to_file(log: JobLog, platform: RunPodPlatfo
     assert (after.workflow, after.gpu, after.cost) == ("flux-dev-txt2img", "NVIDIA L4", 0.0019)
     assert after.inputs["seed"] == 7
     assert after.files == (str(tmp_path / "knight.png"),)
+    assert after.error is None
     assert after.submitted_at == before.submitted_at <= after.updated_at
     assert after.execution_s is not None
 
 
 def test_a_failed_job_has_its_error_code(log: JobLog, platform: RunPodPlatform) -> None:
-    """The row of a failed job has its state, its error code and no cost."""
+    """The row of a failed job has its state, its error, and no cost if the price is not known."""
     with client_with(log, platform) as client, pytest.raises(JobError):
         client.txt2img("fail")
     [job] = log.jobs()
 
     assert (job.state, job.error_code, job.cost) == (JobState.FAILED, "out_of_memory", None)
+    assert job.error == ErrorReport(ErrorCode.OUT_OF_MEMORY, "no memory")
+
+
+def test_saved_files_are_those_that_have_not_changed(log: JobLog, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """The files of a result are known until one of them is changed, deleted or replaced by a folder."""
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        path.write_bytes(png(8))
+    with client_with(log, platform) as client:
+        client.note_files("job-1", paths)
+    [job] = log.jobs()
+    intact = job.saved_files
+    paths[1].write_bytes(b"changed")
+    changed = job.saved_files
+    paths[1].unlink()
+    deleted = job.saved_files
+    paths[1].mkdir()
+
+    assert intact == tuple(paths)
+    assert (changed, deleted, job.saved_files) == ((), (), ())
+    assert log.job("job-1") == job
+    assert log.job("job-2") is None
+
+
+def test_a_log_of_an_earlier_version_is_updated(log: JobLog) -> None:
+    """The rows of a file of the first version have no error and no hashes, and new rows have both."""
+    log.note("job-1", state="succeeded", files=["/a.png"])
+    log.close()
+    with sqlite3.connect(log.path) as connection:
+        for column in ("hashes", "error"):
+            connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    log.note("job-2", hashes=["00"])
+    old, new = log.jobs()
+
+    assert (old.files, old.hashes, old.error) == (("/a.png",), (), None)
+    assert old.saved_files == ()
+    assert new.hashes == ("00",)
 
 
 def test_a_client_without_a_log_writes_none(platform: RunPodPlatform, tmp_path: Path) -> None:
