@@ -249,7 +249,7 @@ def test_a_killed_export_continues_a_completed_upload(scenario: ScenarioSimulato
     [asset_id] = add_own_assets(tmp_path, LARGE)
     scenario.faults.stall("complete")
     transfer = TransferProcess("export", scenario, tmp_path)
-    assert until(lambda: count_of(scenario, "POST /v1/uploads/upload_") == 1)
+    assert until(lambda: any(each.status == "validating" for each in list(scenario.uploads.by_id.values())))
     transfer.kill()
     scenario.faults.clear()
     status, report = transferred("export", scenario, tmp_path)
