@@ -71,7 +71,7 @@ def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
     """Each message names an extra of pyproject.toml, and the command that installs the extra from a clone."""
     extras = PROJECT["optional-dependencies"]
     sources = [file.read_text() for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
-    named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
+    named = {extra for text in sources for extra in re.findall(r'(?:missing|requiring)_extra\(.+?, "([\w-]+)"\)', text)}
 
     assert named == {"batch", "mcp", "scenario", "scenario-sdk", "simulator"}
     assert named <= set(extras)

@@ -20,8 +20,7 @@ from comfy_client.job import Done, Downloading, Event, ProviderUnavailable, Queu
 _REDRAWS_PER_S = 4
 _MAX_BAR_COLUMNS = 50
 _MIN_BAR_COLUMNS = 4
-_TEXT_COLUMNS = len(" 1234 of 1234 images 1:00:00, about 1:00:00 left ")
-"""Space for everything in the first line but the bar."""
+_CLOCK_COLUMNS = len(" 1:00:00, about 1:00:00 left ")
 
 
 class _ClockColumn(ProgressColumn):
@@ -43,6 +42,7 @@ class _TwoLines(Progress):
 
     def __init__(self, err: TextIO, total: float | None, amount: str, stage: str) -> None:
         self._stage = stage
+        self._amount = amount
         self._bar = BarColumn()
         self._console = console_for(err)
         super().__init__(
@@ -62,7 +62,8 @@ class _TwoLines(Progress):
         self.update(self._only_task, completed=completed, advance=advance)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        free_columns = self._console.width - _TEXT_COLUMNS
+        amount_columns = max((len(self._amount.format(task=task)) for task in self.tasks), default=0)
+        free_columns = self._console.width - amount_columns - _CLOCK_COLUMNS
         self._bar.bar_width = max(_MIN_BAR_COLUMNS, min(_MAX_BAR_COLUMNS, free_columns))
         yield from super().get_renderables()
         yield Text(self._stage, no_wrap=True, overflow="crop")

@@ -18,7 +18,7 @@ from simulators.waiting import until
 from tests.processes import killed_at_end
 
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
-_SCREEN_LINES = 100
+_SCREEN_LINES = 300
 
 
 class Terminal:
