@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
 
@@ -42,7 +43,7 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 def _workflow_command(name: str, workflow: Workflow) -> Command:
     """Return the command of a workflow. Its prompt is an argument, and --image is required if the workflow has it."""
     is_optional = "prompt" not in workflow.schema.get("required", [])
-    description = workflow.inputs["prompt"].get("description", "")
+    description = f"{workflow.inputs['prompt'].get('description', '')} `-` stands for stdin.".strip()
     prompt = Flag(("prompt",), description, "PROMPT", {"nargs": "?"} if is_optional else {})
     image = [IMAGE] if "image" in workflow.inputs else []
     flags = [prompt, *image, *input_flags(workflow.inputs, ("prompt", "image")), SET, *_WAITING_FLAGS]
@@ -51,7 +52,8 @@ def _workflow_command(name: str, workflow: Workflow) -> Command:
 
 def _run_workflow(name: str, call: Call) -> int:
     image = {"image": one_image(call.options.image)} if "image" in vars(call.options) else {}
-    return run_and_save(call, template_request(call, name, {"prompt": call.options.prompt, **image}))
+    prompt = sys.stdin.read().strip() if call.options.prompt == "-" else call.options.prompt
+    return run_and_save(call, template_request(call, name, {"prompt": prompt, **image}))
 
 
 def _run(call: Call) -> int:

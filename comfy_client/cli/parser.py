@@ -19,6 +19,8 @@ PROGRAM = "comfy-client"
 SUMMARY = (
     "Generate images with Flux.1-dev on your own ComfyUI. The variable IMAGE_GENERATION_PROVIDER selects the provider."
 )
+_SIMILARITY = 0.68
+"""How similar a name must be to be suggested (difflib's ratio): --colour is 0.67 of --loras."""
 FIRST_STEPS = (
     "First, run `comfy-client init`: it asks where images are generated (also without an account or a GPU), checks the "
     "settings and stores them. `comfy-client doctor` checks them again. `comfy-client help COMMAND` explains a command."
@@ -154,5 +156,5 @@ def _unknown_flag(words: Sequence[str], known: set[str]) -> str:
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence: a suggestion for the misspelled `name`, or a full stop."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=_SIMILARITY)
     return f"; did you mean {close[0]}?" if close else "."

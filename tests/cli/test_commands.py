@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from bench.worker_setup import ROOT
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import Workflow, render
@@ -19,6 +22,7 @@ from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, png
 from tests.cli.conftest import Shell
+from tests.cli.terminals import COMMAND
 
 
 def test_an_image_is_written_to_its_file(shell: Shell, platform: RunPodPlatform) -> None:
@@ -232,6 +236,24 @@ def test_a_workflow_s_inputs_are_listed(shell: Shell, workflows: Mapping[str, Wo
         assert f"  {name} " in listed
     assert "[64 to 2048; default 1024]" in listed
     assert schema == workflows["flux-dev-txt2img"].schema
+
+
+@pytest.mark.slow
+def test_the_prompt_may_come_from_stdin(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`txt2img -` reads the prompt from stdin, without the line's end."""
+    ended = subprocess.run(
+        [*COMMAND, "txt2img", "-", "--json"],
+        input="a red fox\n",
+        env={**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    [job] = platform.jobs.values()
+    assert job.input["prompt"] == "a red fox"
+    assert json.loads(ended.stdout)["job_id"] == job.id
 
 
 def test_every_error_is_explained(shell: Shell) -> None:

@@ -123,6 +123,12 @@ def test_an_invalid_command_line_is_explained(
     assert platform.submissions == 0
 
 
+def test_an_unlike_flag_is_not_suggested(shell: Shell) -> None:
+    """--colour is no misspelt --loras; --stepps is a misspelt --steps."""
+    assert "did you mean" not in shell("txt2img", "x", "--colour", "red").err
+    assert "did you mean --steps?" in shell("txt2img", "x", "--stepps", "4").err
+
+
 def test_help_is_available_in_each_way(shell: Shell) -> None:
     """`help` and `--help` list the commands or describe one, also after other arguments."""
     for arguments in (["help"], ["--help"], ["-h"]):
