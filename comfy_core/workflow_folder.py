@@ -56,7 +56,7 @@ class WorkflowFolder(Mapping[str, Workflow]):
         if template is None:
             return self.others[name]
         if template.workflow is None:
-            raise JobError.because(ErrorCode.INVALID_WORKFLOW, f"{template.problem}.", workflow=name)
+            raise JobError.because(ErrorCode.INVALID_WORKFLOW, template.problem, workflow=name)
         return template.workflow
 
     def __contains__(self, name: object) -> bool:

@@ -122,7 +122,8 @@ def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str
             raise UsageError(
                 f"{unknown.lstrip('-')} is a positional argument: give it without a flag, in quotes. {help_for}"
             )
-        raise UsageError(f"there is no flag {unknown}{_suggestion(unknown, known)} {help_for}")
+        input_hint = f" Inputs are given as -i {unknown.lstrip('-')}=VALUE." if "-i" in known else ""
+        raise UsageError(f"there is no flag {unknown}{_suggestion(unknown, known)}{input_hint} {help_for}")
     if problem:
         raise UsageError(problem)
     if extra and hasattr(options, "prompt"):
