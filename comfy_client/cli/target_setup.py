@@ -247,6 +247,8 @@ class TargetSetup:
         """
         with client_from_env(settings.variables) as client:
             for finding in check_endpoint(client):
+                if isinstance(finding.error, RequestError):
+                    raise finding.error.explained(finding.sentence)
                 if finding.error and finding.what != "models":
                     raise finding.error
                 self._screen.say(f"{finding.mark}  {finding.what:11}{finding.sentence}")

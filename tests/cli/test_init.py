@@ -16,6 +16,7 @@ import pytest
 
 from comfy_client.profiles import read_profiles
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import ScriptedWorker, image_result
@@ -79,12 +80,6 @@ def setup(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         variables = {name: value for name, value in account.environment().items() if name != "RUNPOD_API_KEY"}
         home = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "COMFY_CLIENT_JOB_LOG": "off"}
         yield InitSetup(Shell({**variables, **home}), account, platform)
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager
@@ -229,7 +224,7 @@ def test_json(setup: InitSetup) -> None:
         ([], {}, 2, "--comfyui-endpoint URL, --endpoint-id ID or --provider"),
         (["--provider", "comfyui"], {}, 2, "--comfyui-endpoint URL, --endpoint-id ID or --provider"),
         (["--comfyui-endpoint", "http://a", "--endpoint-id", "b"], {}, 2, "excludes --endpoint-id"),
-        (["--comfyui-endpoint", "http://127.0.0.1:9"], {}, 4, "did not respond"),
+        (["--comfyui-endpoint", "http://127.0.0.1:9"], {}, 4, "Check that it is running"),
         (["--comfyui-endpoint", "ftp://a"], {}, 3, "not a valid ComfyUI URL"),
         (["--endpoint-id", "ep"], {"RUNPOD_API_KEY": ""}, 3, "RUNPOD_API_KEY is not set"),
         (["--endpoint-id", "ep"], {"RUNPOD_API_KEY": "rpa_wrong"}, 3, "rejected the API key"),

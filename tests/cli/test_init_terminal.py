@@ -11,10 +11,11 @@ import pytest
 
 from comfy_client.profiles import read_profiles
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
 from simulators.waiting import until
 from tests.cli.conftest import Shell
 from tests.cli.terminals import Terminal
-from tests.cli.test_init import InitSetup, free_port, platform, setup
+from tests.cli.test_init import InitSetup, platform, setup
 
 __all__ = ["platform", "setup"]  # fixtures
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ def test_a_comfyui_is_asked_for_until_it_responds(setup: InitSetup) -> None:
         dialogue = Dialogue(setup, "--no-image")
         dialogue.reply(WHERE, "2")
         dialogue.reply("URL of ComfyUI (http://127.0.0.1:8188): ", f"http://127.0.0.1:{free_port()}")
-        dialogue.expect("!!  ComfyUI did not respond")
+        dialogue.expect("Check that it is running")
         dialogue.reply("URL of ComfyUI", comfyui.url)
         dialogue.expect("ok  models")
         dialogue.reply("Name of the profile (comfyui): ", "no name")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from openai.types import ImagesResponse
 from bench.shim_process import KEY, SECRET, ShimProcess
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
+from simulators.http_server import free_port
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
 from simulators.waiting import until
@@ -32,13 +32,6 @@ CALL: Body = {"prompt": "a knight", "size": "64x64", "seed": 5}
 CALLS = 50
 RETRIES = 100
 """More than the SDK needs while the server starts again, on a machine of any speed."""
-
-
-def free_port() -> int:
-    """Return a port that no server uses."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.fixture
