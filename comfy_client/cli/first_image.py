@@ -42,7 +42,7 @@ def generate_first_image(
         if line:
             report(f"warning: {line}")
     path = saved.paths[0]
-    took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
+    took = f", generated in {result.execution_s:.1f} s" if result.execution_s is not None else ""
     cost = f", {line}" if (line := cost_line(result)) else ""
     report(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}{cost}")
     return path

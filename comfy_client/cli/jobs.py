@@ -157,7 +157,7 @@ def _logs(call: Call) -> int:
     report = {"code": error.code.value, "message": error.message} if error else {"code": None, "message": ""}
     call.screen.show({"job_id": job.id, "state": state.value, **report, "lines": lines}, *lines)
     why = f"{error.code.value}: {error.message}" if error else "only the errors of failed jobs have log lines"
-    _say(call, f"job {job.id} is {state.value}: {why}")
+    _say(call, f"job {job.id} has the state {state.value}: {why}")
     return 0
 
 

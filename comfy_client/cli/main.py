@@ -24,7 +24,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
 from comfy_client import __version__
-from comfy_client.cli.call import JSON, Call, Command, raise_on_signals, status_of
+from comfy_client.cli.call import JSON, STREAM, Call, Command, raise_on_signals, status_of
 from comfy_client.cli.flags import Flag
 from comfy_client.cli.parser import (
     GLOBAL_OPTIONS,
@@ -166,8 +166,9 @@ def main(
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the command's name (or an empty string) and the command's arguments. --json may precede the name."""
-    first = next((number for number, word in enumerate(arguments) if word != JSON.names[0]), len(arguments))
+    """Return the command's name (or an empty string) and its arguments. --json and --stream may precede the name."""
+    before_name = {*JSON.names, *STREAM.names}
+    first = next((number for number, word in enumerate(arguments) if word not in before_name), len(arguments))
     name = arguments[first] if first < len(arguments) else ""
     return name, [*arguments[first + 1 :], *arguments[:first]]
 
@@ -201,8 +202,8 @@ def _report_replaced(settings: Settings, screen: Screen, given: Mapping[str, str
     """For a profile that --profile selected, show which of its values the environment replaces."""
     if GLOBAL_OPTIONS["--profile"].variable in given and settings.profile is not None and settings.replaced:
         screen.say(
-            f"comfy-client: {', '.join(settings.replaced)} of the profile {settings.profile.name} is not used, because "
-            "the environment has priority. `comfy-client doctor` shows where each value comes from"
+            f"comfy-client: the environment has priority over these values of the profile {settings.profile.name}: "
+            f"{', '.join(settings.replaced)}. `comfy-client doctor` shows where each value comes from"
         )
 
 

@@ -231,7 +231,7 @@ def test_logs_of_other_jobs_are_empty(shell: Shell) -> None:
     ended = shell("logs", job_id)
 
     assert (ended.status, ended.out) == (0, "")
-    assert "is queued: only the errors of failed jobs have log lines" in ended.err
+    assert "has the state queued: only the errors of failed jobs have log lines" in ended.err
 
 
 def test_a_failed_job_costs_its_seconds(shell: Shell, platform: RunPodPlatform) -> None:

@@ -57,7 +57,7 @@ def test_the_environment_has_priority_and_the_command_says_so(profiled: Shell) -
 
     assert (named.status, default.status, default.err) == (0, 0, "")
     assert "RUNPOD_ENDPOINT_ID" in named.err
-    assert "of the profile studio is not used" in named.err
+    assert "priority over these values of the profile studio: " in named.err
 
 
 def test_the_doctor_shows_the_source_of_each_value(profiled: Shell, platform: RunPodPlatform) -> None:

@@ -52,7 +52,7 @@ def test_every_event_has_its_name_and_fields() -> None:
 
 def test_the_last_line_is_the_result(shell: Shell) -> None:
     """Its keys are those of the object that `--json` prints alone."""
-    events = events_of(shell("txt2img", "a knight", "--json", "--stream"))
+    events = events_of(shell("--json", "--stream", "txt2img", "a knight"))
     alone = shell("txt2img", "a knight", "--json").json
 
     assert events[0] == {"event": "queued", "job_id": events[-1]["job_id"]}
