@@ -18,6 +18,7 @@ from argcomplete.shell_integration import shellcode
 
 from comfy_client.cli.call import Command
 from comfy_client.cli.parser import GLOBAL_OPTIONS, PROGRAM, make_parser, subparsers
+from comfy_client.cli.workflows import ACTIONS
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 from comfy_core.models.folders import FOLDERS
@@ -52,7 +53,7 @@ def respond(
     values: dict[tuple[str, str], _Values] = {
         ("run", "name"): lambda _: titles,
         ("submit", "name"): lambda _: titles,
-        ("workflows", "action"): lambda _: ["list", "show", "init", "check", *workflows],
+        ("workflows", "action"): lambda _: [*ACTIONS, *workflows],
         ("workflows", "subject"): lambda typed: [*workflows, *paths(typed)],
         ("errors", "code"): lambda _: {code.value: code.cause for code in ErrorCode},
         ("models", "subject"): lambda _: list(FOLDERS),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from comfy_core.graphs import Graph
 
 INPUT_COLUMNS = (Column("  INPUT"), Column("TYPE"), Column("MEANING", is_prose=True))
-_ACTIONS = ("list", "show", "init", "check")
+ACTIONS = ("list", "show", "init", "check")
 _FLAGS = (
     Flag(
         ("action",),
@@ -74,9 +74,9 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 def _workflows_command(call: Call) -> int:
     action, subject = call.options.action, call.options.subject
-    if action not in _ACTIONS:
+    if action not in ACTIONS:
         if subject is not None:
-            raise UsageError(f"{action!r} is not an action of `workflows`. Use {', '.join(_ACTIONS)}")
+            raise UsageError(f"{action!r} is not an action of `workflows`. Use {', '.join(ACTIONS)}")
         return _show(call, action)
     if action == "init" and subject is None:
         raise UsageError("give the file of a graph: comfy-client workflows init graph.json")

@@ -57,7 +57,6 @@ class ResponseOptions:
     is_stream: bool
     has_url: bool
     partial_images: int
-    output_format: str
     quality: str
 
 
@@ -142,7 +141,7 @@ class _CallMapper:
         inputs = self._checked_inputs(request)
         _raise_if_any(self._faults)
         common = {name: value for name, value in request.items() if name in ENVELOPE}
-        shown_inputs = {shown: inputs[name] for name, shown in _SHOWN_INPUTS.items() if inputs.get(name)}
+        shown_inputs = {label: inputs[name] for name, label in _SHOWN_INPUTS.items() if inputs.get(name)}
         mapped = MappedCall(
             task="img2img" if self._images else "txt2img",
             job_type=JOB_TYPE,
@@ -240,7 +239,6 @@ class _CallMapper:
             is_stream=bool(self._openai.get("stream")),
             has_url=self._openai.get("response_format", "url" if is_url_default else "") == "url",
             partial_images=int(self._openai.get("partial_images", 0)),
-            output_format=str(self._openai.get("output_format", "png")),
             quality=SHOWN_QUALITIES.get(quality, quality),
         )
 
