@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,11 +30,17 @@ class Column:
 
 
 def table_lines(screen: Screen, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table for `screen`. Without a terminal there are no headings, and no line is wrapped."""
+    """Return the lines of a table for `screen`.
+
+    On a terminal, a column whose cells are all empty is left out. Without a terminal there are no headings, and no line
+    is wrapped.
+    """
     if screen.is_json or not rows:
         return []
     if screen.is_terminal:
-        return _terminal_lines(screen, columns, rows)
+        filled = [any(cells) for cells in zip(*rows, strict=True)]
+        kept_rows = [list(itertools.compress(row, filled)) for row in rows]
+        return _terminal_lines(screen, list(itertools.compress(columns, filled)), kept_rows)
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -76,11 +76,12 @@ def test_the_last_line_may_be_an_error(shell: Shell, arguments: list[str], statu
 
 
 def test_a_stream_needs_json(shell: Shell) -> None:
-    """`--stream` without `--json` is a usage error."""
+    """`--stream` without `--json` is a usage error. Both may precede the command."""
     ended = shell("txt2img", "x", "--stream")
 
     assert (ended.status, ended.out) == (2, "")
     assert "--stream needs --json" in ended.err
+    assert events_of(shell("--json", "--stream", "txt2img", "x"))[-1]["event"] == "done"
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ import psutil
 import pytest
 import requests
 
-from bench.worker_setup import running_worker
+from bench.worker_setup import ROOT, running_worker
 from comfy_client.cli.call import raise_on_signals
+from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 from tests.cli.terminals import COMMAND, Terminal
@@ -66,6 +67,19 @@ def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, colu
     assert "0%" not in terminal.text
     assert terminal.text.rstrip().endswith("was cancelled.")
     assert not terminal.is_cursor_hidden
+
+
+@WIDTHS
+def test_a_batch_shows_how_many_images_are_made(tmp_path: Path, columns: int) -> None:
+    """The bar counts the images, the line below it has the newest one, and both are removed at the end."""
+    file = ROOT / "examples" / "castle-defence" / "assets.toml"
+    with Simulator(step_s=0.02) as simulator:
+        terminal = Terminal(["batch", str(file)], {"COMFYUI_ENDPOINT": simulator.url}, tmp_path, columns)
+        terminal.wait_for_lines(r"[1-9]\d* of 12 images \d:\d\d", "^[a-z]+/.*: made$")
+        status, out = terminal.wait()
+
+    assert (status, out) == (0, "12 made. Gallery: assets/castle-defence/index.html\n")
+    assert terminal.lines == [""]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
