@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ class JobLog:
                     (value,),
                 )
                 return [_job(row) for row in rows]
-        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+        except (sqlite3.Error, OSError, ValueError, OverflowError, TypeError) as error:
             raise ConfigError(
                 f"The log of jobs {self.path} cannot be read: {error}. If it is damaged, move it away: a new one is "
                 "created"
@@ -246,9 +247,12 @@ def _column_value(value: object) -> object:
 
 
 def _job(row: sqlite3.Row) -> LoggedJob:
+    """Return the job of a row. Raises ValueError, OverflowError and TypeError for values that no client has written."""
     values: dict[str, Any] = dict(row)
+    for name in ("submitted_at", "updated_at"):
+        datetime.fromtimestamp(values[name]).astimezone()
     values["state"] = JobState(values["state"])
-    values["inputs"] = json.loads(values["inputs"])
+    values["inputs"] = dict(json.loads(values["inputs"]))
     values["files"] = tuple(json.loads(values["files"]))
     values["hashes"] = tuple(json.loads(values["hashes"]))
     values["error"] = ErrorReport.from_json(values["error"]) if values["error"] else None

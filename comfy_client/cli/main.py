@@ -21,7 +21,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 from comfy_client import __version__
 from comfy_client.cli.call import JSON, STREAM, Call, Command, raise_on_signals, status_of
@@ -36,6 +36,7 @@ from comfy_client.cli.parser import (
     without_global_options,
 )
 from comfy_client.cli.screen import Screen
+from comfy_client.cli.terminal import MessageStream, open_stream
 from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ def main(
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # The console's encoding may not have all characters.
     screen = Screen(
-        out or sys.stdout, err or sys.stderr, is_json="--json" in arguments, is_stream="--stream" in arguments
+        open_stream(out or sys.stdout),
+        cast("TextIO", MessageStream(open_stream(err or sys.stderr))),
+        is_json="--json" in arguments,
+        is_stream="--stream" in arguments,
     )
     flags: Sequence[Flag] = ()
     name = ""
@@ -160,9 +164,7 @@ def main(
         screen.interrupted("Interrupted.")
         return status_of(interrupt)
     except BrokenPipeError:
-        # The reader closed stdout. Python would fail again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # The reader closed stdout.
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:

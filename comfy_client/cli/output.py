@@ -26,7 +26,7 @@ from comfy_core.request.encoded import is_url
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _MAX_NAME_CHARACTERS = 100
-"""How many characters at the end of a file name are kept if the file has to be saved in another folder."""
+"""How many characters are kept at the end of a file name from a result, or from -o if another folder is used."""
 
 OUTPUT = Flag(
     ("-o", "--output"),
@@ -165,7 +165,7 @@ def save_result(output: OutputTarget, result: GenerationResult, screen: Screen, 
             try:
                 screen.write_bytes(files[0].bytes)
             except OSError as error:
-                return _save_elsewhere(output, result, remedy, f"stdout cannot be written: {error.strerror}")
+                return _save_elsewhere(output, result, remedy, f"stdout cannot be written: {error.strerror or error}")
             return Saved(())
         return _save_elsewhere(output, result, remedy, f"-o - takes one file, and the job made {len(files)}")
     try:
@@ -227,15 +227,21 @@ def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
 def _target(output: OutputTarget, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
     """Return the path at which file `number` of a result is to be saved. Existing files are not considered."""
     seed = getattr(file, "seed", None)
-    own_name = PureWindowsPath(file.filename).name or "picture"  # without Windows or POSIX folders
     if output.is_folder:
-        name = f"{result.workflow}-{seed}{Path(own_name).suffix}" if seed is not None else own_name
-        return output.path / name
+        own_name = _name(file.filename) or "picture"
+        return output.path / (
+            f"{_name(result.workflow)}-{seed}{Path(own_name).suffix}" if seed is not None else own_name
+        )
     fields = {"{seed}": str(number if seed is None else seed), "{id}": re.sub(r"[^\w.-]", "_", result.job_id)}
     target = output.path.with_name(re.sub("{seed}|{id}", lambda found: fields[found[0]], output.path.name))
     suffix = _SUFFIXES.get(file.mime_type)
     requested_format = FORMATS.get(target.suffix.lower())
     return target.with_suffix(suffix) if suffix and requested_format and requested_format != FORMATS[suffix] else target
+
+
+def _name(given: str) -> str:
+    """Return the name of a file in a result without folders (Windows or POSIX) and control characters."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "_", PureWindowsPath(given).name)[-_MAX_NAME_CHARACTERS:]
 
 
 def _candidate_paths(target: Path, *, is_numbered: bool) -> Iterator[Path]:

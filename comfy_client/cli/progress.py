@@ -12,6 +12,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self, TextIO
 
+from comfy_client.cli.terminal import visible
 from comfy_client.job import Done, Downloading, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_core.contract import JsonObject
 
@@ -60,7 +61,7 @@ class ProgressDisplay:
 
     def say(self, line: str) -> None:
         """Write a permanent line."""
-        self._err.write(f"{line}\n")
+        self._err.write(f"{visible(line)}\n")
         self._err.flush()
 
     def follow(self, job_id: str) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from comfy_client.cli.progress import CountDisplay, ProgressDisplay, describe_event
-from comfy_client.cli.terminal import console_for
+from comfy_client.cli.terminal import console_for, visible
 from comfy_client.job import Done, Downloading, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
 
 _REDRAWS_PER_S = 4
@@ -66,7 +66,7 @@ class _TwoLines(Progress):
         free_columns = self._console.width - amount_columns - _CLOCK_COLUMNS
         self._bar.bar_width = max(_MIN_BAR_COLUMNS, min(_MAX_BAR_COLUMNS, free_columns))
         yield from super().get_renderables()
-        yield Text(self._stage, no_wrap=True, overflow="crop")
+        yield Text(visible(self._stage), no_wrap=True, overflow="crop")
 
 
 class _Bar(ProgressDisplay):
@@ -87,7 +87,7 @@ class _Bar(ProgressDisplay):
 
     def say(self, line: str) -> None:
         """Write a permanent line above the bar."""
-        self._lines.console.print(line, soft_wrap=True)
+        self._lines.console.print(visible(line), soft_wrap=True)
 
 
 class JobProgressBar(_Bar):

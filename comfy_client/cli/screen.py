@@ -7,19 +7,21 @@ lines: each has an object whose `event` names it.
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from comfy_client.cli.terminal import can_redraw
+from comfy_client.cli.terminal import can_redraw, discarding, visible
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
     from comfy_client.cli.progress import CountDisplay, ProgressDisplay
+
+
+class NotShown(ComfyClientError):  # noqa: N818 - the job may have succeeded
+    """The output could not be written to stdout."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +43,51 @@ class Screen:
         if self.is_json:
             self.show_event("error" if "error" in value else "done", value)
             return
-        self.out.write("\n".join([*lines, ""]))
-        self.out.flush()
+        self._write("\n".join([*map(visible, lines), ""]))
 
     def show_event(self, event: str, value: JsonObject) -> None:
         """Write `value` as a line of JSON, which has the name of the event if `is_stream` is set."""
         is_unicode = (self.out.encoding or "utf-8").lower().replace("-", "") == "utf8"
         named = {"event": event, **value} if self.is_stream else value
-        self.out.write(f"{json.dumps(named, ensure_ascii=not is_unicode)}\n")
-        self.out.flush()
+        self._write(f"{visible(json.dumps(named, ensure_ascii=not is_unicode))}\n")
+
+    def _write(self, text: str) -> None:
+        """Write text to stdout. Raises NotShown, and BrokenPipeError if the reader has closed stdout."""
+        try:
+            with discarding(self.out):
+                self.out.write(text)
+                self.out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise NotShown(
+                f"stdout cannot be written: {error.strerror or error}. `comfy-client jobs` lists the jobs"
+            ) from error
 
     def say(self, line: str) -> None:
         """Write a line to stderr."""
-        self.err.write(f"{line}\n")
+        self.err.write(f"{visible(line)}\n")
         self.err.flush()
 
     def fail(self, error: ComfyClientError, lines: Sequence[str]) -> None:
         """Show an error: its report as JSON if `is_json` is set, else the lines."""
-        if self.is_json:
-            self.show({"error": json.loads(error.report.to_json())})
-        for line in () if self.is_json else lines:
+        is_shown = self.is_json and self._show_report(error.report)
+        for line in () if is_shown else lines:
             self.say(f"comfy-client: {line}")
 
     def interrupted(self, message: str, job_id: str | None = None) -> None:
         """Show that a signal ended the command, and what happens to its job."""
         self.say(f"comfy-client: {message}")
         if self.is_json:
-            report = ErrorReport(ErrorCode.CANCELLED, message, {"job_id": job_id})
+            self._show_report(ErrorReport(ErrorCode.CANCELLED, message, {"job_id": job_id}))
+
+    def _show_report(self, report: ErrorReport) -> bool:
+        """Write an error as JSON. Return whether stdout could be written."""
+        try:
             self.show({"error": json.loads(report.to_json())})
+        except (NotShown, BrokenPipeError):
+            return False
+        return True
 
     def progress(self) -> ProgressDisplay:
         """Return the progress display: a bar on a terminal, else log lines.
@@ -95,12 +114,6 @@ class Screen:
 
     def write_bytes(self, data: bytes) -> None:
         """Write a file to stdout. Raises OSError."""
-        buffer = getattr(self.out, "buffer", sys.stdout.buffer)
-        try:
-            buffer.write(data)
-            buffer.flush()
-        except OSError:
-            # Python would write the rest of the buffer at exit, and fail again.
-            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - os.devnull is a string
-                os.dup2(nowhere.fileno(), buffer.fileno())
-            raise
+        with discarding(self.out):
+            self.out.buffer.write(data)
+            self.out.buffer.flush()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from comfy_client.cli.screen import Screen
-from comfy_client.cli.terminal import console_for
+from comfy_client.cli.terminal import Sequences, console_for, visible
 
 MIN_PROSE_COLUMNS = 24
 """If less of the terminal's width than this is left for the column with prose, all columns may be wrapped."""
@@ -37,6 +37,7 @@ def table_lines(screen: Screen, columns: Sequence[Column], rows: Sequence[Sequen
     """
     if screen.is_json or not rows:
         return []
+    rows = [list(map(visible, row)) for row in rows]
     if screen.is_terminal:
         filled = [any(cells) for cells in zip(*rows, strict=True)]
         kept_rows = [list(itertools.compress(row, filled)) for row in rows]
@@ -82,4 +83,4 @@ def _terminal_lines(screen: Screen, columns: Sequence[Column], rows: Sequence[Se
         table.add_row(*styled)
     with console.capture() as captured:
         console.print(table)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    return [Sequences(line.rstrip()) for line in captured.get().splitlines()]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag
-from comfy_client.cli.terminal import TERM
+from comfy_client.cli.terminal import TERM, Sequences
 from comfy_client.providers.interface import GenerationResult
 from comfy_core.environment import Variable, switch
 
@@ -72,4 +72,4 @@ def show_images(call: Call, result: GenerationResult) -> None:
             call.screen.say(f"comfy-client: warning: --show needs stderr to be a terminal that shows images: {NAMES}")
         return
     for image in result.images:
-        call.screen.say(encode(image.as_png(), _IMAGE_COLUMNS))
+        call.screen.say(Sequences(encode(image.as_png(), _IMAGE_COLUMNS)))

@@ -177,6 +177,18 @@ def _make_newer_file(path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize(
+    "values", [{"updated_at": 1e300}, {"updated_at": "now"}, {"state": "no state"}, {"files": "5"}, {"inputs": "[1]"}]
+)
+def test_a_damaged_row_is_an_error_with_a_remedy(tmp_path: Path, values: dict[str, object]) -> None:
+    """A value that no client has written raises ConfigError, which names the file and what to do."""
+    log = JobLog(tmp_path / "log")
+    log.note("job-1", **values)
+    with pytest.raises(ConfigError, match=f"{log.path} cannot be read: .* move it away"):
+        log.jobs()
+    log.close()
+
+
 @pytest.mark.parametrize("make", [_make_folder, _make_damaged_file, _make_newer_file])
 def test_an_unusable_log_fails_no_job(
     make: Callable[[Path], None], platform: RunPodPlatform, tmp_path: Path, caplog: pytest.LogCaptureFixture
