@@ -17,11 +17,14 @@ from comfy_client.client import Client, Job
 from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult
 from comfy_client.tasks import CANCEL_PATIENCE_S
-from comfy_core.errors import ComfyClientError
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import ComfyClientError, JobError, WaitTimeout
 
 WAIT_TIMEOUT = Flag(
     ("--wait-timeout",),
-    "Stop waiting after this time. The job continues. [default 600]",
+    "Stop waiting after this time. The job continues, except one that this command started on a directly called "
+    "ComfyUI. [default 600]",
     "SECONDS",
     {"type": parse_seconds},
 )
@@ -38,6 +41,9 @@ def run_and_save(call: Call, request: GenerationRequest) -> int:
                 job = submit_in_thread(client, request, submission, is_followed=True)
                 progress.say(f"job {job.id}")
                 result = wait_with_progress(job, call.options.wait_timeout, progress)
+        except WaitTimeout as error:
+            remedy = "Allow more time, or start the job with `comfy-client submit`: a submitted job continues"
+            raise after_wait_timeout(client, error, remedy) from error
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
         return save(call, client, output, result, is_kept=client.provider.jobs_outlive_process)
@@ -69,6 +75,18 @@ def wait_with_progress(job: Job, timeout_s: float | None, progress: ProgressDisp
         if isinstance(event, Done):
             return event.result
     raise AssertionError("events end with Done, or raise")
+
+
+def after_wait_timeout(client: Client, error: WaitTimeout, remedy: str) -> ComfyClientError:
+    """Return the error of a command whose own job has not ended in time.
+
+    It is `error` if the job continues. A job on a directly called ComfyUI ends with the command; the message then has
+    `remedy`.
+    """
+    if client.provider.jobs_outlive_process:
+        return error
+    problem = f"Job {error.job_id} has not ended within --wait-timeout, and was cancelled with this command. {remedy}"
+    return JobError.of(ErrorReport(ErrorCode.DEADLINE_EXCEEDED, problem), error.job_id)
 
 
 def cancel_interrupted(call: Call, submission: Future[Job], interrupt: KeyboardInterrupt) -> int:

@@ -11,12 +11,17 @@ from urllib.parse import urlsplit
 
 from comfy_client.cli.call import JSON, STREAM, Call, Command
 from comfy_client.cli.flags import Flag, UsageError
-from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, submit_in_thread, wait_with_progress
+from comfy_client.cli.following import (
+    WAIT_TIMEOUT,
+    after_wait_timeout,
+    cancel_interrupted,
+    submit_in_thread,
+    wait_with_progress,
+)
 from comfy_client.cli.models_result import models_lines, models_object
 from comfy_client.providers import COMFYUI_DIR, COMFYUI_ENDPOINT
 from comfy_core.environment import Variable
-from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import ConfigError, JobError, WaitTimeout
+from comfy_core.errors import ConfigError, WaitTimeout
 from comfy_core.request.model_address import CIVITAI, parse_address
 from comfy_core.request.models_task import ACTIONS, DELETE, DOWNLOAD
 from comfy_core.urls import HUGGING_FACE
@@ -92,10 +97,7 @@ def _models(call: Call) -> int:
                 job = submit_in_thread(client, request, submission, is_followed=True)
                 result = wait_with_progress(job, wait_limit_s(client, call.options.wait_timeout), progress)
         except WaitTimeout as error:
-            if client.provider.jobs_outlive_process:
-                raise
-            problem = f"{error}. It ended with this command, and the same command continues it"
-            raise JobError.because(ErrorCode.DEADLINE_EXCEEDED, problem) from error
+            raise after_wait_timeout(client, error, "The same command continues a download") from error
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)
     call.screen.show(models_object(result), *models_lines(call.screen, result))

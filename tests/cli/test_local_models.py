@@ -140,7 +140,7 @@ def test_a_timeout_ends_the_download(setup: Setup) -> None:
     done = setup.download()
 
     assert late.returncode == 1
-    assert "the same command continues it" in late.stderr
+    assert "The same command continues a download" in late.stderr
     assert "comfy-client wait" not in late.stderr
     assert done.returncode == 0
 

@@ -182,6 +182,19 @@ def test_a_failed_write_of_a_direct_comfyui_names_the_seed(direct: tuple[Shell, 
     assert "generate it again with the seed 7" in err
 
 
+def test_a_wait_timeout_of_a_direct_comfyui_names_no_job_to_wait_for(direct: tuple[Shell, Simulator]) -> None:
+    """The job of `txt2img` is cancelled with the command; the message says so, and how to start one that continues."""
+    shell, simulator = direct
+    simulator.faults.hang_sampling()
+    late = shell("txt2img", "x", "--wait-timeout=1", *SMALL_FLAGS)
+
+    assert late.status == 1
+    assert "was cancelled with this command" in late.err
+    assert "`comfy-client submit`" in late.err
+    assert "comfy-client wait" not in late.err
+    assert until(lambda: not simulator.queue_ids)
+
+
 def test_logs_of_a_direct_comfyui(direct: tuple[Shell, Simulator]) -> None:
     """`logs` shows the traceback of the node that failed, for a job of this log or of another process."""
     shell, simulator = direct
