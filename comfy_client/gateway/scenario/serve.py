@@ -109,7 +109,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         def listening(url: str) -> None:
             if not is_quiet:
                 shown_url = settings.public_url or url
-                log_stream.write(f"The shim listens on {url}\n{''.join(hints).format(url=shown_url)}")
+                log_stream.write(f"The server listens on {url}\n{''.join(hints).format(url=shown_url)}")
                 log_stream.flush()
             on_ready(url)
 
@@ -164,7 +164,7 @@ def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
     if not has_keys and not is_open:
         raise ConfigError(
             "Neither SCENARIO_SHIM_ACCOUNTS nor SCENARIO_SHIM_TOKENS is set, so no caller could authenticate. Set "
-            "SCENARIO_SHIM_ACCOUNTS to a key:secret that you choose, or try the shim on this machine with "
+            "SCENARIO_SHIM_ACCOUNTS to a key:secret that you choose, or try the server on this machine with "
             "--insecure-local, or with --page-token"
         )
 
