@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from comfy_client.providers.interface import JobState
+from comfy_client.user_folders import state_folder
 from comfy_core.contract import ErrorReport, JsonObject
-from comfy_core.environment import Variable, folder, optional
+from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
 
 JOB_LOG = Variable(
@@ -31,12 +32,6 @@ JOB_LOG = Variable(
     "Path of the log of jobs that `comfy-client` writes, or `off`. Default: `comfy-client/jobs.sqlite3` in "
     "XDG_STATE_HOME.",
 )
-STATE_HOME = Variable(
-    "XDG_STATE_HOME", optional(folder), "The user's folder for state files. Default: `.local/state` in HOME."
-)
-HOME = Variable("HOME", optional(folder), "The user's folder. Default: USERPROFILE, which Windows sets.")
-USER_PROFILE = Variable("USERPROFILE", optional(folder), "The user's folder on Windows.")
-VARIABLES = (JOB_LOG, STATE_HOME, HOME, USER_PROFILE)
 
 MAX_JOBS = 50_000
 """About 50 MB."""
@@ -269,10 +264,3 @@ def job_log_from_env(environment: Mapping[str, str]) -> JobLog | None:
             return None
         case path:
             return JobLog(Path(path))
-
-
-def state_folder(environment: Mapping[str, str]) -> Path | None:
-    """Return `comfy-client` in the user's folder for state files, or None if the user has no folder."""
-    home = HOME.read(environment) or USER_PROFILE.read(environment)
-    state = STATE_HOME.read(environment) or (home / ".local" / "state" if home else None)
-    return state / "comfy-client" if state else None

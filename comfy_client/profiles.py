@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfy_client.job_log import HOME, JOB_LOG, USER_PROFILE
+from comfy_client.job_log import JOB_LOG
 from comfy_client.providers import (
     COMFYUI_DIR,
     COMFYUI_ENDPOINT,
@@ -35,7 +35,8 @@ from comfy_client.providers import (
     SWITCH,
 )
 from comfy_client.providers import VARIABLES as PROVIDER_VARIABLES
-from comfy_core.environment import Variable, folder, optional
+from comfy_client.user_folders import CONFIG_HOME, HOME, config_folder
+from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
 from comfy_core.files import write_atomically
 from comfy_core.validation import nearest
@@ -45,14 +46,6 @@ PROFILE = Variable(
     str,
     "The profile that `comfy-client` uses, or `off` for none. Default: the `default` of profiles.toml, if it has one.",
 )
-CONFIG_HOME = Variable(
-    "XDG_CONFIG_HOME",
-    optional(folder),
-    "The user's folder for configuration, which has `comfy-client/profiles.toml`. Default: APPDATA, else `.config` in "
-    "HOME.",
-)
-APP_DATA = Variable("APPDATA", optional(folder), "The user's folder for configuration on Windows.")
-VARIABLES = (PROFILE, CONFIG_HOME, APP_DATA)
 
 PROFILE_VARIABLES: Mapping[str, Variable[Any]] = {**PROVIDER_VARIABLES, JOB_LOG.name: JOB_LOG}
 """The variables that a profile can set."""
@@ -167,9 +160,8 @@ def selected_profile(environment: Mapping[str, str]) -> Profile | None:
 
 def profiles_path(environment: Mapping[str, str]) -> Path | None:
     """Return the path of the user's profiles.toml, or None if the user has no folder."""
-    home = HOME.read(environment) or USER_PROFILE.read(environment)
-    config = CONFIG_HOME.read(environment) or APP_DATA.read(environment) or (home / ".config" if home else None)
-    return config / "comfy-client" / "profiles.toml" if config else None
+    config = config_folder(environment)
+    return config / "profiles.toml" if config else None
 
 
 def required_profiles_path(environment: Mapping[str, str]) -> Path:

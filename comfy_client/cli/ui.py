@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, parse_port
-from comfy_client.job_log import state_folder
+from comfy_client.user_folders import state_folder
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError, requiring_extra
 

@@ -17,9 +17,10 @@ from comfy_client.cli.terminal_images import VARIABLES as TERMINAL_IMAGE_VARIABL
 from comfy_client.cli.ui import BROWSER
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
-from comfy_client.job_log import VARIABLES as LOG_VARIABLES
-from comfy_client.profiles import VARIABLES as PROFILE_VARIABLES
+from comfy_client.job_log import JOB_LOG
+from comfy_client.profiles import PROFILE
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
+from comfy_client.user_folders import VARIABLES as FOLDER_VARIABLES
 from comfy_core.environment import Variable, variables_of
 from comfy_core.models.source import Hub
 from comfy_core.object_store import Bucket
@@ -43,8 +44,9 @@ VARIABLE_TABLES: Mapping[str, Iterable[Variable[Any]]] = {
     "Model downloads: `WORKER_FETCH_MODELS`, `scripts/download_models` and image builds": variables_of(Hub),
     "The client": [
         *CLIENT_VARIABLES.values(),
-        *PROFILE_VARIABLES,
-        *LOG_VARIABLES,
+        PROFILE,
+        JOB_LOG,
+        *FOLDER_VARIABLES,
         *MODEL_VARIABLES,
         *TERMINAL_VARIABLES,
         *TERMINAL_IMAGE_VARIABLES,
