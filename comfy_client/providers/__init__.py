@@ -201,7 +201,8 @@ def _required(environment: Environment, provider: str, *variables: Variable[str]
         advice += ". COMFYUI_URL is a variable of the worker; the client reads COMFYUI_ENDPOINT"
     raise ConfigError(
         f"{' or '.join(names)} is not set, and the provider {provider!r} requires it. {variables[-1].help} "
-        f"`comfy-client init` asks for all settings.{advice}"
+        "`comfy-client init` stores all settings in a profile, which Python uses with client_from_env(profile=…)."
+        f"{advice}"
     )
 
 
