@@ -187,7 +187,7 @@ def read_profiles(path: Path) -> ProfilesFile:
         raise ConfigError(f"{path} cannot be read: {reason}") from error
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None  # the cause has the text, and so the keys
     _reject_unknown(path, content, ("default", "profiles"))
     default, tables = content.get("default", ""), content.get("profiles", {})

@@ -238,6 +238,7 @@ def _respond_to_shell(environment: Mapping[str, str]) -> int:
 
 def run() -> int:
     """Run the command line of this process, or complete it for a shell, and return the exit status."""
+    sys.stdin = open_stream(sys.stdin)
     return _respond_to_shell(os.environ) if _COMPLETING in os.environ else main()
 
 

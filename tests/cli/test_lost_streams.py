@@ -1,4 +1,4 @@
-"""stdout and stderr that cannot be written: no job is lost, and no output is a traceback."""
+"""Streams that are closed or full: no job is lost, and no error is a traceback."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ def test_a_result_that_cannot_be_shown_is_saved(shell: Shell, redirection: str, 
     assert "Traceback" not in err
     assert "--json" in flags or "stdout cannot be written" in err
     assert [path.read_bytes() for path in Path().glob("*.png") if path.stem not in {"in", "mask"}] == [png(8, 7)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (("init", "--endpoint-id=ep", "--key-stdin", "--yes"), 3, "RUNPOD_API_KEY"),
+        (("init",), 2, "without a terminal"),
+    ],
+    ids=["key", "questions"],
+)
+def test_a_closed_stdin_is_an_empty_one(shell: Shell, arguments: tuple[str, ...], status: int, reason: str) -> None:
+    """A command that reads from a closed stdin has the error of a missing value."""
+    process = start(shell, *arguments, prefix=("bash", "-c", 'exec env -u RUNPOD_API_KEY "$@" <&-', "bash"))
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == status, err
+    assert reason in err
+    assert "Traceback" not in err
 
 
 def test_a_closed_terminal_cancels_the_job() -> None:

@@ -128,6 +128,7 @@ def test_only_the_token_opens_it_and_it_is_kept(comfyui: Simulator, tmp_path: Pa
 
     folder = tmp_path / ".local" / "state" / "comfy-client" / "ui" / "environment"
     assert (folder / "page-token").stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_each_profile_has_its_own_folder(comfyui: Simulator, tmp_path: Path) -> None:

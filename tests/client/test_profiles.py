@@ -93,6 +93,7 @@ def test_comments_and_other_profiles_are_kept(file: Path) -> None:
         ("[profiles.off]\n", ["'off'"]),
         ("[profiles.'a b']\n", ["'a b'"]),
         ("[profiles.a]\nRUNPOD_API_KEY = rpa_secret", ["is not TOML"]),
+        (f"a = {'[' * 20_000}", ["is not TOML"]),
     ],
 )
 def test_a_mistake_in_the_file_is_named(file: Path, text: str, words: list[str]) -> None:

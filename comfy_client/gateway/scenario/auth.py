@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from comfy_client.gateway.scenario.errors import FORBIDDEN, UNAUTHORIZED, ShimError
+from comfy_client.gateway.scenario.folder import make_private_folder
 from comfy_client.gateway.scenario.models import IN_PROCESS_OWNER, SHARED_OWNER
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
@@ -28,6 +29,8 @@ URL_LIFE_S = 7 * URL_STEP_S
 """Minimum lifetime of an image URL."""
 CALLER_HEADER = "X-Shim-Caller"
 """The header with which an administrator's request is made for another caller. It has that caller's owner id."""
+_SECRET_CHARACTERS = 64
+"""Length of a stored secret in hex."""
 _OWNER_ID = f"proj_[0-9a-z]{{1,32}}|{IN_PROCESS_OWNER}"
 _OTHER_CALLERS = {LOCAL_OWNER: "no key", SHARED_OWNER: "Scenario", IN_PROCESS_OWNER: "ScenarioShim"}
 """The names of the owners that have no key."""
@@ -186,9 +189,11 @@ def page_token(directory: Path) -> str:
 
 
 def _stored_secret(file: Path) -> bytes:
+    """Return the secret in a file. A missing or shorter one, with which anybody could sign URLs, is replaced."""
     try:
-        if not file.exists():
-            write_atomically(file, secrets.token_hex(32).encode(), mode=0o600)
+        if not (file.exists() and len(file.read_bytes()) >= _SECRET_CHARACTERS):
+            make_private_folder(file.parent)
+            write_atomically(file, secrets.token_hex(_SECRET_CHARACTERS // 2).encode(), mode=0o600)
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"The secret {file.name} cannot be stored in {file.parent}: {error.strerror}") from error

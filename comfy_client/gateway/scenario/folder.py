@@ -15,6 +15,11 @@ HOLDER_FILE_NAME = "lock-holder.txt"
 """File that describes the process with the lock, for error messages. Some systems cannot read a locked file."""
 
 
+def make_private_folder(directory: Path) -> None:
+    """Create a folder that does not exist yet for this user only: it will have prompts and images. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 class FolderLock:
     """Acquires the lock on `directory`. Raises ConfigError if another process has the lock, or locking fails."""
 
@@ -25,7 +30,7 @@ class FolderLock:
         except ImportError as error:
             raise missing_extra("The shim", "scenario") from error
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_folder(directory)
             self._lock = filelock.FileLock(directory / LOCK_FILE_NAME, timeout=0, thread_local=False)
             self._lock.acquire()
         except filelock.Timeout:

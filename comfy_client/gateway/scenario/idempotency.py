@@ -43,11 +43,12 @@ def find_retried(
 ) -> Repeatable | None:
     """Return the job or call that a retry refers to, or None for a new request.
 
-    `equal` are the jobs or calls of equal requests. Preferred are those that no other request observes (their ids are
+    `equal` are the jobs or calls of equal requests. One with an idempotency key belongs to the requests with that key,
+    and `retry` has none. Preferred are those that no other request observes (their ids are
     not in `observed`), then those whose response did not reach the caller, then the oldest. Each is matched at most
     once per retry count.
     """
     if retry.count <= 0:
         return None
-    fitting = [each for each in equal if each.repeats < retry.count]
+    fitting = [each for each in equal if each.repeats < retry.count and not each.idempotency_key]
     return min(fitting, key=lambda each: (each.id in observed, each.is_answered, each.created_at), default=None)

@@ -21,6 +21,7 @@ from comfy_client.gateway.scenario.changes import ChangeLog
 from comfy_client.gateway.scenario.columns import FILL_PROMPTS, INDEXES, column_of, fields_of, to_column_value
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
 from comfy_client.gateway.scenario.filters import Filter
+from comfy_client.gateway.scenario.folder import make_private_folder
 from comfy_client.gateway.scenario.models import (
     SHARED_OWNER,
     AssetLink,
@@ -54,7 +55,7 @@ class Store:
         self.file = directory / "shim.sqlite3"
         self.changes = ChangeLog()
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_folder(directory)
             self._db = sqlite3.connect(
                 self.file, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )

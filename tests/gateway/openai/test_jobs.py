@@ -138,6 +138,20 @@ def test_a_stop_ends_the_call_and_not_the_job(
     assert platform.submissions == 1
 
 
+def test_a_repeated_call_gets_no_job_of_a_key(
+    server: ShimProcess, platform: RunPodPlatform, released: threading.Event
+) -> None:
+    """A repeated call without an Idempotency-Key, whose first attempt has not arrived, is not that of a keyed call."""
+    released.set()
+    first = post(server, key="order-7").json()["job_id"]
+    headers = {**BEARER, "x-stainless-retry-count": "1"}
+    url = f"{server.base_url}/images/generations"
+    other = requests.post(url, json=CALL, headers=headers, timeout=300).json()["job_id"]
+
+    assert other != first
+    assert platform.submissions == 2
+
+
 def test_equal_calls_are_two_jobs(server: ShimProcess, platform: RunPodPlatform, released: threading.Event) -> None:
     """Without a retry count or an Idempotency-Key, a call with the same parameters is a new job."""
     released.set()

@@ -75,6 +75,16 @@ def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
     assert url_secret("mine", tmp_path) == b"mine"
 
 
+@pytest.mark.parametrize("content", ["", "abc"])
+def test_a_damaged_secret_is_replaced(tmp_path: Path, content: str) -> None:
+    """An empty or short file is no secret: anybody could sign URLs with it."""
+    (tmp_path / "url-secret").write_text(content)
+    secret = url_secret("", tmp_path)
+
+    assert len(secret) == 64
+    assert url_secret("", tmp_path) == secret
+
+
 @pytest.mark.parametrize(
     "authorization", ["", "Basic", "Basic !!!", "Basic a2V5Ondyb25n", "Bearer", "Bearer x", "Token t", "Basic a2V5"]
 )
