@@ -131,3 +131,5 @@ def test_a_burst_of_jobs_waits_in_the_shim(shim: ShimProcess) -> None:
     assert len(ids) == 400
     assert {job["status"] for job in jobs(shim)} == {"success"}
     assert max_at_comfyui <= 8
+    cost = requests.get(f"{shim.base_url}/shim/overview", auth=AUTH, timeout=60).json()["cost"]
+    assert (cost["jobs"], cost["usd"]) == (400, None)  # a ComfyUI that is called directly costs nothing that is known

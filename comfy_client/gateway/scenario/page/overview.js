@@ -10,7 +10,8 @@ async function loadOverview() {
   const { health, cost, scenario } = overview, dot = document.createElement("span");
   dot.className = "dot " + ({ idle: "good", busy: "good", cold: "wait", unreachable: "bad", unhealthy: "bad" }[health.why] || "wait");
   byId("health").replaceChildren(dot, health.sentence);
-  showAmount(byId("own-cost"), dollars(cost.usd), " for " + count(cost.jobs, "job") + ", " + cost.seconds + " s of GPU time");
+  const isPriced = cost.usd !== null;
+  showAmount(byId("own-cost"), isPriced ? dollars(cost.usd) : "", (isPriced ? " for " : "") + count(cost.jobs, "job") + ", " + cost.seconds + " s of GPU time");
   showAmount(byId("scenario-cost"), unitsText(scenario.creative_units), " at Scenario for " + count(scenario.jobs, "job"));
   const hasSides = hasScenario || scenario.jobs > 0;
   byId("scenario-cost").hidden = byId("side-filter").hidden = !hasSides;

@@ -30,7 +30,11 @@ class Overview:
         shared = [SHARED_OWNER] if self._bridge else []
         return {
             "health": health,
-            "cost": {"jobs": costs.own_jobs, "seconds": round(costs.seconds, 1), "usd": round(costs.usd, 4)},
+            "cost": {
+                "jobs": costs.own_jobs,
+                "seconds": round(costs.seconds, 1),
+                "usd": None if costs.usd is None else round(costs.usd, 4),
+            },
             "scenario": {"jobs": costs.forwarded_jobs, "creative_units": round(costs.units, 2)},
             "caller": {**self._caller(owner), "isAdmin": is_admin},
             "callers": [self._caller(each) for each in dict.fromkeys([owner, *sorted(others), *shared])],

@@ -32,7 +32,7 @@ SEARCH_PARAMETERS: Mapping[str, JsonObject] = {
     "authorId": {**TEXT, "description": "The id of a caller"},
 }
 """The query parameters that the web page's list has in addition to those of `GET /jobs`."""
-_COSTS = """SELECT COUNT(execution_s), TOTAL(execution_s), TOTAL(cost_usd), COALESCE(SUM(side = 'scenario'), 0),
+_COSTS = """SELECT COUNT(execution_s), TOTAL(execution_s), SUM(cost_usd), COALESCE(SUM(side = 'scenario'), 0),
     TOTAL(scenario_units) FROM jobs INDEXED BY jobs_for_page"""
 _CONTAINS = "instr(folded(id || ' ' || prompt || ' ' || asset_ids), ?) > 0"
 _AMONG = "id IN (SELECT value FROM json_each(?))"
@@ -40,11 +40,14 @@ _AMONG = "id IN (SELECT value FROM json_each(?))"
 
 @dataclass(frozen=True)
 class JobCosts:
-    """The costs of jobs: own jobs that ran with their seconds and US dollars, forwarded jobs and creative units."""
+    """The costs of jobs: own jobs that ran with their seconds and US dollars, forwarded jobs and creative units.
+
+    `usd` is None if the cost of no job is known, as with a ComfyUI that is called directly.
+    """
 
     own_jobs: int
     seconds: float
-    usd: float
+    usd: float | None
     forwarded_jobs: int
     units: float
 
