@@ -60,7 +60,7 @@ class Client(WorkflowMethods):
         timeout_s: default timeout of calls that wait for a job.
         sync_wait_s: how long `run` and methods such as `txt2img` let RunPod hold the submit until the result is ready.
             The job has no id until then. 0 always polls.
-        job_log: the log that gets the jobs of this client. Default: none. `comfy-client` has a log (docs/client.md).
+        job_log: the log that gets the jobs of this client. Default: none. `comfy-client` has a log (docs/command.md).
     """
 
     def __init__(  # noqa: PLR0913 - all but `provider` are keywords with defaults

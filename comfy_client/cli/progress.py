@@ -27,7 +27,7 @@ EVENT_NAMES: Mapping[type, str] = {
     Sampling: "sampling",
     ProviderUnavailable: "provider_unavailable",
 }
-"""The events of `--stream`, besides `done` and `error`. Their fields are those of the classes (docs/client.md)."""
+"""The events of `--stream`, besides `done` and `error`. Their fields are those of the classes (docs/command.md)."""
 
 
 def describe_event(event: Event) -> tuple[str, str, int]:

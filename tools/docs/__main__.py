@@ -65,9 +65,8 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "client.md": {
         "providers": tables.providers_table,
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),
-        "events": tables.events_table,
-        "commands": tables.commands_table,
     },
+    "command.md": {"events": tables.events_table, "commands": tables.commands_table},
     "openai.md": {"parameters": tables.openai_parameters_table, "quality": tables.openai_quality_table},
     "scenario.md": {"fields": tables.fields_tables, "variables": lambda: variables_table(SHIM_VARIABLES)},
     "deploy.md": {

@@ -151,7 +151,7 @@ def commands_table() -> str:
     parts = []
     for command in all_commands(load_workflows(default_directory())):
         summary = SUMMARIES[command.name]
-        parts.append(f"### `comfy-client {command.name}`\n\n{summary[0].upper()}{summary[1:]}.\n")
+        parts.append(f"## `comfy-client {command.name}`\n\n{summary[0].upper()}{summary[1:]}.\n")
         if command.flags:
             cells = [(flag.usage.replace("|", "\\|"), flag.help.replace("|", "\\|")) for flag in command.flags]
             rows = ["| argument | meaning |", "|---|---|", *(f"| `{usage}` | {meaning} |" for usage, meaning in cells)]
