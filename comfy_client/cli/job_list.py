@@ -71,10 +71,9 @@ def _jobs(call: Call) -> int:
     shown = jobs[: call.options.limit]
     value = {"jobs": list(map(job_object, shown)), "more": len(jobs) - len(shown), "note": note, "log": str(log.path)}
     call.screen.show(value, *job_lines(call.screen, shown))
-    if not call.screen.is_json:
-        for line in (note, f"{value['more']} older jobs; see --limit" if value["more"] else ""):
-            if line:
-                call.screen.say(f"comfy-client: {line}")
+    for line in (note, f"{value['more']} older jobs; see --limit" if value["more"] else ""):
+        if line:
+            call.screen.note(line)
     return 0
 
 

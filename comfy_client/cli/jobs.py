@@ -94,7 +94,7 @@ def _status_of(call: Call, client: Client, job: Job) -> JobStatus:
         logged = _logged(call, job.id) if error.code is ErrorCode.JOB_EXPIRED else None
         if logged is None or not logged.state.is_final:
             raise
-        _say(call, f"the state is that of the log of jobs: {client.provider} does not have the job any more")
+        call.screen.note(f"the state is that of the log of jobs: {client.provider} does not have the job any more")
         return JobStatus(job.id, logged.state, error=logged.error, execution_s=logged.execution_s, cost=logged.cost)
 
 
@@ -137,7 +137,7 @@ def _result(call: Call) -> int:
             paths = list(map(str, saved))
             value = {"job_id": job.id, "paths": paths, "sha256": list(logged.hashes), "is_saved_before": True}
             call.screen.show(value, *paths)
-            _say(call, f"job {job.id} was saved there before. To save it again, use -o")
+            call.screen.note(f"job {job.id} was saved there before. To save it again, use -o")
             return 0
         with _explain_expiry(call, client, job.id):
             result = job.result()
@@ -157,14 +157,8 @@ def _logs(call: Call) -> int:
     report = {"code": error.code.value, "message": error.message} if error else {"code": None, "message": ""}
     call.screen.show({"job_id": job.id, "state": state.value, **report, "lines": lines}, *lines)
     why = f"{error.code.value}: {error.message}" if error else "only the errors of failed jobs have log lines"
-    _say(call, f"job {job.id} has the state {state.value}: {why}")
+    call.screen.note(f"job {job.id} has the state {state.value}: {why}")
     return 0
-
-
-def _say(call: Call, line: str) -> None:
-    """Write a line to stderr, unless --json is given."""
-    if not call.screen.is_json:
-        call.screen.say(f"comfy-client: {line}")
 
 
 def _cancel(call: Call) -> int:

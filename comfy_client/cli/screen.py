@@ -69,6 +69,11 @@ class Screen:
         self.err.write(f"{visible(line)}\n")
         self.err.flush()
 
+    def note(self, line: str) -> None:
+        """Write a line about the result to stderr, unless `is_json` is set."""
+        if not self.is_json:
+            self.say(f"comfy-client: {line}")
+
     def fail(self, error: ComfyClientError, lines: Sequence[str]) -> None:
         """Show an error: its report as JSON if `is_json` is set, else the lines."""
         is_shown = self.is_json and self._show_report(error.report)
