@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, parse_port
+from comfy_client.profiles import TARGETS
 from comfy_client.user_folders import state_folder
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError, requiring_extra
@@ -70,11 +71,17 @@ def _ui(call: Call) -> int:
 
 
 def _default_directory(call: Call) -> Path:
-    """Return a folder of the profile's own: jobs continue at the next start, and belong to one endpoint."""
+    """Return the folder of the profile, or `environment` if the environment selects where images are generated.
+
+    Jobs continue at the next start, and must belong to one endpoint.
+    """
     folder = state_folder(call.environment)
     if folder is None:
         raise ConfigError("There is no folder for the page's jobs and images: pass --data DIR, or set HOME")
-    return folder / "ui" / (call.settings.profile.name if call.settings.profile else "environment")
+    profile = call.settings.profile
+    if profile is None or set(TARGETS) & set(call.settings.replaced):
+        return folder / "ui" / "environment"
+    return folder / "ui" / profile.name
 
 
 def open_browser(url: str, *, is_chosen: bool) -> None:

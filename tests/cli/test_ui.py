@@ -132,11 +132,13 @@ def test_only_the_token_opens_it_and_it_is_kept(comfyui: Simulator, tmp_path: Pa
 
 
 def test_each_profile_has_its_own_folder(comfyui: Simulator, tmp_path: Path) -> None:
-    """The jobs of a profile are not continued with another one. A second page of a profile is an error."""
+    """The jobs of a profile are not continued at another endpoint. A second page of a profile is an error."""
     file = tmp_path / ".config" / "comfy-client" / "profiles.toml"
     save_profile(file, "local", {"COMFYUI_ENDPOINT": comfyui.url})
     save_profile(file, "other", {"COMFYUI_ENDPOINT": comfyui.url})
     variables = {"COMFY_CLIENT_PROFILE": "local"}
+    with served_ui(tmp_path, {**variables, "COMFYUI_ENDPOINT": comfyui.url}, "--no-open") as of_environment:
+        assert of_environment.stop() == 0
     with served_ui(tmp_path, variables, "--no-open") as served:
         with served_ui(tmp_path, variables, "--no-open", "--profile", "other") as other:
             assert other.token != served.token
@@ -152,7 +154,11 @@ def test_each_profile_has_its_own_folder(comfyui: Simulator, tmp_path: Path) -> 
 
     assert again.returncode == 3
     assert f"Another server uses the folder {tmp_path}" in again.stderr
-    assert sorted(each.name for each in (tmp_path / ".local/state/comfy-client/ui").iterdir()) == ["local", "other"]
+    assert sorted(each.name for each in (tmp_path / ".local/state/comfy-client/ui").iterdir()) == [
+        "environment",
+        "local",
+        "other",
+    ]
 
 
 def test_it_opens_the_browser(comfyui: Simulator, tmp_path: Path) -> None:
