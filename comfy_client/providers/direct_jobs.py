@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_core.comfyui.prompt_monitor import Prompt
@@ -259,14 +259,32 @@ def find_job(server: ComfyServer, job_id: str) -> FoundJob:
 
 def _found(job_id: str, id_of_prompt: str, place: _Place, stored: StoredPrompt | None) -> FoundPrompt:
     """Return the prompt. Raises JobError (result_lost) if ComfyUI's entry lacks the data of the job."""
-    data = stored.extra_data.get(_KEY) if stored else None
-    try:
-        if stored is not None and isinstance(data, dict):
-            return FoundPrompt(id_of_prompt, place, stored.graph, PromptData(**data))
-    except TypeError:  # written by another version of this client
-        pass
+    if stored is not None and (data := _prompt_data(stored.extra_data.get(_KEY))) is not None:
+        return FoundPrompt(id_of_prompt, place, stored.graph, data)
     problem = f"ComfyUI has the job {job_id}, but not the data that this version needs to read its result"
     raise JobError.of(ErrorReport.because(ErrorCode.RESULT_LOST, problem), job_id)
+
+
+def _prompt_data(value: Any) -> PromptData | None:  # noqa: ANN401 - any JSON value
+    """Return the data of a job; None if another program or another version of this client has written it."""
+    match value:
+        case {
+            "prompts": int(),
+            "uploads": list(),
+            "workflow": str(),
+            "version": str(),
+            "inputs": dict(),
+            "warnings": list(),
+            "output_format": str(),
+            "output_quality": int(),
+            "metadata": bool(),
+            "ai_mark": bool(),
+            "graph": dict(),
+            "seed": int() | None,
+            **rest,
+        } if not rest:
+            return PromptData(**value)
+    return None
 
 
 def _expired(job_id: str, problem: str) -> JobError:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from bench.worker_setup import ROOT
 from comfy_client.client import Client, client_from_env
+from comfy_client.providers.direct_jobs import new_job_id, prompt_id
 from comfy_client.providers.interface import JobState
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError
@@ -165,3 +167,23 @@ def test_other_ids_are_unknown(client: Client, job_id: str) -> None:
         client.provider.status(job_id)
 
     assert info.value.code is ErrorCode.JOB_EXPIRED
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompts": "1"}, {"graph": []}, {"inputs": None}, {"seed": "5"}, {"new": 1}], ids=str
+)
+def test_data_of_another_version_is_a_lost_result(simulator: Simulator, client: Client, change: dict[str, Any]) -> None:
+    """A job whose data this version cannot read is an error, and not a crash, for each command about the job."""
+    first = submit(simulator)
+    client.job(first).wait()
+    [entry] = requests.get(f"{simulator.url}/history/{prompt_id(first, 0)}", timeout=60).json().values()
+    _, _, graph, extra, _ = entry["prompt"]
+    other = new_job_id()
+    changed = {"comfy_client": {**extra["comfy_client"], **change}}
+    body = {"prompt": graph, "prompt_id": prompt_id(other, 0), "extra_data": changed}
+    assert requests.post(f"{simulator.url}/prompt", json=body, timeout=60).ok
+
+    for call in (client.job(other).wait, client.job(other).status, client.job(other).result):
+        with pytest.raises(JobError) as raised:
+            call()
+        assert raised.value.code is ErrorCode.RESULT_LOST
