@@ -119,7 +119,7 @@ def test_repeated_equal_calls_get_different_jobs(
 def test_a_stop_ends_the_call_and_not_the_job(
     server: ShimProcess, platform: RunPodPlatform, released: threading.Event, pool: ThreadPoolExecutor
 ) -> None:
-    """A stop answers a waiting call with 503, which the SDK repeats; the same Idempotency-Key then gets the images."""
+    """A stop ends a waiting call with 503, which the SDK repeats; the same Idempotency-Key then gets the images."""
     waiting = pool.submit(post, server, key="order-7")
     await_submission(server)
     assert server.stop() == 0

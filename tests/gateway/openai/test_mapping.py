@@ -174,7 +174,7 @@ def test_the_sdk_ignores_comments_in_a_stream() -> None:
 
 @pytest.mark.parametrize("code", ErrorCode)
 def test_every_failure_has_an_error(code: ErrorCode) -> None:
-    """A failed job of any code is an error with that code, which the SDK does not answer with another paid job."""
+    """A failed job of any code is an error with that code, after which the SDK sends no other paid job."""
     job = ShimJob(
         id="job_1", owner="", route="openai/generations", job_type="custom", task="txt2img", model_id="", created_at=0,
         updated_at=0, scenario_request={}, worker_request={}, status=Status.FAILURE, error="It failed",
