@@ -63,6 +63,8 @@ from comfy_core.workflows import Workflow
 MULTIPART_ADVICE = "Use a multipart upload (POST /uploads), or send a smaller image"
 METRICS_ADVICE = "Set SCENARIO_SHIM_METRICS_TOKEN, and send that token as `Authorization: Bearer …`"
 UPLOAD_EXAMPLE = '{"name": "knight.png", "image": "…"} to POST /assets'
+IMAGE_POLICY = "default-src 'none'; sandbox"
+"""The type of an image is that of the result. As HTML or SVG, it runs no script with the web page's origin."""
 _log = logging.getLogger(__name__)
 
 
@@ -216,7 +218,11 @@ class ShimServer:
             width=int(width) if width.isascii() and width.isdigit() and len(width) < 5 else 0,  # noqa: PLR2004 - pixels
         )
         disposition = f"inline; filename*=UTF-8''{quote(image.name, safe='')}"
-        headers = {"Cache-Control": "private, max-age=86400, immutable", "Content-Disposition": disposition}
+        headers = {
+            "Cache-Control": "private, max-age=86400, immutable",
+            "Content-Disposition": disposition,
+            "Content-Security-Policy": IMAGE_POLICY,
+        }
         headers["Content-Length"] = str(len(image.data))
         return StreamingResponse(
             pieces(image.data), media_type=image.mime_type, headers={**SECURITY_HEADERS, **headers}

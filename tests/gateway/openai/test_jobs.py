@@ -21,8 +21,9 @@ from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from simulators.http_server import free_port
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_entry, image_result, png
 from simulators.waiting import until
+from tests.browser import browser
 from tests.gateway.openai.conftest import caller
 
 pytestmark = pytest.mark.slow
@@ -249,6 +250,27 @@ def test_a_failed_job_is_not_repeated(tmp_path: Path) -> None:
         with pytest.raises(openai.APIError, match="The worker says so"):
             list(client.images.generate(prompt="a knight", stream=True))
         assert platform.submissions == len(FAILURES) + 1
+
+
+def test_an_image_with_the_type_of_a_page_runs_no_script(tmp_path: Path) -> None:
+    """A result that claims to be HTML is served in a sandbox, so its script cannot read the page's token."""
+    page = b"<title>safe</title><script>document.title = 'script'</script>"
+
+    def respond(_: Body) -> Body:
+        return {"output": {"images": [image_entry(page, 1, mime_type="text/html")]}}
+
+    with (
+        RunPodPlatform(long_poll_s=0.5) as platform,
+        ScriptedWorker(platform, respond),
+        ShimProcess(platform.client_env(), tmp_path, command=("serve",)) as server,
+        browser() as chromium,
+    ):
+        url = post(server, {**CALL, "response_format": "url"}).json()["data"][0]["url"]
+        window = chromium.new_page()
+        response = window.goto(url)
+        assert response is not None
+        assert response.body() == page
+        assert window.title() == "safe"
 
 
 def test_too_many_calls_wait(tmp_path: Path) -> None:
