@@ -162,7 +162,10 @@ class JobLog:
                 )
 
     def jobs(self, since: float = 0.0) -> list[LoggedJob]:
-        """Return the jobs submitted at or after `since`, oldest first. Raises ConfigError if the file is unreadable."""
+        """Return the jobs submitted at or after `since`, in the order in which they were logged.
+
+        Raises ConfigError if the file is unreadable.
+        """
         return self._read("submitted_at >= ?", since)
 
     def job(self, job_id: str) -> LoggedJob | None:
@@ -175,7 +178,7 @@ class JobLog:
         try:
             with self._lock:
                 rows = self._open().execute(
-                    f"SELECT * FROM jobs WHERE {condition} ORDER BY submitted_at, rowid",  # noqa: S608 - a literal of this class
+                    f"SELECT * FROM jobs WHERE {condition} ORDER BY rowid",  # noqa: S608 - a literal of this class
                     (value,),
                 )
                 return [_job(row) for row in rows]

@@ -223,6 +223,17 @@ def test_a_full_disk_fails_no_job(platform: RunPodPlatform, tmp_path: Path) -> N
     assert logged == 1
 
 
+def test_the_last_job_is_last_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    """Jobs are in the order in which they were logged, so that `--last` is the newest one."""
+    times = iter([2000.0, 1000.0, 1500.0])
+    log = JobLog(tmp_path / "log", clock=lambda: next(times))
+    for job_id in ("first", "second", "third"):
+        log.note(job_id)
+
+    assert [job.job_id for job in log.jobs()] == ["first", "second", "third"]
+    log.close()
+
+
 def test_many_writers_share_a_file(tmp_path: Path) -> None:
     """Eight connections create the file and write 400 jobs at a time, and each job has a row."""
 
