@@ -33,6 +33,9 @@ def provider(environment: Mapping[str, str], workflows: Mapping[str, Workflow]) 
 if __name__ == "__main__":
     assert isinstance(PROVIDERS, dict)
     PROVIDERS["comfyui"] = replace(PROVIDERS["comfyui"], make=provider)
-    if limit := int(os.environ.get("MAX_FILE_BYTES", "0")):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    sys.exit(main())
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    limit = int(os.environ.get("MAX_FILE_BYTES", "0"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY) if limit else unlimited)
+    status = main()
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)  # coverage writes a larger file at exit
+    sys.exit(status)
