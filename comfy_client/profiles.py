@@ -39,6 +39,7 @@ from comfy_client.user_folders import CONFIG_HOME, HOME, config_folder
 from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
 from comfy_core.files import write_atomically
+from comfy_core.urls import may_have_password
 from comfy_core.validation import nearest
 
 PROFILE = Variable(
@@ -76,8 +77,9 @@ class Profile:
 
     @property
     def target(self) -> str:
-        """The URL of ComfyUI or the id of the endpoint, or an empty text."""
-        return next((self.values[name] for name in TARGETS if self.values.get(name)), "")
+        """The URL of ComfyUI or the id of the endpoint, or an empty text. A URL with a password is not shown."""
+        target = next((self.values[name] for name in TARGETS if self.values.get(name)), "")
+        return "(invalid URL)" if may_have_password(target) else target
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,14 @@ def is_base_url(text: str) -> bool:
     return is_plain and parts.scheme in {"http", "https"} and bool(host)
 
 
+def may_have_password(text: str) -> bool:
+    """Return whether a URL may contain a password or a token."""
+    return bool(re.search("[@?#]", text))
+
+
 def url_for_message(text: str) -> str:
     """Return a URL for an error message, or `the given URL` if the URL may contain a password."""
-    return repr(text) if not re.search("[@?#]", text) else "the given URL"
+    return "the given URL" if may_have_password(text) else repr(text)
 
 
 def is_loopback(host: str) -> bool:

@@ -16,10 +16,14 @@ SMALL = ("--width", "64", "--height", "64", "--steps", "1", "--seed", "1")
 
 @pytest.fixture
 def profiled(platform: RunPodPlatform, shell: Shell, tmp_path: Path) -> Shell:
-    """A Shell without the platform's variables: they are the default profile `studio`. `gone` is a dead ComfyUI."""
+    """A Shell without the platform's variables: they are the default profile `studio`. `gone` is a dead ComfyUI.
+
+    `secret` has a password in its URL, which is not valid.
+    """
     file = tmp_path / "config" / "comfy-client" / "profiles.toml"
     save_profile(file, "studio", platform.client_env())
     save_profile(file, "gone", {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"})
+    save_profile(file, "secret", {"COMFYUI_ENDPOINT": "http://user:hunter2@127.0.0.1:9"})
     others = {name: value for name, value in shell.environment.items() if name not in platform.client_env()}
     return Shell({**others, "XDG_CONFIG_HOME": str(file.parent.parent)})
 
@@ -90,13 +94,14 @@ def test_the_profiles_are_listed_and_changed(profiled: Shell, platform: RunPodPl
     assert [line.split() for line in listed.out.splitlines()] == [
         ["studio", "comfyui", platform.endpoint_id, "default"],
         ["gone", "comfyui", "http://127.0.0.1:9"],
+        ["secret", "comfyui", "(invalid", "URL)"],
     ]
     assert platform.api_key not in listed.out
 
     assert profiled("profiles", "default", "gone", "--json").json["default"] == "gone"
     assert profiled("health").status == 4
     deleted = profiled("profiles", "delete", "gone", "--json").json
-    assert (deleted["default"], [each["name"] for each in deleted["profiles"]]) == (None, ["studio"])
+    assert (deleted["default"], [each["name"] for each in deleted["profiles"]]) == (None, ["studio", "secret"])
     assert "There is no profile in " in profiled("profiles", XDG_CONFIG_HOME="/nowhere").out
 
 
