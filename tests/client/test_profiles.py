@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import stat
 from pathlib import Path
 
@@ -131,11 +130,11 @@ def test_a_readable_file_with_keys_is_warned_about(file: Path, caplog: pytest.Lo
     assert caplog.text == ""
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_an_unreadable_file_is_an_error(file: Path) -> None:
     """The error has the path and the reason."""
-    file.chmod(0)
-    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read_profiles(file)
 
 
