@@ -76,14 +76,14 @@ def _deploy(call: Call) -> int:
             values = {RUNPOD_API_KEY.name: required_api_key(call.environment), **variables}
             save_profile(profiles_file, call.options.save_profile, values)
             report(f"profile {call.options.save_profile} written to {profiles_file}")
-        wants_image = bool(plan.steps) if call.options.picture is None else call.options.picture
+        wants_image = bool(plan.steps) if call.options.image is None else call.options.image
         count_stale = partial(count_stale_workers, rest, str(endpoint["id"]))
         image_path = _generate_test_image(call, output, variables, count_stale) if wants_image else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],
         "variables": dict(variables),
-        "picture": str(image_path) if image_path else None,
+        "image": str(image_path) if image_path else None,
     }
     call.screen.show(value, *(f"{name}={text}" for name, text in variables.items()))
     report(f"Next: {_next_step(call, str(endpoint['id']))}")
@@ -215,9 +215,9 @@ DEPLOY_FLAGS = (
     Flag(("--dry-run",), "Show the changes without applying them.", settings={"action": "store_true"}),
     YES,
     Flag(
-        ("--picture", "--no-picture"),
+        ("--image", "--no-image"),
         "Wait for a worker and generate a test image. [default: only if something changed]",
-        settings={"dest": "picture", "default": None, "action": OnOff},
+        settings={"dest": "image", "default": None, "action": OnOff},
     ),
     Flag(("-o", "--output"), "File for the test image. [default NAME.png]", "FILE"),
     Flag(

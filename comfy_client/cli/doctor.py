@@ -135,5 +135,5 @@ def check_generation(client: Client) -> Finding:
             **TINY_REQUEST, observer=lambda _: None
         ).image  # With an observer the job id is known at once, so that Ctrl-C can cancel the job.
     except ComfyClientError as error:
-        return Finding("picture", str(error), error)
-    return Finding("picture", f"{image.width} x {image.height} in {time.monotonic() - begun_at:.1f} s")
+        return Finding("image", str(error), error)
+    return Finding("image", f"{image.width} x {image.height} in {time.monotonic() - begun_at:.1f} s")

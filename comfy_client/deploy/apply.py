@@ -164,7 +164,7 @@ def count_stale_workers(rest: RestApi, endpoint_id: str) -> int:
 def _not_ready(timeout_s: float, sentence: str) -> NotReady:
     message = (
         f"No worker was ready within {timeout_s:g} s: {sentence}. The endpoint is deployed. To continue "
-        "waiting, run the command again with --picture"
+        "waiting, run the command again with --image"
     )
     return NotReady(message, ErrorReport(ErrorCode.QUEUE_TIMEOUT, message, {"after_s": timeout_s}))
 

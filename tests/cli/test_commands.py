@@ -202,7 +202,7 @@ def test_doctor_reports_each_check(shell: Shell, platform: RunPodPlatform) -> No
 
     assert ended.status == 0
     assert [line.split()[:2] for line in ended.out.splitlines()] == [
-        ["ok", name] for name in ("provider", "variables", "address", "workers", "models", "picture")
+        ["ok", name] for name in ("provider", "variables", "address", "workers", "models", "image")
     ]
     assert platform.api_key not in ended.out
 

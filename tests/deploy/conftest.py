@@ -39,8 +39,8 @@ class DeploySetup:
         Path("deploy.toml").write_text(text + more)
 
     def deploy(self, *arguments: str, **variables: str) -> Completed:
-        """Run `comfy-client deploy --yes`, with --no-picture unless `arguments` contain --picture."""
-        flags = arguments if "--picture" in arguments else ("--no-picture", *arguments)
+        """Run `comfy-client deploy --yes`, with --no-image unless `arguments` contain --image."""
+        flags = arguments if "--image" in arguments else ("--no-image", *arguments)
         return self.shell("deploy", "--yes", *flags, **variables)
 
     def destroy(self) -> Completed:

@@ -18,7 +18,7 @@ CREDENTIAL = "hf_a-very-secret-text"
 
 def test_one_command_from_nothing_to_an_image(deploy_setup: DeploySetup) -> None:
     """Template and endpoint are created, an image is saved, and the client's variables are printed."""
-    ended = deploy_setup.deploy("--picture")
+    ended = deploy_setup.deploy("--image")
 
     assert ended.status == 0, ended.err
     [template] = [each for each in deploy_setup.account.templates.values() if each["name"] == "flux"]
@@ -134,7 +134,7 @@ def test_json_has_the_plan_the_prices_and_the_variables(deploy_setup: DeploySetu
     assert [(step["verb"], step["what"]) for step in value["steps"]] == [("create", "template"), ("create", "endpoint")]
     assert value["gpus"][0]["pool"] == "ADA_24"
     assert value["endpoint_id"] == value["variables"]["RUNPOD_COMFYUI_ENDPOINT_ID"]
-    assert value["picture"] is None
+    assert value["image"] is None
     assert deploy_setup.shell("deploy", "--json").json["steps"] == []
 
 

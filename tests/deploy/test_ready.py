@@ -108,9 +108,9 @@ def test_the_wait_for_workers_with_old_settings_is_limited(empty_queue: RunPodPl
 def test_a_deployment_reads_the_workers(deploy_setup: DeploySetup) -> None:
     """A deployment asks for workers with old settings, and succeeds even if RunPod responds with 404."""
     deploy_setup.account.workers = [{"id": "w", "status": "IDLE", "isStale": False}]
-    assert deploy_setup.deploy("--picture").status == 0
+    assert deploy_setup.deploy("--image").status == 0
     deploy_setup.account.faults.respond("GET /serverless/ep/workers", 404)
-    ended = deploy_setup.deploy("--picture")
+    ended = deploy_setup.deploy("--image")
 
     assert ended.status == 0
     assert "Nothing to do" in ended.err
@@ -121,13 +121,13 @@ def test_no_worker_in_time_leaves_the_endpoint(deploy_setup: DeploySetup, platfo
     """The command exits with 5 and says how to continue; the next run generates the test image."""
     platform.faults.throttle_workers()
     try:
-        ended = deploy_setup.deploy("--picture", "--wait-timeout", "0.5")
+        ended = deploy_setup.deploy("--image", "--wait-timeout", "0.5")
     finally:
         platform.faults.clear()
-    again = deploy_setup.shell("deploy", "--picture")
+    again = deploy_setup.shell("deploy", "--image")
 
     assert ended.status == 5
-    assert "--picture" in ended.err
+    assert "--image" in ended.err
     assert again.status == 0, again.err
     assert Path("flux.png").exists()
 
@@ -135,10 +135,10 @@ def test_no_worker_in_time_leaves_the_endpoint(deploy_setup: DeploySetup, platfo
 def test_the_output_path_is_checked_first(deploy_setup: DeploySetup) -> None:
     """An invalid path of -o is an error before RunPod is called; into an existing folder the image is written."""
     Path("file").write_text("")
-    rejected = deploy_setup.deploy("--picture", "-o", "file/x.png")
+    rejected = deploy_setup.deploy("--image", "-o", "file/x.png")
     assert deploy_setup.account.received == []
     Path("y").mkdir()
-    in_folder = deploy_setup.deploy("--picture", "-o", "y")
+    in_folder = deploy_setup.deploy("--image", "-o", "y")
 
     assert (rejected.status, "-o file/x.png" in rejected.err) == (2, True)
     assert in_folder.status == 0

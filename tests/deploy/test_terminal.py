@@ -22,7 +22,7 @@ def start_on_terminal(deploy_setup: DeploySetup, *arguments: str) -> Terminal:
 @pytest.mark.parametrize(("response", "status", "endpoints"), [("y", 0, 1), ("", 1, 0), ("no", 1, 0)])
 def test_it_asks_for_confirmation(deploy_setup: DeploySetup, response: str, status: int, endpoints: int) -> None:
     """The command prints the changes and the question, and sends nothing until the reply. Only `y` deploys."""
-    terminal = start_on_terminal(deploy_setup, "deploy", "--no-picture")
+    terminal = start_on_terminal(deploy_setup, "deploy", "--no-image")
     assert until(lambda: "[y/N]" in terminal.screen), terminal.screen
     assert deploy_setup.account.writes() == []
     terminal.type(response)
@@ -50,7 +50,7 @@ def test_ctrl_c_leaves_the_endpoint_and_no_job(deploy_setup: DeploySetup, *, is_
     finally:
         platform.faults.clear()
     job_states = [job.state.value for job_id, job in platform.jobs.items() if job_id not in earlier_jobs]
-    again = deploy_setup.deploy("--picture")
+    again = deploy_setup.deploy("--image")
 
     assert (status, out) == (130, "")
     assert "interrupted" in terminal.screen.lower()
