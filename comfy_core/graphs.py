@@ -16,7 +16,8 @@ Graph: TypeAlias = dict[str, Any]
 
 EDITOR_FORMAT = (
     f"is in ComfyUI's editor format, which cannot be run. Export it with {EXPORT_MENU}; in much older versions it is "
-    '"Save (API Format)", after enabling Dev mode in the settings. Then send that file\'s content'
+    '"Save (API Format)", after enabling Dev mode in the settings. Then send that file\'s content. Or convert it with '
+    "`comfy-client workflows init FILE`"
 )
 GRAPH_AS_TEXT = "is text that is not JSON; send the graph itself, as a JSON object"
 

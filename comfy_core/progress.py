@@ -12,6 +12,8 @@ MODEL_STAGE = "model"
 class Sampling:
     """Sampling has reached step `step` of `steps` of image `picture` of `pictures`; `percent` is of the whole job.
 
+    In a graph with several samplers, `step` and `percent` start again with each.
+
     The field names are those of the worker's progress report.
     """
 
