@@ -236,7 +236,7 @@ OTHER_RESULTS: Mapping[str, Mapping[str, JsonObject]] = {
     "POST /assets/{assetId}/download": {"url": TEXT, "mimeType": TEXT},
     "GET /shim/overview": {
         "health": record({"why": TEXT, "sentence": TEXT, "workers": _COUNTS}),
-        "cost": record({"jobs": INTEGER, "seconds": NUMBER, "usd": NUMBER}),
+        "cost": record({"jobs": INTEGER, "seconds": NUMBER, "usd": {"type": ["number", "null"]}}),
         "scenario": record({"jobs": INTEGER, "creative_units": NUMBER}),
         "caller": reference("Caller"),
         "callers": array(reference("Caller")),
