@@ -37,10 +37,12 @@ UNDECLARED = {
     ("tools/demo.py", "COMFYUI_URL"),
     ("worker/snapshot/__main__.py", "PATH"),
     ("bench/gpu/machine.py", "CUDA_VISIBLE_DEVICES"),
+    ("comfy_client/cli/main.py", "COMP_LINE"),
 }
 """Files that read a variable without a declaration.
 
-The worker declares COMFYUI_URL, the operating system sets PATH, and CUDA_VISIBLE_DEVICES is NVIDIA's.
+The worker declares COMFYUI_URL, the operating system sets PATH, CUDA_VISIBLE_DEVICES is NVIDIA's, and a shell sets
+COMP_LINE for completion.
 """
 ENVIRONMENT = re.compile(r"(os\.)?_?env(iron(ment)?)?|.*\._?environment")
 """Expressions whose value is an environment."""
@@ -171,7 +173,7 @@ def test_every_variable_is_documented() -> None:
     found = {name for _, node in source_nodes() if (name := declared_name(node) or read_name(node))}
 
     assert {"WORKER_CONCURRENCY", "HF_TOKEN_FILE", "BUCKET_NAME", "RUNPOD_API_KEY", "COLUMNS"} <= found
-    assert {name for name in found if f"| `{name}` |" not in page} == {"PATH", "CUDA_VISIBLE_DEVICES"}
+    assert {name for name in found if f"| `{name}` |" not in page} == {"PATH", "CUDA_VISIBLE_DEVICES", "COMP_LINE"}
 
 
 @pytest.mark.parametrize("title", VARIABLE_TABLES)

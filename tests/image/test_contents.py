@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 MIB = 1024 * 1024
 ALLOWED_EXTRA_BYTES = 100 * MIB
-COMFYUI_REQUIREMENTS = ("aiohttp", "numpy", "pillow")
-"""Requirements of the substitute for ComfyUI; a real ComfyUI requires torch instead."""
+COMFYUI_REQUIREMENTS = ("aiohttp", "numpy", "pillow", "rich")
+"""Requirements of the substitute for ComfyUI, and rich, which a real ComfyUI requires through transformers."""
 
 
 ArchiveOf: TypeAlias = Callable[[str], Path]
