@@ -204,6 +204,7 @@ class AddressCache:
                 if done and (self.folder / f"{done}{SUFFIX}").exists():
                     LOG.info("%s: another job has downloaded it", file.path)
                     return
+                self._make_room(file, target, context.stop)  # again: until now, others could remove the part
                 fill_part(file, part, context)
                 self._keep(file, key, part, context.stop)
         except OSError as error:
