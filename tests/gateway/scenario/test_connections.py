@@ -109,9 +109,9 @@ def test_a_caller_that_reads_nothing_is_closed() -> None:
         server, task, port = await _serving(protocol)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(_REQUEST.replace(b"GET /", b"GET /large"))
-        while not server.server_state.connections:  # noqa: ASYNC110 - no event exists for it
-            await asyncio.sleep(0.01)
         async with asyncio.timeout(_WAIT_S):
+            while not server.server_state.connections:  # noqa: ASYNC110 - no event exists for it
+                await asyncio.sleep(0.01)
             while server.server_state.connections:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
         writer.close()
