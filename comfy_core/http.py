@@ -18,6 +18,7 @@ from urllib3.util.retry import Retry
 
 from comfy_core.backoff import parse_retry_after
 from comfy_core.errors import RequestError
+from comfy_core.thread_call import run_outside_main_thread
 
 CONNECT_TIMEOUT_S = 5.0
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530})
@@ -70,7 +71,7 @@ class RequestContent(TypedDict, total=False):
 
 
 class HttpApi:
-    """One API at `base_url`. Safe to use from several threads.
+    """One API at `base_url`. Safe to use from several threads, and after Ctrl-C has interrupted a call.
 
     Args:
         base_url: scheme, host and path prefix of every request.
@@ -119,13 +120,13 @@ class HttpApi:
         response body, or the whole body if the status is 400.
         """
         request_line = f"{method} {path.partition('?')[0]}"  # without the query, which may contain a signature
+
+        def send() -> requests.Response:
+            timeouts_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
+            return self._session.request(method, self.base_url + path, timeout=timeouts_s, **content)
+
         try:
-            response = self._session.request(
-                method,
-                self.base_url + path,
-                timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),
-                **content,
-            )
+            response = run_outside_main_thread(send)
         except (requests.RequestException, ValueError) as error:  # requests does not wrap ValueErrors from urllib3
             raise RequestError(
                 f"{self._name} did not respond ({request_line}: {_reason(error)})",
@@ -170,7 +171,7 @@ class HttpApi:
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._session.close()
+        run_outside_main_thread(self._session.close)
 
 
 def error_message(body: object) -> str:

@@ -23,6 +23,7 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_core.files import write_atomically
+from comfy_core.thread_call import ThreadCall
 
 ATTEMPTS = 3
 """Maximum number of jobs for one image in one run, and of submits for one job.
@@ -95,22 +96,27 @@ class Batch:
         and KeyboardInterrupt is raised. Running jobs continue and the next run resumes them, unless
         `cancel_when_stopped` is set.
         """
-        futures: dict[str, Future[AssetOutcome]] = {}
-        pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="batch")
+        making = ThreadCall(lambda: self._make_all(plan, report))
         try:
+            return making.run()
+        except KeyboardInterrupt:
+            self._stopped.set()
+            making.result()
+            raise
+
+    def _make_all(self, plan: AssetPlan, report: Callable[[AssetOutcome], None]) -> list[AssetOutcome]:
+        futures: dict[str, Future[AssetOutcome]] = {}
+        with ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="batch") as pool:
             for asset in plan.assets:
                 # A source is submitted before its derived images, and the pool runs work in order: no deadlock.
                 futures[asset.path] = pool.submit(self._run_asset, asset, futures.get(asset.source), report)
-            return [futures[asset.path].result() for asset in plan.assets]
-        except KeyboardInterrupt:
-            self._stopped.set()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=self._stopped.is_set())
+        return [futures[asset.path].result() for asset in plan.assets]
 
     def _run_asset(
         self, asset: PlannedAsset, source: Future[AssetOutcome] | None, report: Callable[[AssetOutcome], None]
     ) -> AssetOutcome:
+        if self._stopped.is_set():
+            return AssetOutcome(asset, "stopped")
         try:
             outcome = self._process(asset, source.result() if source else None)
         except _StoppedError:

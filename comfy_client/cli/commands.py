@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping
-from concurrent.futures import Future
 
 from comfy_client.cli.call import JSON, STREAM, Call, Command
 from comfy_client.cli.flags import PICTURE, Flag, input_flags
-from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, run_and_save, submit_in_thread
+from comfy_client.cli.following import WAIT_TIMEOUT, cancel_interrupted, run_and_save, submission_of
 from comfy_client.cli.output import FORCE, OUTPUT
 from comfy_client.cli.requests import JOB_OPTION_FLAGS, RUN_FLAGS, SET, one_image, run_request, template_request
 from comfy_client.cli.tables import Column, table_lines
 from comfy_client.cli.terminal_images import SHOW
-from comfy_client.client import Job
 from comfy_core.contract import ALIASES
 from comfy_core.workflows import Workflow, find_workflow
 
@@ -62,9 +60,9 @@ def _run(call: Call) -> int:
 
 def _submit(call: Call) -> int:
     with call.client() as client:
-        submission: Future[Job] = Future()
+        submission = submission_of(client, run_request(call))
         try:
-            job = submit_in_thread(client, run_request(call), submission)
+            job = submission.run()
             call.screen.show({"job_id": job.id}, job.id)
         except KeyboardInterrupt as interrupt:
             return cancel_interrupted(call, submission, interrupt)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-
 from comfy_client.cli.call import Call, status_of
 from comfy_client.cli.flags import Flag, parse_seconds
 from comfy_client.cli.models_result import models_lines, models_object
@@ -20,6 +16,7 @@ from comfy_client.tasks import CANCEL_PATIENCE_S
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, WaitTimeout
+from comfy_core.thread_call import ThreadCall
 
 WAIT_TIMEOUT = Flag(
     ("--wait-timeout",),
@@ -35,10 +32,10 @@ def run_and_save(call: Call, request: GenerationRequest) -> int:
     output = prepare_output(call.options.output, call.screen, is_forced=call.options.force)
     request = with_output_format(output, request)
     with call.client() as client:
-        submission: Future[Job] = Future()
+        submission = submission_of(client, request, is_followed=True)
         try:
             with call.screen.progress() as progress:
-                job = submit_in_thread(client, request, submission, is_followed=True)
+                job = submission.run()
                 progress.say(f"job {job.id}")
                 result = wait_with_progress(job, call.options.wait_timeout, progress)
         except WaitTimeout as error:
@@ -49,32 +46,31 @@ def run_and_save(call: Call, request: GenerationRequest) -> int:
         return save(call, client, output, result, is_kept=client.provider.jobs_outlive_process)
 
 
-def submit_in_thread(
-    client: Client, request: GenerationRequest, submission: Future[Job], *, is_followed: bool = False
-) -> Job:
-    """Submit a job and return it. `submission` gets the job too, even if a signal interrupts this function.
-
-    The submit runs in a thread. A signal would otherwise abort the HTTP request and lose the id of a created job.
-    """
-
-    def send() -> None:
-        try:
-            submission.set_result(client.submit_request(request, is_followed=is_followed))
-        except BaseException as error:  # noqa: BLE001 - raised again by Future.result
-            submission.set_exception(error)
-
-    threading.Thread(target=send, name="submit", daemon=True).start()
-    return submission.result()
+def submission_of(client: Client, request: GenerationRequest, *, is_followed: bool = False) -> ThreadCall[Job]:
+    """Return the call that submits a job. It has a thread, so that a signal cannot lose the id of a created job."""
+    return ThreadCall(lambda: client.submit_request(request, is_followed=is_followed))
 
 
 def wait_with_progress(job: Job, timeout_s: float | None, progress: ProgressDisplay) -> GenerationResult:
-    """Wait for a job up to `timeout_s` or the client's default, show its progress, and return its result."""
-    progress.follow(job.id)
-    for event in job.events(timeout_s):
-        progress.show(event)
-        if isinstance(event, Done):
-            return event.result
-    raise AssertionError("events end with Done, or raise")
+    """Wait for a job up to `timeout_s` or the client's default, show its progress, and return its result.
+
+    A signal only interrupts this function: the wait goes on in its thread, and shows nothing more.
+    """
+    is_shown = True
+
+    def follow() -> GenerationResult:
+        progress.follow(job.id)
+        for event in job.events(timeout_s):
+            if is_shown:
+                progress.show(event)
+            if isinstance(event, Done):
+                return event.result
+        raise AssertionError("events end with Done, or raise")
+
+    try:
+        return ThreadCall(follow).run()
+    finally:
+        is_shown = False
 
 
 def after_wait_timeout(client: Client, error: WaitTimeout, remedy: str) -> ComfyClientError:
@@ -89,7 +85,7 @@ def after_wait_timeout(client: Client, error: WaitTimeout, remedy: str) -> Comfy
     return JobError.of(ErrorReport(ErrorCode.DEADLINE_EXCEEDED, problem), error.job_id)
 
 
-def cancel_interrupted(call: Call, submission: Future[Job], interrupt: KeyboardInterrupt) -> int:
+def cancel_interrupted(call: Call, submission: ThreadCall[Job], interrupt: KeyboardInterrupt) -> int:
     """Cancel the job of an interrupted command, if that is possible, and return the exit status."""
     job = None
     try:
@@ -100,7 +96,7 @@ def cancel_interrupted(call: Call, submission: Future[Job], interrupt: KeyboardI
         message = (
             f"Interrupted again: job {job.id} may continue." if job else "Interrupted again: the job may continue."
         )
-    except FutureTimeout:
+    except TimeoutError:
         message = "Interrupted during the submit. RunPod may run the job: check its requests in RunPod's console."
     except ComfyClientError as error:
         message = f"Interrupted, and job {job.id} could not be cancelled: {error}" if job else f"Interrupted: {error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from comfy_client.cli.following import (
     WAIT_TIMEOUT,
     after_wait_timeout,
     cancel_interrupted,
-    submit_in_thread,
+    submission_of,
     wait_with_progress,
 )
 from comfy_client.cli.models_result import models_lines, models_object
@@ -27,7 +26,6 @@ from comfy_core.request.models_task import ACTIONS, DELETE, DOWNLOAD
 from comfy_core.urls import HUGGING_FACE
 
 if TYPE_CHECKING:
-    from comfy_client.client import Job
     from comfy_client.providers.interface import GenerationRequest
     from comfy_core.workflows import Workflow
 
@@ -91,10 +89,10 @@ def _models(call: Call) -> int:
 
     request = _request(call)
     with _with_directory(call).client() as client:
-        submission: Future[Job] = Future()
+        submission = submission_of(client, request, is_followed=True)
         try:
             with call.screen.progress() as progress:
-                job = submit_in_thread(client, request, submission, is_followed=True)
+                job = submission.run()
                 result = wait_with_progress(job, wait_limit_s(client, call.options.wait_timeout), progress)
         except WaitTimeout as error:
             raise after_wait_timeout(client, error, "The same command continues a download") from error

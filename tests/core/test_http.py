@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -128,6 +131,28 @@ def failure(api: HttpApi, path: str, **options: Any) -> RequestError:  # noqa: A
     assert str(info.value).startswith("The server ")
     assert path in str(info.value)
     return info.value
+
+
+def is_interrupted_at(moment: int, call: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt in this thread at one moment of `call`. Return False if the call ends before it.
+
+    Moments are the starts of Python functions and the ends of C functions, where Python runs the handlers of signals.
+    """
+    moments = itertools.count()
+
+    def profile(_frame: FrameType, event: str, _value: object) -> None:
+        if event in {"call", "c_return"} and next(moments) == moment:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
 
 
 def test_json_is_sent_and_received(api: HttpApi, server: RecordingServer) -> None:
@@ -415,3 +440,16 @@ def test_base_urls_are_validated(text: str, is_valid: bool) -> None:
     """A base URL has a scheme and a host, but no password, query or fragment. `url_for_message` shows no secret."""
     assert is_base_url(text) is is_valid
     assert "s3cret" not in url_for_message(text)
+
+
+def test_ctrl_c_at_any_moment_of_a_call_blocks_no_later_call(api: HttpApi) -> None:
+    """A handler that raises within a Condition leaves its lock locked, and the pool's queue of connections has one."""
+    moments = 0
+    while is_interrupted_at(moments, lambda: api.call("GET", "/", timeout_s=TIMEOUT_S)):
+        later = threading.Thread(target=api.call, args=("GET", "/"), kwargs={"timeout_s": TIMEOUT_S}, daemon=True)
+        later.start()
+        later.join(TIMEOUT_S)
+        assert not later.is_alive(), f"blocked after an interrupt at moment {moments}"
+        moments += 1
+
+    assert moments
