@@ -9,11 +9,17 @@ locks do not have the problem, and this module uses nothing else.
 from __future__ import annotations
 
 import _thread
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+
+_WAKE_S = 0.5
+"""How often a waiting thread wakes up. On Windows, and if another thread received it, a signal does not end the wait
+for a lock, and its handler runs at the next wake-up."""
 
 
 class ThreadCall(Generic[Result]):
@@ -32,15 +38,15 @@ class ThreadCall(Generic[Result]):
         _thread.start_new_thread(self._run, ())
         return self.result()
 
-    def result(self, timeout_s: float = -1) -> Result:
-        """Wait for the call, and return its result or raise its error.
-
-        Raises TimeoutError after `timeout_s`, unless it is negative.
-        """
-        if not self._is_finished and self._running.acquire(timeout=timeout_s):
-            self._running.release()
-        if not self._is_finished:
-            raise TimeoutError
+    def result(self, timeout_s: float = math.inf) -> Result:
+        """Wait for the call, and return its result or raise its error. Raises TimeoutError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self._is_finished:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            if self._running.acquire(timeout=min(left_s, _WAKE_S)):
+                self._running.release()
         if self._error is not None:
             raise self._error
         return self._results[0]
