@@ -23,7 +23,7 @@ for a lock, and its handler runs at the next wake-up."""
 
 
 class ThreadCall(Generic[Result]):
-    """One call in a daemon thread. If a signal interrupts `run`, the call goes on, and `result` waits for it again."""
+    """One call in a daemon thread. If a signal interrupts `run`, the call continues; `result` waits for it again."""
 
     def __init__(self, call: Callable[[], Result]) -> None:
         self._call = call

@@ -54,7 +54,7 @@ def submission_of(client: Client, request: GenerationRequest, *, is_followed: bo
 def wait_with_progress(job: Job, timeout_s: float | None, progress: ProgressDisplay) -> GenerationResult:
     """Wait for a job up to `timeout_s` or the client's default, show its progress, and return its result.
 
-    A signal only interrupts this function: the wait goes on in its thread, and shows nothing more.
+    A signal only interrupts this function: the wait continues in its thread, and shows nothing more.
     """
     is_shown = True
 

@@ -69,7 +69,7 @@ def serve_scenario(call: Call) -> int:
 
 def _serve(call: Call, apis: Collection[str]) -> int:
     with requiring_extra("The server", "scenario"):
-        from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - only needed by this command
+        from comfy_client.gateway.serve import serve  # noqa: PLC0415 - only needed by this command
 
     options = call.options
     return serve(

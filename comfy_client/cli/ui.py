@@ -44,7 +44,7 @@ def _ui(call: Call) -> int:
     """Serve the page until Ctrl-C or SIGTERM."""
     with requiring_extra("The web page", "scenario"):
         from comfy_client.gateway.scenario.auth import page_token  # noqa: PLC0415 - optional dependencies
-        from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - as above
+        from comfy_client.gateway.serve import serve  # noqa: PLC0415 - as above
     is_chosen = bool(BROWSER.read(call.environment))
     directory = call.options.data or _default_directory(call)
 

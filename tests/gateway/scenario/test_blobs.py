@@ -11,8 +11,8 @@ import pytest
 from comfy_client.gateway.scenario.auth import Keys, Signer, image_expiry, owner_of, url_secret
 from comfy_client.gateway.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
 from comfy_client.gateway.scenario.errors import ShimError
-from comfy_client.gateway.scenario.serve import serve
 from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
+from comfy_client.gateway.serve import serve
 from comfy_core.environment import variables_of
 from comfy_core.errors import ConfigError
 from tests.fakes.s3 import S3Server

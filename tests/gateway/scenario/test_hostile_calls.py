@@ -21,8 +21,8 @@ import pytest
 import requests
 
 from bench.shim_process import KEY, NO_ENDPOINT, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
+from comfy_client.gateway.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.bodies_reader import BODY_GRACE_S
-from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MAX_PENDING, MAX_PENDING_BYTES
 from comfy_core.images.codec import MAX_BYTES

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
-from comfy_client.gateway.scenario.health import PROBE_BYTES, HealthMonitor, storage_error
+from comfy_client.gateway.health import PROBE_BYTES, HealthMonitor, storage_error
 from comfy_client.gateway.scenario.metrics import ShimMetrics
 from comfy_client.gateway.scenario.store import Store
 from comfy_client.providers.interface import Health

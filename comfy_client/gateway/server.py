@@ -22,6 +22,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from comfy_client.client import Client
+from comfy_client.gateway.health import HealthMonitor
+from comfy_client.gateway.monitoring import ROUTE, MonitoredApp
 from comfy_client.gateway.openai.api import REQUEST_ID, REQUEST_ID_HEADER, Endpoint, OpenAiApi, RouteKey, is_call, mark
 from comfy_client.gateway.openai.errors import error_body, unknown_route
 from comfy_client.gateway.scenario.access import MAX_BODY_BYTES, Access, address_of, retry_hint
@@ -42,9 +44,7 @@ from comfy_client.gateway.scenario.errors import (
     bad_request,
     shim_error,
 )
-from comfy_client.gateway.scenario.health import HealthMonitor
 from comfy_client.gateway.scenario.metrics import CONTENT_TYPE
-from comfy_client.gateway.scenario.monitoring import ROUTE, MonitoredApp
 from comfy_client.gateway.scenario.openapi import document
 from comfy_client.gateway.scenario.origin import is_json
 from comfy_client.gateway.scenario.page.html import read_page

@@ -24,7 +24,7 @@ from comfy_core.urls import is_loopback
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from comfy_client.gateway.scenario.server import ShimServer
+    from comfy_client.gateway.server import ShimServer
 
 APIS: Mapping[str, str] = {
     "scenario": "With Scenario's SDK, set SCENARIO_BASE_URL={url}/v1. Other clients use the same URL.\n",
@@ -65,9 +65,9 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         settings = replace(settings, tokens=(*settings.tokens, page_token(settings.directory)))
     workflows = workflows_from_env(environment) if "openai" in apis else None
     _check_access(settings, host, is_open=is_open)
-    uvicorn, server_module = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.scenario.server")
-    connections = _import_optional("comfy_client.gateway.scenario.connections")
-    draining = _import_optional("comfy_client.gateway.scenario.draining")
+    uvicorn, server_module = _import_optional("uvicorn"), _import_optional("comfy_client.gateway.server")
+    connections = _import_optional("comfy_client.gateway.connections")
+    draining = _import_optional("comfy_client.gateway.draining")
     _import_optional("prometheus_client").disable_created_metrics()
     level = logging.WARNING if is_quiet else logging.INFO
     logging.basicConfig(stream=log_stream, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from comfy_client.gateway.scenario.connections import MIN_CONNECTIONS, LimitedProtocol, limited_protocol
+from comfy_client.gateway.connections import MIN_CONNECTIONS, LimitedProtocol, limited_protocol
 
 _WAIT_S = 60.0
 _REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
