@@ -18,6 +18,8 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from comfy_core.workflows import Workflow, default_directory, load_workflows
+from simulators.hugging_face import ModelServer
+from tests.core.models.addresses import CIVITAI_PATH, HF_PATH, LORA
 
 VARIABLE_PREFIXES = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
@@ -142,3 +144,12 @@ def _no_process_in_a_fast_test(request: pytest.FixtureRequest) -> Iterator[None]
 def workflows() -> Mapping[str, Workflow]:
     """The shipped workflows, by name."""
     return load_workflows(default_directory())
+
+
+@pytest.fixture
+def lora_server() -> Iterator[ModelServer]:
+    """A server with one LoRA, at Hugging Face and at Civitai."""
+    with ModelServer() as server:
+        server.put(HF_PATH, LORA)
+        server.put(CIVITAI_PATH, LORA)
+        yield server

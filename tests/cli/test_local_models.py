@@ -18,10 +18,9 @@ from bench.worker_setup import ROOT
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.core.models.addresses import HF, HF_PATH, safetensors, sha256
+from tests.core.models.addresses import HF, HF_PATH, LORA, sha256
 
 pytestmark = pytest.mark.slow
-LORA = safetensors()
 KNIGHT = "loras/knight.safetensors"
 SCRIPT = ROOT / "tests/cli/models_command.py"
 TOKEN = "hf_TOPSECRET"  # noqa: S105 - not real
@@ -65,14 +64,13 @@ class Setup:
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Iterator[Setup]:
+def setup(lora_server: ModelServer, tmp_path: Path) -> Iterator[Setup]:
     """A ComfyUI without files, and a server with one LoRA."""
     base = tmp_path / "base"
     base.mkdir()
-    with ModelServer() as server, Simulator(base_directory=base) as simulator:
-        server.put(HF_PATH, LORA)
+    with Simulator(base_directory=base) as simulator:
         (base / "models/loras").mkdir(parents=True)
-        yield Setup(simulator, server, base)
+        yield Setup(simulator, lora_server, base)
 
 
 def test_the_command_downloads_lists_and_deletes(setup: Setup) -> None:

@@ -22,30 +22,21 @@ from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker
 from tests.cli.conftest import Shell
-from tests.core.models.addresses import HF, HF_PATH, safetensors, sha256
+from tests.core.models.addresses import HF, HF_PATH, LORA, sha256
 from tests.worker.addressed import Addressed
 from worker.jobs import Control, Worker
 from worker.models_task import run_models_task
 from worker.settings import Settings
 
-LORA = safetensors()
 KNIGHT = "loras/knight.safetensors"
 TOKEN = "hf_TOPSECRET"  # noqa: S105 - not real
 
 
 @pytest.fixture
-def server() -> Iterator[ModelServer]:
-    """A server with one LoRA."""
-    with ModelServer() as server:
-        server.put(HF_PATH, LORA)
-        yield server
-
-
-@pytest.fixture
-def platform(server: ModelServer, tmp_path: Path) -> Iterator[RunPodPlatform]:
+def platform(lora_server: ModelServer, tmp_path: Path) -> Iterator[RunPodPlatform]:
     """A platform whose worker runs jobs of the task `models` with the code of the real worker."""
     folder = tmp_path / "worker" / "models"
-    addressed = Addressed(server, folder / ".by-address", folder)
+    addressed = Addressed(lora_server, folder / ".by-address", folder)
     store = ModelStore(partial(search_paths, (folder,)), folder, addressed.cache)
     bare = Worker(ComfyServer(f"http://127.0.0.1:{free_port()}"), {}, Settings(), store=store)
     worker = addressed.worker(bare)
@@ -100,7 +91,7 @@ def test_the_result_of_an_earlier_job_is_shown(shell: Shell, platform: RunPodPla
 
 @pytest.mark.parametrize("way", ["variable", "file"])
 def test_a_token_is_sent_and_not_shown(
-    shell: Shell, platform: RunPodPlatform, server: ModelServer, tmp_path: Path, way: str
+    shell: Shell, platform: RunPodPlatform, lora_server: ModelServer, tmp_path: Path, way: str
 ) -> None:
     """The token of a variable or a file reaches the address's host, and is in no output and no log of jobs."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
@@ -111,7 +102,7 @@ def test_a_token_is_sent_and_not_shown(
 
     assert isinstance(job.input, dict)
     assert job.input["model_tokens"] == {"huggingface.co": TOKEN}
-    assert {request.token for request in server.requests(HF_PATH)} == {TOKEN}
+    assert {request.token for request in lora_server.requests(HF_PATH)} == {TOKEN}
     left = [done.out, done.err, *(path.read_bytes().decode("latin-1") for path in (tmp_path / "state").iterdir())]
     assert TOKEN not in "".join(left)
 

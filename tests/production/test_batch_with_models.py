@@ -15,8 +15,8 @@ import pytest
 from bench.worker_setup import ROOT, WorkerSetup, running_worker
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.core.models.addresses import HF, HF_PATH, sha256
-from tests.production.test_models_task import LORA, SCRIPT
+from tests.core.models.addresses import HF, HF_PATH, LORA, sha256
+from tests.production.test_models_task import SCRIPT
 
 pytestmark = pytest.mark.slow
 KILLS = 3

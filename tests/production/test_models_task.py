@@ -17,26 +17,17 @@ from comfy_core.contract import ErrorReport
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
-from tests.core.models.addresses import HF, HF_PATH, safetensors
+from tests.core.models.addresses import HF, HF_PATH, LORA
 
 pytestmark = pytest.mark.slow
-LORA = safetensors()
 SCRIPT = ROOT / "tests/production/local_models_worker.py"
 FILES = 2_000
 
 
 @pytest.fixture
-def server() -> Iterator[ModelServer]:
-    """A server with one LoRA."""
-    with ModelServer() as server:
-        server.put(HF_PATH, LORA)
-        yield server
-
-
-@pytest.fixture
-def setup(server: ModelServer) -> Iterator[WorkerSetup]:
+def setup(lora_server: ModelServer) -> Iterator[WorkerSetup]:
     """A worker that downloads from the server and shares the folders of its ComfyUI."""
-    with running_worker(shares_files=True, script=SCRIPT, environment={"MODEL_SERVER": server.url}) as setup:
+    with running_worker(shares_files=True, script=SCRIPT, environment={"MODEL_SERVER": lora_server.url}) as setup:
         yield setup
 
 
@@ -81,9 +72,9 @@ def test_a_list_of_many_files(setup: WorkerSetup) -> None:
     assert {each["bytes"] for each in result["models"]} == {1}
 
 
-def test_ctrl_c_cancels_a_download_which_is_then_resumed(setup: WorkerSetup, server: ModelServer) -> None:
+def test_ctrl_c_cancels_a_download_which_is_then_resumed(setup: WorkerSetup, lora_server: ModelServer) -> None:
     """Ctrl-C in the command cancels its job. The next command downloads only the rest."""
-    hold = server.hold(HF_PATH, after=50_000)
+    hold = lora_server.hold(HF_PATH, after=50_000)
     command = [sys.executable, "-m", "comfy_client.cli.main", "models", "download", HF, "--folder=loras"]
     environment = {**os.environ, **setup.platform.client_env(), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -99,4 +90,4 @@ def test_ctrl_c_cancels_a_download_which_is_then_resumed(setup: WorkerSetup, ser
     assert f"job {job.id} was cancelled" in err
     assert job.state == QueueJobState.CANCELLED
     assert done.stdout.startswith("downloaded loras/knight.safetensors")
-    assert server.requests(HF_PATH)[-1].offset > 0
+    assert lora_server.requests(HF_PATH)[-1].offset > 0

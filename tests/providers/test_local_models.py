@@ -24,20 +24,10 @@ from simulators.comfyui import Simulator
 from simulators.comfyui.files import Folders
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, local_hosts, safetensors, sha256
+from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, LORA, local_hosts, safetensors, sha256
 
-LORA = safetensors()
 KNIGHT = "loras/knight.safetensors"
 TOKEN = "hf_TOPSECRET"  # noqa: S105 - not real
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    """A server with one LoRA, at Hugging Face and at Civitai."""
-    with ModelServer() as server:
-        server.put(HF_PATH, LORA)
-        server.put(CIVITAI_PATH, LORA)
-        yield server
 
 
 @pytest.fixture
@@ -54,17 +44,17 @@ def simulator(base: Path) -> Iterator[Simulator]:
         yield simulator
 
 
-def client_of(simulator: Simulator, server: ModelServer, directory: Path) -> Client:
+def client_of(simulator: Simulator, lora_server: ModelServer, directory: Path) -> Client:
     """Return a client of the ComfyUI that downloads from the server to `directory`."""
     workflows = load_workflows(default_directory())
-    hosts = local_hosts(server.server_port)
+    hosts = local_hosts(lora_server.server_port)
     return Client(DirectProvider(simulator.url, workflows, directory=directory, model_hosts=lambda: hosts))
 
 
 @pytest.fixture
-def client(simulator: Simulator, server: ModelServer, base: Path) -> Iterator[Client]:
+def client(simulator: Simulator, lora_server: ModelServer, base: Path) -> Iterator[Client]:
     """A client of the ComfyUI."""
-    with client_of(simulator, server, base) as client:
+    with client_of(simulator, lora_server, base) as client:
         yield client
 
 
@@ -101,12 +91,12 @@ def test_a_file_is_downloaded_used_and_deleted(client: Client, simulator: Simula
     assert "knight.safetensors" not in simulator.listed_models("loras")
 
 
-def test_the_list_has_all_files_that_comfyui_finds(server: ModelServer, base: Path, tmp_path: Path) -> None:
+def test_the_list_has_all_files_that_comfyui_finds(lora_server: ModelServer, base: Path, tmp_path: Path) -> None:
     """Files of extra_model_paths.yaml are listed. A download goes to the base folder; only its files are deleted."""
     shared = write(tmp_path / "shared/Lora/ink.safetensors")
     own = write(base / "models/unet/own.safetensors")
     folders = Folders(base, extra_models={"loras": (shared.parent,)})
-    with Simulator(base_directory=folders) as simulator, client_of(simulator, server, base) as client:
+    with Simulator(base_directory=folders) as simulator, client_of(simulator, lora_server, base) as client:
         added = client.models.download(HF, "loras", name="styles/knight.safetensors")
         found = by_path(client.models.list())
         with pytest.raises(JobError, match="only files of") as refused:
@@ -133,12 +123,12 @@ def test_a_list_can_hash_the_files(client: Client, base: Path) -> None:
 
 @pytest.mark.parametrize("directory", ["", "models"])
 def test_the_models_folder_itself_may_be_given(
-    simulator: Simulator, server: ModelServer, base: Path, tmp_path: Path, directory: str
+    simulator: Simulator, lora_server: ModelServer, base: Path, tmp_path: Path, directory: str
 ) -> None:
     """The base folder and the models folder are recognised, also through a link."""
     link = tmp_path / "link"
     link.symlink_to(base / directory)
-    with client_of(simulator, server, link) as client:
+    with client_of(simulator, lora_server, link) as client:
         client.models.download(HF, "loras")
 
     assert (base / "models" / KNIGHT).read_bytes() == LORA
@@ -146,11 +136,13 @@ def test_the_models_folder_itself_may_be_given(
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_a_comfyui_in_a_container_is_recognised_by_its_list(server: ModelServer, base: Path, *, is_old: bool) -> None:
+def test_a_comfyui_in_a_container_is_recognised_by_its_list(
+    lora_server: ModelServer, base: Path, *, is_old: bool
+) -> None:
     """If ComfyUI's paths are those of a container, or not reported, its list of files decides whose folder it is."""
     write(base / "models/vae/own.safetensors")
     folders = Folders(base, base_in_container=None if is_old else Path("/comfyui-of-a-container"))
-    with Simulator(base_directory=folders) as simulator, client_of(simulator, server, base) as client:
+    with Simulator(base_directory=folders) as simulator, client_of(simulator, lora_server, base) as client:
         if is_old:
             simulator.faults.lack_experiments()
         client.models.download(HF, "loras")
@@ -161,7 +153,7 @@ def test_a_comfyui_in_a_container_is_recognised_by_its_list(server: ModelServer,
 
 
 def test_a_folder_that_comfyui_does_not_read_from_the_base_is_refused(
-    server: ModelServer, base: Path, tmp_path: Path
+    lora_server: ModelServer, base: Path, tmp_path: Path
 ) -> None:
     """Another folder's files are not added to the base folder: the error has the places that ComfyUI reads."""
     shared = tmp_path / "shared/ink"
@@ -169,13 +161,13 @@ def test_a_folder_that_comfyui_does_not_read_from_the_base_is_refused(
     folders = Folders(base, extra_models={"inks": (shared,)})
     with (
         Simulator(base_directory=folders) as simulator,
-        client_of(simulator, server, base) as client,
+        client_of(simulator, lora_server, base) as client,
         pytest.raises(JobError, match="is inks, which ComfyUI reads from") as info,
     ):
         client.models.download(HF, "inks")
 
     assert str(shared) in str(info.value)
-    assert server.received == []
+    assert lora_server.received == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(client: Client, base: Path) -> None:
@@ -189,12 +181,15 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(client: Client, base
 
 @pytest.mark.parametrize("in_container", [False, True])
 def test_the_folder_of_another_comfyui_is_refused(
-    server: ModelServer, base: Path, tmp_path: Path, *, in_container: bool
+    lora_server: ModelServer, base: Path, tmp_path: Path, *, in_container: bool
 ) -> None:
     """A folder whose files this ComfyUI does not list is neither listed nor changed."""
     other = write(tmp_path / "other/models" / KNIGHT)
     folders = Folders(base, base_in_container=Path("/comfyui-of-a-container") if in_container else None)
-    with Simulator(base_directory=folders) as simulator, client_of(simulator, server, tmp_path / "other") as client:
+    with (
+        Simulator(base_directory=folders) as simulator,
+        client_of(simulator, lora_server, tmp_path / "other") as client,
+    ):
         for call in (
             lambda: client.models.download(HF, "loras", name="new.safetensors"),
             lambda: client.models.delete(KNIGHT),
@@ -205,16 +200,18 @@ def test_the_folder_of_another_comfyui_is_refused(
             assert ("does not list" if in_container else str(base)) in str(info.value)
 
     assert list(other.parent.iterdir()) == [other]
-    assert server.received == []
+    assert lora_server.received == []
 
 
-def test_a_file_that_comfyui_does_not_list_is_deleted_again(server: ModelServer, base: Path, tmp_path: Path) -> None:
+def test_a_file_that_comfyui_does_not_list_is_deleted_again(
+    lora_server: ModelServer, base: Path, tmp_path: Path
+) -> None:
     """The empty folder of another ComfyUI is noticed after the download: nothing of it stays."""
     (tmp_path / "empty/models/loras").mkdir(parents=True)
     folders = Folders(base, base_in_container=Path("/comfyui-of-a-container"))
     with (
         Simulator(base_directory=folders) as simulator,
-        client_of(simulator, server, tmp_path / "empty") as client,
+        client_of(simulator, lora_server, tmp_path / "empty") as client,
         pytest.raises(JobError, match="does not list it, so it was deleted again") as info,
     ):
         client.models.download(HF, "loras")
@@ -226,13 +223,13 @@ def test_a_file_that_comfyui_does_not_list_is_deleted_again(server: ModelServer,
 @pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("directory", ["nothing", "file"])
 def test_a_directory_without_models_is_refused(
-    simulator: Simulator, server: ModelServer, tmp_path: Path, directory: str, *, is_old: bool
+    simulator: Simulator, lora_server: ModelServer, tmp_path: Path, directory: str, *, is_old: bool
 ) -> None:
     """A folder that does not exist, or is a file, is an error that names the variable and the problem."""
     (tmp_path / "file").touch()
     if is_old:
         simulator.faults.lack_experiments()
-    with client_of(simulator, server, tmp_path / directory) as client, pytest.raises(ConfigError) as info:
+    with client_of(simulator, lora_server, tmp_path / directory) as client, pytest.raises(ConfigError) as info:
         client.models.list()
 
     assert f"COMFYUI_DIR (--comfyui-dir) {tmp_path / directory}: " in str(info.value)
@@ -268,11 +265,11 @@ def test_a_file_of_a_queued_prompt_is_kept(client: Client, simulator: Simulator,
     ],
 )
 def test_a_wrong_file_is_refused(
-    simulator: Simulator, server: ModelServer, base: Path, address: dict[str, str], code: ErrorCode, problem: str
+    simulator: Simulator, lora_server: ModelServer, base: Path, address: dict[str, str], code: ErrorCode, problem: str
 ) -> None:
     """A host that is not allowed, a pickle, a missing file and another hash leave nothing in the models folder."""
-    server.put("/studio/loras/resolve/v1/pickle.safetensors", b"PK\x03\x04" + bytes(1000))
-    hosts = replace(local_hosts(server.server_port), variable="COMFYUI_MODEL_HOSTS")
+    lora_server.put("/studio/loras/resolve/v1/pickle.safetensors", b"PK\x03\x04" + bytes(1000))
+    hosts = replace(local_hosts(lora_server.server_port), variable="COMFYUI_MODEL_HOSTS")
     provider = DirectProvider(simulator.url, {}, directory=base, model_hosts=lambda: hosts)
     with Client(provider) as client, pytest.raises(JobError, match=problem) as info:
         client.models.download(address, "loras")
@@ -281,20 +278,20 @@ def test_a_wrong_file_is_refused(
     assert list((base / "models/loras").iterdir()) == []
 
 
-def test_a_token_is_sent_to_its_host_and_kept_nowhere(client: Client, server: ModelServer, base: Path) -> None:
+def test_a_token_is_sent_to_its_host_and_kept_nowhere(client: Client, lora_server: ModelServer, base: Path) -> None:
     """The token of a download reaches its host only, and is in no file."""
     client.models.download(HF, "loras", tokens={"huggingface.co": TOKEN})
     client.models.download("civitai:123", "loras", tokens={"huggingface.co": TOKEN})
 
-    assert {request.token for request in server.requests(HF_PATH)} == {TOKEN}
-    assert {request.token for request in server.requests(CIVITAI_PATH)} == {""}
+    assert {request.token for request in lora_server.requests(HF_PATH)} == {TOKEN}
+    assert {request.token for request in lora_server.requests(CIVITAI_PATH)} == {""}
     files = [file for file in base.rglob("*") if file.is_file()]
     assert TOKEN.encode() not in b"".join(file.read_bytes() for file in files)
 
 
-def test_a_cancelled_download_is_resumed(client: Client, server: ModelServer, simulator: Simulator) -> None:
+def test_a_cancelled_download_is_resumed(client: Client, lora_server: ModelServer, simulator: Simulator) -> None:
     """The bytes are reported. A cancel ends the download, and the same call downloads only the rest."""
-    hold = server.hold(HF_PATH, after=50_000)
+    hold = lora_server.hold(HF_PATH, after=50_000)
     seen: list[Event] = []
     failed: list[JobError] = []
 
@@ -319,7 +316,7 @@ def test_a_cancelled_download_is_resumed(client: Client, server: ModelServer, si
     assert [error.code for error in failed] == [ErrorCode.CANCELLED]
     assert {event.total_bytes for event in seen if isinstance(event, Downloading)} == {len(LORA)}
     assert added.sha256 == sha256(LORA)
-    assert server.requests(HF_PATH)[-1].offset == 50_000
+    assert lora_server.requests(HF_PATH)[-1].offset == 50_000
     assert "knight.safetensors" in simulator.listed_models("loras")
 
 

@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from comfy_core.request.model_address import parse_address
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
-from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, safetensors, sha256
+from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, LORA, safetensors, sha256
 from tests.needs import small_disk
 from tests.worker.addressed import Addressed
 from worker.job_execution import JobExecution, Service
@@ -32,18 +31,14 @@ from worker.jobs import Control, Worker, run_job
 from worker.lifecycle import Lifecycle
 
 TEXT_TO_IMAGE = {"prompt": "a knight", "steps": 1, "seed": 1, "width": 64, "height": 64}
-LORA = safetensors()
 TOKEN = "hf_TOPSECRET"  # noqa: S105 - not real
 OWN_TOKEN = "c_OWNSECRET"  # noqa: S105 - not real
 
 
 @pytest.fixture
-def addressed(tmp_path: Path) -> Iterator[Addressed]:
+def addressed(lora_server: ModelServer, tmp_path: Path) -> Addressed:
     """A server with one LoRA, at Hugging Face and at Civitai, and the folders of a worker."""
-    with ModelServer() as server:
-        server.put(HF_PATH, LORA)
-        server.put(CIVITAI_PATH, LORA)
-        yield Addressed(server, tmp_path / "volume" / ".by-address", tmp_path / "models")
+    return Addressed(lora_server, tmp_path / "volume" / ".by-address", tmp_path / "models")
 
 
 def run(worker: Worker, job_input: dict[str, Any], control: Control | None = None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,27 +24,17 @@ from comfy_core.progress import Progress
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, safetensors, sha256
+from tests.core.models.addresses import CIVITAI_PATH, HF, HF_PATH, LORA, sha256
 from tests.fakes.webhook_receiver import WebhookReceiver, webhook_settings
 from tests.worker.addressed import Addressed
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.models_task import run_models_task
 
-LORA = safetensors()
 TEXT_TO_IMAGE = {"prompt": "a knight", "steps": 2, "seed": 1, "width": 64, "height": 64}
 DOWNLOAD = {"action": "download", "hf": "studio/loras/knight.safetensors@v1", "folder": "loras"}
 KNIGHT = {"folder": "loras", "name": "knight.safetensors"}
 LISTED = ModelFile("0" * 64, 5, "vae/ae.safetensors", "https://huggingface.co/a/b/resolve/main/ae.safetensors")
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    """A server with one LoRA, at Hugging Face and at Civitai."""
-    with ModelServer() as server:
-        server.put(HF_PATH, LORA)
-        server.put(CIVITAI_PATH, LORA)
-        yield server
 
 
 @pytest.fixture
@@ -55,9 +44,9 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storing(worker: Worker, server: ModelServer, models: Path) -> Worker:
+def storing(worker: Worker, lora_server: ModelServer, models: Path) -> Worker:
     """A worker that downloads from the server, with an image that has other models."""
-    addressed = Addressed(server, models / ".by-address", models)
+    addressed = Addressed(lora_server, models / ".by-address", models)
     image = models.parent / "image"
     write(image / "checkpoints/baked.safetensors")
     store = ModelStore(partial(search_paths, (models, image)), models, addressed.cache, [LISTED])
@@ -198,10 +187,10 @@ def test_another_file_of_the_name_is_replaced_only_with_force(storing: Worker, m
     assert (models / "loras/knight.safetensors").read_bytes() == LORA
 
 
-def test_a_download_has_progress_and_a_name_of_its_own(storing: Worker, server: ModelServer, models: Path) -> None:
+def test_a_download_has_progress_and_a_name_of_its_own(storing: Worker, lora_server: ModelServer, models: Path) -> None:
     """Progress has the stage `model` and bytes. `name` may have a subfolder; a file of Civitai is named by number."""
     seen: list[Progress] = []
-    hold = server.hold(CIVITAI_PATH, after=50_000)
+    hold = lora_server.hold(CIVITAI_PATH, after=50_000)
     request = {"action": "download", "civitai": 123, "folder": "loras", "name": "styles/ink.safetensors"}
     thread = threading.Thread(target=task, args=(storing, request, Control(observe=seen.append)))
     thread.start()
@@ -216,17 +205,17 @@ def test_a_download_has_progress_and_a_name_of_its_own(storing: Worker, server: 
     )
 
 
-def test_a_file_that_is_no_model_is_not_added(storing: Worker, server: ModelServer, models: Path) -> None:
+def test_a_file_that_is_no_model_is_not_added(storing: Worker, lora_server: ModelServer, models: Path) -> None:
     """A download that is not a safetensors file ends with `invalid_model`, and nothing of it is kept."""
-    server.put(HF_PATH, b"PK\x03\x04" + b"x" * 1000)
+    lora_server.put(HF_PATH, b"PK\x03\x04" + b"x" * 1000)
     assert error_of(storing, DOWNLOAD)[0] is ErrorCode.INVALID_MODEL
     assert not list((models / "loras").glob("*"))
     assert not list((models / ".by-address").glob("*.part"))
 
 
-def test_a_cancelled_download_is_resumed(storing: Worker, server: ModelServer) -> None:
+def test_a_cancelled_download_is_resumed(storing: Worker, lora_server: ModelServer) -> None:
     """A cancelled download ends at once, and the next one requests only the rest."""
-    hold = server.hold(HF_PATH, after=50_000)
+    hold = lora_server.hold(HF_PATH, after=50_000)
     cancelled = threading.Event()
     control = Control(stop_error=lambda: JobError.because(ErrorCode.CANCELLED) if cancelled.is_set() else None)
     with ThreadPoolExecutor(1) as threads:
@@ -239,12 +228,12 @@ def test_a_cancelled_download_is_resumed(storing: Worker, server: ModelServer) -
     result = task(storing, DOWNLOAD)
 
     assert result["model"]["sha256"] == sha256(LORA)
-    assert server.requests(HF_PATH)[-1].offset > 0
+    assert lora_server.requests(HF_PATH)[-1].offset > 0
 
 
-def test_of_two_downloads_to_one_name_the_second_waits(storing: Worker, server: ModelServer, models: Path) -> None:
+def test_of_two_downloads_to_one_name_the_second_waits(storing: Worker, lora_server: ModelServer, models: Path) -> None:
     """Two workers on one volume that get the same request download the file once. A cancelled one stops waiting."""
-    hold = server.hold(HF_PATH, after=50_000)
+    hold = lora_server.hold(HF_PATH, after=50_000)
     locked = models / ".by-address"
     cancelled = Control(lambda: JobError.because(ErrorCode.CANCELLED))
     with ThreadPoolExecutor(2) as threads:
@@ -415,7 +404,7 @@ def test_nothing_outside_the_folder_is_written_or_deleted(
     ],
 )
 def test_an_invalid_request_names_its_faults(
-    storing: Worker, server: ModelServer, request_: dict[str, Any], path: str, problem: str
+    storing: Worker, lora_server: ModelServer, request_: dict[str, Any], path: str, problem: str
 ) -> None:
     """A fault has the path of its key and the remedy, and nothing is requested."""
     code, message = error_of(storing, request_)
@@ -423,7 +412,7 @@ def test_an_invalid_request_names_its_faults(
     assert code is ErrorCode.INVALID_INPUT
     assert f"{path}: " in message
     assert problem in message
-    assert server.received == []
+    assert lora_server.received == []
 
 
 def test_a_webhook_gets_the_result(storing: Worker) -> None:
@@ -449,11 +438,11 @@ def test_a_worker_may_allow_only_lists(storing: Worker) -> None:
     assert listed(readonly)
 
 
-def test_a_token_is_in_no_result_and_no_file(storing: Worker, server: ModelServer, models: Path) -> None:
+def test_a_token_is_in_no_result_and_no_file(storing: Worker, lora_server: ModelServer, models: Path) -> None:
     """The token of a download is sent to its host, and is in no result and no file."""
     result = task(storing, {**DOWNLOAD, "model_tokens": {"huggingface.co": "hf_TOPSECRET"}})
     left = [str(result), *(path.read_bytes().decode("latin-1") for path in models.rglob("*") if path.is_file())]
 
-    assert {request.token for request in server.requests(HF_PATH)} == {"hf_TOPSECRET"}
+    assert {request.token for request in lora_server.requests(HF_PATH)} == {"hf_TOPSECRET"}
     assert "hf_TOPSECRET" not in "".join(left)
     assert (models / "loras/knight.safetensors").exists()

@@ -25,6 +25,10 @@ def safetensors(size: int = 100_000, seed: int = 1) -> bytes:
     return len(header).to_bytes(8, "little") + header + random.Random(seed).randbytes(size)  # noqa: S311 - not secret
 
 
+LORA = safetensors()
+"""The content of the file that the fixture `lora_server` has at HF_PATH and at CIVITAI_PATH."""
+
+
 def sha256(content: bytes) -> str:
     """Return the hash of `content` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

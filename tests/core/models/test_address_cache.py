@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,20 +21,17 @@ from comfy_core.models.listing import ModelError
 from comfy_core.request.model_address import parse_address
 from simulators.hugging_face import ModelResponse, ModelServer
 from simulators.waiting import until
-from tests.core.models.addresses import HF, HF_PATH, QUICK_RETRIES, safetensors, sha256
+from tests.core.models.addresses import HF, HF_PATH, LORA, QUICK_RETRIES, safetensors, sha256
 from tests.worker.addressed import Addressed
 
-LORA = safetensors()
 TOKEN = "t0ps3cret"  # noqa: S105 - not real
 HASHED = f"{HF}#sha256={sha256(LORA)}"
 
 
 @pytest.fixture
-def addressed(tmp_path: Path) -> Iterator[Addressed]:
+def addressed(lora_server: ModelServer, tmp_path: Path) -> Addressed:
     """A server with a LoRA at HF_PATH, and the folder of a cache."""
-    with ModelServer() as server:
-        server.put(HF_PATH, LORA)
-        yield Addressed(server, tmp_path / "cache", tmp_path / "models")
+    return Addressed(lora_server, tmp_path / "cache", tmp_path / "models")
 
 
 def fetch(
