@@ -6,6 +6,7 @@ with client_from_env() as client:
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import deque
@@ -34,6 +35,7 @@ from comfy_client.tasks import Outcome, make_request, outcome_task, run_task
 from comfy_client.workflow_methods import WorkflowMethods
 from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
+from comfy_core.thread_call import run_outside_main_thread
 
 if TYPE_CHECKING:
     from typing import Self
@@ -180,13 +182,17 @@ class Client(WorkflowMethods):
         waiting: deque[Future[Outcome]] = deque()
         stopped = threading.Event()
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="comfy-map")
+
+        def start(request: GenerationRequest | Mapping[str, Any]) -> Future[Outcome]:
+            return pool.submit(_outcome, self, request, wait_timeout_s, stopped)
+
         try:
             for request in requests:
-                waiting.append(pool.submit(_outcome, self, request, wait_timeout_s, stopped))
+                waiting.append(run_outside_main_thread(functools.partial(start, request)))
                 if len(waiting) >= 2 * concurrency:
-                    yield waiting.popleft().result()
+                    yield run_outside_main_thread(waiting.popleft().result)
             while waiting:
-                yield waiting.popleft().result()
+                yield run_outside_main_thread(waiting.popleft().result)
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,6 +16,7 @@ from comfy_core.errors import RequestError
 from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
 from comfy_core.urls import is_base_url, url_for_message
 from simulators.http_server import HttpHandler, HttpServer
+from tests.interrupts import is_interrupted_at
 
 TIMEOUT_S = 10.0
 SHORT_TIMEOUT_S = 0.2
@@ -131,28 +129,6 @@ def failure(api: HttpApi, path: str, **options: Any) -> RequestError:  # noqa: A
     assert str(info.value).startswith("The server ")
     assert path in str(info.value)
     return info.value
-
-
-def is_interrupted_at(moment: int, call: Callable[[], object]) -> bool:
-    """Raise KeyboardInterrupt in this thread at one moment of `call`. Return False if the call ends before it.
-
-    Moments are the starts of Python functions and the ends of C functions, where Python runs the handlers of signals.
-    """
-    moments = itertools.count()
-
-    def profile(_frame: FrameType, event: str, _value: object) -> None:
-        if event in {"call", "c_return"} and next(moments) == moment:
-            sys.setprofile(None)
-            raise KeyboardInterrupt
-
-    sys.setprofile(profile)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(None)
-    return False
 
 
 def test_json_is_sent_and_received(api: HttpApi, server: RecordingServer) -> None:
