@@ -22,6 +22,10 @@ _WAKE_S = 0.5
 for a lock, and its handler runs at the next wake-up."""
 
 
+class NotStarted(Exception):  # noqa: N818 - not an error: nothing has happened
+    """A signal interrupted `run` before the call began."""
+
+
 class ThreadCall(Generic[Result]):
     """One call in a daemon thread. If a signal interrupts `run`, the call continues; `result` waits for it again."""
 
@@ -29,17 +33,24 @@ class ThreadCall(Generic[Result]):
         self._call = call
         self._results: list[Result] = []
         self._error: BaseException | None = None
+        self._is_started = False
         self._is_finished = False
         self._running = threading.Lock()
         self._running.acquire()
 
     def run(self) -> Result:
         """Start the call, and return its result or raise its error."""
+        self._is_started = True  # no handler runs between this line and the start: Python runs them at calls
         _thread.start_new_thread(self._run, ())
         return self.result()
 
     def result(self, timeout_s: float = math.inf) -> Result:
-        """Wait for the call, and return its result or raise its error. Raises TimeoutError after `timeout_s`."""
+        """Wait for the call, and return its result or raise its error.
+
+        Raises TimeoutError after `timeout_s`, and NotStarted.
+        """
+        if not self._is_started:
+            raise NotStarted
         deadline = time.monotonic() + timeout_s
         while not self._is_finished:
             left_s = deadline - time.monotonic()

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_core.files import write_atomically
-from comfy_core.thread_call import ThreadCall
+from comfy_core.thread_call import NotStarted, ThreadCall
 
 ATTEMPTS = 3
 """Maximum number of jobs for one image in one run, and of submits for one job.
@@ -101,7 +102,8 @@ class Batch:
             return making.run()
         except KeyboardInterrupt:
             self._stopped.set()
-            making.result()
+            with suppress(NotStarted):
+                making.result()
             raise
 
     def _make_all(self, plan: AssetPlan, report: Callable[[AssetOutcome], None]) -> list[AssetOutcome]:

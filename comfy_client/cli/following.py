@@ -16,7 +16,7 @@ from comfy_client.tasks import CANCEL_PATIENCE_S
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, WaitTimeout
-from comfy_core.thread_call import ThreadCall
+from comfy_core.thread_call import NotStarted, ThreadCall
 
 WAIT_TIMEOUT = Flag(
     ("--wait-timeout",),
@@ -96,6 +96,8 @@ def cancel_interrupted(call: Call, submission: ThreadCall[Job], interrupt: Keybo
         message = (
             f"Interrupted again: job {job.id} may continue." if job else "Interrupted again: the job may continue."
         )
+    except NotStarted:
+        message = "Interrupted: nothing was sent."
     except TimeoutError:
         message = "Interrupted during the submit. RunPod may run the job: check its requests in RunPod's console."
     except ComfyClientError as error:

@@ -20,13 +20,18 @@ from typing import Any, Self
 import pytest
 
 from bench.worker_setup import ROOT, running_worker
+from comfy_client.batch.journal import Journal
+from comfy_client.batch.plan import AssetPlan
+from comfy_client.batch.run import Batch, BatchSettings
 from comfy_client.cli.main import main
+from comfy_client.client import Client
 from comfy_client.job_log import JobLog
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, image_result
 from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
+from tests.interrupts import is_interrupted_at
 from tests.needs import small_disk
 
 pytestmark = pytest.mark.slow
@@ -513,3 +518,14 @@ class CuttingServer:
                 return
             with connection:
                 connection.recv(64)
+
+
+def test_ctrl_c_at_any_moment_ends_the_run(tmp_path: Path) -> None:
+    """Also before the run has begun. The plan has no assets: only the wait for the run is interrupted."""
+    plan = AssetPlan("empty", "No assets", ())
+    moments = 0
+    with Client(comfyui_url="http://127.0.0.1:1") as client, Journal(tmp_path / "journal.jsonl") as journal:
+        while is_interrupted_at(moments, lambda: Batch(client, journal, tmp_path, BatchSettings()).run(plan)):
+            moments += 1
+
+    assert moments

@@ -16,7 +16,7 @@ INVALID = {"prompt": "a knight", "steps": 0}
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment_of_map_ends_its_threads() -> None:
-    """Each is raised as KeyboardInterrupt, except within a callback of a weak reference, and no thread stays.
+    """Ctrl-C is raised as KeyboardInterrupt, except within a callback of a weak reference, and no thread stays.
 
     Python reports and ignores what such a callback raises.
     """
